@@ -1,0 +1,23 @@
+"""Decides, before training, how the gradient of every variable travels.
+
+    specs     what a model and a cluster look like from here
+    cost      what each scheme moves, in values (the paper's Table 1)
+    planner   the choice: parameter server or sufficient factors
+    sharding  what is pushed as one, and which server holds it
+    plan      the result: frozen, printable, the same on every worker
+
+Pure: the standard library only. Nothing here knows TensorFlow, sockets or threads.
+"""
+
+from .plan import KVPair as KVPair
+from .plan import Plan as Plan
+from .plan import Scheme as Scheme
+from .plan import Unit as Unit
+from .plan import VariablePlan as VariablePlan
+from .planner import DEFAULT_KV_PAIR_BYTES as DEFAULT_KV_PAIR_BYTES
+from .planner import make_plan as make_plan
+from .sharding import COALESCE_BYTES as COALESCE_BYTES
+from .sharding import place as place
+from .specs import ClusterSpec as ClusterSpec
+from .specs import VariableSpec as VariableSpec
+from .specs import first_difference as first_difference

@@ -1,0 +1,229 @@
+"""The plan: who sends what to whom, as data that can be printed, compared, stored and sent.
+
+A plan holds no decisions of its own; `planner` and `sharding` make them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from enum import Enum
+from typing import Any
+
+from ..errors import PlanError
+from .specs import DTYPE_BYTES, ClusterSpec
+
+
+class Scheme(str, Enum):  # noqa: UP042 - StrEnum came with Python 3.11.
+    """How the gradient of a variable travels."""
+
+    PS = "ps"  # Parameter server: the whole gradient to the servers, the sum back.
+    SFB = "sfb"  # Sufficient factor broadcasting: two thin factors to every peer.
+
+    def __str__(self) -> str:
+        return self.value
+
+
+@dataclass(frozen=True, slots=True)
+class VariablePlan:
+    """One variable: the scheme, what it costs, and why.
+
+    The three columns are bytes in plus out of one node per step by Table 1: of a node with a
+    worker and a server where they are co-located, else of a worker (Adam: of the busier).
+
+    Attributes:
+        sfb_bytes, adam_bytes: None where the gradient has no known factors.
+        worker_bytes: payload that a worker sends plus receives per step under `scheme`, to
+            its own host's server too.
+        rebuild_flops: cost of multiplying the factors out; 0 for PS.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    scheme: Scheme
+    ps_bytes: int
+    sfb_bytes: int | None
+    adam_bytes: int | None
+    worker_bytes: int
+    rows: int | None
+    factors: tuple[int, int] | None
+    rebuild_flops: int
+    reason: str
+
+    @property
+    def node_bytes(self) -> int:
+        """The column of the chosen scheme."""
+        if self.scheme is Scheme.PS:
+            return self.ps_bytes
+        assert self.sfb_bytes is not None, f"{self.name}: SFB without its cost"
+        return self.sfb_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """What is pushed and pulled as one.
+
+    Attributes:
+        variables: places in `Plan.variables`; of an SFB unit the kernel comes first.
+        num_elements: PS: of all its variables, laid end to end. SFB: of the kernel.
+    """
+
+    index: int
+    scheme: Scheme
+    variables: tuple[int, ...]
+    dtype: str
+    num_elements: int
+
+
+@dataclass(frozen=True, slots=True)
+class KVPair:
+    """A run of elements of one PS unit, and the server that sums them."""
+
+    unit: int
+    index: int
+    offset: int
+    length: int
+    server: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How every gradient travels; equal on all workers, as `digest` shows."""
+
+    cluster: ClusterSpec
+    kv_pair_bytes: int
+    variables: tuple[VariablePlan, ...]
+    units: tuple[Unit, ...]
+    pairs: tuple[KVPair, ...]
+
+    def to_json(self) -> str:
+        """Canonical: equal plans give equal text."""
+        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        """Read what `to_json` wrote; anything else is a `PlanError`."""
+        try:
+            data = json.loads(text)
+            return cls(
+                cluster=ClusterSpec(**data["cluster"]),
+                kv_pair_bytes=data["kv_pair_bytes"],
+                variables=tuple(_variable_from(item) for item in data["variables"]),
+                units=tuple(_unit_from(item) for item in data["units"]),
+                pairs=tuple(KVPair(**item) for item in data["pairs"]),
+            )
+        except (KeyError, TypeError, ValueError) as failure:
+            raise PlanError(f"not a plan: {text[:80]!r} ({failure!r})") from failure
+
+    @classmethod
+    def joined(cls, plans: Sequence[Plan]) -> Plan:
+        """One plan for several models that train over the same cluster, in this order."""
+        if not plans:
+            raise PlanError("there is no plan to join")
+        first = plans[0]
+        variables: list[VariablePlan] = []
+        units: list[Unit] = []
+        pairs: list[KVPair] = []
+        for plan in plans:
+            if (plan.cluster, plan.kv_pair_bytes) != (first.cluster, first.kv_pair_bytes):
+                raise PlanError(
+                    f"plans for different clusters cannot be joined: "
+                    f"{first.cluster} with pairs of {first.kv_pair_bytes} bytes, "
+                    f"{plan.cluster} with pairs of {plan.kv_pair_bytes} bytes"
+                )
+            pairs += [replace(pair, unit=len(units) + pair.unit) for pair in plan.pairs]
+            units += [
+                replace(
+                    unit,
+                    index=len(units) + unit.index,
+                    variables=tuple(len(variables) + at for at in unit.variables),
+                )
+                for unit in plan.units
+            ]
+            variables += plan.variables
+        return cls(first.cluster, first.kv_pair_bytes, tuple(variables), tuple(units), tuple(pairs))
+
+    def digest(self) -> str:
+        """SHA-256 of the canonical JSON, in hex."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    def table(self) -> str:
+        """The plan for a person to read."""
+        from .table import render  # Needs tabulate, which training itself does not.
+
+        return render(self)
+
+    def worker_bytes_per_step(self) -> int:
+        """Payload that one worker sends plus receives per step."""
+        return sum(variable.worker_bytes for variable in self.variables)
+
+    def server_loads(self) -> tuple[int, ...]:
+        """Bytes of gradient that each server holds."""
+        loads = [0] * self.cluster.num_servers
+        for pair in self.pairs:
+            loads[pair.server] += pair.length * DTYPE_BYTES[self.units[pair.unit].dtype]
+        return tuple(loads)
+
+    def node_bytes_per_step(self) -> int:
+        """Bytes in plus out of the busiest kind of node per step."""
+        if self.cluster.num_workers == 1:
+            return 0
+        if self.cluster.co_located:
+            return sum(variable.node_bytes for variable in self.variables)
+        fullest = max(self.server_loads(), default=0)
+        return max(self.worker_bytes_per_step(), 2 * self.cluster.num_workers * fullest)
+
+    def gbit_per_s(self, step_seconds: float) -> float:
+        """Bandwidth, in plus out, that a node needs to hide its traffic in one step."""
+        if not step_seconds > 0:
+            raise PlanError(f"step_seconds must be more than 0, got {step_seconds}")
+        return self.node_bytes_per_step() * 8 / step_seconds / 1e9
+
+    def first_difference(self, other: Plan) -> str | None:
+        """Name the first thing that differs, with both values; None if the plans are equal."""
+        for name in ("cluster", "kv_pair_bytes"):
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if mine != theirs:
+                return f"{name}: {mine} against {theirs}"
+        return (
+            _first_item_difference("variable", self.variables, other.variables)
+            or _first_item_difference("unit", self.units, other.units)
+            or _first_item_difference("pair", self.pairs, other.pairs)
+        )
+
+
+_CAUSES = frozenset({"name", "shape", "dtype", "factors", "rows"})
+
+
+def _first_item_difference(kind: str, mine: Sequence[Any], theirs: Sequence[Any]) -> str | None:
+    for position, (my_item, their_item) in enumerate(zip(mine, theirs, strict=False)):
+        names = [field.name for field in fields(my_item)]
+        # What a worker sees of its model comes before what the planner made of it.
+        for name in sorted(names, key=lambda name: name not in _CAUSES):
+            a, b = getattr(my_item, name), getattr(their_item, name)
+            if a != b:
+                label = f" ({my_item.name})" if isinstance(my_item, VariablePlan) else ""
+                return f"{kind} {position}{label}: {name} is {a} against {b}"
+    if len(mine) == len(theirs):
+        return None
+    extra = (mine if len(mine) > len(theirs) else theirs)[min(len(mine), len(theirs))]
+    label = extra.name if isinstance(extra, VariablePlan) else str(extra)
+    return f"{len(mine)} {kind}s against {len(theirs)}: only one plan has {label}"
+
+
+def _variable_from(item: dict[str, Any]) -> VariablePlan:
+    factors = item["factors"]
+    known = {
+        "scheme": Scheme(item["scheme"]),
+        "shape": tuple(item["shape"]),
+        "factors": None if factors is None else (factors[0], factors[1]),
+    }
+    return VariablePlan(**{**item, **known})
+
+
+def _unit_from(item: dict[str, Any]) -> Unit:
+    known = {"scheme": Scheme(item["scheme"]), "variables": tuple(item["variables"])}
+    return Unit(**{**item, **known})

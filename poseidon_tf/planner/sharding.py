@@ -1,0 +1,175 @@
+"""What is pushed as one, and which server holds which part of it.
+
+A server sums what it holds for all workers, so the fullest server sets the pace: it holds at
+most 1.05 times the mean.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from .plan import KVPair, Scheme, Unit, VariablePlan
+from .specs import VariableSpec, kernel_position
+
+COALESCE_BYTES = 64 * 1024
+"""Smaller neighbours travel together until they reach this: a message has a fixed cost."""
+
+SMALLEST_PAIR_BYTES = 4 * 1024
+BALANCE = 1.05
+"""The fullest server against the mean."""
+
+
+class _Part(NamedTuple):
+    unit: int
+    offset: int
+    length: int
+    itemsize: int
+
+
+def units_of(specs: Sequence[VariableSpec], variables: Sequence[VariablePlan]) -> tuple[Unit, ...]:
+    """Group variables into units: each SFB kernel with its biases, small PS neighbours together.
+
+    Units are numbered by their first variable.
+    """
+    groups = _sfb_groups(specs, variables) + _ps_groups(specs, variables)
+    groups.sort(key=min)
+    return tuple(
+        Unit(
+            index=index,
+            scheme=variables[group[0]].scheme,
+            variables=tuple(group),
+            dtype=specs[group[0]].dtype,
+            num_elements=(
+                specs[group[0]].num_elements
+                if variables[group[0]].scheme is Scheme.SFB
+                else sum(specs[at].num_elements for at in group)
+            ),
+        )
+        for index, group in enumerate(groups)
+    )
+
+
+def _sfb_groups(
+    specs: Sequence[VariableSpec], variables: Sequence[VariablePlan]
+) -> list[list[int]]:
+    members = [at for at, variable in enumerate(variables) if variable.scheme is Scheme.SFB]
+    groups = {at: [at] for at in members if specs[at].bias_of is None}
+    for at in members:
+        kernel = kernel_position(specs, at)
+        if kernel is not None:
+            groups[kernel].append(at)
+    return list(groups.values())
+
+
+def _ps_groups(specs: Sequence[VariableSpec], variables: Sequence[VariablePlan]) -> list[list[int]]:
+    groups: list[list[int]] = []
+    open_bytes = COALESCE_BYTES  # Of the last group; at the limit it takes no more.
+    for at, (spec, variable) in enumerate(zip(specs, variables, strict=True)):
+        if variable.scheme is not Scheme.PS:
+            continue
+        fits = open_bytes < COALESCE_BYTES and spec.num_bytes < COALESCE_BYTES
+        if fits and specs[groups[-1][0]].dtype == spec.dtype:
+            groups[-1].append(at)
+            open_bytes += spec.num_bytes
+        else:
+            groups.append([at])
+            open_bytes = spec.num_bytes
+    return groups
+
+
+def place(
+    units: Sequence[Unit],
+    itemsizes: Sequence[int],
+    *,
+    num_servers: int,
+    kv_pair_bytes: int,
+) -> tuple[KVPair, ...]:
+    """Cut every PS unit into KV pairs and give each pair a server.
+
+    Pairs are at most `kv_pair_bytes`, and small enough that each server holds about 16. They go
+    largest first to the emptiest server; where that leaves one server too full, pairs are
+    halved. A model too small for that is laid out as one line of bytes and cut once per server.
+
+    Args:
+        itemsizes: bytes of one element of each unit.
+        kv_pair_bytes: the largest pair.
+
+    Returns:
+        Pairs in order of (unit, index), `index` counting the pairs of a unit by offset. Every
+        element of every PS unit is in exactly one.
+    """
+    if num_servers == 0:
+        return ()
+    whole = [
+        _Part(unit.index, 0, unit.num_elements, itemsize)
+        for unit, itemsize in zip(units, itemsizes, strict=True)
+        if unit.scheme is Scheme.PS
+    ]
+    total_bytes = sum(part.length * part.itemsize for part in whole)
+    pair_bytes = max(SMALLEST_PAIR_BYTES, min(kv_pair_bytes, total_bytes // (16 * num_servers)))
+    while True:
+        parts = [piece for part in whole for piece in _cut(part, pair_bytes)]
+        servers, fullest = _largest_first(parts, num_servers)
+        if fullest * num_servers <= BALANCE * total_bytes:
+            break
+        if pair_bytes == SMALLEST_PAIR_BYTES:
+            parts, servers = _one_line(whole, total_bytes, num_servers, kv_pair_bytes)
+            break
+        pair_bytes = max(SMALLEST_PAIR_BYTES, pair_bytes // 2)
+    return _numbered(parts, servers)
+
+
+def _cut(part: _Part, pair_bytes: int) -> list[_Part]:
+    # Near-equal rather than full pairs and a small rest: equal pairs balance better.
+    longest = max(1, pair_bytes // part.itemsize)
+    count = -(-part.length // longest)
+    bounds = [part.offset + part.length * k // count for k in range(count + 1)]
+    return [
+        part._replace(offset=start, length=end - start)
+        for start, end in zip(bounds, bounds[1:], strict=False)
+    ]
+
+
+def _largest_first(parts: Sequence[_Part], num_servers: int) -> tuple[list[int], int]:
+    # Ties go to the lowest server, and equal parts stay in order of their unit: so a large
+    # variable is striped over all servers, and every worker places alike.
+    loads = [(0, server) for server in range(num_servers)]
+    servers = [0] * len(parts)
+    for at in sorted(range(len(parts)), key=lambda at: -parts[at].length * parts[at].itemsize):
+        load, server = loads[0]
+        servers[at] = server
+        heapq.heapreplace(loads, (load + parts[at].length * parts[at].itemsize, server))
+    return servers, max(load for load, _ in loads)
+
+
+def _one_line(
+    whole: Sequence[_Part], total_bytes: int, num_servers: int, kv_pair_bytes: int
+) -> tuple[list[_Part], list[int]]:
+    parts: list[_Part] = []
+    servers: list[int] = []
+    line_start = 0
+    for part in whole:
+        taken = 0
+        for server in range(num_servers):
+            share_end = total_bytes * (server + 1) // num_servers - line_start
+            end = min(part.length, share_end // part.itemsize)
+            if server == num_servers - 1:
+                end = part.length
+            if end > taken:
+                pieces = _cut(part._replace(offset=taken, length=end - taken), kv_pair_bytes)
+                parts += pieces
+                servers += [server] * len(pieces)
+                taken = end
+        line_start += part.length * part.itemsize
+    return parts, servers
+
+
+def _numbered(parts: Sequence[_Part], servers: Sequence[int]) -> tuple[KVPair, ...]:
+    pairs: list[KVPair] = []
+    for part, server in zip(parts, servers, strict=True):
+        same_unit = bool(pairs) and pairs[-1].unit == part.unit
+        index = pairs[-1].index + 1 if same_unit else 0
+        pairs.append(KVPair(part.unit, index, part.offset, part.length, server))
+    return tuple(pairs)

@@ -1,0 +1,200 @@
+"""What the planner is told: one cluster, and the variables of one model.
+
+Specs are valid once built. They say nothing about how a gradient will travel.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ..errors import ConfigError
+
+DTYPE_BYTES: Mapping[str, int] = {
+    "bool": 1,
+    "int8": 1,
+    "uint8": 1,
+    "int16": 2,
+    "uint16": 2,
+    "float16": 2,
+    "bfloat16": 2,
+    "int32": 4,
+    "uint32": 4,
+    "float32": 4,
+    "int64": 8,
+    "uint64": 8,
+    "float64": 8,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterSpec:
+    """The processes that take part in training.
+
+    Args:
+        num_workers: P1 in the paper.
+        num_servers: P2 in the paper; 0 only where one worker trains alone.
+        co_located: servers share the hosts of the workers, and so their links.
+    """
+
+    num_workers: int
+    num_servers: int
+    co_located: bool
+
+    def __post_init__(self) -> None:
+        if self.num_workers < 1:
+            raise ConfigError(f"a cluster needs at least one worker, got {self.num_workers}")
+        if self.num_servers < 0:
+            raise ConfigError(f"num_servers cannot be negative, got {self.num_servers}")
+        if self.num_servers == 0 and self.num_workers > 1:
+            raise ConfigError(
+                f"{self.num_workers} workers need at least one server, got num_servers=0"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VariableSpec:
+    """A trainable variable, as the planner sees it.
+
+    Args:
+        name: Keras path, such as ``sequential/fc1/kernel``.
+        factors: ``(M, N)`` where the gradient is one product ``U^T V`` of U: K x M and
+            V: K x N; None where it is not.
+        rows: K on one worker, or None where it is not known.
+        why_not: why `factors` or `rows` is None.
+        bias_of: name of the kernel whose factor has this gradient as its column sum.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    factors: tuple[int, int] | None = None
+    rows: int | None = None
+    why_not: str = ""
+    bias_of: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPE_BYTES:
+            raise ConfigError(
+                f"variable {self.name!r} has dtype {self.dtype!r}; "
+                f"known are {', '.join(DTYPE_BYTES)}"
+            )
+        if any(dim < 1 for dim in self.shape):
+            raise ConfigError(
+                f"variable {self.name!r} needs every dimension >= 1, got shape {self.shape}"
+            )
+        if self.factors is not None and math.prod(self.factors) != self.num_elements:
+            raise ConfigError(
+                f"variable {self.name!r} has {self.num_elements} elements in shape {self.shape}, "
+                f"but its factors {self.factors} make {math.prod(self.factors)}"
+            )
+        if self.rows is not None and self.rows < 1:
+            raise ConfigError(f"variable {self.name!r} needs rows >= 1, got {self.rows}")
+
+    @property
+    def num_elements(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of one element."""
+        return DTYPE_BYTES[self.dtype]
+
+    @property
+    def num_bytes(self) -> int:
+        return self.num_elements * self.itemsize
+
+    def to_json_dict(self) -> dict[str, Any]:
+        """The spec as JSON holds it: tuples become lists."""
+        return asdict(self)
+
+    @classmethod
+    def from_json_dict(cls, fields: Mapping[str, Any]) -> VariableSpec:
+        """Read what `to_json_dict` wrote; anything else is a `ConfigError`."""
+        try:
+            factors = fields["factors"]
+            if factors is not None:
+                M, N = (int(side) for side in factors)
+                factors = (M, N)
+            rest = {key: fields[key] for key in ("rows", "why_not", "bias_of")}
+            return cls(
+                name=str(fields["name"]),
+                shape=tuple(int(dim) for dim in fields["shape"]),
+                dtype=str(fields["dtype"]),
+                factors=factors,
+                **rest,
+            )
+        except ConfigError:
+            raise
+        except (KeyError, TypeError, ValueError) as failure:
+            raise ConfigError(f"not a variable spec: {fields!r} ({failure!r})") from failure
+
+
+def kernel_position(specs: Sequence[VariableSpec], position: int) -> int | None:
+    """Where the kernel of the bias at `position` stands; None if it has none.
+
+    Two layers may carry one name; the kernel meant is then the nearest, the earlier on a tie.
+    """
+    kernel = specs[position].bias_of
+    if kernel is None:
+        return None
+    places = [at for at, spec in enumerate(specs) if spec.name == kernel and at != position]
+    return min(places, key=lambda at: (abs(at - position), at), default=None)
+
+
+def first_difference(
+    mine: Sequence[VariableSpec],
+    theirs: Sequence[VariableSpec],
+    *,
+    mine_is: str,
+    theirs_is: str,
+) -> str | None:
+    """Name the first variable that two workers see differently, or None.
+
+    Names are not compared: Keras numbers layers per process, so equal models may differ in
+    them. A bias is compared by the position of its kernel.
+
+    Args:
+        mine_is, theirs_is: who holds each list, such as ``"rank 0"``.
+    """
+    for position, (my_spec, their_spec) in enumerate(zip(mine, theirs, strict=False)):
+        my_facts = _facts(mine, position)
+        their_facts = _facts(theirs, position)
+        differing = [key for key in my_facts if my_facts[key] != their_facts[key]]
+        if differing:
+            return (
+                f"variable {position}: "
+                f"{mine_is} has {_described(my_spec, my_facts, differing)}, "
+                f"{theirs_is} has {_described(their_spec, their_facts, differing)}"
+            )
+    if len(mine) == len(theirs):
+        return None
+    position = min(len(mine), len(theirs))
+    longer = mine if len(mine) > len(theirs) else theirs
+    extra = _described(longer[position], {}, [])
+    my_side, their_side = (extra, "nothing") if longer is mine else ("nothing", extra)
+    return (
+        f"variable {position}: {mine_is} has {my_side}, {theirs_is} has {their_side} "
+        f"({len(mine)} variables against {len(theirs)})"
+    )
+
+
+def _facts(specs: Sequence[VariableSpec], position: int) -> dict[str, object]:
+    spec = specs[position]
+    return {
+        "dtype": spec.dtype,
+        "shape": spec.shape,
+        "factors": spec.factors,
+        "rows": spec.rows,
+        "bias of variable": kernel_position(specs, position),
+    }
+
+
+def _described(spec: VariableSpec, facts: Mapping[str, object], differing: Sequence[str]) -> str:
+    words = f"{spec.name} {spec.dtype} {spec.shape}"
+    if "dtype" in differing or "shape" in differing:
+        return words
+    hidden = ", ".join(f"{key} {facts[key]}" for key in differing)
+    return f"{words} [{hidden}]" if hidden else words

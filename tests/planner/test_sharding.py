@@ -1,0 +1,137 @@
+"""What travels as one, and whether the servers share the work evenly."""
+
+import random
+
+import pytest
+from planner_models import (
+    alexnet,
+    conv,
+    dense,
+    digits_convnet,
+    lstm,
+    plain,
+    resnet50,
+    vgg19_22k,
+)
+
+from poseidon_tf.planner import COALESCE_BYTES, ClusterSpec, Scheme, make_plan
+
+MODELS = [vgg19_22k, alexnet, resnet50, lstm, digits_convnet]
+
+
+def plan_for(specs, servers, workers=4, **options):
+    cluster = ClusterSpec(num_workers=workers, num_servers=servers, co_located=True)
+    return make_plan(specs, cluster, **options)
+
+
+def units_of(plan):
+    return [
+        (unit.scheme.value, [plan.variables[at].name for at in unit.variables])
+        for unit in plan.units
+    ]
+
+
+def assert_every_element_is_in_one_pair(plan):
+    by_unit = {unit.index: [] for unit in plan.units}
+    for pair in plan.pairs:
+        by_unit[pair.unit].append(pair)
+    assert list(plan.pairs) == sorted(plan.pairs, key=lambda pair: (pair.unit, pair.index))
+    for unit in plan.units:
+        pairs = by_unit[unit.index]
+        if unit.scheme is Scheme.SFB:
+            assert not pairs
+            continue
+        assert [pair.index for pair in pairs] == list(range(len(pairs)))
+        end = 0
+        for pair in pairs:
+            assert pair.offset == end and pair.length > 0
+            end += pair.length
+        assert end == unit.num_elements
+
+
+@pytest.mark.parametrize("all_ps", [False, True], ids=["hybrid", "all ps"])
+@pytest.mark.parametrize("model", MODELS)
+def test_the_fullest_server_holds_at_most_1_05_times_the_mean(model, all_ps):
+    specs = model()
+    for servers in range(1, 33):
+        plan = plan_for(specs, servers, schemes={"*": "ps"} if all_ps else None)
+        loads = plan.server_loads()
+        assert len(loads) == servers
+        assert max(loads) <= 1.05 * sum(loads) / servers, (servers, loads)
+        assert_every_element_is_in_one_pair(plan)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_random_models_are_covered_once_within_the_pair_size(seed):
+    rng = random.Random(seed)
+    specs = []
+    for at in range(rng.randint(1, 40)):
+        if rng.random() < 0.3:
+            sides = rng.randint(1, 800), rng.randint(1, 800)
+            specs += dense(f"fc{at}", *sides, rows=rng.choice([None, 1, 32]))
+        else:
+            shape = [rng.randint(1, 60) for _ in range(rng.randint(0, 4))]
+            specs.append(plain(f"v{at}", *shape, dtype=rng.choice(["float16", "float64"])))
+    rng.shuffle(specs)  # A bias may come before its kernel.
+    largest = rng.choice([4096, 65536, 1 << 20])
+    plan = plan_for(specs, rng.randint(1, 32), kv_pair_bytes=largest)
+    assert_every_element_is_in_one_pair(plan)
+    held = sorted(at for unit in plan.units for at in unit.variables)
+    assert held == list(range(len(specs)))
+    for pair in plan.pairs:
+        assert pair.length * specs[plan.units[pair.unit].variables[0]].itemsize <= largest
+    for unit in plan.units:
+        assert {plan.variables[at].scheme for at in unit.variables} == {unit.scheme}
+        assert {plan.variables[at].dtype for at in unit.variables} == {unit.dtype}
+
+
+def test_a_large_variable_is_striped_over_all_servers():
+    plan = plan_for([plain("v", 1 << 22)], servers=4)
+    assert [pair.server for pair in plan.pairs[:8]] == [0, 1, 2, 3, 0, 1, 2, 3]
+    assert {pair.length for pair in plan.pairs} == {1 << 16}  # PS bytes / (16 P2)
+
+
+def test_fewer_elements_than_servers_are_still_all_held():
+    plan = plan_for([plain("a"), plain("b", 3)], servers=32)
+    assert_every_element_is_in_one_pair(plan)
+    assert max(plan.server_loads()) == 4
+
+
+def test_without_servers_there_are_no_pairs():
+    assert plan_for(alexnet(), servers=0, workers=1).pairs == ()
+
+
+def test_a_tiny_model_is_not_cut_into_crumbs():
+    plan = plan_for(digits_convnet(), servers=32, schemes={"*": "ps"})
+    assert len(plan.pairs) < 4 * 32
+
+
+def test_small_neighbours_travel_together_until_64_kb():
+    small = COALESCE_BYTES // 4 // 4  # a quarter of the limit, in float32 elements
+    specs = [plain(f"v{at}", small) for at in range(6)]
+    assert units_of(plan_for(specs, 2)) == [
+        ("ps", ["v0", "v1", "v2", "v3"]),
+        ("ps", ["v4", "v5"]),
+    ]
+
+
+def test_a_large_variable_is_alone_and_parts_its_neighbours():
+    specs = [*conv("c1", 3, 64, 64), plain("gamma", 64), *conv("c2", 3, 64, 64)]
+    assert units_of(plan_for(specs, 2)) == [
+        ("ps", ["c1/kernel"]),
+        ("ps", ["c1/bias", "gamma"]),
+        ("ps", ["c2/kernel"]),
+        ("ps", ["c2/bias"]),
+    ]
+
+
+def test_types_do_not_mix_in_a_unit():
+    specs = [plain("a", 8), plain("b", 8, dtype="float16"), plain("c", 8)]
+    assert [names for _, names in units_of(plan_for(specs, 2))] == [["a"], ["b"], ["c"]]
+
+
+def test_a_kernel_and_its_bias_are_one_unit_and_do_not_part_small_neighbours():
+    kernel, bias = dense("fc", 2048, 2048, rows=4)
+    plan = plan_for([plain("a", 8), bias, kernel, plain("b", 8)], 2)
+    assert units_of(plan) == [("ps", ["a", "b"]), ("sfb", ["fc/kernel", "fc/bias"])]
+    assert plan.units[1].num_elements == 2048 * 2048
