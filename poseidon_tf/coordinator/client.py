@@ -1,0 +1,240 @@
+"""A member's side of the coordinator: arrive, gather, report a failure, leave.
+
+This file speaks and waits; what comes back is kept in `hearing`. The callbacks run in the
+stream's thread, so they must not call anything here that waits.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, final
+
+from poseidon_tf.coordinator.codec import ATTEND, encode_member_message
+from poseidon_tf.coordinator.hearing import Hearing
+from poseidon_tf.coordinator.messages import (
+    Gather,
+    Goodbye,
+    Join,
+    MemberFailure,
+    MemberMessage,
+    Ping,
+    Role,
+    RosterView,
+)
+from poseidon_tf.errors import (
+    MemberError,
+    PoseidonError,
+    ProtocolError,
+    StartTimeout,
+    StepTimeout,
+)
+from poseidon_tf.transport.over_grpc import Channel, Stream
+
+NUM_PINGS = 8
+# The coordinator's deadlines end first: it can say who was missing, this side cannot.
+GRACE_S = 5.0
+RETRY_S = 1.0
+
+
+@final
+class CoordinatorClient:
+    """One member's connection to the coordinator, for the life of the job.
+
+    Args:
+      address: where worker rank 0 hosts the coordinator.
+      role, rank, own_address, info: what the other members get to know; `info` must be JSON.
+      num_workers, num_servers: P1 and P2 as this member was told.
+      on_failure: called once, if the job fails after `join` has returned and before this member
+        said goodbye or reported a failure itself.
+      on_left: called with (rank, last step) when another worker says goodbye.
+      on_ended: called when all workers have.
+      clock: this process's wall clock, in seconds.
+      notice_period_s: seconds between two log lines while the coordinator cannot be reached.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        role: Role,
+        rank: int,
+        own_address: str,
+        info: Mapping[str, Any],
+        num_workers: int,
+        num_servers: int,
+        channel_factory: Callable[[str], Channel] = Channel,
+        on_failure: Callable[[PoseidonError], None],
+        on_left: Callable[[int, int], None] = lambda rank, last_step: None,
+        on_ended: Callable[[], None] = lambda: None,
+        logger: logging.Logger | None = None,
+        clock: Callable[[], float] = time.time,
+        notice_period_s: float = 10.0,
+    ) -> None:
+        self._address = address
+        self._join = Join(
+            role=role,
+            rank=rank,
+            address=own_address,
+            info=info,
+            num_workers=num_workers,
+            num_servers=num_servers,
+        )
+        self._clock = clock
+        self._notice_period_s = notice_period_s
+        self._log = logger or logging.getLogger("poseidon_tf")
+        self._hearing = Hearing(
+            address,
+            on_failure=on_failure,
+            on_left=on_left,
+            on_ended=on_ended,
+            clock=clock,
+            logger=self._log,
+        )
+        self._channel = channel_factory(address)
+        self._stream: Stream | None = None
+
+    @property
+    def clock_offset_s(self) -> float:
+        """Seconds to add to this process's clock for the coordinator's; known after `join`."""
+        return self._hearing.clock_offset_s
+
+    @property
+    def clock_round_trip_s(self) -> float:
+        """The fastest round trip; the offset is right within half of it."""
+        return self._hearing.round_trip_s
+
+    def join(self, *, timeout_s: float) -> RosterView:
+        """Arrive, and wait until everyone has.
+
+        Raises:
+          StartTimeout: the coordinator cannot be reached, or someone is missing.
+          ConfigError: the coordinator refuses this member.
+          PoseidonError: whatever else the job failed with meanwhile.
+        """
+        started_s = time.monotonic()
+        deadline_s = started_s + timeout_s
+        next_notice_s = started_s + self._notice_period_s
+        while True:
+            patience_s = min(deadline_s, next_notice_s) - time.monotonic()
+            if self._channel.wait_ready(timeout_s=max(patience_s, 0.0)):
+                view = self._attend(timeout_s, deadline_s)
+                if view is not None:
+                    return view
+            now_s = time.monotonic()
+            if now_s >= deadline_s:
+                raise StartTimeout(f"{self._unreachable()} in {timeout_s:g} s")
+            if now_s >= next_notice_s:
+                next_notice_s = now_s + self._notice_period_s
+                waited = f"{now_s - started_s:.0f} s of {timeout_s:g} s"
+                self._log.warning("%s: %s", self._unreachable(), waited)
+
+    def _unreachable(self) -> str:
+        error = self._hearing.closed_error
+        reason = f" ({error})" if error is not None else ""
+        return f"the coordinator (worker rank 0 at {self._address}) cannot be reached{reason}"
+
+    def _attend(self, timeout_s: float, deadline_s: float) -> RosterView | None:
+        """Join over a new stream; None if what answered is no coordinator, or not yet one."""
+        hearing = self._hearing
+        hearing.is_closed = False
+        self._stream = self._channel.open_stream(ATTEND, hearing)
+        self._send(self._join)
+        with hearing.changed:
+            for num_pings in range(1, NUM_PINGS + 1):
+                self._send(Ping(self._clock()))
+                self._wait_start(deadline_s, num_pongs=num_pings, everyone=False)
+            self._wait_start(deadline_s, num_pongs=NUM_PINGS, everyone=True)
+            if hearing.failure is not None:
+                raise hearing.failure
+            if not hearing.is_closed:
+                if hearing.view is None:
+                    last_notice = f": {hearing.last_notice}" if hearing.last_notice else ""
+                    raise StartTimeout(
+                        f"{self._join.key} reached the coordinator at {self._address}, but not "
+                        f"everyone arrived in {timeout_s:g} s{last_notice}"
+                    )
+                hearing.is_joined = True
+                return hearing.view
+            if hearing.is_heard or isinstance(hearing.closed_error, ProtocolError):
+                raise hearing.loss()
+            hearing.changed.wait_for(lambda: hearing.is_leaving, RETRY_S)
+            return None
+
+    def _wait_start(self, deadline_s: float, *, num_pongs: int, everyone: bool) -> None:
+        hearing = self._hearing
+
+        def is_over() -> bool:
+            is_here = hearing.num_pongs >= num_pongs and (hearing.view is not None or not everyone)
+            return is_here or hearing.is_closed or hearing.failure is not None
+
+        hearing.changed.wait_for(is_over, max(deadline_s + GRACE_S - time.monotonic(), 0.0))
+
+    def gather(self, name: str, payload: bytes, *, timeout_s: float) -> list[bytes]:
+        """Give `payload`, get every worker's in rank order. The name is free again afterwards.
+
+        Raises:
+          StepTimeout: a worker did not contribute in `timeout_s` seconds; the text names it.
+          PoseidonError: whatever else the job failed with meanwhile.
+        """
+        hearing = self._hearing
+        with hearing.changed:
+            if hearing.failure is not None:
+                raise hearing.failure
+            if not hearing.is_joined or hearing.is_leaving or name in hearing.open_gathers:
+                raise ProtocolError(f"gather {name!r}: open already, or {self._join.key} is out")
+            hearing.open_gathers[name] = None
+            self._send(Gather(name=name, payload=payload, timeout_s=timeout_s))
+            hearing.changed.wait_for(
+                lambda: hearing.open_gathers[name] or hearing.failure or hearing.is_closed,
+                timeout_s + GRACE_S,
+            )
+            payloads = hearing.open_gathers.pop(name)
+            if payloads is not None:
+                return list(payloads)
+            if hearing.failure is not None:
+                raise hearing.failure
+            if hearing.is_closed:
+                raise hearing.loss()
+        raise StepTimeout(
+            f"gather {name!r}: no word from the coordinator at {self._address} in {timeout_s:g} s"
+        )
+
+    def report_failure(self, text: str) -> None:
+        """End the job for everyone with `text`; the first failure is the one that counts."""
+        with self._hearing.changed:
+            if self._hearing.failure is not None:
+                return
+            self._hearing.failure = MemberError(text)
+            self._hearing.changed.notify_all()
+        self._send(MemberFailure(text))
+
+    def goodbye(self, last_step: int, *, timeout_s: float = GRACE_S) -> bool:
+        """Leave in order after `last_step` (-1: none); False if it may not have been heard."""
+        self._leave()
+        if self._stream is None:
+            return False
+        if self._hearing.failure is None:
+            self._send(Goodbye(last_step))
+        self._stream.close()
+        return self._stream.wait_ended(timeout_s=timeout_s) and self._hearing.closed_error is None
+
+    def close(self, *, timeout_s: float = GRACE_S) -> None:
+        """End the connection. Without a goodbye, to the others this is a lost member."""
+        self._leave()
+        if self._stream is not None:
+            self._stream.close()
+            if not self._stream.wait_ended(timeout_s=timeout_s):
+                self._stream.abort("closing")
+                self._stream.wait_ended(timeout_s=timeout_s)
+        self._channel.close()
+
+    def _leave(self) -> None:
+        with self._hearing.changed:
+            self._hearing.is_leaving = True
+            self._hearing.changed.notify_all()
+
+    def _send(self, message: MemberMessage) -> None:
+        if self._stream is not None:
+            self._stream.send(encode_member_message(message))

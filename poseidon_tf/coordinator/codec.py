@@ -1,0 +1,210 @@
+"""Coordinator messages as bytes: the only file here that knows the generated stubs.
+
+Rule 1: whatever bytes arrive, `decode_*` returns a whole message or raises ProtocolError.
+Rule 2: encode and decode are inverse to each other.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from google.protobuf.message import DecodeError
+
+from poseidon_tf.coordinator.messages import (
+    CoordinatorMessage,
+    Ended,
+    Failure,
+    Gather,
+    Gathered,
+    Goodbye,
+    Join,
+    Left,
+    Member,
+    MemberFailure,
+    MemberMessage,
+    Notice,
+    Ping,
+    Pong,
+    Role,
+    RosterView,
+)
+from poseidon_tf.errors import (
+    ConfigError,
+    MemberError,
+    PeerLost,
+    PoseidonError,
+    ProtocolError,
+    StartTimeout,
+    StepTimeout,
+)
+from poseidon_tf.wire import coordinator_pb2 as pb
+
+# The one method: a stream of MemberMessage one way, of CoordinatorMessage the other.
+ATTEND = "/poseidon_tf.Coordinator/Attend"
+
+_ROLES: dict[pb.Role, Role] = {pb.ROLE_WORKER: "worker", pb.ROLE_SERVER: "server"}
+_ROLE_NUMBERS = {role: number for number, role in _ROLES.items()}
+# Most special first: an error goes out as the first of these that it is.
+_KINDS: dict[pb.FailureKind, type[PoseidonError]] = {
+    pb.FAILURE_KIND_START_TIMEOUT: StartTimeout,
+    pb.FAILURE_KIND_PEER_LOST: PeerLost,
+    pb.FAILURE_KIND_STEP_TIMEOUT: StepTimeout,
+    pb.FAILURE_KIND_MEMBER_ERROR: MemberError,
+    pb.FAILURE_KIND_CONFIG_ERROR: ConfigError,
+    pb.FAILURE_KIND_PROTOCOL_ERROR: ProtocolError,
+}
+
+
+def encode_member_message(message: MemberMessage) -> bytes:
+    """The bytes of a message from a member to the coordinator."""
+    envelope = pb.MemberMessage()
+    match message:
+        case Join():
+            envelope.join.CopyFrom(
+                pb.Join(
+                    role=_ROLE_NUMBERS[message.role],
+                    rank=message.rank,
+                    address=message.address,
+                    info=_json_bytes(message.info),
+                    num_workers=message.num_workers,
+                    num_servers=message.num_servers,
+                )
+            )
+        case Gather():
+            envelope.gather.name = message.name
+            envelope.gather.payload = message.payload
+            envelope.gather.timeout_s = message.timeout_s
+        case MemberFailure(text):
+            envelope.failure.text = text
+        case Goodbye(last_step):
+            envelope.goodbye.last_step = last_step
+        case Ping(t):
+            envelope.ping.t = t
+    return bytes(envelope.SerializeToString())
+
+
+def decode_member_message(message_bytes: bytes) -> MemberMessage:
+    """The message from a member that `message_bytes` hold, or ProtocolError."""
+    envelope = pb.MemberMessage()
+    body = _parse(envelope, message_bytes)
+    match body:
+        case pb.Join():
+            return Join(
+                role=_role(body.role),
+                rank=body.rank,
+                address=body.address,
+                info=_json_object(body.info),
+                num_workers=body.num_workers,
+                num_servers=body.num_servers,
+            )
+        case pb.Gather():
+            if not (math.isfinite(body.timeout_s) and body.timeout_s > 0):
+                raise ProtocolError(f"gather {body.name!r} waits {body.timeout_s} s: not a time")
+            return Gather(name=body.name, payload=body.payload, timeout_s=body.timeout_s)
+        case pb.MemberFailure():
+            return MemberFailure(body.text)
+        case pb.Goodbye():
+            return Goodbye(body.last_step)
+        case _:
+            return Ping(body.t)
+
+
+def encode_coordinator_message(message: CoordinatorMessage) -> bytes:
+    """The bytes of a message from the coordinator to a member."""
+    envelope = pb.CoordinatorMessage()
+    match message:
+        case RosterView():
+            envelope.roster.data_seed = message.data_seed
+            envelope.roster.incarnation = message.incarnation
+            for member in message.members:
+                envelope.roster.members.add(
+                    role=_ROLE_NUMBERS[member.role],
+                    rank=member.rank,
+                    address=member.address,
+                    info=_json_bytes(member.info),
+                )
+        case Gathered(name, payloads):
+            envelope.gathered.name = name
+            envelope.gathered.payloads.extend(payloads)
+        case Notice(text):
+            envelope.notice.text = text
+        case Failure(error):
+            numbers = (number for number, kind in _KINDS.items() if isinstance(error, kind))
+            envelope.failure.kind = next(numbers, pb.FAILURE_KIND_MEMBER_ERROR)
+            envelope.failure.text = str(error)
+        case Left():
+            envelope.left.role = _ROLE_NUMBERS[message.role]
+            envelope.left.rank = message.rank
+            envelope.left.last_step = message.last_step
+        case Ended():
+            envelope.ended.SetInParent()
+        case Pong():
+            envelope.pong.t_echo = message.t_echo
+            envelope.pong.coordinator_time_ns = message.coordinator_time_ns
+    return bytes(envelope.SerializeToString())
+
+
+def decode_coordinator_message(message_bytes: bytes) -> CoordinatorMessage:
+    """The message from the coordinator that `message_bytes` hold, or ProtocolError."""
+    envelope = pb.CoordinatorMessage()
+    body = _parse(envelope, message_bytes)
+    match body:
+        case pb.Roster():
+            members = tuple(
+                Member(
+                    role=_role(member.role),
+                    rank=member.rank,
+                    address=member.address,
+                    info=_json_object(member.info),
+                )
+                for member in body.members
+            )
+            return RosterView(
+                members=members, data_seed=body.data_seed, incarnation=body.incarnation
+            )
+        case pb.Gathered():
+            return Gathered(body.name, tuple(body.payloads))
+        case pb.Notice():
+            return Notice(body.text)
+        case pb.Failure():
+            return Failure(_KINDS.get(body.kind, MemberError)(body.text))
+        case pb.Left():
+            return Left(role=_role(body.role), rank=body.rank, last_step=body.last_step)
+        case pb.Ended():
+            return Ended()
+        case _:
+            return Pong(t_echo=body.t_echo, coordinator_time_ns=body.coordinator_time_ns)
+
+
+def _parse(envelope: Any, message_bytes: bytes) -> Any:
+    try:
+        envelope.ParseFromString(message_bytes)
+    except DecodeError as failure:
+        raise ProtocolError(f"{len(message_bytes)} bytes that are no message") from failure
+    kind = envelope.WhichOneof("kind")
+    if kind is None:
+        raise ProtocolError(f"a message of {len(message_bytes)} bytes that says nothing")
+    return getattr(envelope, kind)
+
+
+def _role(number: pb.Role) -> Role:
+    if number not in _ROLES:
+        raise ProtocolError(f"{number} is not a role")
+    return _ROLES[number]
+
+
+def _json_bytes(info: Mapping[str, Any]) -> bytes:
+    return json.dumps(dict(info), sort_keys=True).encode()
+
+
+def _json_object(info: bytes) -> dict[str, Any]:
+    try:
+        parsed = json.loads(info or b"{}")
+    except (ValueError, RecursionError) as failure:
+        raise ProtocolError("a member's info is not JSON") from failure
+    if not isinstance(parsed, dict):
+        raise ProtocolError(f"a member's info is a {type(parsed).__name__}, not an object")
+    return parsed

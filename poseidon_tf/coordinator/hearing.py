@@ -1,0 +1,127 @@
+"""What one member has heard from the coordinator so far, for its other threads to wait on.
+
+Rule 1: only the stream's thread calls `on_message` and `on_closed`; it also runs the callbacks.
+Rule 2: every field is read and changed under `changed`, which is notified of every change.
+Rule 3: the first failure is kept; it goes to the callback only once the member has joined, and
+        no longer when it leaves.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import final
+
+from poseidon_tf.coordinator.codec import decode_coordinator_message
+from poseidon_tf.coordinator.messages import (
+    Ended,
+    Failure,
+    Gathered,
+    Left,
+    Notice,
+    Pong,
+    RosterView,
+)
+from poseidon_tf.errors import PeerLost, PoseidonError, ProtocolError
+
+
+@final
+class Hearing:
+    """The receiving end of a member's stream to the coordinator at `address`."""
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        on_failure: Callable[[PoseidonError], None],
+        on_left: Callable[[int, int], None],
+        on_ended: Callable[[], None],
+        clock: Callable[[], float],
+        logger: logging.Logger,
+    ) -> None:
+        self.changed = threading.Condition()
+        self.view: RosterView | None = None
+        self.failure: PoseidonError | None = None
+        self.open_gathers: dict[str, tuple[bytes, ...] | None] = {}  # None: not answered yet.
+        self.last_notice = ""
+        self.num_pongs = 0
+        self.clock_offset_s = 0.0
+        self.round_trip_s = float("inf")  # Of the fastest ping.
+        self.is_heard = False  # Whoever is at the other end is a coordinator.
+        self.is_closed = False
+        self.closed_error: Exception | None = None
+        self.is_joined = False  # Set by the member: it has been told that all are here.
+        self.is_leaving = False  # Set by the member: the end of the stream is no surprise.
+        self._address = address
+        self._on_failure = on_failure
+        self._on_left = on_left
+        self._on_ended = on_ended
+        self._clock = clock
+        self._log = logger
+
+    def on_message(self, message: bytes) -> None:
+        """One message from the coordinator."""
+        arrived_s = self._clock()
+        heard = decode_coordinator_message(message)
+        with self.changed:
+            self.is_heard = True
+            match heard:
+                case RosterView():
+                    self.view = heard
+                case Gathered(name, payloads) if name in self.open_gathers:
+                    self.open_gathers[name] = payloads
+                case Notice(text):
+                    self.last_notice = text
+                case Ended():
+                    self.is_leaving = True
+                case Pong():
+                    self._take_pong(heard, arrived_s)
+            self.changed.notify_all()
+        match heard:
+            case Notice(text):
+                self._log.warning("%s", text)
+            case Failure(error):
+                self.fail(error)
+            case Left():
+                self._on_left(heard.rank, heard.last_step)
+            case Ended():
+                self._on_ended()
+
+    def on_closed(self, error: Exception | None) -> None:
+        """The stream has ended."""
+        with self.changed:
+            self.is_closed = True
+            self.closed_error = error
+            is_surprise = self.is_joined and not self.is_leaving
+            self.changed.notify_all()
+        if is_surprise:
+            self.fail(self.loss())
+
+    def fail(self, error: PoseidonError) -> None:
+        """Keep `error` if it is the first failure, and tell whoever must know."""
+        with self.changed:
+            if self.failure is not None:
+                return
+            self.failure = error
+            must_tell = self.is_joined and not self.is_leaving
+            self.changed.notify_all()
+        if must_tell:
+            self._on_failure(error)
+
+    def loss(self) -> PoseidonError:
+        """The error that a closed stream stands for."""
+        if isinstance(self.closed_error, ProtocolError):
+            return self.closed_error
+        reason = "" if self.closed_error is None else f": {self.closed_error}"
+        return PeerLost(
+            f"the coordinator (worker rank 0 at {self._address}) closed the connection{reason}"
+        )
+
+    def _take_pong(self, pong: Pong, arrived_s: float) -> None:
+        """Learn the offset from the fastest round trip: its middle is known best."""
+        self.num_pongs += 1
+        round_trip_s = arrived_s - pong.t_echo
+        if 0.0 <= round_trip_s < self.round_trip_s:
+            self.round_trip_s = round_trip_s
+            self.clock_offset_s = pong.coordinator_time_ns / 1e9 - (arrived_s + pong.t_echo) / 2

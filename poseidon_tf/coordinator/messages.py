@@ -1,0 +1,164 @@
+"""What members and the coordinator say to each other, as frozen values.
+
+One class per message of coordinator.proto, where each is explained. This file knows neither who
+sends a message nor when; `codec` turns them into bytes and back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+from poseidon_tf.errors import PoseidonError
+
+Role: TypeAlias = Literal["worker", "server"]
+
+
+class MemberKey(NamedTuple):
+    """Names one member of the cluster; keys sort by rank within a role."""
+
+    role: Role
+    rank: int
+
+    def __str__(self) -> str:
+        return f"worker rank {self.rank}" if self.role == "worker" else f"server {self.rank}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Join:
+    """A member introduces itself."""
+
+    role: Role
+    rank: int
+    address: str
+    info: Mapping[str, Any]
+    num_workers: int
+    num_servers: int
+
+    @property
+    def key(self) -> MemberKey:
+        return MemberKey(self.role, self.rank)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gather:
+    """One worker's part of the gather `name`; it waits `timeout_s` seconds for the others."""
+
+    name: str
+    payload: bytes
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class MemberFailure:
+    """A member ends the job with an error."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Goodbye:
+    """A member leaves in order after `last_step`; -1 if it took no step."""
+
+    last_step: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """A question for the coordinator's time; `t` comes back unchanged."""
+
+    t: float
+
+
+MemberMessage: TypeAlias = Join | Gather | MemberFailure | Goodbye | Ping
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """One line of the roster."""
+
+    role: Role
+    rank: int
+    address: str
+    info: Mapping[str, Any]
+
+    @property
+    def key(self) -> MemberKey:
+        return MemberKey(self.role, self.rank)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RosterView:
+    """The complete cluster: workers in rank order, then servers in rank order."""
+
+    members: tuple[Member, ...]
+    data_seed: int
+    incarnation: int
+
+    @property
+    def workers(self) -> list[Member]:
+        return [member for member in self.members if member.role == "worker"]
+
+    @property
+    def servers(self) -> list[Member]:
+        return [member for member in self.members if member.role == "server"]
+
+    @property
+    def worker_addresses(self) -> list[str]:
+        return [member.address for member in self.workers]
+
+    @property
+    def server_addresses(self) -> list[str]:
+        return [member.address for member in self.servers]
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """All parts of the gather `name`, in rank order."""
+
+    name: str
+    payloads: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something for the log; it changes nothing."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """The job has failed, or a newcomer is refused; `error` is what its receiver raises."""
+
+    error: PoseidonError
+
+    @property
+    def text(self) -> str:
+        return str(self.error)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Left:
+    """A worker said goodbye after `last_step`."""
+
+    role: Role
+    rank: int
+    last_step: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """All workers said goodbye."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pong:
+    """The coordinator's time when it answered the ping that said `t_echo`."""
+
+    t_echo: float
+    coordinator_time_ns: int
+
+
+CoordinatorMessage: TypeAlias = RosterView | Gathered | Notice | Failure | Left | Ended | Pong

@@ -1,0 +1,249 @@
+"""Who is here, who is waited for, and how the job ends. No threads, no sockets, no clock.
+
+Rule 1: every event is a method; it returns the messages that follow from it, each with the member
+        that it is for. Time comes in as `now_s`, by any clock that does not go back.
+Rule 2: an event that the protocol does not allow raises and changes nothing.
+Rule 3: the first failure is the job's failure: it is kept, and later ones change nothing.
+Rule 4: this file does not know how an event arrived or how a message leaves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TypeAlias, final
+
+from poseidon_tf.coordinator.messages import (
+    CoordinatorMessage,
+    Ended,
+    Failure,
+    Gather,
+    Gathered,
+    Join,
+    Left,
+    Member,
+    MemberKey,
+    Notice,
+    Role,
+    RosterView,
+)
+from poseidon_tf.coordinator.waiting import Gathers, Wait
+from poseidon_tf.errors import (
+    ConfigError,
+    MemberError,
+    PeerLost,
+    PoseidonError,
+    ProtocolError,
+    StartTimeout,
+    StepTimeout,
+)
+
+Action: TypeAlias = tuple[MemberKey, CoordinatorMessage]
+
+# The worker whose process hosts the roster. Notices go to it even before it has joined.
+HOST = MemberKey("worker", 0)
+
+
+@final
+class Roster:
+    """The members of one job, from the first arrival to the last goodbye.
+
+    Args:
+      num_workers, num_servers: P1 and P2.
+      worker_addresses, server_addresses: where members are expected, in rank order, to name the
+        missing ones; () where unknown. Servers without address live on their workers' hosts.
+      data_seed, incarnation: handed to every member with the complete roster.
+      start_timeout_s: seconds after `started_s` until which all members must have joined.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_workers: int,
+        num_servers: int,
+        worker_addresses: Sequence[str] = (),
+        server_addresses: Sequence[str] = (),
+        data_seed: int,
+        incarnation: int,
+        start_timeout_s: float,
+        started_s: float,
+    ) -> None:
+        workers = [MemberKey("worker", rank) for rank in range(num_workers)]
+        servers = [MemberKey("server", rank) for rank in range(num_servers)]
+        self._sizes: dict[Role, int] = {"worker": num_workers, "server": num_servers}
+        self._expected = [*workers, *servers]
+        self._addresses = dict(zip(workers, worker_addresses, strict=False))
+        if server_addresses:
+            self._addresses |= dict(zip(servers, server_addresses, strict=False))
+        elif num_servers == num_workers:
+            beside = (f"on the host of {address}" for address in worker_addresses)
+            self._addresses |= dict(zip(servers, beside, strict=False))
+        self._data_seed = data_seed
+        self._incarnation = incarnation
+        self._start = Wait(started_s, started_s + start_timeout_s)
+        self._members: dict[MemberKey, Member] = {}  # everyone who ever joined
+        self._present: set[MemberKey] = set()
+        self._last_steps: dict[MemberKey, int] = {}  # of those who said goodbye
+        self._gathers = Gathers(num_workers)
+        self._failure: PoseidonError | None = None
+
+    @property
+    def failure(self) -> PoseidonError | None:
+        """Why the job failed, if it did."""
+        return self._failure
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every member has joined."""
+        return len(self._members) == len(self._expected)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether all workers said goodbye."""
+        return len(self._last_steps) == self._sizes["worker"]
+
+    def describe(self, member: MemberKey) -> str:
+        """The member with the address at which it is, or is expected, if that is known."""
+        if member in self._members:
+            return f"{member} ({self._members[member].address})"
+        address = self._addresses.get(member)
+        return f"{member} ({address})" if address else str(member)
+
+    def join(self, join: Join) -> list[Action]:
+        """A newcomer; the last one completes the roster. Raises ConfigError to refuse it."""
+        if self._failure is not None:
+            raise self._failure
+        self._check_fits(join)
+        self._members[join.key] = Member(
+            role=join.role, rank=join.rank, address=join.address, info=join.info
+        )
+        self._present.add(join.key)
+        if not self.is_complete:
+            return []
+        members = tuple(self._members[key] for key in self._expected)
+        return self._to_all(
+            RosterView(members=members, data_seed=self._data_seed, incarnation=self._incarnation)
+        )
+
+    def _check_fits(self, join: Join) -> None:
+        who = f"{join.key} ({join.address})"
+        told_sizes: dict[Role, int] = {"worker": join.num_workers, "server": join.num_servers}
+        for role, told in told_sizes.items():
+            if told != self._sizes[role]:
+                raise ConfigError(
+                    f"{who} was told of {told} {role}s, the coordinator of {self._sizes[role]}: "
+                    "give every member the same cluster in TF_CONFIG"
+                )
+        if not 0 <= join.rank < self._sizes[join.role]:
+            raise ConfigError(f"{who}: this job has {self._sizes[join.role]} {join.role}s")
+        if join.key in self._members:
+            raise ConfigError(
+                f"{who}: that rank is taken by {self._members[join.key].address}; "
+                "two processes were given the same task in TF_CONFIG"
+            )
+
+    def gather(self, member: MemberKey, gather: Gather, now_s: float) -> list[Action]:
+        """One worker's part; the last one hands everyone's to all. Raises ProtocolError."""
+        self._check_present(member)
+        if self._failure is not None:
+            return [(member, Failure(self._failure))]
+        if not self.is_complete or member.role != "worker":
+            raise ProtocolError(
+                f"{self.describe(member)} may not gather {gather.name!r}: only workers may, "
+                "and only when the roster is complete"
+            )
+        if self._gathers.has_part(gather.name, member.rank):
+            raise ProtocolError(f"{member} contributed twice to gather {gather.name!r}")
+        payloads = self._gathers.add(member.rank, gather, now_s)
+        if payloads is not None:
+            return self._to_all(Gathered(gather.name, payloads), role="worker")
+        return self._fail_if_a_leaver_is_missed()
+
+    def goodbye(self, member: MemberKey, last_step: int) -> list[Action]:
+        """A member leaves in order; the last worker ends the job."""
+        self._check_present(member)
+        self._present.remove(member)
+        if self._failure is not None or self.has_ended:
+            return []
+        if not self.is_complete or member.role == "server":
+            unready = "all workers were done" if self.is_complete else "everyone had arrived"
+            return self._fail(MemberError(f"{self.describe(member)} left before {unready}"))
+        self._last_steps[member] = last_step
+        if failed := self._fail_if_a_leaver_is_missed():
+            return failed
+        left = self._to_all(Left(role=member.role, rank=member.rank, last_step=last_step))
+        return left + self._to_all(Ended()) if self.has_ended else left
+
+    def _fail_if_a_leaver_is_missed(self) -> list[Action]:
+        missed = self._gathers.waiting_for({key.rank for key in self._last_steps})
+        if missed is None:
+            return []
+        name, waiting_rank, rank = missed
+        leaver = MemberKey("worker", rank)
+        last_step = self._last_steps[leaver]
+        when = f"after step {last_step}" if last_step >= 0 else "before its first step"
+        return self._fail(
+            MemberError(
+                f"{leaver} left {when} while rank {waiting_rank} waits for gather {name!r}; "
+                f"rank {rank} was {self._members[leaver].address}"
+            )
+        )
+
+    def lost(self, member: MemberKey, reason: str) -> list[Action]:
+        """A member's connection has closed. After its goodbye, or the end, that is in order."""
+        if member not in self._present:
+            return []
+        self._present.remove(member)
+        if self.has_ended:
+            return []
+        return self._fail(
+            PeerLost(f"{self.describe(member)} closed its connection without a goodbye: {reason}")
+        )
+
+    def fail(self, member: MemberKey, text: str) -> list[Action]:
+        """A member reports an error that ends the job for all."""
+        self._check_present(member)
+        return self._fail(MemberError(f"{self.describe(member)} failed: {text}"))
+
+    def tick(self, now_s: float) -> list[Action]:
+        """Time has passed: say who is waited for, or give up."""
+        if self._failure is not None or self.has_ended:
+            return []
+        if not self.is_complete:
+            return self._tick_start(now_s)
+        actions: list[Action] = []
+        for name, opened in self._gathers:
+            missing = self._list(MemberKey("worker", r) for r in self._gathers.missing(opened))
+            text = f"gather {name!r} waits for {missing}: {opened.wait.progress(now_s)}"
+            if opened.wait.is_over(now_s):
+                return self._fail(StepTimeout(text))
+            if opened.wait.take_notice(now_s):
+                actions += self._notice(text)
+        return actions
+
+    def _tick_start(self, now_s: float) -> list[Action]:
+        missing = self._list(key for key in self._expected if key not in self._members)
+        text = f"waiting for {missing}: {self._start.progress(now_s)}"
+        if self._start.is_over(now_s):
+            arrived = f"{len(self._members)} of {len(self._expected)} members arrived"
+            return self._fail(StartTimeout(f"{arrived}; {text}"))
+        return self._notice(text) if self._start.take_notice(now_s) else []
+
+    def _check_present(self, member: MemberKey) -> None:
+        if member not in self._present:
+            raise ProtocolError(f"{self.describe(member)} is not here, or no longer")
+
+    def _fail(self, error: PoseidonError) -> list[Action]:
+        if self._failure is not None:
+            return []
+        self._failure = error
+        self._gathers.clear()
+        return self._to_all(Failure(error))
+
+    def _notice(self, text: str) -> list[Action]:
+        return [(key, Notice(text)) for key in sorted(self._present | {HOST})]
+
+    def _to_all(self, message: CoordinatorMessage, *, role: Role | None = None) -> list[Action]:
+        return [(key, message) for key in sorted(self._present) if role in (None, key.role)]
+
+    def _list(self, members: Iterable[MemberKey]) -> str:
+        return ", ".join(self.describe(member) for member in members)

@@ -1,0 +1,93 @@
+"""What is waited for, how long already, and when to speak or give up. No threads, no clock."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from typing import final
+
+from poseidon_tf.coordinator.messages import Gather
+
+NOTICE_PERIOD_S = 10.0
+
+
+@final
+@dataclass(slots=True)
+class Wait:
+    """A wait that is worth a notice every NOTICE_PERIOD_S, until its deadline."""
+
+    started_s: float
+    deadline_s: float
+    _next_notice_s: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._next_notice_s = self.started_s + NOTICE_PERIOD_S
+
+    def is_over(self, now_s: float) -> bool:
+        """Whether the deadline has passed."""
+        return now_s >= self.deadline_s
+
+    def take_notice(self, now_s: float) -> bool:
+        """Whether a notice is due; True once per period."""
+        is_due = now_s >= self._next_notice_s
+        while self._next_notice_s <= now_s:
+            self._next_notice_s += NOTICE_PERIOD_S
+        return is_due
+
+    def progress(self, now_s: float) -> str:
+        """How long it has lasted, of how long it may."""
+        return f"{now_s - self.started_s:.0f} s of {self.deadline_s - self.started_s:.0f} s"
+
+
+@final
+@dataclass(slots=True)
+class OpenGather:
+    """A gather that not every worker has contributed to; the first deadline counts."""
+
+    wait: Wait
+    parts: dict[int, bytes] = field(default_factory=dict)  # by rank
+
+
+@final
+class Gathers:
+    """The gathers of `num_workers` workers that are open."""
+
+    def __init__(self, num_workers: int) -> None:
+        self._num_workers = num_workers
+        self._open: dict[str, OpenGather] = {}
+
+    def __iter__(self) -> Iterator[tuple[str, OpenGather]]:
+        return iter(self._open.items())
+
+    def has_part(self, name: str, rank: int) -> bool:
+        """Whether `rank` has contributed to the open gather `name`."""
+        return name in self._open and rank in self._open[name].parts
+
+    def add(self, rank: int, gather: Gather, now_s: float) -> tuple[bytes, ...] | None:
+        """Take one part; all parts in rank order once there are `num_workers`, and it is closed."""
+        deadline_s = now_s + gather.timeout_s
+        opened = self._open.setdefault(gather.name, OpenGather(Wait(now_s, deadline_s)))
+        opened.wait.deadline_s = min(opened.wait.deadline_s, deadline_s)
+        opened.parts[rank] = gather.payload
+        if len(opened.parts) < self._num_workers:
+            return None
+        del self._open[gather.name]
+        # Rank order, not arrival order: every worker reads the same list.
+        return tuple(opened.parts[rank] for rank in sorted(opened.parts))
+
+    def missing(self, opened: OpenGather) -> list[int]:
+        """The ranks that have not contributed."""
+        return [rank for rank in range(self._num_workers) if rank not in opened.parts]
+
+    def waiting_for(self, gone: Collection[int]) -> tuple[str, int, int] | None:
+        """The first (name, waiting rank, gone rank) where a part of a gone rank is waited for."""
+        for name, opened in self:
+            waiting = sorted(rank for rank in opened.parts if rank not in gone)
+            missed = [rank for rank in self.missing(opened) if rank in gone]
+            if waiting and missed:
+                return name, waiting[0], missed[0]
+        return None
+
+    def clear(self) -> None:
+        """Close all without a result."""
+        self._open.clear()

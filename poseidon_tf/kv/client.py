@@ -1,0 +1,140 @@
+"""A worker's link to one server: announces keys, pushes pieces, hands finished sums over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import final
+
+from poseidon_tf.errors import MemberError
+from poseidon_tf.kv.service import EXCHANGE, INSPECT, REGISTER, STREAMS_PER_SERVER
+from poseidon_tf.kv.store import KeySpec
+from poseidon_tf.transport.base import Traffic
+from poseidon_tf.transport.frame_queue import FrameQueue
+from poseidon_tf.transport.over_grpc import Channel
+from poseidon_tf.wire import frames
+from poseidon_tf.wire.frame_pb2 import (
+    InspectReply,
+    InspectRequest,
+    Key,
+    KeyNumbers,
+    KeyTable,
+    Part,
+)
+
+# Contributions of one worker that a server may hold before it has added them.
+WINDOW_BYTES = 32 * 1024 * 1024
+
+OnSum = Callable[[int, int, memoryview], None]
+"""Called with (key number, step, the sum's bytes); the bytes stay valid while referenced."""
+
+
+@final
+class ServerLink:
+    """Streams to one server.
+
+    Args:
+      address: the server's "host:port".
+      rank: this worker's.
+      on_sum: hears of every finished sum, on a stream's reading thread; must not block.
+      on_lost: hears once per stream that ended with an error, or of a refusal.
+      window_bytes: see `WINDOW_BYTES`.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        rank: int,
+        on_sum: OnSum,
+        on_lost: Callable[[Exception], None],
+        window_bytes: int = WINDOW_BYTES,
+        keepalive_s: float = 30.0,
+    ) -> None:
+        self.address = address
+        self._rank = rank
+        self._queues = [
+            FrameQueue(window_bytes=window_bytes // STREAMS_PER_SERVER)
+            for _ in range(STREAMS_PER_SERVER)
+        ]
+        self._channels = [
+            Channel(address, keepalive_s=keepalive_s) for _ in range(STREAMS_PER_SERVER)
+        ]
+        self._streams = [
+            channel.open_stream(
+                EXCHANGE,
+                _SumReceiver(queue, on_sum, on_lost),
+                metadata={"rank": str(rank), "stream": str(index)},
+                outgoing=queue,
+            )
+            for index, (channel, queue) in enumerate(zip(self._channels, self._queues, strict=True))
+        ]
+
+    def register(self, specs: Sequence[KeySpec], *, timeout_s: float) -> list[int]:
+        """Announce keys; their numbers, in order.
+
+        Raises:
+          ProtocolError: another worker announced one of them otherwise.
+          PeerLost: no answer within `timeout_s` seconds.
+        """
+        keys = [Key(name=s.name, dtype=s.dtype, num_elements=s.num_elements) for s in specs]
+        table = KeyTable(rank=self._rank, keys=keys)
+        reply = self._channels[0].call(REGISTER, table.SerializeToString(), timeout_s=timeout_s)
+        return list(KeyNumbers.FromString(reply).numbers)
+
+    def push(self, pieces: Sequence[tuple[int, memoryview]], *, step: int) -> None:
+        """Queue one contribution per (key number, bytes); never blocks."""
+        for index, queue in enumerate(self._queues):
+            queue.put_parts(
+                [
+                    (Part(key=key, step=step, length=len(payload)), payload)
+                    for key, payload in pieces
+                    if key % STREAMS_PER_SERVER == index
+                ]
+            )
+
+    def inspect(self, *, timeout_s: float) -> InspectReply:
+        """What the server has received so far."""
+        request = InspectRequest().SerializeToString()
+        return InspectReply.FromString(
+            self._channels[0].call(INSPECT, request, timeout_s=timeout_s)
+        )
+
+    def traffic(self) -> list[Traffic]:
+        """Bytes and messages of each stream."""
+        return [stream.traffic for stream in self._streams]
+
+    def leave(self, last_step: int) -> None:
+        """Say goodbye and send nothing more."""
+        self._queues[0].put(frames.goodbye(last_step))
+        for stream in self._streams:
+            stream.close()
+
+    def close(self, *, timeout_s: float) -> None:
+        """Wait up to `timeout_s` seconds for the streams to end, then cut them."""
+        for stream in self._streams:
+            stream.close()
+        for stream in self._streams:
+            stream.wait_ended(timeout_s=timeout_s)
+        for channel in self._channels:
+            channel.close()
+
+
+@final
+class _SumReceiver:
+    def __init__(
+        self, queue: FrameQueue, on_sum: OnSum, on_lost: Callable[[Exception], None]
+    ) -> None:
+        self._queue, self._on_sum, self._on_lost = queue, on_sum, on_lost
+
+    def on_message(self, message: bytes) -> None:
+        header, payloads = frames.decode(message)
+        if header.refusal:
+            raise MemberError(header.refusal)
+        if header.credit:
+            self._queue.take_credit(header.credit)
+        for part, payload in zip(header.parts, payloads, strict=True):
+            self._on_sum(part.key, part.step, payload)
+
+    def on_closed(self, error: Exception | None) -> None:
+        if error is not None:
+            self._on_lost(error)

@@ -1,0 +1,219 @@
+"""The sums held by one server. No threads, no sockets: pushes in, releases and credit out.
+
+Rule 1: every change to a sum happens in this file.
+Rule 2: this file does not know how a push arrived or how a release leaves.
+Rule 3: a refused push changes nothing.
+
+Theory of operation. A key is a piece of a gradient; its step is the number of times that a
+worker has pushed it before. For every (key, step) each worker contributes once. Contributions
+are added in rank order, whatever the order of arrival, so the same gradients give the same bits:
+rank r's share is held back until those of ranks 0..r-1 have been added. What is added, or handed
+over as the first share, gives its sender credit for as many bytes. Rank 0's credit thus depends
+on nobody and rank r's only on lower ranks, so there is always someone who may go on: no window,
+however small, can stop the job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import final
+
+import numpy as np
+
+from poseidon_tf.errors import ProtocolError
+from poseidon_tf.wire.dtypes import Array, narrow, widen, wire_dtype
+
+# A key of no fixed size may be at most this long.
+MAX_KEY_BYTES = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class KeySpec:
+    """What is summed under one name: `num_elements` of `dtype`; 0 elements: any, but equal."""
+
+    name: str
+    dtype: str
+    num_elements: int
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """A finished sum, for every worker."""
+
+    key: int
+    step: int
+    payload: memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class Credit:
+    """`rank` may send `num_bytes` more."""
+
+    rank: int
+    num_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Deserted:
+    """A sum that can never be finished, because `rank` has left."""
+
+    rank: int
+    reason: str
+
+
+Action = Release | Credit | Deserted
+
+
+@dataclass(slots=True)
+class _Sum:
+    """One (key, step): the total of ranks below `next_rank`, and who waits for those."""
+
+    num_bytes: int
+    total: Array | None = None
+    next_rank: int = 0
+    waiting: dict[int, memoryview] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _KeyState:
+    spec: KeySpec
+    next_step: list[int]  # by rank
+    sums: dict[int, _Sum] = field(default_factory=dict)
+
+
+@final
+class Store:
+    """Bulk-synchronous sums of `num_workers` workers over any number of keys."""
+
+    def __init__(self, num_workers: int) -> None:
+        self._num_workers = num_workers
+        self._keys: list[_KeyState] = []
+        self._numbers: dict[str, int] = {}
+        self._left: dict[int, int] = {}  # rank -> its last step
+
+    def register(self, rank: int, specs: Sequence[KeySpec]) -> list[int]:
+        """The numbers of these keys; a name that is known must be announced alike.
+
+        Raises:
+          ProtocolError: another worker announced a key with another dtype or size, or the dtype
+            cannot be summed. No key of `specs` is added then.
+        """
+        for spec in specs:
+            wire_dtype(spec.dtype)
+            if spec.num_elements * wire_dtype(spec.dtype).itemsize > MAX_KEY_BYTES:
+                raise ProtocolError(
+                    f"key {spec.name!r} of {spec.num_elements} elements is larger than "
+                    f"{MAX_KEY_BYTES} bytes; cut it into KV pairs"
+                )
+            number = self._numbers.get(spec.name)
+            if number is not None and self._keys[number].spec != spec:
+                known = self._keys[number].spec
+                raise ProtocolError(
+                    f"key {spec.name!r}: rank {rank} announces {spec.num_elements} x {spec.dtype}, "
+                    f"another worker announced {known.num_elements} x {known.dtype}"
+                )
+        for spec in specs:
+            if spec.name not in self._numbers:
+                self._numbers[spec.name] = len(self._keys)
+                self._keys.append(_KeyState(spec, [0] * self._num_workers))
+        return [self._numbers[spec.name] for spec in specs]
+
+    def push(self, rank: int, key: int, step: int, payload: memoryview) -> list[Action]:
+        """Take one contribution; say what it completed and whose credit it returned.
+
+        Raises:
+          ProtocolError: unknown key or rank, wrong size, wrong step, or pushed twice.
+        """
+        state = self._checked(rank, key, step, payload)
+        if self._left:
+            gone = [r for r, _ in self._left.items() if state.next_step[r] <= step]
+            if gone:
+                return [self._deserted(gone[0], state, step, waits=rank)]
+        state.next_step[rank] = step + 1
+        open_sum = state.sums.setdefault(step, _Sum(len(payload)))
+        open_sum.waiting[rank] = payload
+        return self._fold(state, key, step, open_sum)
+
+    def leave(self, rank: int, last_step: int) -> list[Action]:
+        """`rank` says goodbye; sums that miss its share can never be finished."""
+        self._left[rank] = last_step
+        return [
+            self._deserted(rank, state, step, waits=min(open_sum.waiting, default=0))
+            for state in self._keys
+            for step, open_sum in state.sums.items()
+            if state.next_step[rank] <= step
+        ]
+
+    def contributions(self) -> Iterable[tuple[str, tuple[int, ...]]]:
+        """Per key: its name and how many pushes of each rank were taken."""
+        return [(state.spec.name, tuple(state.next_step)) for state in self._keys]
+
+    def held_bytes(self) -> int:
+        """Bytes of contributions and unfinished sums in memory."""
+        return sum(
+            (0 if open_sum.total is None else open_sum.total.nbytes)
+            + sum(len(payload) for payload in open_sum.waiting.values())
+            for state in self._keys
+            for open_sum in state.sums.values()
+        )
+
+    def missing(self) -> list[tuple[str, int, list[int]]]:
+        """Per unfinished sum: key, step and the ranks whose share has not come."""
+        return [
+            (state.spec.name, step, [r for r, n in enumerate(state.next_step) if n <= step])
+            for state in self._keys
+            for step in state.sums
+        ]
+
+    def _checked(self, rank: int, key: int, step: int, payload: memoryview) -> _KeyState:
+        if not 0 <= rank < self._num_workers:
+            raise ProtocolError(f"push from rank {rank}; there are {self._num_workers} workers")
+        if key >= len(self._keys):
+            raise ProtocolError(f"rank {rank} pushed key number {key}, which was never announced")
+        state = self._keys[key]
+        name, expected = state.spec.name, state.next_step[rank]
+        if step < expected:
+            raise ProtocolError(f"rank {rank} pushed {name!r} for step {step} twice")
+        if step > expected:
+            raise ProtocolError(
+                f"rank {rank} pushed {name!r} for step {step}; its next step is {expected}"
+            )
+        itemsize = wire_dtype(state.spec.dtype).itemsize
+        open_sum = state.sums.get(step)
+        if state.spec.num_elements:
+            want = state.spec.num_elements * itemsize
+        else:
+            want = open_sum.num_bytes if open_sum else len(payload)
+        if len(payload) != want or len(payload) % itemsize or len(payload) > MAX_KEY_BYTES:
+            raise ProtocolError(
+                f"rank {rank} pushed {len(payload)} bytes of {name!r} for step {step}; "
+                f"{want} bytes of {state.spec.dtype} are due"
+            )
+        return state
+
+    def _fold(self, state: _KeyState, key: int, step: int, open_sum: _Sum) -> list[Action]:
+        """Add every share whose turn it is."""
+        actions: list[Action] = []
+        while (share := open_sum.waiting.pop(open_sum.next_rank, None)) is not None:
+            values = widen(share, state.spec.dtype)
+            if open_sum.next_rank == 0:
+                open_sum.total = values  # Shares the message's memory; read-only.
+            elif open_sum.next_rank == 1 or open_sum.total is None:
+                open_sum.total = np.add(open_sum.total, values)  # type: ignore[call-overload]
+            else:
+                np.add(open_sum.total, values, out=open_sum.total)  # type: ignore[call-overload]
+            actions.append(Credit(open_sum.next_rank, len(share)))
+            open_sum.next_rank += 1
+        if open_sum.next_rank == self._num_workers and open_sum.total is not None:
+            del state.sums[step]
+            total = np.ascontiguousarray(narrow(open_sum.total, state.spec.dtype))
+            actions.append(Release(key, step, memoryview(total).cast("B")))
+        return actions
+
+    def _deserted(self, rank: int, state: _KeyState, step: int, *, waits: int) -> Deserted:
+        return Deserted(
+            rank,
+            f"rank {rank} left after step {self._left[rank]} while rank {waits} waits for "
+            f"{state.spec.name!r} of step {step}",
+        )

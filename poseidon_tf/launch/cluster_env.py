@@ -1,0 +1,216 @@
+"""``TF_CONFIG`` in, one ``ClusterConfig`` out.
+
+Rule 1: nothing else in the package reads ``os.environ``.
+Rule 2: this file does not know processes, sockets or TensorFlow; an address is text here.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from poseidon_tf.errors import ConfigError
+
+Role = Literal["worker", "server", "evaluator"]
+
+_CHIEF_JOBS = ("chief", "master")
+_JOBS = (*_CHIEF_JOBS, "worker", "ps", "evaluator")
+_EXAMPLE = (
+    'TF_CONFIG looks like {"cluster": {"worker": ["host0:5000", "host1:5000"]}, '
+    '"task": {"type": "worker", "index": 0}}'
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterConfig:
+    """Who is in the job, and which of them this process is.
+
+    Args:
+        workers: One ``host:port`` per worker, in rank order; a chief comes first.
+        servers: One ``host:port`` per ``ps`` task; empty when the workers bring the servers.
+        role: What this process is.
+        rank: Worker rank (``role="worker"``) or server index (``role="server"``).
+    """
+
+    workers: tuple[str, ...]
+    servers: tuple[str, ...] = ()
+    role: Role = "worker"
+    rank: int = 0
+
+    def __post_init__(self) -> None:
+        members = self.servers if self.role == "server" else self.workers
+        if not self.workers or not 0 <= self.rank < len(members):
+            raise ConfigError(
+                f"a {self.role} needs a rank below the number of {self.role}s and a cluster "
+                f"with a worker, got rank={self.rank}, workers={self.workers}, "
+                f"servers={self.servers}"
+            )
+
+    @classmethod
+    def single(cls, role: Role = "worker") -> "ClusterConfig":
+        """A cluster of this process alone. Its address is empty: nothing listens."""
+        return cls(workers=("",), role=role)
+
+    @property
+    def is_single(self) -> bool:
+        """Whether this process trains alone, without a server and without a port."""
+        return self.num_workers == 1 and not self.servers
+
+    @property
+    def co_located(self) -> bool:
+        """Whether every worker's host also holds a server (there is no ``ps`` task)."""
+        return not self.servers
+
+    @property
+    def num_workers(self) -> int:
+        return len(self.workers)
+
+    @property
+    def num_servers(self) -> int:
+        """P2: the ``ps`` tasks; without them one per worker, and none for a single worker."""
+        return 0 if self.is_single else len(self.servers) or self.num_workers
+
+    @property
+    def coordinator_address(self) -> str:
+        """Where rank 0 listens; empty for a single worker."""
+        return self.workers[0]
+
+    @property
+    def address(self) -> str:
+        """Where this process listens; empty for a single worker."""
+        return (self.servers if self.role == "server" else self.workers)[self.rank]
+
+
+def current_environ() -> dict[str, str]:
+    """A copy of this process's environment, for processes that it starts."""
+    return dict(os.environ)
+
+
+def read_cluster(environ: Mapping[str, str] | None = None) -> ClusterConfig:
+    """The cluster that ``TF_CONFIG`` describes; without one, this process alone.
+
+    The chief is rank 0 and worker i is then rank i + 1; without a chief worker i is rank i.
+    An evaluator, and the only worker of a cluster without ``ps``, gets a single cluster.
+
+    Args:
+        environ: The environment to read; this process's own by default.
+
+    Raises:
+        ConfigError: ``TF_CONFIG`` is there but does not describe a cluster.
+    """
+    text = (os.environ if environ is None else environ).get("TF_CONFIG", "")
+    if not text.strip():
+        return ClusterConfig.single()
+    try:
+        parsed = json.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"TF_CONFIG must be JSON, got {text!r} ({error}). {_EXAMPLE}") from error
+    config = _object(parsed, "TF_CONFIG")
+    if not config.get("cluster") and not config.get("task"):
+        return ClusterConfig.single()  # "{}", as TensorFlow itself reads it.
+
+    cluster = _object(config.get("cluster"), "TF_CONFIG's 'cluster'")
+    task = _object(config.get("task"), "TF_CONFIG's 'task'")
+    jobs = _addresses_by_job(cluster)
+    chiefs = jobs["chief"] + jobs["master"]
+    workers, servers = chiefs + jobs["worker"], jobs["ps"]
+    if len(chiefs) > 1:
+        raise ConfigError(
+            f"TF_CONFIG may list one chief (or master), got {len(chiefs)}: {', '.join(chiefs)}; "
+            "move the others to 'worker'"
+        )
+    if not workers:
+        raise ConfigError(
+            f"TF_CONFIG's 'cluster' needs at least one 'worker' or 'chief', got {cluster!r}; "
+            "servers alone cannot train"
+        )
+
+    job, index = _task_of(task, jobs)
+    if job == "evaluator":
+        return ClusterConfig.single("evaluator")
+    if job == "ps":
+        return ClusterConfig(workers=workers, servers=servers, role="server", rank=index)
+    if len(workers) == 1 and not servers:
+        return ClusterConfig.single()
+    rank = index + len(chiefs) if job == "worker" else 0
+    return ClusterConfig(workers=workers, servers=servers, role="worker", rank=rank)
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """``"host:port"`` as ``(host, port)``; the brackets around an IPv6 host are taken off.
+
+    >>> split_address("[::1]:2222")
+    ('::1', 2222)
+    """
+    host, colon, port_text = address.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    host = host[1:-1] if bracketed else host
+    if not (colon and host and port_text) or any(c.isspace() or c in "/[]" for c in host):
+        raise ConfigError(f"an address must read 'host:port', got {address!r}")
+    if ":" in host and not bracketed:
+        raise ConfigError(
+            f"an IPv6 address needs brackets and a port, as in '[::1]:2222', got {address!r}"
+        )
+    # The length keeps int() away from a string of thousands of digits.
+    is_number = port_text.isascii() and port_text.isdigit() and len(port_text) <= 5
+    if not is_number or not 1 <= int(port_text) <= 65535:
+        raise ConfigError(f"a port must be a number from 1 to 65535, got {address!r}")
+    return host, int(port_text)
+
+
+def _object(value: Any, name: str) -> dict[str, Any]:
+    if not isinstance(value, dict) or (not value and name != "TF_CONFIG"):
+        got = "nothing" if value is None else repr(value)
+        raise ConfigError(f"{name} must be a JSON object that is not empty, got {got}. {_EXAMPLE}")
+    return value
+
+
+def _addresses_by_job(cluster: dict[str, Any]) -> dict[str, tuple[str, ...]]:
+    """Every job's addresses, checked; an evaluator's are taken unread, as nobody calls it."""
+    jobs: dict[str, tuple[str, ...]] = dict.fromkeys(_JOBS, ())
+    owners: dict[tuple[str, int], str] = {}
+    for job, addresses in cluster.items():
+        if job not in jobs:
+            raise ConfigError(
+                f"TF_CONFIG's 'cluster' has the unknown job {job!r}; known are {', '.join(_JOBS)}"
+            )
+        if not isinstance(addresses, list):
+            raise ConfigError(
+                f"TF_CONFIG must give {job!r} a list of 'host:port' addresses, got {addresses!r}"
+            )
+        if job == "evaluator":
+            continue
+        for index, address in enumerate(addresses):
+            owner = f"{job} {index}"
+            if not isinstance(address, str):
+                raise ConfigError(f"TF_CONFIG, {owner}: an address is a string, got {address!r}")
+            try:
+                host, port = split_address(address)
+            except ConfigError as error:
+                raise ConfigError(f"TF_CONFIG, {owner}: {error}") from error
+            other = owners.setdefault((host.lower(), port), owner)
+            if other != owner:
+                raise ConfigError(
+                    f"TF_CONFIG gives {other} and {owner} the same address {address}; "
+                    "every task needs its own port"
+                )
+        jobs[job] = tuple(addresses)
+    return jobs
+
+
+def _task_of(task: dict[str, Any], jobs: dict[str, tuple[str, ...]]) -> tuple[str, int]:
+    """The task's job and its index in that job's list."""
+    job, index = task.get("type"), task.get("index")
+    if not isinstance(job, str) or job not in jobs:
+        raise ConfigError(f"TF_CONFIG's task 'type' must be one of {', '.join(_JOBS)}, got {job!r}")
+    if not isinstance(index, int) or isinstance(index, bool):
+        raise ConfigError(f"TF_CONFIG's task 'index' must be an integer, got {index!r}")
+    # An evaluator need not be listed in the cluster: nobody waits for it.
+    limit = len(jobs[job]) if job != "evaluator" else index + 1
+    if not 0 <= index < limit:
+        raise ConfigError(
+            f"TF_CONFIG's task is {job} {index}, but its 'cluster' lists {limit} {job} "
+            f"address(es), counted from 0; add this task's address or mend its index"
+        )
+    return job, index

@@ -1,0 +1,251 @@
+"""Brings one worker into the cluster and takes it out again: builds every part, in order.
+
+Leaving starts when the main thread ends, not when the interpreter does: by then it would wait
+for gRPC's threads, which wait for streams that only leaving closes.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+import subprocess
+import sys
+import threading
+import time
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, final
+
+from poseidon_tf.coordinator.client import CoordinatorClient
+from poseidon_tf.coordinator.messages import RosterView
+from poseidon_tf.coordinator.roster import Roster
+from poseidon_tf.coordinator.service import CoordinatorService
+from poseidon_tf.errors import PoseidonError
+from poseidon_tf.launch.cluster_env import ClusterConfig, current_environ, split_address
+from poseidon_tf.sfb.service import FactorService
+from poseidon_tf.sync.session import Deadlines, Session
+from poseidon_tf.sync.worker import Worker
+from poseidon_tf.trace import Recorder
+from poseidon_tf.transport.over_grpc import Server
+
+_log = logging.getLogger("poseidon_tf")
+
+
+@final
+@dataclass(kw_only=True)
+class Membership:
+    """A worker that has joined, and what must be ended after it.
+
+    Attributes:
+      view: who else is there, and the data seed that all share.
+    """
+
+    worker: Worker
+    view: RosterView
+    config: ClusterConfig
+    _server: Server
+    _coordinator: CoordinatorService | None
+    _own_server: subprocess.Popen[str] | None
+    _failure: str = ""
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _is_over: bool = False
+
+    def fail(self, reason: str) -> None:
+        """Tell everyone that this worker gives up; the first reason counts."""
+        self._failure = self._failure or reason
+
+    def leave(self) -> None:
+        """Say goodbye, or why not, and end every thread and process of this worker."""
+        with self._lock:
+            if self._is_over:
+                return
+            self._is_over = True
+        session, client = self.worker.session, self.worker.coordinator
+        deadlines = session.deadlines
+        failed = bool(self._failure or session.failure)
+        session.close()
+        if failed:
+            client.report_failure(
+                f"worker rank {self.config.rank} at {self.config.address} failed after step "
+                f"{self.worker.last_step()}: {self._failure or session.failure}"
+            )
+        else:
+            self.worker.leave()
+        client.goodbye(self.worker.last_step())
+        patience_s = 5.0 if failed else deadlines.leave_s
+        if self._coordinator is not None and not self._coordinator.close(timeout_s=patience_s):
+            _log.warning("not every member has left within %g s", patience_s)
+        self.worker.close(timeout_s=1.0)
+        client.close(timeout_s=1.0)
+        self._server.stop()
+        if self._own_server is not None:
+            _end_own_server(self._own_server, failed=failed)
+        session.recorder.write()
+
+    def leave_with_main_thread(self) -> None:
+        """Have `leave` called when the main thread has ended, however it ends."""
+        previous = sys.excepthook
+
+        def hook(
+            kind: type[BaseException],
+            error: BaseException,
+            traceback: types.TracebackType | None,
+        ) -> None:
+            self.fail(f"{kind.__name__}: {error}")
+            previous(kind, error, traceback)
+
+        sys.excepthook = hook
+
+        def wait_main_thread() -> None:
+            threading.main_thread().join()
+            self.leave()
+
+        threading.Thread(target=wait_main_thread, name="poseidon-leave").start()
+
+
+def join(
+    config: ClusterConfig,
+    *,
+    info: Mapping[str, Any],
+    deadlines: Deadlines,
+    ports: tuple[int, int] | None = None,
+    timeline_dir: str | None = None,
+) -> Membership:
+    """Bring this worker into the cluster and wait until everyone is there.
+
+    Args:
+      info: facts about this worker that the others get to see; must be JSON.
+      ports: first and last port for what needs a port of its own; the system's choice if None.
+
+    Raises:
+      ConfigError: the port is in use, or the coordinator refuses this member.
+      StartTimeout: someone is missing; the message names them.
+    """
+    rank, num_workers = config.rank, config.num_workers
+    num_members = num_workers + config.num_servers
+    server = Server(
+        config.address,
+        max_streams=FactorService.streams_needed(num_workers) + num_members * (rank == 0),
+        keepalive_s=deadlines.keepalive_s,
+    )
+    recorder = Recorder(f"worker {rank}", directory=timeline_dir)
+    coordinator = _host_coordinator(server, config, deadlines) if rank == 0 else None
+    own_server: subprocess.Popen[str] | None = None
+    client = CoordinatorClient(
+        config.coordinator_address,
+        role="worker",
+        rank=rank,
+        own_address=config.address,
+        info=info,
+        num_workers=num_workers,
+        num_servers=config.num_servers,
+        on_failure=lambda error: session.fail(error, told=True),
+        on_left=lambda left, last_step: session.peer_left(left),
+    )
+    session = Session(
+        rank=rank,
+        deadlines=deadlines,
+        recorder=recorder,
+        describe_missing=lambda: worker.describe_missing(),
+        report=client.report_failure,
+    )
+    factors = FactorService(
+        server,
+        num_workers=num_workers,
+        rank=rank,
+        on_complete=lambda complete: worker.on_complete(complete),
+        on_lost=session.lost,
+    )
+    worker = Worker(
+        rank=rank,
+        num_workers=num_workers,
+        session=session,
+        coordinator=client,
+        factors=factors,
+        own_server=rank if config.co_located else None,
+    )
+    server.start()
+    try:
+        if config.co_located:
+            own_server = _start_own_server(config, deadlines, ports)
+        view = client.join(timeout_s=deadlines.start_s)
+    except PoseidonError:
+        session.close()
+        client.close(timeout_s=1.0)
+        if coordinator is not None:
+            coordinator.close(timeout_s=2.0)
+        server.stop()
+        if own_server is not None:
+            _end_own_server(own_server, failed=True)
+        raise
+    recorder.offset_s = client.clock_offset_s
+    worker.connect(view.server_addresses)
+    addresses = dict(enumerate(view.worker_addresses))
+    factors.connect(addresses, keepalive_s=deadlines.keepalive_s)
+    return Membership(
+        worker=worker,
+        view=view,
+        config=config,
+        _server=server,
+        _coordinator=coordinator,
+        _own_server=own_server,
+    )
+
+
+def _host_coordinator(
+    server: Server, config: ClusterConfig, deadlines: Deadlines
+) -> CoordinatorService:
+    roster = Roster(
+        num_workers=config.num_workers,
+        num_servers=config.num_servers,
+        worker_addresses=config.workers,
+        server_addresses=config.servers,
+        data_seed=secrets.randbits(31),
+        incarnation=0,
+        start_timeout_s=deadlines.start_s,
+        started_s=time.monotonic(),
+    )
+    return CoordinatorService(server, roster)
+
+
+def _start_own_server(
+    config: ClusterConfig, deadlines: Deadlines, ports: tuple[int, int] | None
+) -> subprocess.Popen[str]:
+    """A fresh process: forking one that has imported TensorFlow deadlocks."""
+    host, _ = split_address(config.address)
+    child = subprocess.Popen(
+        [sys.executable, "-m", "poseidon_tf.launch.server_main"],
+        stdin=subprocess.PIPE,
+        text=True,
+        env={**current_environ(), "TF_CONFIG": ""},
+    )
+    orders = {
+        "workers": config.workers,
+        "index": config.rank,
+        "address": f"{host}:0",
+        "ports": ports,
+        "start_timeout_s": deadlines.start_s,
+    }
+    assert child.stdin is not None
+    child.stdin.write(json.dumps(orders) + "\n")
+    child.stdin.flush()
+    return child
+
+
+def _end_own_server(child: subprocess.Popen[str], *, failed: bool) -> None:
+    assert child.stdin is not None
+    try:
+        if not failed:
+            child.stdin.write("leave")
+        child.stdin.close()
+    except BrokenPipeError:
+        _log.debug("the own server has ended already")
+    try:
+        child.wait(timeout=5.0)
+    except subprocess.TimeoutExpired:
+        # Other workers still need it; it ends with the job.
+        if failed:
+            child.kill()
+            child.wait()

@@ -1,0 +1,116 @@
+"""One parameter server process: from the first byte of its environment to its exit code.
+
+It imports no TensorFlow and is ready in under a second. It ends with code 0 when all workers
+have said goodbye, and with 1 when the job failed or its parent process is gone.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import threading
+
+from poseidon_tf.coordinator.client import CoordinatorClient
+from poseidon_tf.errors import ConfigError, PoseidonError
+from poseidon_tf.kv.service import KVService
+from poseidon_tf.launch.cluster_env import ClusterConfig, read_cluster
+from poseidon_tf.transport.over_grpc import Server
+
+START_TIMEOUT_S = 120.0
+_log = logging.getLogger("poseidon_tf")
+
+
+def serve(
+    config: ClusterConfig,
+    *,
+    index: int,
+    address: str,
+    ports: tuple[int, int] | None = None,
+    start_timeout_s: float = START_TIMEOUT_S,
+    parent_gone: threading.Event | None = None,
+) -> int:
+    """Serve as server `index` on `address` until the job ends; the process's exit code."""
+    server = Server(
+        address, max_streams=KVService.streams_needed(config.num_workers), ports=ports
+    )
+    KVService(server, num_workers=config.num_workers)
+    server.start()
+    over = parent_gone or threading.Event()
+    failures: list[PoseidonError] = []
+    ended: list[bool] = []
+
+    def on_failure(error: PoseidonError) -> None:
+        failures.append(error)
+        over.set()
+
+    def on_ended() -> None:
+        ended.append(True)
+        over.set()
+
+    client = CoordinatorClient(
+        config.coordinator_address,
+        role="server",
+        rank=index,
+        own_address=server.address,
+        info={},
+        num_workers=config.num_workers,
+        num_servers=config.num_servers,
+        on_failure=on_failure,
+        on_ended=on_ended,
+    )
+    try:
+        client.join(timeout_s=start_timeout_s)
+        _log.info("server %d serves on %s", index, server.address)
+        over.wait()
+    except PoseidonError as failure:
+        failures.append(failure)
+    finally:
+        client.close(timeout_s=1.0)
+        server.stop()
+    if failures:
+        print(f"server {index}: {failures[0]}", file=sys.stderr, flush=True)
+    return 0 if ended and not failures else 1
+
+
+def main() -> int:
+    """`poseidon-tf server`: the task that TF_CONFIG gives this process.
+
+    Raises:
+      ConfigError: TF_CONFIG does not describe a server.
+    """
+    config = read_cluster()
+    if config.role != "server":
+        raise ConfigError(
+            "poseidon-tf server needs a TF_CONFIG with task type 'ps', got a task of role "
+            f"{config.role!r}; start workers with `python your_script.py` or `poseidon-tf run`"
+        )
+    return serve(config, index=config.rank, address=config.address)
+
+
+def child_main() -> int:
+    """The server that a worker starts beside itself; its orders come over standard input.
+
+    The first line is JSON. The end of the input means that the worker is gone, unless the line
+    "leave" came before: then the server goes on until the job ends, for the other workers' sake.
+    """
+    orders = json.loads(sys.stdin.readline())
+    parent_gone = threading.Event()
+
+    def watch_parent() -> None:
+        if sys.stdin.read().strip() != "leave":
+            parent_gone.set()
+
+    threading.Thread(target=watch_parent, name="poseidon-parent", daemon=True).start()
+    return serve(
+        ClusterConfig(workers=tuple(orders["workers"])),
+        index=orders["index"],
+        address=orders["address"],
+        ports=tuple(orders["ports"]) if orders["ports"] else None,
+        start_timeout_s=orders["start_timeout_s"],
+        parent_gone=parent_gone,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(child_main())

@@ -1,0 +1,1 @@
+"""Sufficient factor broadcasting, worker to worker: pure `factors` and `exchange`, one service."""

@@ -1,0 +1,199 @@
+"""A worker's two ends of sufficient factor broadcasting: takes its peers' factors, sends its own.
+
+Decides under a lock, acts outside it. The bytes of a broadcast are joined once and shared by the
+streams to all peers.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from typing import final
+
+from poseidon_tf.errors import MemberError, ProtocolError
+from poseidon_tf.sfb.exchange import CompleteSet, Deserted, FactorExchange
+from poseidon_tf.sfb.factors import FactorSpec
+from poseidon_tf.transport.base import Traffic
+from poseidon_tf.transport.over_grpc import Channel, Server, Stream
+from poseidon_tf.wire import frames
+from poseidon_tf.wire.frame_pb2 import FrameHeader, Part
+
+BROADCAST = "/poseidon_tf.FactorPeer/Broadcast"
+# Factors longer than this are cut, so that a small one need not wait for a large one to pass.
+CHUNK_BYTES = 1024 * 1024
+
+
+@final
+class FactorService:
+    """Everything that worker `rank` sends to and hears from its peers.
+
+    Args:
+      server: this worker's transport server, not started yet.
+      on_complete: hears of every complete set, on a reading thread; must not block.
+      on_lost: hears, with the peer's rank, of a broken stream, a refusal, or a peer that left
+        too early.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        *,
+        num_workers: int,
+        rank: int,
+        on_complete: Callable[[CompleteSet], None],
+        on_lost: Callable[[int, Exception], None],
+    ) -> None:
+        self._exchange = FactorExchange(num_workers=num_workers, rank=rank)
+        self._num_workers, self._rank = num_workers, rank
+        self._on_complete, self._on_lost = on_complete, on_lost
+        self._lock = threading.Lock()
+        self._connected: set[int] = set()
+        self._incoming: list[Stream] = []
+        self._channels: list[Channel] = []
+        self._streams: list[Stream] = []
+        server.add_stream(BROADCAST, self._accept)
+
+    @staticmethod
+    def streams_needed(num_workers: int) -> int:
+        """How many streams stay open here, each of which holds a thread."""
+        return num_workers - 1
+
+    def connect(self, addresses: Mapping[int, str], *, keepalive_s: float) -> None:
+        """Open a stream to every peer; `addresses` by rank, this worker's own is passed over."""
+        for rank, address in sorted(addresses.items()):
+            if rank != self._rank:
+                channel = Channel(address, keepalive_s=keepalive_s)
+                self._channels.append(channel)
+                self._streams.append(
+                    channel.open_stream(
+                        BROADCAST,
+                        _RefusalReceiver(rank, self._on_lost),
+                        metadata={"rank": str(self._rank)},
+                    )
+                )
+
+    def register(self, key: int, spec: FactorSpec) -> None:
+        """Expect the factors of one kernel; done on all workers before any of them sends."""
+        with self._lock:
+            self._exchange.register(key, spec)
+
+    def broadcast(self, key: int, step: int, rows: int, packed: bytes) -> None:
+        """Send this worker's factors to every peer, and count them as arrived here."""
+        view = memoryview(packed)
+        for offset, piece in frames.cut(view, chunk_bytes=CHUNK_BYTES):
+            part = Part(
+                key=key,
+                step=step,
+                rows=rows,
+                offset=offset,
+                total=len(view),
+                length=len(piece),
+            )
+            message = frames.encode(FrameHeader(parts=[part]), [piece])
+            for stream in self._streams:
+                stream.send(message)
+        with self._lock:
+            outcomes = self._exchange.add_own(key, step, rows, packed)
+        self._act(outcomes)
+
+    def missing(self) -> list[tuple[str, int, list[int]]]:
+        """Per incomplete set: the variable, the step, and the ranks waited for."""
+        with self._lock:
+            return self._exchange.missing()
+
+    def traffic(self) -> list[Traffic]:
+        """Bytes and messages of each stream, both directions."""
+        with self._lock:
+            return [stream.traffic for stream in (*self._streams, *self._incoming)]
+
+    def leave(self, last_step: int) -> None:
+        """Say goodbye to every peer and send nothing more."""
+        for stream in self._streams:
+            stream.send(frames.goodbye(last_step))
+            stream.close()
+
+    def close(self, *, timeout_s: float) -> None:
+        """Wait up to `timeout_s` seconds for the streams to end, then cut them."""
+        for stream in self._streams:
+            stream.close()
+        for stream in self._streams:
+            stream.wait_ended(timeout_s=timeout_s)
+        for channel in self._channels:
+            channel.close()
+
+    def _accept(self, stream: Stream) -> _PeerStream:
+        try:
+            rank = int(stream.metadata["rank"])
+        except (KeyError, ValueError):
+            raise ProtocolError("a stream without a rank") from None
+        if not 0 <= rank < self._num_workers or rank == self._rank:
+            raise ProtocolError(f"a stream of rank {rank} to rank {self._rank}")
+        with self._lock:
+            if rank in self._connected:
+                raise ProtocolError(f"a stream of rank {rank} is open already")
+            self._connected.add(rank)
+            self._incoming.append(stream)
+        return _PeerStream(self, stream, rank)
+
+    def take(self, rank: int, part: Part, piece: memoryview) -> None:
+        """One piece of the factors of `rank`."""
+        with self._lock:
+            outcomes = self._exchange.add(
+                rank, part.key, part.step, part.rows, part.offset, part.total, piece
+            )
+        self._act(outcomes)
+
+    def left(self, rank: int, last_step: int) -> None:
+        """`rank` has said goodbye."""
+        with self._lock:
+            outcomes = self._exchange.leave(rank, last_step)
+        self._act(outcomes)
+
+    def closed(self, rank: int, error: Exception | None) -> None:
+        """The stream of peer `rank` has ended."""
+        if error is not None:
+            self._on_lost(rank, error)
+
+    def _act(self, outcomes: list[CompleteSet | Deserted]) -> None:
+        for outcome in outcomes:
+            match outcome:
+                case CompleteSet():
+                    self._on_complete(outcome)
+                case Deserted(rank, reason):
+                    self._on_lost(rank, MemberError(reason))
+
+
+@final
+class _PeerStream:
+    """Receives the stream of one peer."""
+
+    def __init__(self, service: FactorService, stream: Stream, rank: int) -> None:
+        self._service, self._stream, self._rank = service, stream, rank
+
+    def on_message(self, message: bytes) -> None:
+        header, pieces = frames.decode(message)
+        for part, piece in zip(header.parts, pieces, strict=True):
+            self._service.take(self._rank, part, piece)
+        if header.HasField("goodbye"):
+            self._service.left(self._rank, header.goodbye.last_step)
+
+    def on_closed(self, error: Exception | None) -> None:
+        self._service.closed(self._rank, error)
+        self._stream.close()
+
+
+@final
+class _RefusalReceiver:
+    """Hears what comes back on a sending stream: nothing, or a refusal."""
+
+    def __init__(self, rank: int, on_lost: Callable[[int, Exception], None]) -> None:
+        self._rank, self._on_lost = rank, on_lost
+
+    def on_message(self, message: bytes) -> None:
+        header, _ = frames.decode(message)
+        if header.refusal:
+            raise MemberError(header.refusal)
+
+    def on_closed(self, error: Exception | None) -> None:
+        if error is not None:
+            self._on_lost(self._rank, error)

@@ -1,0 +1,150 @@
+"""What all workers must agree on before they exchange a number: the plan and the first values.
+
+Nothing here goes by names: Keras numbers layers per process, so a worker that built an extra
+model before has other names for the same variables. Rank 0's names stand for all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from poseidon_tf.errors import PlanError
+from poseidon_tf.planner import ClusterSpec, Plan, VariableSpec, first_difference, make_plan
+from poseidon_tf.strategy import tf_internals
+from poseidon_tf.sync.worker import Worker
+
+# Values travel through the coordinator in pieces of at most this many bytes.
+PIECE_BYTES = 16 * 1024 * 1024
+
+
+def agree_on_plan(
+    worker: Worker,
+    specs: Sequence[VariableSpec],
+    cluster: ClusterSpec,
+    *,
+    arithmetic: Sequence[Mapping[str, Any]],
+    schemes: Mapping[str, str],
+    kv_pair_bytes: int,
+) -> Plan:
+    """The plan of these variables, the same on all workers.
+
+    Args:
+      arithmetic: by rank, what a product's bits depend on.
+
+    Raises:
+      PlanError: another worker has another model or other options; names the first difference.
+    """
+    mine = json.dumps([spec.to_json_dict() for spec in specs])
+    everyone = [
+        [VariableSpec.from_json_dict(fields) for fields in json.loads(theirs)]
+        for theirs in worker.gather("variables", mine.encode())
+    ]
+    for rank, theirs in enumerate(everyone):
+        difference = first_difference(
+            everyone[0], theirs, mine_is="rank 0", theirs_is=f"rank {rank}"
+        )
+        if difference is not None:
+            raise _refused(worker, f"the workers have different models: {difference}")
+    try:
+        plan = make_plan(
+            everyone[0],
+            cluster,
+            schemes=schemes,
+            kv_pair_bytes=kv_pair_bytes,
+            arithmetic_differs=arithmetic_difference(arithmetic),
+        )
+    except PlanError as failure:
+        raise _refused(worker, str(failure)) from failure
+    digests = worker.gather("plan", plan.digest().encode())
+    if len(set(digests)) > 1:
+        plans = [
+            Plan.from_json(text.decode())
+            for text in worker.gather("differing plans", plan.to_json().encode())
+        ]
+        rank = next(r for r, digest in enumerate(digests) if digest != digests[0])
+        difference = plans[0].first_difference(plans[rank])
+        raise _refused(
+            worker,
+            f"rank 0 and rank {rank} have different plans; give all workers the same arguments: "
+            f"{difference}",
+        )
+    return plan
+
+
+def arithmetic_difference(arithmetic: Sequence[Mapping[str, Any]]) -> str:
+    """The first fact in which the workers' arithmetic differs; empty if it does not."""
+    for rank, facts in enumerate(arithmetic):
+        for fact, value in facts.items():
+            if value != arithmetic[0].get(fact):
+                return f"{fact} is {arithmetic[0].get(fact)} on rank 0, {value} on rank {rank}"
+    return ""
+
+
+def agree_on_values(worker: Worker, variables: Sequence[Any], *, what: str) -> int:
+    """Give every variable rank 0's value; how many had another one on some worker.
+
+    Args:
+      variables: TensorFlow or Keras variables, on all workers in the same order.
+
+    Raises:
+      PlanError: another worker has other variables; names the first difference.
+    """
+    parts = [tf_internals.components(variable) for variable in variables]
+    facts = [
+        [
+            str(getattr(variable, "path", variable.name)),
+            list(part[0].shape),
+            part[0].dtype.name,
+            hashlib.blake2b(_bytes_of(part[0]), digest_size=16).hexdigest(),
+        ]
+        for variable, part in zip(variables, parts, strict=True)
+    ]
+    everyone = [json.loads(text) for text in worker.gather(what, json.dumps(facts).encode())]
+    for rank, theirs in enumerate(everyone):
+        for position in range(max(len(everyone[0]), len(theirs))):
+            first, other = everyone[0][position : position + 1], theirs[position : position + 1]
+            if [fact[1:3] for fact in first] != [fact[1:3] for fact in other]:
+                raise _refused(
+                    worker,
+                    f"the workers have different variables ({what}): variable {position} is "
+                    f"{_described(first)} on rank 0 and {_described(other)} on rank {rank}",
+                )
+    differing = [
+        position
+        for position in range(len(facts))
+        if any(theirs[position][3] != everyone[0][position][3] for theirs in everyone)
+    ]
+    for position in differing:
+        part = parts[position]
+        mine = _bytes_of(part[0])
+        pieces = [
+            worker.gather(
+                f"{what}: value {position}",
+                mine[begin : begin + PIECE_BYTES] if worker.rank == 0 else b"",
+            )[0]
+            for begin in range(0, max(len(mine), 1), PIECE_BYTES)
+        ]
+        if worker.rank != 0:
+            value = np.frombuffer(b"".join(pieces), part[0].dtype.as_numpy_dtype)
+            for component in part:
+                component.assign(value.reshape(component.shape))
+    return len(differing)
+
+
+def _bytes_of(variable: Any) -> bytes:
+    return bytes(np.ascontiguousarray(variable.numpy()).tobytes())
+
+
+def _described(facts: Sequence[Sequence[Any]]) -> str:
+    return f"{facts[0][0]} {facts[0][2]} {tuple(facts[0][1])}" if facts else "missing"
+
+
+def _refused(worker: Worker, reason: str) -> PlanError:
+    error = PlanError(reason)
+    worker.session.fail(error)
+    return error

@@ -1,0 +1,98 @@
+"""From the graph to the session and back: one push operation and one queue per route.
+
+- The push is stateful, or it would be pruned, and runs independently of program order, or
+  nothing would leave before backprop ends.
+- The pull is a queue's dequeue, an asynchronous kernel: a wait in a Python function would hold
+  one of the threads that backprop needs.
+- Every element carries its error. Closing the queue instead would raise OutOfRange, which Keras
+  takes for the end of the data.
+- Both are pinned to the host; results are copied to the device that uses them.
+
+An array that the push function is given shares TensorFlow's memory. The array holds a reference
+to the buffer, so TensorFlow neither frees nor reuses it before the last view of it is gone.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any, final
+
+import numpy as np
+import tensorflow as tf
+
+from poseidon_tf.errors import PoseidonError
+from poseidon_tf.strategy import tf_internals
+from poseidon_tf.sync.session import Deliver, Route
+
+_HOST = "/device:CPU:0"
+_numbers = itertools.count()
+
+
+@final
+class GraphRoute:
+    """A route as graphs and eager code use it.
+
+    Args:
+      name: for errors and for people who look at the graph.
+      dtypes: of the results, which are flat or rank-2 arrays of any size.
+      open_route: called once with the function that takes results.
+      failure: the session's, to raise in eager mode.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        dtypes: Sequence[tf.DType],
+        open_route: Callable[[Deliver], Route],
+        failure: Callable[[], PoseidonError | None],
+    ) -> None:
+        self.name = name
+        self._dtypes = tuple(dtypes)
+        self._failure = failure
+        with tf.init_scope(), tf.device(_HOST):
+            self._queue = tf.queue.FIFOQueue(
+                capacity=2**30,
+                dtypes=[tf.int64, tf.string, *self._dtypes],
+                shared_name=f"poseidon_{next(_numbers)}",
+            )
+        self._route = open_route(self._deliver)
+
+    def exchange(self, tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        """Contribute `tensors`; the results, as soon as they are there."""
+        if tf.executing_eagerly():
+            return self._exchange_eagerly(tensors)
+        scope = "".join(c if c.isalnum() or c in "_./-" else "_" for c in self.name).strip("_/-.")
+        with tf.name_scope(f"poseidon/{scope}"), tf.device(_HOST):
+            push = tf.numpy_function(self._push, list(tensors), [], name="push")
+            tf_internals.run_independently(push)
+            with tf.control_dependencies([push]):
+                _, error, *results = self._queue.dequeue(name="pull")
+            tf_internals.run_independently(error.op)
+            check = tf.debugging.Assert(tf.equal(error, ""), [error], name="check")
+            tf_internals.run_independently(check)
+            with tf.control_dependencies([check]):
+                return [tf.identity(result) for result in results]
+
+    def _exchange_eagerly(self, tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        self._push(*(tensor.numpy() for tensor in tensors))
+        with tf.device(_HOST):
+            _, error, *results = self._queue.dequeue()
+        if text := error.numpy().decode():
+            failure = self._failure()
+            raise type(failure)(text) if failure is not None else PoseidonError(text)
+        return list(results)
+
+    def _push(self, *arrays: Any) -> None:
+        self._route.push([np.asarray(array) for array in arrays])
+
+    def _deliver(self, step: int, results: list[Any], error: str) -> None:
+        if error:
+            results = [np.zeros(0, dtype.as_numpy_dtype) for dtype in self._dtypes]
+        values = [
+            # numpy knows no bfloat16; the bits came as another type of the same size.
+            tf.convert_to_tensor(result.view(dtype.as_numpy_dtype))
+            for result, dtype in zip(results, self._dtypes, strict=True)
+        ]
+        with tf.device(_HOST):
+            self._queue.enqueue([tf.constant(step, tf.int64), tf.constant(error), *values])

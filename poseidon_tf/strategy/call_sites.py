@@ -1,0 +1,58 @@
+"""Names a value that the program reduces by itself after the place in the program that asks.
+
+All workers run the same program, so the same place has the same name everywhere; a graph that is
+traced again meets its places in the same order, so it finds the same names.
+"""
+
+from __future__ import annotations
+
+import collections
+import os
+import sys
+import weakref
+from typing import Any, final
+
+_OWN = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+_FOREIGN = (f"{os.sep}tensorflow{os.sep}", f"{os.sep}keras{os.sep}", f"{os.sep}tf_keras{os.sep}")
+
+
+@final
+class CallSites:
+    """Counts, per graph, how often each place has asked."""
+
+    def __init__(self) -> None:
+        self._counts: weakref.WeakKeyDictionary[Any, collections.Counter[str]] = (
+            weakref.WeakKeyDictionary()
+        )
+
+    def name(self, graph: Any | None) -> str:
+        """The name of the calling place; `graph` is the one being traced, None in eager mode."""
+        place = _calling_place()
+        if graph is None:
+            return f"eager/{place}"
+        counts = self._counts.setdefault(graph, collections.Counter())
+        counts[place] += 1
+        return f"{_path_of(graph)}{place}/{counts[place]}"
+
+
+def _path_of(graph: Any) -> str:
+    """The branches and loops around `graph`: each has its own graph, and its own counts."""
+    parts: list[str] = []
+    while (outer := getattr(graph, "outer_graph", None)) is not None:
+        kind = type(graph).__name__
+        if kind != "FuncGraph":
+            parts.append(str(graph.name).rstrip("0123456789_"))
+        graph = outer
+    return "".join(f"{part}/" for part in reversed(parts))
+
+
+def _calling_place() -> str:
+    frame = sys._getframe(1)
+    while frame.f_back is not None:
+        path = frame.f_code.co_filename
+        # Code that AutoGraph generated has a path of its own, which differs between processes.
+        is_generated = "__autograph_generated_file" in path or path.startswith("<")
+        if not (path.startswith(_OWN) or any(f in path for f in _FOREIGN) or is_generated):
+            break
+        frame = frame.f_back
+    return f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"

@@ -1,0 +1,219 @@
+"""Sums the gradients of a step over all workers, each on its own way and as soon as it exists.
+
+Keys belong to variables, never to a trace: a step that is traced again, on this worker alone or
+on all, finds its routes open and talks to nobody. Only variables that were never exchanged
+before make the workers agree once more.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import tensorflow as tf
+
+from poseidon_tf.errors import PlanError
+from poseidon_tf.planner import ClusterSpec, Plan, Scheme, Unit
+from poseidon_tf.sfb.factors import FactorSpec
+from poseidon_tf.strategy import tf_internals
+from poseidon_tf.strategy.agreement import agree_on_plan, agree_on_values
+from poseidon_tf.strategy.batches import BatchSizes
+from poseidon_tf.strategy.bridge import GraphRoute
+from poseidon_tf.strategy.graph_factors import Factors, describe, source_of
+from poseidon_tf.sync.session import Deliver, Route
+from poseidon_tf.sync.worker import Worker
+
+
+@dataclass(frozen=True, slots=True)
+class _OpenUnit:
+    unit: Unit
+    route: GraphRoute
+
+
+@final
+class GradientExchange:
+    """All gradients of one worker.
+
+    Args:
+      arithmetic: by rank, what the bits of a product depend on.
+      announce: called with each new plan.
+    """
+
+    def __init__(
+        self,
+        worker: Worker,
+        cluster: ClusterSpec,
+        *,
+        arithmetic: Sequence[Mapping[str, Any]],
+        schemes: Mapping[str, str],
+        kv_pair_bytes: int,
+        batches: BatchSizes,
+        announce: Callable[[Plan], None],
+    ) -> None:
+        self._worker, self._cluster = worker, cluster
+        self._agree = functools.partial(
+            agree_on_plan,
+            worker,
+            cluster=cluster,
+            arithmetic=arithmetic,
+            schemes=schemes,
+            kv_pair_bytes=kv_pair_bytes,
+        )
+        self._batches, self._announce = batches, announce
+        self._open: dict[tuple[Any, ...], list[_OpenUnit]] = {}
+        self._plans: list[Plan] = []
+        self._num_units = 0
+        self._have_first_values: set[str] = set()
+
+    @property
+    def plan(self) -> Plan | None:
+        """The plans of all models so far, as one; None before the first step."""
+        return Plan.joined(self._plans) if self._plans else None
+
+    def agree_on_first_values(self, variables: Sequence[Any], *, what: str) -> None:
+        """Give these variables rank 0's values and remember that they have them."""
+        agree_on_values(self._worker, variables, what=what)
+        self._have_first_values |= {tf_internals.variable_id(v) for v in variables}
+
+    def sum(
+        self, optimizer: Any, gradients: Sequence[tf.Tensor], variables: Sequence[Any]
+    ) -> list[tf.Tensor]:
+        """The gradients summed over all workers, in the same order.
+
+        Raises:
+          PlanError: the workers' models or options differ, or a gradient was summed before.
+        """
+        gradients = [
+            tf.convert_to_tensor(g) if isinstance(g, tf.IndexedSlices) else g for g in gradients
+        ]
+        names = _unique_names(variables)
+        _refuse_summed(names, gradients)
+        parts = [tf_internals.components(variable)[0] for variable in variables]
+        specs, factors = describe(names, gradients, parts, batch_size=self._batches.rows())
+        key = tuple(
+            (tf_internals.variable_id(variable), spec.factors, spec.bias_of is not None)
+            for variable, spec in zip(variables, specs, strict=True)
+        )
+        if key not in self._open:
+            with tf.init_scope():
+                self._first_values_of_step(optimizer, variables)
+                plan = self._agree(specs)
+            self._open[key] = self._open_units(plan)
+            self._plans.append(plan)
+            self._announce(plan)
+        summed: dict[int, tf.Tensor] = {}
+        for open_unit in self._open[key]:
+            exchange = _exchange_factors if open_unit.unit.scheme is Scheme.SFB else _exchange_sum
+            summed |= exchange(open_unit, gradients, factors, parts)
+        return [summed[position] for position in range(len(gradients))]
+
+    def _first_values_of_step(self, optimizer: Any, variables: Sequence[Any]) -> None:
+        """In a custom loop nobody has given the variables rank 0's values yet."""
+        new = [
+            variable
+            for variable in (*variables, *getattr(optimizer, "variables", ()))
+            if tf_internals.variable_id(variable) not in self._have_first_values
+        ]
+        # All workers ask, even one that has nothing new: they must agree on that as well.
+        self.agree_on_first_values(new, what="first values")
+
+    def _open_units(self, plan: Plan) -> list[_OpenUnit]:
+        number = len(self._plans)
+        opened = []
+        for unit in plan.units:
+            name = plan.variables[unit.variables[0]].name
+            if unit.scheme is Scheme.PS and len(unit.variables) > 1:
+                name += f" and {len(unit.variables) - 1} more"
+            dtype = tf.dtypes.as_dtype(unit.dtype)
+            if unit.scheme is Scheme.SFB:
+                factors = plan.variables[unit.variables[0]].factors
+                assert factors is not None, f"{name}: SFB without factors"
+                opener = functools.partial(
+                    self._open_factors,
+                    self._num_units + unit.index,
+                    FactorSpec(name=name, M=factors[0], N=factors[1], dtype=unit.dtype),
+                )
+                dtypes = [dtype, dtype]
+            else:
+                opener = functools.partial(self._open_sum, f"{number}/{name}", unit, plan)
+                dtypes = [dtype]
+            route = GraphRoute(name, dtypes, opener, lambda: self._worker.session.failure)
+            opened.append(_OpenUnit(unit, route))
+        self._num_units += len(plan.units)
+        # Factors may come from a peer as soon as it has a plan: everyone must be listening.
+        self._worker.gather("routes open", b"")
+        return opened
+
+    def _open_factors(self, key: int, spec: FactorSpec, deliver: Deliver) -> Route:
+        return self._worker.open_factors(key, spec, deliver=deliver)
+
+    def _open_sum(self, name: str, unit: Unit, plan: Plan, deliver: Deliver) -> Route:
+        return self._worker.open_sum(
+            name,
+            unit.dtype,
+            [(p.server, p.offset, p.length) for p in plan.pairs if p.unit == unit.index],
+            num_elements=unit.num_elements,
+            purpose="ps",
+            deliver=deliver,
+        )
+
+
+def _exchange_sum(
+    open_unit: _OpenUnit,
+    gradients: Sequence[tf.Tensor],
+    factors: Mapping[int, Factors],
+    variables: Sequence[tf.Variable],
+) -> dict[int, tf.Tensor]:
+    """The gradients of a PS unit, summed by the servers."""
+    positions = open_unit.unit.variables
+    (total,) = open_unit.route.exchange([gradients[position] for position in positions])
+    sizes = [variables[position].shape.num_elements() for position in positions]
+    total = tf.ensure_shape(total, [sum(sizes)])
+    return {
+        position: tf.reshape(part, variables[position].shape)
+        for position, part in zip(positions, tf.split(total, sizes), strict=True)
+    }
+
+
+def _exchange_factors(
+    open_unit: _OpenUnit,
+    gradients: Sequence[tf.Tensor],
+    factors: Mapping[int, Factors],
+    variables: Sequence[tf.Variable],
+) -> dict[int, tf.Tensor]:
+    """The gradients of a kernel and its biases, from the factors of all workers.
+
+    One product over the rows of all ranks replaces the local one, which nothing uses any more:
+    TensorFlow prunes it.
+    """
+    kernel, *biases = open_unit.unit.variables
+    U_KM, V_KN = open_unit.route.exchange([factors[kernel].U_KM, factors[kernel].V_KN])
+    M, N = factors[kernel].sides
+    U_KM, V_KN = tf.ensure_shape(U_KM, [None, M]), tf.ensure_shape(V_KN, [None, N])
+    product = tf.matmul(U_KM, V_KN, transpose_a=True, name="poseidon_rebuild")
+    summed = {kernel: tf.reshape(product, variables[kernel].shape)}
+    for bias in biases:
+        summed[bias] = tf.reshape(tf.reduce_sum(V_KN, axis=0), variables[bias].shape)
+    return summed
+
+
+def _unique_names(variables: Sequence[Any]) -> list[str]:
+    """Keras paths; a path that comes again gets a number."""
+    seen: dict[str, int] = {}
+    names = []
+    for variable in variables:
+        name = str(getattr(variable, "path", None) or variable.name.split(":")[0])
+        seen[name] = seen.get(name, 0) + 1
+        names.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
+    return names
+
+
+def _refuse_summed(names: Sequence[str], gradients: Sequence[tf.Tensor]) -> None:
+    for name, gradient in zip(names, gradients, strict=True):
+        if hasattr(gradient, "graph") and source_of(gradient).op.type.startswith("QueueDequeue"):
+            raise PlanError(
+                f"the gradient of {name!r} was all-reduced before optimizer.apply, which sums it "
+                "over the workers itself; leave out the all_reduce"
+            )

@@ -1,0 +1,129 @@
+"""Every private name of TensorFlow and Keras that the strategy touches, and why.
+
+A version that lacks one of them is refused when this file is imported, in one sentence.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from poseidon_tf.errors import ConfigError
+
+try:
+    from keras.src.backend.tensorflow.optimizer import TFOptimizer  # Knows gradients AND variables.
+    from keras.src.backend.tensorflow.trainer import TensorFlowTrainer  # fit, evaluate, predict.
+    from tensorflow.python.autograph.core import ag_ctx  # Replica functions are converted as in TF.
+    from tensorflow.python.autograph.impl import api as autograph
+    from tensorflow.python.data.experimental.ops.distribute import (
+        compute_batch_size,  # A dataset's batch, static or found in its graph.
+    )
+    from tensorflow.python.distribute import distribute_lib, input_util  # Contexts; data sharding.
+    from tensorflow.python.distribute.mirrored_strategy import (
+        MirroredExtended,  # Mirrored variables and their updates: the base of every TF strategy.
+    )
+    from tensorflow.python.distribute.values import (
+        Mirrored,  # Equal everywhere by construction: nothing to reduce.
+        SyncOnReadVariable,  # What Keras metrics count in.
+    )
+    from tensorflow.python.eager import context  # Whether the user has seeded TensorFlow.
+
+    TFOptimizer._backend_update_step  # noqa: B018 - fails early.
+    TensorFlowTrainer._get_metrics_result_or_logs  # noqa: B018
+except (ImportError, AttributeError) as failure:
+    raise ConfigError(
+        f"poseidon_tf needs TensorFlow 2.16 or newer with Keras 3; TensorFlow {tf.__version__} "
+        f"with Keras {keras.__version__} lacks something it is built on: {failure}"
+    ) from failure
+
+
+def is_tracing_for_real() -> bool:
+    """False in a graph that never runs, such as Keras's scratch graph for symbolic builds."""
+    if tf.executing_eagerly():
+        return True
+    return acd_manager() is not None
+
+
+def acd_manager() -> Any:
+    """What orders stateful operations in the current graph; None where nothing does."""
+    return getattr(graph(), "experimental_acd_manager", None)
+
+
+def graph() -> Any:
+    """The graph that is being traced."""
+    return tf.compat.v1.get_default_graph()
+
+
+def run_independently(operation: tf.Operation) -> None:
+    """Let `operation` start as soon as its inputs are there, not in program order.
+
+    Automatic control dependencies would chain every push behind the one traced before it, and
+    Keras lists gradients bottom layer first: nothing would leave before backprop ends.
+    """
+    acd_manager().run_independently(operation)
+
+
+def user_seeded_tensorflow() -> bool:
+    """Whether `tf.random.set_seed` or `keras.utils.set_random_seed` was called."""
+    return context.global_seed() is not None
+
+
+def convert_replica_fn(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """`fn` with AutoGraph as the caller has it, as TensorFlow's strategies do."""
+    converted: Callable[..., Any] = autograph.tf_convert(
+        fn, ag_ctx.control_status_ctx(), convert_by_default=False
+    )
+    return converted
+
+
+def dataset_batch_size(dataset: Any) -> int | None:
+    """Rows of one batch of `dataset`, or None if it cannot be told."""
+    batch_size = int(compute_batch_size(dataset))
+    return batch_size if batch_size > 0 else None
+
+
+def components(variable: Any) -> tuple[Any, ...]:
+    """The plain variables behind a distributed or a Keras one."""
+    value = variable.value if isinstance(variable, keras.Variable) else variable
+    return tuple(getattr(value, "values", None) or (value,))
+
+
+def variable_id(variable: Any) -> str:
+    """What stays the same for a variable over retraces."""
+    unique: str = components(variable)[0]._unique_id  # As Keras's own `_var_key` reads it.
+    return unique
+
+
+def replace_method(cls: type, name: str, wrap: Callable[..., Callable[..., Any]]) -> None:
+    """Let `wrap(original)` stand for a method of Keras, once."""
+    original = getattr(cls, name)
+    if getattr(original, "_poseidon_tf", False):
+        return
+    replacement = functools.wraps(original)(wrap(original))
+    replacement._poseidon_tf = True  # type: ignore[attr-defined]
+    setattr(cls, name, replacement)
+
+
+__all__ = [
+    "Mirrored",
+    "MirroredExtended",
+    "SyncOnReadVariable",
+    "TFOptimizer",
+    "TensorFlowTrainer",
+    "acd_manager",
+    "components",
+    "convert_replica_fn",
+    "dataset_batch_size",
+    "distribute_lib",
+    "graph",
+    "input_util",
+    "is_tracing_for_real",
+    "replace_method",
+    "run_independently",
+    "user_seeded_tensorflow",
+    "variable_id",
+]

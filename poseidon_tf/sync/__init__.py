@@ -1,0 +1,1 @@
+"""One training step's communication on a worker: syncers, the session, what was counted."""

@@ -1,0 +1,226 @@
+"""One worker's communication for the life of a job: routes, steps, waits, and the one failure.
+
+Every way to lose a step ends here: `fail` keeps the first error and hands it to everything that
+waits and to everything that will. A wait that nobody ends is ended by the watch, which looks at
+the oldest wait and names who owes the contribution.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, final
+
+from poseidon_tf.errors import PeerLost, PoseidonError, StepTimeout
+from poseidon_tf.sync.syncers import Syncer
+from poseidon_tf.trace import Recorder
+from poseidon_tf.wire.dtypes import Array
+
+_log = logging.getLogger("poseidon_tf")
+
+
+class Deliver(Protocol):
+    """Where results go. Called on a reading thread; must not block."""
+
+    def __call__(self, step: int, results: list[Array], error: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deadlines:
+    """How long anything may take, in seconds.
+
+    Attributes:
+      start_s: until every member has arrived, and until all workers agree on a plan.
+      step_s: until a contribution that is waited for must have come.
+      stall_report_s: between two reports of who owes one.
+      verdict_s: how long a broken connection waits for the coordinator to say who died.
+      leave_s: at the end, until the others have said goodbye.
+      keepalive_s: silence after which a peer counts as dead.
+    """
+
+    start_s: float = 120.0
+    step_s: float = 600.0
+    stall_report_s: float = 30.0
+    verdict_s: float = 3.0
+    leave_s: float = 600.0
+    keepalive_s: float = 30.0
+
+
+@final
+class Route:
+    """One unit's way through the session; its step is the number of pushes so far."""
+
+    def __init__(self, session: Session, syncer: Syncer, deliver: Deliver) -> None:
+        self.syncer = syncer
+        self.deliver = deliver
+        self.next_step = 0
+        self._session = session
+        self._lock = threading.Lock()
+
+    @property
+    def name(self) -> str:
+        return self.syncer.name
+
+    def push(self, arrays: Sequence[Array]) -> int:
+        """Contribute; the result or the session's failure is delivered later. Never blocks."""
+        with self._lock:
+            step = self.next_step
+            self.next_step += 1
+            if self._session.begin(self, step):
+                try:
+                    self.syncer.send(step, arrays)
+                except Exception as failure:
+                    self._session.fail(PoseidonError(f"push of {self.name!r}: {failure!r}"))
+        return step
+
+
+@final
+class Session:
+    """Routes of one worker.
+
+    Args:
+      rank: this worker's.
+      describe_missing: says who owes contributions now, for reports; empty if unknown.
+      report: tells the coordinator why this worker gives up.
+    """
+
+    def __init__(
+        self,
+        *,
+        rank: int,
+        deadlines: Deadlines,
+        recorder: Recorder,
+        describe_missing: Callable[[], str] = lambda: "",
+        report: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self.rank = rank
+        self.recorder = recorder
+        self.deadlines = deadlines
+        self._describe_missing, self._report = describe_missing, report
+        self._lock = threading.Lock()
+        self._failure: PoseidonError | None = None
+        self._leaving = False
+        self._left: set[int] = set()
+        self._waiting: dict[tuple[Route, int], float] = {}
+        self._last_begin_s = 0.0
+        self._waited_s = 0.0
+        self._closing = threading.Event()
+        self._timers: list[threading.Timer] = []
+        self._watch_thread = threading.Thread(
+            target=self._watch, name="poseidon-watch", daemon=True
+        )
+        self._watch_thread.start()
+
+    @property
+    def failure(self) -> PoseidonError | None:
+        """Why this worker cannot go on, if it cannot."""
+        return self._failure
+
+    @property
+    def waited_s(self) -> float:
+        """Seconds in which everything was sent and some result was still missing."""
+        return self._waited_s
+
+    def begin(self, route: Route, step: int) -> bool:
+        """A push of `route` begins; False, and an error is delivered, if the session failed."""
+        self.recorder.event("gradient ready", route.name, step)
+        with self._lock:
+            failure = self._failure
+            if failure is None:
+                self._last_begin_s = time.monotonic()
+                self._waiting[route, step] = self._last_begin_s
+        if failure is not None:
+            route.deliver(step, [], str(failure))
+        return failure is None
+
+    def done(self, route: Route, step: int, results: list[Array]) -> None:
+        """The results of `route` for `step` are complete."""
+        self.recorder.event("received", route.name, step)
+        with self._lock:
+            was_waiting = self._waiting.pop((route, step), None)
+            if was_waiting is not None and not self._waiting:
+                self._waited_s += time.monotonic() - self._last_begin_s
+        if was_waiting is not None:
+            route.deliver(step, results, "")
+
+    def fail(self, error: PoseidonError, *, told: bool = False) -> None:
+        """Give up; the first error counts. `told`: the coordinator knows already."""
+        with self._lock:
+            if self._failure is not None or self._leaving:
+                return
+            self._failure = error
+            waiting, self._waiting = list(self._waiting), {}
+        _log.error("%s", error)
+        if not told:
+            self._report(f"worker rank {self.rank}: {error}")
+        for route, step in waiting:
+            route.deliver(step, [], str(error))
+
+    def lost(self, peer: int | None, error: Exception) -> None:
+        """A stream broke (of worker `peer`, or of a server); the coordinator may know why.
+
+        A refusal fails at once. A broken connection waits a moment for the coordinator, which
+        sees who died; a peer that has said goodbye may close its connections.
+        """
+        if not isinstance(error, PeerLost):
+            is_ours = isinstance(error, PoseidonError)
+            self.fail(error if is_ours else PoseidonError(repr(error)))  # type: ignore[arg-type]
+            return
+
+        def verdict() -> None:
+            if peer is None or peer not in self._left:
+                self.fail(error)
+
+        timer = threading.Timer(self.deadlines.verdict_s, verdict)
+        timer.daemon = True
+        with self._lock:
+            if self._leaving or self._failure is not None:
+                return
+            self._timers.append(timer)
+        timer.start()
+
+    def peer_left(self, rank: int) -> None:
+        """Worker `rank` has said goodbye."""
+        with self._lock:
+            self._left.add(rank)
+
+    def close(self) -> None:
+        """Stop watching; what breaks from now on is no surprise."""
+        with self._lock:
+            self._leaving = True
+        self._closing.set()
+        for timer in self._timers:
+            timer.cancel()
+        self._watch_thread.join()
+
+    def _watch(self) -> None:
+        next_report_s = 0.0
+        while not self._closing.wait(min(1.0, self.deadlines.step_s / 4)):
+            with self._lock:
+                oldest = min(self._waiting.items(), key=lambda item: item[1], default=None)
+            if oldest is None:
+                next_report_s = 0.0
+                continue
+            (route, step), since_s = oldest
+            age_s = time.monotonic() - since_s
+            if age_s >= self.deadlines.step_s:
+                owing = self._describe_missing()
+                self.fail(
+                    StepTimeout(
+                        f"rank {self.rank} waited {age_s:.0f} s for {route.name!r} of step "
+                        f"{step}{': ' * bool(owing)}{owing}"
+                    )
+                )
+            elif age_s >= max(self.deadlines.stall_report_s, next_report_s):
+                next_report_s = age_s + 2 * self.deadlines.stall_report_s
+                _log.warning(
+                    "rank %d has waited %.0f s for %r of step %d; %s",
+                    self.rank,
+                    age_s,
+                    route.name,
+                    step,
+                    self._describe_missing(),
+                )

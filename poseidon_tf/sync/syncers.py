@@ -1,0 +1,145 @@
+"""How one unit's contribution leaves a worker and how its sum comes back, by scheme.
+
+A syncer (the paper's noun) is told the step; counting steps, waiting and failing are the
+session's. `send` never blocks; `done` is called on a reading thread.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, final
+
+import numpy as np
+
+from poseidon_tf.kv.client import ServerLink
+from poseidon_tf.sfb.exchange import CompleteSet
+from poseidon_tf.sfb.factors import FactorSpec, joined, pack, unpack
+from poseidon_tf.sfb.service import FactorService
+from poseidon_tf.wire.dtypes import Array, wire_dtype
+
+Done = Callable[[int, list[Array]], None]
+"""Called with (step, results) when a step of a unit is complete."""
+
+# TensorFlow takes over memory that begins at such an address without copying it.
+ALIGNMENT = 64
+
+
+class Syncer(Protocol):
+    """One unit's way to the other workers and back."""
+
+    @property
+    def name(self) -> str: ...
+
+    def send(self, step: int, arrays: Sequence[Array]) -> None:
+        """Contribute this worker's `arrays` for `step`."""
+
+    def payload_bytes(self) -> tuple[int, int]:
+        """Tensor bytes sent and received so far."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A KV pair as its worker sees it: which server, under which number, which bytes."""
+
+    link: ServerLink
+    key: int
+    offset: int
+    num_bytes: int
+
+
+@final
+class ServerSyncer:
+    """Pushes a unit's KV pairs to their servers and puts the sums together.
+
+    Args:
+      dtype: of the one flat vector that the unit's arrays make, end to end.
+      pieces: in order of offset, covering the vector; or one piece of 0 bytes for a value whose
+        size may change from step to step.
+    """
+
+    def __init__(self, name: str, dtype: str, pieces: Sequence[Piece], done: Done) -> None:
+        self.name = name
+        self._dtype = wire_dtype(dtype)
+        self._pieces = {(id(piece.link), piece.key): piece for piece in pieces}
+        self._num_bytes = sum(piece.num_bytes for piece in pieces)
+        self._done = done
+        self._lock = threading.Lock()
+        self._arriving: dict[int, tuple[Array, int]] = {}  # step -> total, pieces missing
+        self._sent_bytes = self._received_bytes = 0
+
+    def send(self, step: int, arrays: Sequence[Array]) -> None:
+        flat = [np.ascontiguousarray(array).reshape(-1) for array in arrays]
+        vector = flat[0] if len(flat) == 1 else np.concatenate(flat)
+        view = memoryview(vector.view(np.uint8))
+        self._sent_bytes += len(view)
+        if self._num_bytes:
+            with self._lock:
+                self._arriving[step] = (aligned(self._num_bytes), len(self._pieces))
+        by_link: dict[int, tuple[ServerLink, list[tuple[int, memoryview]]]] = {}
+        for piece in self._pieces.values():
+            end = piece.offset + piece.num_bytes if self._num_bytes else len(view)
+            entry = by_link.setdefault(id(piece.link), (piece.link, []))
+            entry[1].append((piece.key, view[piece.offset : end]))
+        for link, pieces in by_link.values():
+            link.push(pieces, step=step)
+
+    def receive(self, link: ServerLink, key: int, step: int, payload: memoryview) -> None:
+        """Take the sum of one KV pair."""
+        self._received_bytes += len(payload)
+        piece = self._pieces[id(link), key]
+        if not self._num_bytes:
+            total = aligned(len(payload))
+            total[:] = np.frombuffer(payload, np.uint8)
+            self._done(step, [total.view(self._dtype)])
+            return
+        total = self._arriving[step][0]
+        total[piece.offset : piece.offset + len(payload)] = np.frombuffer(payload, np.uint8)
+        with self._lock:
+            missing = self._arriving[step][1] - 1
+            self._arriving[step] = (total, missing)
+            if not missing:
+                del self._arriving[step]
+        if not missing:
+            self._done(step, [total.view(self._dtype)])
+
+    def payload_bytes(self) -> tuple[int, int]:
+        return self._sent_bytes, self._received_bytes
+
+
+@final
+class FactorSyncer:
+    """Broadcasts a kernel's two factors and joins those of all workers, in rank order."""
+
+    def __init__(
+        self, spec: FactorSpec, *, key: int, num_peers: int, factors: FactorService, done: Done
+    ) -> None:
+        self.name = spec.name
+        self._spec, self._key, self._num_peers = spec, key, num_peers
+        self._factors, self._done = factors, done
+        self._sent_bytes = self._received_bytes = 0
+        factors.register(key, spec)
+
+    def send(self, step: int, arrays: Sequence[Array]) -> None:
+        U_KM, V_KN = arrays
+        packed = pack(U_KM, V_KN)
+        self._sent_bytes += self._num_peers * len(packed)
+        self._received_bytes -= len(packed)  # Comes back in the set, but not over the wire.
+        self._factors.broadcast(self._key, step, len(U_KM), packed)
+
+    def receive(self, complete: CompleteSet) -> None:
+        """Take the factors of all workers."""
+        self._received_bytes += sum(len(data) for _, data in complete.factors)
+        factors = [unpack(data, self._spec, rows) for rows, data in complete.factors]
+        self._done(complete.step, list(joined(factors)))
+
+    def payload_bytes(self) -> tuple[int, int]:
+        return self._sent_bytes, self._received_bytes
+
+
+def aligned(num_bytes: int) -> Array:
+    """An uninitialised byte vector that begins at a multiple of `ALIGNMENT`."""
+    room = np.empty(num_bytes + ALIGNMENT, np.uint8)
+    begin = -room.ctypes.data % ALIGNMENT
+    return room[begin : begin + num_bytes]

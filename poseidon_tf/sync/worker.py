@@ -1,0 +1,214 @@
+"""A worker among the others: opens routes to servers and peers, agrees with them, and leaves.
+
+It is handed connected parts and owns none of their threads; `launch` builds and ends them.
+"""
+
+from __future__ import annotations
+
+import logging
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Literal, final
+
+from poseidon_tf.coordinator.client import CoordinatorClient
+from poseidon_tf.errors import PoseidonError
+from poseidon_tf.kv.client import ServerLink
+from poseidon_tf.kv.store import KeySpec
+from poseidon_tf.sfb.exchange import CompleteSet
+from poseidon_tf.sfb.factors import FactorSpec
+from poseidon_tf.sfb.service import FactorService
+from poseidon_tf.sync.session import Deliver, Route, Session
+from poseidon_tf.sync.statistics import PayloadStatistics, PeerStatistics, Statistics
+from poseidon_tf.sync.syncers import FactorSyncer, Piece, ServerSyncer
+from poseidon_tf.wire.dtypes import Array, wire_dtype
+
+Purpose = Literal["ps", "sfb", "all_reduce"]
+_log = logging.getLogger("poseidon_tf")
+
+
+@final
+class Worker:
+    """Rank `rank` of `num_workers`.
+
+    Args:
+      own_server: index of the server on this worker's own host, if it started one.
+    """
+
+    def __init__(
+        self,
+        *,
+        rank: int,
+        num_workers: int,
+        session: Session,
+        coordinator: CoordinatorClient,
+        factors: FactorService,
+        own_server: int | None,
+    ) -> None:
+        self.rank, self.num_workers = rank, num_workers
+        self.session, self.coordinator, self.factors = session, coordinator, factors
+        self._own_server = own_server
+        self._links: list[ServerLink] = []
+        self._sums: dict[tuple[int, int], tuple[ServerSyncer, ServerLink]] = {}
+        self._factor_syncers: dict[int, FactorSyncer] = {}
+        self._routes: list[tuple[Purpose, Route]] = []
+        self._num_gathers = 0
+
+    def connect(self, addresses: Sequence[str]) -> None:
+        """Open the streams to the servers."""
+        for index, address in enumerate(addresses):
+            self._links.append(
+                ServerLink(
+                    address,
+                    rank=self.rank,
+                    on_sum=self._sum_receiver(index),
+                    on_lost=lambda error: self.session.lost(None, error),
+                    keepalive_s=self.session.deadlines.keepalive_s,
+                )
+            )
+
+    def open_sum(
+        self,
+        name: str,
+        dtype: str,
+        pairs: Sequence[tuple[int, int, int]] | None,
+        *,
+        num_elements: int,
+        purpose: Purpose,
+        deliver: Deliver,
+    ) -> Route:
+        """A route through the servers.
+
+        Args:
+          name: job-wide; every worker opens the same.
+          pairs: (server, offset, length) in elements; None lets the name choose one server.
+          num_elements: of the whole; 0 if it may change from step to step.
+        """
+        if pairs is None:
+            pairs = [(zlib.crc32(name.encode()) % len(self._links), 0, num_elements)]
+        itemsize = wire_dtype(dtype).itemsize
+        by_server: dict[int, list[tuple[int, int, KeySpec]]] = {}
+        for index, (server, offset, length) in enumerate(pairs):
+            spec = KeySpec(f"{name}#{index}", dtype, length)
+            by_server.setdefault(server, []).append((offset, length, spec))
+        pieces: list[tuple[int, Piece]] = []
+        for server, entries in by_server.items():
+            numbers = self._links[server].register(
+                [spec for _, _, spec in entries], timeout_s=self.session.deadlines.start_s
+            )
+            pieces += [
+                (server, Piece(self._links[server], key, offset * itemsize, length * itemsize))
+                for key, (offset, length, _) in zip(numbers, entries, strict=True)
+            ]
+
+        def done(step: int, results: list[Array]) -> None:
+            self.session.done(route, step, results)
+
+        syncer = ServerSyncer(name, dtype, [piece for _, piece in pieces], done)
+        route = Route(self.session, syncer, deliver)
+        for server, piece in pieces:
+            self._sums[server, piece.key] = (syncer, self._links[server])
+        self._routes.append((purpose, route))
+        return route
+
+    def open_factors(self, key: int, spec: FactorSpec, *, deliver: Deliver) -> Route:
+        """A route from worker to worker for the factors of one kernel; `key` is job-wide."""
+
+        def done(step: int, results: list[Array]) -> None:
+            self.session.done(route, step, results)
+
+        syncer = FactorSyncer(
+            spec, key=key, num_peers=self.num_workers - 1, factors=self.factors, done=done
+        )
+        route = Route(self.session, syncer, deliver)
+        self._factor_syncers[key] = syncer
+        self._routes.append(("sfb", route))
+        return route
+
+    def on_complete(self, complete: CompleteSet) -> None:
+        """Take the factors of all workers for one kernel and step."""
+        self._factor_syncers[complete.key].receive(complete)
+
+    def gather(self, what: str, payload: bytes) -> list[bytes]:
+        """Every worker's payload, in rank order; all workers call in the same order.
+
+        Raises:
+          PoseidonError: someone did not come in time, or the job failed.
+        """
+        self._num_gathers += 1
+        name = f"{what} ({self._num_gathers})"
+        try:
+            return self.coordinator.gather(
+                name, payload, timeout_s=self.session.deadlines.start_s
+            )
+        except PoseidonError as failure:
+            self.session.fail(failure)
+            raise
+
+    def last_step(self) -> int:
+        """The last training step that this worker has begun; -1 before the first."""
+        steps = [route.next_step for purpose, route in self._routes if purpose != "all_reduce"]
+        return max(steps, default=0) - 1
+
+    def describe_missing(self) -> str:
+        """Who owes contributions now, as far as this worker can tell."""
+        owing = [
+            f"{name!r} of step {step} from rank {', '.join(map(str, ranks))}"
+            for name, step, ranks in self.factors.missing()
+        ]
+        for link in self._links:
+            try:
+                counts = link.inspect(timeout_s=1.0)
+            except PoseidonError as failure:
+                owing.append(f"server at {link.address}: {failure}")
+                continue
+            for key in counts.keys:
+                behind = [r for r, n in enumerate(key.contributions) if n < max(key.contributions)]
+                if behind:
+                    owing.append(f"{key.name!r} from rank {', '.join(map(str, behind))}")
+        return "missing: " + "; ".join(owing[:8]) if owing else "nobody owes anything"
+
+    def statistics(self) -> Statistics:
+        """What has been sent, received and waited for until now."""
+        payloads = {"ps": PayloadStatistics(), "sfb": PayloadStatistics()}
+        payloads["all_reduce"] = PayloadStatistics()
+        for purpose, route in self._routes:
+            sent, received = route.syncer.payload_bytes()
+            total = payloads[purpose]
+            payloads[purpose] = replace(
+                total,
+                sent_bytes=total.sent_bytes + sent,
+                received_bytes=total.received_bytes + received,
+                exchanges=total.exchanges + route.next_step,
+            )
+        others = [link for at, link in enumerate(self._links) if at != self._own_server]
+        own = [link for at, link in enumerate(self._links) if at == self._own_server]
+        return Statistics(
+            steps=self.last_step() + 1,
+            ps=payloads["ps"],
+            sfb=payloads["sfb"],
+            all_reduce=payloads["all_reduce"],
+            servers=PeerStatistics.of(t for link in others for t in link.traffic()),
+            own_server=PeerStatistics.of(t for link in own for t in link.traffic()),
+            workers=PeerStatistics.of(self.factors.traffic()),
+            waiting_s=self.session.waited_s,
+        )
+
+    def leave(self) -> None:
+        """Say goodbye to servers and peers; what was sent still arrives."""
+        for link in self._links:
+            link.leave(self.last_step())
+        self.factors.leave(self.last_step())
+
+    def close(self, *, timeout_s: float) -> None:
+        """Cut the streams to servers and peers."""
+        for link in self._links:
+            link.close(timeout_s=timeout_s)
+        self.factors.close(timeout_s=timeout_s)
+
+    def _sum_receiver(self, server: int) -> Callable[[int, int, memoryview], None]:
+        def receive(key: int, step: int, payload: memoryview) -> None:
+            syncer, link = self._sums[server, key]
+            syncer.receive(link, key, step, payload)
+
+        return receive

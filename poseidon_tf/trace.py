@@ -1,0 +1,176 @@
+"""What happened when: events of one process, written as a Chrome trace that Perfetto opens.
+
+Every variable is a track. An event is an instant on it; from a step's "gradient ready" to its last
+"received" the track also shows a slice, which is the time that the variable's communication took.
+Times are microseconds by the coordinator's clock, so the files of one job can be merged.
+"""
+
+from __future__ import annotations
+
+import collections
+import json
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeAlias, final
+
+Kind: TypeAlias = Literal["gradient ready", "sent", "released", "received", "applied"]
+
+
+class Event(NamedTuple):
+    """One thing that happened to one variable in one step."""
+
+    time_s: float  # By the clock of the process.
+    kind: str
+    variable: str
+    step: int
+    args: dict[str, Any]
+
+
+@final
+class Recorder:
+    """Keeps the newest events of one process and writes them to a file.
+
+    Args:
+      process_name: such as "worker 0"; names the file and the process in the viewer.
+      directory: where the file goes; None records nothing, at next to no cost.
+      clock: this process's wall clock, in seconds.
+      offset_s: what to add to `clock` for the coordinator's time. It may be assigned later, once
+        it is known; it then counts for the events before as well.
+      max_events: events kept; older ones are dropped, and the file says how many.
+    """
+
+    def __init__(
+        self,
+        process_name: str,
+        *,
+        directory: str | os.PathLike[str] | None,
+        clock: Callable[[], float] = time.time,
+        offset_s: float = 0.0,
+        max_events: int = 200_000,
+    ) -> None:
+        self.offset_s = offset_s
+        self._process_name = process_name
+        self._directory = None if directory is None else Path(directory)
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._events: collections.deque[Event] = collections.deque(maxlen=max_events)
+        self._num_recorded = 0
+
+    @property
+    def is_recording(self) -> bool:
+        """Whether events are kept."""
+        return self._directory is not None
+
+    def event(self, kind: Kind, variable: str, step: int, **args: Any) -> None:
+        """Note that `kind` happened to `variable` in `step` now; `args` go along."""
+        if self._directory is None:
+            return
+        event = Event(self._clock(), kind, variable, step, args)
+        with self._lock:
+            self._events.append(event)
+            self._num_recorded += 1
+
+    def write(self) -> Path | None:
+        """Write `<directory>/<process>.trace.json`, whole or not at all; None if not recording."""
+        if self._directory is None:
+            return None
+        with self._lock:
+            events = list(self._events)
+            num_dropped = self._num_recorded - len(events)
+        trace = _chrome_trace(self._process_name, events, self.offset_s, num_dropped)
+        self._directory.mkdir(parents=True, exist_ok=True)
+        file_name = re.sub(r"[^\w.-]+", "-", self._process_name)
+        path = self._directory / f"{file_name}.trace.json"
+        unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            unfinished.write_text(json.dumps(trace, default=str))
+            os.replace(unfinished, path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+        return path
+
+
+def merge(paths: Iterable[str | os.PathLike[str]]) -> dict[str, Any]:
+    """One trace of several written ones: a process per file, in the order of `paths`."""
+    events: list[dict[str, Any]] = []
+    processes: list[Any] = []
+    for pid, path in enumerate(paths, start=1):
+        trace = json.loads(Path(path).read_text())
+        events += [{**event, "pid": pid} for event in trace["traceEvents"]]
+        processes.append(trace.get("otherData"))
+    # Names first, then time: viewers and readers expect neither to go back.
+    events.sort(key=lambda event: event.get("ts", float("-inf")))
+    return {"traceEvents": events, "displayTimeUnit": "ms", "otherData": {"processes": processes}}
+
+
+def _chrome_trace(
+    process_name: str, events: list[Event], offset_s: float, num_dropped: int
+) -> dict[str, Any]:
+    tracks = {name: tid for tid, name in enumerate(_in_order(e.variable for e in events), start=1)}
+    rows = [_metadata("process_name", process_name)]
+    rows += [_metadata("thread_name", name, tid) for name, tid in tracks.items()]
+    timed = [_slice(*span, tracks, offset_s) for span in _spans(events)]
+    timed += [_instant(event, tracks[event.variable], offset_s) for event in events]
+    timed.sort(key=lambda row: float(row["ts"]))
+    if num_dropped:
+        note = f"{num_dropped} earlier events were not kept"
+        first_us = timed[0]["ts"] if timed else 0.0
+        rows.append({"ph": "i", "s": "p", "name": note, "ts": first_us, "pid": 1, "tid": 0})
+    about = {"process": process_name, "offset_s": offset_s, "events_dropped": num_dropped}
+    return {"traceEvents": rows + timed, "displayTimeUnit": "ms", "otherData": about}
+
+
+def _spans(events: list[Event]) -> list[tuple[Event, Event]]:
+    """For each variable and step the first "gradient ready" and the last "received" after it."""
+    ready: dict[tuple[str, int], Event] = {}
+    received: dict[tuple[str, int], Event] = {}
+    for event in events:
+        key = event.variable, event.step
+        if event.kind == "gradient ready":
+            ready.setdefault(key, event)
+        elif event.kind == "received" and key in ready:
+            received[key] = event
+    return [(ready[key], last) for key, last in received.items()]
+
+
+def _slice(first: Event, last: Event, tracks: dict[str, int], offset_s: float) -> dict[str, Any]:
+    return {
+        "ph": "X",
+        "name": f"step {first.step}",
+        "cat": "communication",
+        "ts": _microseconds(first.time_s, offset_s),
+        "dur": max(_microseconds(last.time_s - first.time_s), 0.0),
+        "pid": 1,
+        "tid": tracks[first.variable],
+        "args": {"variable": first.variable, "step": first.step},
+    }
+
+
+def _instant(event: Event, tid: int, offset_s: float) -> dict[str, Any]:
+    return {
+        "ph": "i",
+        "s": "t",
+        "name": event.kind,
+        "cat": "event",
+        "ts": _microseconds(event.time_s, offset_s),
+        "pid": 1,
+        "tid": tid,
+        "args": {**event.args, "variable": event.variable, "step": event.step},
+    }
+
+
+def _metadata(name: str, value: str, tid: int = 0) -> dict[str, Any]:
+    return {"ph": "M", "name": name, "pid": 1, "tid": tid, "args": {"name": value}}
+
+
+def _microseconds(time_s: float, offset_s: float = 0.0) -> float:
+    # The whole of the sum before scaling: near 1.7e15 us a double still resolves 0.25 us.
+    return round((time_s + offset_s) * 1e6, 2)
+
+
+def _in_order(names: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(names))

@@ -1,0 +1,74 @@
+"""What a transport promises: who receives, where outgoing messages come from, what is counted."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Protocol, final
+
+# The longest message that either side accepts. Whoever has more to say cuts it.
+MAX_MESSAGE_BYTES = 80 * 1024 * 1024
+
+
+class Receiver(Protocol):
+    """Hears one stream. Called by one thread per stream, in the order of the messages."""
+
+    def on_message(self, message: bytes) -> None:
+        """A message has arrived; an exception ends the stream and is given to `on_closed`."""
+
+    def on_closed(self, error: Exception | None) -> None:
+        """The stream has ended, once; `error` is None if the peer closed it properly."""
+
+
+class Outgoing(Protocol):
+    """Where a stream's writer takes its messages from; iteration blocks until there is one."""
+
+    def put(self, message: bytes) -> None:
+        """Add a finished message; never blocks."""
+
+    def close(self) -> None:
+        """End the iteration after what is already there."""
+
+    def __iter__(self) -> Iterator[bytes]: ...
+
+
+@final
+class MessageQueue:
+    """An `Outgoing` that sends finished messages in the order in which they were put."""
+
+    def __init__(self) -> None:
+        self._queue: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+
+    def put(self, message: bytes) -> None:
+        self._queue.put(message)
+
+    def close(self) -> None:
+        self._queue.put(None)
+
+    def __iter__(self) -> Iterator[bytes]:
+        while (message := self._queue.get()) is not None:
+            yield message
+
+
+@final
+@dataclass(slots=True)
+class Traffic:
+    """Bytes and messages of one stream, counted where they enter and leave the transport."""
+
+    sent_bytes: int = 0
+    sent_messages: int = 0
+    received_bytes: int = 0
+    received_messages: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def count_sent(self, num_bytes: int) -> None:
+        with self._lock:
+            self.sent_bytes += num_bytes
+            self.sent_messages += 1
+
+    def count_received(self, num_bytes: int) -> None:
+        with self._lock:
+            self.received_bytes += num_bytes
+            self.received_messages += 1

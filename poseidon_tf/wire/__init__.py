@@ -1,0 +1,1 @@
+"""Bytes and their meaning: frames, and the message stubs that protoc writes."""

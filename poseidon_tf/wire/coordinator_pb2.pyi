@@ -1,0 +1,175 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Mapping, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Role(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ROLE_UNSPECIFIED: _ClassVar[Role]
+    ROLE_WORKER: _ClassVar[Role]
+    ROLE_SERVER: _ClassVar[Role]
+
+class FailureKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    FAILURE_KIND_UNSPECIFIED: _ClassVar[FailureKind]
+    FAILURE_KIND_MEMBER_ERROR: _ClassVar[FailureKind]
+    FAILURE_KIND_START_TIMEOUT: _ClassVar[FailureKind]
+    FAILURE_KIND_PEER_LOST: _ClassVar[FailureKind]
+    FAILURE_KIND_STEP_TIMEOUT: _ClassVar[FailureKind]
+    FAILURE_KIND_CONFIG_ERROR: _ClassVar[FailureKind]
+    FAILURE_KIND_PROTOCOL_ERROR: _ClassVar[FailureKind]
+ROLE_UNSPECIFIED: Role
+ROLE_WORKER: Role
+ROLE_SERVER: Role
+FAILURE_KIND_UNSPECIFIED: FailureKind
+FAILURE_KIND_MEMBER_ERROR: FailureKind
+FAILURE_KIND_START_TIMEOUT: FailureKind
+FAILURE_KIND_PEER_LOST: FailureKind
+FAILURE_KIND_STEP_TIMEOUT: FailureKind
+FAILURE_KIND_CONFIG_ERROR: FailureKind
+FAILURE_KIND_PROTOCOL_ERROR: FailureKind
+
+class MemberMessage(_message.Message):
+    __slots__ = ("join", "gather", "failure", "goodbye", "ping")
+    JOIN_FIELD_NUMBER: _ClassVar[int]
+    GATHER_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
+    GOODBYE_FIELD_NUMBER: _ClassVar[int]
+    PING_FIELD_NUMBER: _ClassVar[int]
+    join: Join
+    gather: Gather
+    failure: MemberFailure
+    goodbye: Goodbye
+    ping: Ping
+    def __init__(self, join: _Optional[_Union[Join, _Mapping]] = ..., gather: _Optional[_Union[Gather, _Mapping]] = ..., failure: _Optional[_Union[MemberFailure, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., ping: _Optional[_Union[Ping, _Mapping]] = ...) -> None: ...
+
+class CoordinatorMessage(_message.Message):
+    __slots__ = ("roster", "gathered", "notice", "failure", "left", "ended", "pong")
+    ROSTER_FIELD_NUMBER: _ClassVar[int]
+    GATHERED_FIELD_NUMBER: _ClassVar[int]
+    NOTICE_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
+    LEFT_FIELD_NUMBER: _ClassVar[int]
+    ENDED_FIELD_NUMBER: _ClassVar[int]
+    PONG_FIELD_NUMBER: _ClassVar[int]
+    roster: Roster
+    gathered: Gathered
+    notice: Notice
+    failure: Failure
+    left: Left
+    ended: Ended
+    pong: Pong
+    def __init__(self, roster: _Optional[_Union[Roster, _Mapping]] = ..., gathered: _Optional[_Union[Gathered, _Mapping]] = ..., notice: _Optional[_Union[Notice, _Mapping]] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ..., left: _Optional[_Union[Left, _Mapping]] = ..., ended: _Optional[_Union[Ended, _Mapping]] = ..., pong: _Optional[_Union[Pong, _Mapping]] = ...) -> None: ...
+
+class Join(_message.Message):
+    __slots__ = ("role", "rank", "address", "info", "num_workers", "num_servers")
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    INFO_FIELD_NUMBER: _ClassVar[int]
+    NUM_WORKERS_FIELD_NUMBER: _ClassVar[int]
+    NUM_SERVERS_FIELD_NUMBER: _ClassVar[int]
+    role: Role
+    rank: int
+    address: str
+    info: bytes
+    num_workers: int
+    num_servers: int
+    def __init__(self, role: _Optional[_Union[Role, str]] = ..., rank: _Optional[int] = ..., address: _Optional[str] = ..., info: _Optional[bytes] = ..., num_workers: _Optional[int] = ..., num_servers: _Optional[int] = ...) -> None: ...
+
+class Gather(_message.Message):
+    __slots__ = ("name", "payload", "timeout_s")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    payload: bytes
+    timeout_s: float
+    def __init__(self, name: _Optional[str] = ..., payload: _Optional[bytes] = ..., timeout_s: _Optional[float] = ...) -> None: ...
+
+class MemberFailure(_message.Message):
+    __slots__ = ("text",)
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    text: str
+    def __init__(self, text: _Optional[str] = ...) -> None: ...
+
+class Goodbye(_message.Message):
+    __slots__ = ("last_step",)
+    LAST_STEP_FIELD_NUMBER: _ClassVar[int]
+    last_step: int
+    def __init__(self, last_step: _Optional[int] = ...) -> None: ...
+
+class Ping(_message.Message):
+    __slots__ = ("t",)
+    T_FIELD_NUMBER: _ClassVar[int]
+    t: float
+    def __init__(self, t: _Optional[float] = ...) -> None: ...
+
+class Member(_message.Message):
+    __slots__ = ("role", "rank", "address", "info")
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    INFO_FIELD_NUMBER: _ClassVar[int]
+    role: Role
+    rank: int
+    address: str
+    info: bytes
+    def __init__(self, role: _Optional[_Union[Role, str]] = ..., rank: _Optional[int] = ..., address: _Optional[str] = ..., info: _Optional[bytes] = ...) -> None: ...
+
+class Roster(_message.Message):
+    __slots__ = ("members", "data_seed", "incarnation")
+    MEMBERS_FIELD_NUMBER: _ClassVar[int]
+    DATA_SEED_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    members: _containers.RepeatedCompositeFieldContainer[Member]
+    data_seed: int
+    incarnation: int
+    def __init__(self, members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ..., data_seed: _Optional[int] = ..., incarnation: _Optional[int] = ...) -> None: ...
+
+class Gathered(_message.Message):
+    __slots__ = ("name", "payloads")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    PAYLOADS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    payloads: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, name: _Optional[str] = ..., payloads: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class Notice(_message.Message):
+    __slots__ = ("text",)
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    text: str
+    def __init__(self, text: _Optional[str] = ...) -> None: ...
+
+class Failure(_message.Message):
+    __slots__ = ("kind", "text")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    kind: FailureKind
+    text: str
+    def __init__(self, kind: _Optional[_Union[FailureKind, str]] = ..., text: _Optional[str] = ...) -> None: ...
+
+class Left(_message.Message):
+    __slots__ = ("role", "rank", "last_step")
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    LAST_STEP_FIELD_NUMBER: _ClassVar[int]
+    role: Role
+    rank: int
+    last_step: int
+    def __init__(self, role: _Optional[_Union[Role, str]] = ..., rank: _Optional[int] = ..., last_step: _Optional[int] = ...) -> None: ...
+
+class Ended(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Pong(_message.Message):
+    __slots__ = ("t_echo", "coordinator_time_ns")
+    T_ECHO_FIELD_NUMBER: _ClassVar[int]
+    COORDINATOR_TIME_NS_FIELD_NUMBER: _ClassVar[int]
+    t_echo: float
+    coordinator_time_ns: int
+    def __init__(self, t_echo: _Optional[float] = ..., coordinator_time_ns: _Optional[int] = ...) -> None: ...

@@ -1,0 +1,56 @@
+"""Which element types can be summed, and in which type the sum is held.
+
+Half-precision contributions are summed in float32 and rounded once, so that the sum of many
+workers is as good as that of one. numpy has no bfloat16: its bits travel as uint16.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from poseidon_tf.errors import ProtocolError
+
+Array = npt.NDArray[np.generic]
+_WIRE = {
+    "float16": np.dtype("<f2"),
+    "bfloat16": np.dtype("<u2"),
+    "float32": np.dtype("<f4"),
+    "float64": np.dtype("<f8"),
+    "int32": np.dtype("<i4"),
+    "int64": np.dtype("<i8"),
+}
+
+
+def wire_dtype(name: str) -> np.dtype[np.generic]:
+    """The numpy type whose bytes are on the wire.
+
+    Raises:
+      ProtocolError: no sum is defined for this type.
+    """
+    try:
+        return _WIRE[name]
+    except KeyError:
+        raise ProtocolError(f"dtype {name!r} cannot be summed; known: {', '.join(_WIRE)}") from None
+
+
+def widen(payload: memoryview | bytes, name: str) -> Array:
+    """The values of `payload` in the type that sums are held in; may share its memory."""
+    values: Array = np.frombuffer(payload, wire_dtype(name))
+    if name == "float16":
+        return values.astype(np.float32)
+    if name == "bfloat16":
+        return (values.astype(np.uint32) << 16).view(np.float32)
+    return values
+
+
+def narrow(total: Array, name: str) -> Array:
+    """`total` in the wire's type; bfloat16 rounds to nearest, ties to even."""
+    if name == "float16":
+        return total.astype(np.float16)
+    if name == "bfloat16":
+        bits = np.ascontiguousarray(total, np.float32).view(np.uint32)
+        rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+        quiet_nan = (bits >> 16) | 0x40
+        return np.where(np.isnan(total), quiet_nan, rounded).astype(np.uint16)
+    return total

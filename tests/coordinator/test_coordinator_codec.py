@@ -1,0 +1,119 @@
+"""Coordinator messages survive the wire, and garbage does not."""
+
+import pytest
+
+from poseidon_tf.coordinator import codec
+from poseidon_tf.coordinator.messages import (
+    Ended,
+    Failure,
+    Gather,
+    Gathered,
+    Goodbye,
+    Join,
+    Left,
+    Member,
+    MemberFailure,
+    Notice,
+    Ping,
+    Pong,
+    RosterView,
+)
+from poseidon_tf.errors import (
+    ConfigError,
+    MemberError,
+    PeerLost,
+    PlanError,
+    ProtocolError,
+    StartTimeout,
+    StepTimeout,
+)
+from poseidon_tf.wire import coordinator_pb2 as pb
+
+JOIN = Join(
+    role="server", rank=0, address="[::1]:5", info={"cpu": [1]}, num_workers=2, num_servers=1
+)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        JOIN,
+        Gather(name="plan", payload=b"\x00\xff", timeout_s=1.5),
+        Gather(name="", payload=b"", timeout_s=1.0),
+        MemberFailure("nö"),
+        MemberFailure(""),
+        Goodbye(0),
+        Goodbye(-1),
+        Ping(0.0),
+        Ping(1.7e9),
+    ],
+)
+def test_a_member_message_comes_back_equal(message):
+    assert codec.decode_member_message(codec.encode_member_message(message)) == message
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        RosterView(
+            members=(Member(role="worker", rank=0, address="a:1", info={"x": 1.5}),),
+            data_seed=-3,
+            incarnation=2**64 - 1,
+        ),
+        RosterView(members=(), data_seed=0, incarnation=0),
+        Gathered("plan", (b"", b"\xff")),
+        Gathered("", ()),
+        Notice(""),
+        Left(role="worker", rank=0, last_step=0),
+        Ended(),
+        Pong(t_echo=0.0, coordinator_time_ns=0),
+    ],
+)
+def test_a_coordinator_message_comes_back_equal(message):
+    assert codec.decode_coordinator_message(codec.encode_coordinator_message(message)) == message
+
+
+@pytest.mark.parametrize(
+    "sent, arrives_as",
+    [
+        *((kind, kind) for kind in (StartTimeout, PeerLost, StepTimeout, MemberError)),
+        *((kind, kind) for kind in (ConfigError, ProtocolError)),
+        (PlanError, MemberError),  # To the other members.
+    ],
+)
+def test_an_error_arrives_as_what_it_was(sent, arrives_as):
+    encoded = codec.encode_coordinator_message(Failure(sent("why")))
+    decoded = codec.decode_coordinator_message(encoded)
+    assert type(decoded.error) is arrives_as
+    assert decoded.text == "why"
+
+
+def altered_join(**fields):
+    message = pb.MemberMessage.FromString(codec.encode_member_message(JOIN))
+    for name, value in fields.items():
+        setattr(message.join, name, value)
+    return message.SerializeToString()
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"",
+        b"\xff" * 20,
+        altered_join(role=0),
+        altered_join(role=77),
+        altered_join(info=b"[]"),
+        altered_join(info=b"\xff{"),
+        altered_join(info=b"[" * 100_000),
+        pb.MemberMessage(gather=pb.Gather(name="x", timeout_s=float("nan"))).SerializeToString(),
+        pb.MemberMessage(gather=pb.Gather(name="x", timeout_s=-1.0)).SerializeToString(),
+    ],
+)
+def test_garbage_from_a_member_is_a_protocol_error(garbage):
+    with pytest.raises(ProtocolError):
+        codec.decode_member_message(garbage)
+
+
+def test_garbage_from_the_coordinator_is_a_protocol_error():
+    with pytest.raises(ProtocolError):
+        codec.decode_coordinator_message(b"\x01\x02\x03")

@@ -1,0 +1,391 @@
+"""Service and clients over real connections: how a job starts, goes on and ends for everyone."""
+
+import contextlib
+import logging
+import queue
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor, wait
+
+import pytest
+
+from poseidon_tf.coordinator import codec
+from poseidon_tf.coordinator.client import CoordinatorClient
+from poseidon_tf.coordinator.messages import Failure, Gather, Join, Pong
+from poseidon_tf.coordinator.roster import Roster
+from poseidon_tf.coordinator.service import CoordinatorService
+from poseidon_tf.errors import (
+    ConfigError,
+    MemberError,
+    PeerLost,
+    ProtocolError,
+    StartTimeout,
+    StepTimeout,
+)
+from poseidon_tf.transport.over_grpc import Channel, Server
+
+WAIT_S = 20.0  # Far more than anything here takes.
+
+
+class ManualClock:
+    """Goes on only when told to."""
+
+    def __init__(self):
+        self.now_s = 1000.0
+
+    def __call__(self):
+        return self.now_s
+
+
+class Job:
+    """A coordinator for 2 workers and 1 server, and whoever a test lets join."""
+
+    def __init__(self, **service_options):
+        self.clock = ManualClock()
+        self.server = Server("127.0.0.1:0", max_streams=6)
+        self.address = self.server.address
+        self.roster = Roster(
+            num_workers=2,
+            num_servers=1,
+            worker_addresses=["10.0.0.1:2222", "10.0.0.2:2222"],
+            server_addresses=["10.0.0.9:2222"],
+            data_seed=5,
+            incarnation=6,
+            start_timeout_s=120.0,
+            started_s=self.clock(),
+        )
+        self.service = CoordinatorService(
+            self.server, self.roster, clock=self.clock, tick_s=0.01, **service_options
+        )
+        self.server.start()
+        self.pool = ThreadPoolExecutor(8)
+        self.heard = {}  # What each member's callbacks were called with.
+        self.clients = []
+
+    def client(self, role, rank, **changes):
+        heard = self.heard[role, rank] = queue.Queue()
+        description = dict(
+            role=role,
+            rank=rank,
+            own_address=f"{role}-{rank}:1",
+            info={"cpu": f"{role} {rank}"},
+            num_workers=2,
+            num_servers=1,
+            on_failure=heard.put,
+            on_left=lambda rank, last_step: heard.put(("left", rank, last_step)),
+            on_ended=lambda: heard.put("ended"),
+        )
+        client = CoordinatorClient(self.address, **(description | changes))
+        self.clients.append(client)
+        return client
+
+    def joining(self, role, rank):
+        client = self.client(role, rank)
+        return client, self.pool.submit(client.join, timeout_s=WAIT_S)
+
+    def joined(self, members=(("worker", 0), ("worker", 1), ("server", 0))):
+        """Everyone, complete."""
+        arrivals = [self.joining(role, rank) for role, rank in members]
+        for _, view in arrivals:
+            view.result(WAIT_S)
+        return [client for client, _ in arrivals]
+
+    def next_heard(self, role, rank):
+        return self.heard[role, rank].get(timeout=WAIT_S)
+
+    def close(self):
+        for client in self.clients:
+            client.close()
+        self.service.close(timeout_s=WAIT_S)
+        self.server.stop()
+        self.pool.shutdown()
+
+
+class RawMember:
+    """A member that says what a test wants it to say."""
+
+    def __init__(self, address):
+        self.heard = queue.Queue()
+        self.channel = Channel(address)
+        self.stream = self.channel.open_stream(codec.ATTEND, self)
+
+    def on_message(self, message):
+        self.heard.put(codec.decode_coordinator_message(message))
+
+    def on_closed(self, error):
+        self.heard.put(error)
+
+    def say(self, message):
+        self.stream.send(codec.encode_member_message(message))
+
+    def join(self, role, rank, num_workers=2, num_servers=1):
+        self.say(
+            Join(
+                role=role,
+                rank=rank,
+                address="raw:1",
+                info={},
+                num_workers=num_workers,
+                num_servers=num_servers,
+            )
+        )
+
+    def next_heard(self):
+        return self.heard.get(timeout=WAIT_S)
+
+    def close(self):
+        self.stream.abort("test over")
+        self.stream.wait_ended(timeout_s=WAIT_S)
+        self.channel.close()
+
+
+@pytest.fixture(autouse=True)
+def no_thread_outlives_its_test():
+    before = set(threading.enumerate())
+    yield
+    deadline_s = time.monotonic() + WAIT_S
+    left = [thread for thread in threading.enumerate() if thread not in before]
+    for thread in left:  # gRPC's own threads end a moment after the server.
+        thread.join(max(deadline_s - time.monotonic(), 0.0))
+    assert not [thread.name for thread in left if thread.is_alive()]
+
+
+@pytest.fixture
+def job():
+    with contextlib.closing(Job()) as job:
+        yield job
+
+
+@pytest.fixture
+def raw(job):
+    with contextlib.closing(RawMember(job.address)) as member:
+        yield member
+
+
+MEMBERS = [("worker", 0), ("worker", 1), ("server", 0)]
+
+
+@pytest.mark.parametrize("order", [MEMBERS, MEMBERS[::-1], [MEMBERS[1], MEMBERS[2], MEMBERS[0]]])
+def test_members_join_in_any_order_and_see_the_same_roster(job, order):
+    views = [view for _, view in [job.joining(role, rank) for role, rank in order]]
+    first, *others = [view.result(WAIT_S) for view in views]
+    assert first.worker_addresses == ["worker-0:1", "worker-1:1"]
+    assert first.server_addresses == ["server-0:1"]
+    assert first.servers[0].info == {"cpu": "server 0"}
+    assert (first.data_seed, first.incarnation) == (5, 6)
+    assert others == [first, first]
+
+
+def test_gathers_of_many_names_at_once_come_back_in_rank_order(job):
+    workers = job.joined()[:2]
+    names = ["plan", "digest", "seed"]
+    parts = {
+        (name, rank): job.pool.submit(
+            worker.gather, name, f"{name}{rank}".encode(), timeout_s=WAIT_S
+        )
+        for name in names
+        for rank, worker in reversed(list(enumerate(workers)))
+    }
+    for (name, _), answer in parts.items():
+        assert answer.result(WAIT_S) == [f"{name}0".encode(), f"{name}1".encode()]
+
+
+def test_a_missing_member_is_named_in_the_log_and_at_the_deadline(job):
+    class Listener(logging.Handler):
+        lines = queue.Queue()
+
+        def emit(self, record):
+            self.lines.put(record.getMessage())
+
+    listener = Listener(logging.WARNING)
+    logging.getLogger("poseidon_tf").addHandler(listener)
+    try:
+        arrivals = [job.joining("worker", 0), job.joining("server", 0)]
+        job.clock.now_s += 20.0
+        notice = listener.lines.get(timeout=WAIT_S)
+    finally:
+        logging.getLogger("poseidon_tf").removeHandler(listener)
+    assert "worker rank 1 (10.0.0.2:2222)" in notice
+    assert "20 s of 120 s" in notice
+    job.clock.now_s += 100.0
+    for _, view in arrivals:
+        with pytest.raises(StartTimeout, match=r"worker rank 1 \(10\.0\.0\.2:2222\)"):
+            view.result(WAIT_S)
+    assert isinstance(job.service.failure, StartTimeout)
+    with pytest.raises(StartTimeout, match="worker rank 1"):  # So does whoever comes too late.
+        job.client("worker", 1).join(timeout_s=WAIT_S)
+
+
+def test_a_newcomer_that_does_not_fit_is_refused_alone(job):
+    earlier = [job.joining("worker", 0), job.joining("server", 0)]
+    intruder = job.client("worker", 1, own_address="intruder:1", num_servers=4)
+    with pytest.raises(ConfigError, match=r"worker rank 1 \(intruder:1\) was told of 4 servers"):
+        intruder.join(timeout_s=WAIT_S)
+    for _, view in [*earlier, job.joining("worker", 1)]:
+        view.result(WAIT_S)
+    late = job.client("worker", 1, own_address="intruder:1")
+    with pytest.raises(ConfigError, match=r"intruder:1.*taken by worker-1:1"):
+        late.join(timeout_s=WAIT_S)
+    assert job.service.failure is None
+
+
+@pytest.mark.parametrize("farewell", ["abort", "close"])
+def test_a_member_that_vanishes_fails_the_job_everywhere(job, raw, farewell):
+    raw.join("worker", 1)
+    worker, _ = job.joined(members=[("worker", 0), ("server", 0)])
+    waiting = job.pool.submit(worker.gather, "plan", b"", timeout_s=WAIT_S)
+    {"abort": lambda: raw.stream.abort("killed"), "close": raw.stream.close}[farewell]()
+    text = r"worker rank 1 \(raw:1\) closed its connection without a goodbye"
+    with pytest.raises(PeerLost, match=text):
+        waiting.result(WAIT_S)
+    for member in [("worker", 0), ("server", 0)]:
+        assert isinstance(job.next_heard(*member), PeerLost)
+    with pytest.raises(PeerLost, match=text):
+        worker.gather("later", b"", timeout_s=WAIT_S)
+
+
+def test_a_vanished_coordinator_fails_every_member(job):
+    worker, *_ = job.joined()
+    waiting = job.pool.submit(worker.gather, "plan", b"", timeout_s=WAIT_S)
+    job.server.stop(grace_s=0.0)
+    text = rf"the coordinator \(worker rank 0 at {job.address}\) closed the connection"
+    with pytest.raises(PeerLost, match=text):
+        waiting.result(WAIT_S)
+    for member in MEMBERS:
+        assert isinstance(job.next_heard(*member), PeerLost)
+
+
+def test_a_reported_failure_reaches_the_others_once_and_not_the_reporter(job):
+    zero, one, _ = job.joined()
+    waiting = job.pool.submit(zero.gather, "plan", b"", timeout_s=WAIT_S)
+    one.report_failure("disk full")
+    text = r"worker rank 1 \(worker-1:1\) failed: disk full"
+    with pytest.raises(MemberError, match=text):
+        waiting.result(WAIT_S)
+    assert str(job.next_heard("server", 0)) == "worker rank 1 (worker-1:1) failed: disk full"
+    assert str(job.next_heard("worker", 0)) == "worker rank 1 (worker-1:1) failed: disk full"
+    assert job.service.close(timeout_s=WAIT_S)  # After a failure nobody has to say goodbye.
+    assert all(heard.empty() for heard in job.heard.values())
+
+
+def test_goodbyes_are_heard_and_the_last_one_ends_the_servers(job):
+    zero, one, server = job.joined()
+    assert one.goodbye(41)
+    assert job.next_heard("worker", 0) == ("left", 1, 41)
+    assert job.next_heard("server", 0) == ("left", 1, 41)
+    assert zero.goodbye(42)
+    assert job.next_heard("server", 0) == ("left", 0, 42)
+    assert job.next_heard("server", 0) == "ended"
+    assert job.service.close(timeout_s=WAIT_S)
+    assert job.service.failure is None
+    assert all(heard.empty() for heard in job.heard.values())
+    server.close()
+
+
+def test_leaving_while_another_waits_fails_that_gather_at_once(job):
+    zero, one, _ = job.joined()
+    one.goodbye(41)
+    with pytest.raises(MemberError, match="rank 1 left after step 41 while rank 0 waits for"):
+        zero.gather("x", b"", timeout_s=WAIT_S)
+
+
+def test_a_gather_that_one_worker_never_joins_ends_at_its_deadline(job):
+    zero, *_ = job.joined()
+    waiting = job.pool.submit(zero.gather, "x", b"", timeout_s=60.0)
+    while not waiting.done():  # The clock goes on until the coordinator has had the part for 60 s.
+        job.clock.now_s += 61.0
+        wait([waiting], timeout=0.05)
+    with pytest.raises(StepTimeout, match=r"gather 'x' waits for worker rank 1 \(worker-1:1\)"):
+        waiting.result(WAIT_S)
+
+
+def test_closing_gives_up_on_members_that_stay(job):
+    job.joined()
+    assert not job.service.close(timeout_s=0.01)
+    for member in MEMBERS:
+        assert "the coordinator is closing" in str(job.next_heard(*member))
+
+
+def test_garbage_is_refused_to_its_sender_only(job, raw):
+    raw.stream.send(b"\xff" * 9)
+    assert isinstance(raw.next_heard().error, ProtocolError)
+    assert raw.next_heard() is None  # A stranger has to go.
+    with contextlib.closing(RawMember(job.address)) as member:
+        member.join("worker", 1)
+        job.joined(members=[("worker", 0), ("server", 0)])
+        member.next_heard()  # The roster.
+        member.stream.send(b"")
+        member.join("worker", 1)
+        member.say(Gather(name="x", payload=b"", timeout_s=60.0))
+        member.say(Gather(name="x", payload=b"", timeout_s=60.0))
+        for words in ("says nothing", "joined already", "contributed twice"):
+            refusal = member.next_heard()
+            assert isinstance(refusal, Failure)
+            assert isinstance(refusal.error, ProtocolError)
+            assert words in refusal.text
+        assert job.service.failure is None
+
+
+@pytest.mark.parametrize("shift_s", [5.0, -5.0, 0.0])
+def test_a_clock_that_is_wrong_still_aligns(job, shift_s):
+    clients = [
+        job.client(role, rank, clock=lambda: time.time() + shift_s) for role, rank in MEMBERS
+    ]
+    for view in [job.pool.submit(client.join, timeout_s=WAIT_S) for client in clients]:
+        view.result(WAIT_S)
+    for client in clients:
+        assert 0.0 < client.clock_round_trip_s < 1.0
+        tolerance_s = client.clock_round_trip_s / 2 + 0.001
+        assert client.clock_offset_s == pytest.approx(-shift_s, abs=tolerance_s)
+
+
+def test_the_offset_is_that_of_the_fastest_round_trip(job):
+    arrived_s = iter([100.5, 101.25, 102.5])
+    client = job.client("worker", 0, clock=lambda: next(arrived_s))
+    for sent_s in (100.0, 101.0, 102.0):  # The second is the fastest.
+        pong = Pong(t_echo=sent_s, coordinator_time_ns=int((sent_s + 7) * 1e9))
+        client._hearing.on_message(codec.encode_coordinator_message(pong))
+    assert client.clock_round_trip_s == 0.25
+    assert client.clock_offset_s == pytest.approx(7 - 0.125)
+
+
+def test_an_unreachable_coordinator_is_named_while_trying_and_at_the_deadline(caplog):
+    vacated = Server("127.0.0.1:0", max_streams=1)
+    vacated.stop()
+    client = CoordinatorClient(
+        vacated.address,
+        role="worker",
+        rank=1,
+        own_address="me:1",
+        info={},
+        num_workers=2,
+        num_servers=0,
+        on_failure=lambda error: None,
+        notice_period_s=0.1,
+    )
+    name = f"the coordinator (worker rank 0 at {vacated.address}) cannot be reached"
+    with contextlib.closing(client):
+        with pytest.raises(StartTimeout) as timeout:
+            client.join(timeout_s=0.5)
+    assert str(timeout.value) == f"{name} in 0.5 s"
+    assert 3 <= len([record for record in caplog.records if name in record.message]) <= 5
+
+
+def test_a_server_that_is_no_coordinator_is_asked_again_until_the_deadline():
+    with contextlib.ExitStack() as stack:
+        other = Server("127.0.0.1:0", max_streams=1)
+        other.start()
+        stack.callback(other.stop)
+        client = CoordinatorClient(
+            other.address,
+            role="worker",
+            rank=1,
+            own_address="me:1",
+            info={},
+            num_workers=2,
+            num_servers=0,
+            on_failure=lambda error: None,
+        )
+        stack.callback(client.close)
+        with pytest.raises(StartTimeout, match="cannot be reached.*Method not found"):
+            client.join(timeout_s=0.5)

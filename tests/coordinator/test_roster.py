@@ -1,0 +1,307 @@
+"""The roster, by feeding it events and reading what follows."""
+
+from dataclasses import replace
+
+import pytest
+
+from poseidon_tf.coordinator.messages import (
+    Ended,
+    Failure,
+    Gather,
+    Gathered,
+    Join,
+    Left,
+    MemberKey,
+    Notice,
+    RosterView,
+)
+from poseidon_tf.coordinator.roster import Roster
+from poseidon_tf.errors import (
+    ConfigError,
+    MemberError,
+    PeerLost,
+    ProtocolError,
+    StartTimeout,
+    StepTimeout,
+)
+
+W0, W1, W2 = (MemberKey("worker", rank) for rank in range(3))
+S0, S1 = (MemberKey("server", rank) for rank in range(2))
+EVERYONE = [W0, W1, W2, S0, S1]
+ADDRESSES = {
+    W0: "10.0.0.1:2222",
+    W1: "10.0.0.2:2222",
+    W2: "10.0.0.3:2222",
+    S0: "10.0.0.8:2222",
+    S1: "10.0.0.9:2222",
+}
+
+
+def make_roster(**changes):
+    description = dict(
+        num_workers=3,
+        num_servers=2,
+        worker_addresses=[ADDRESSES[key] for key in (W0, W1, W2)],
+        server_addresses=[ADDRESSES[key] for key in (S0, S1)],
+        data_seed=7,
+        incarnation=99,
+        start_timeout_s=120.0,
+        started_s=1000.0,
+    )
+    return Roster(**(description | changes))
+
+
+def join(key, **changes):
+    newcomer = Join(
+        role=key.role,
+        rank=key.rank,
+        address=ADDRESSES[key],
+        info={"of": str(key)},
+        num_workers=3,
+        num_servers=2,
+    )
+    return replace(newcomer, **changes)
+
+
+def complete_roster():
+    roster = make_roster()
+    for key in EVERYONE:
+        roster.join(join(key))
+    return roster
+
+
+def part(name, payload=b"", timeout_s=60.0):
+    return Gather(name=name, payload=payload, timeout_s=timeout_s)
+
+
+def assert_all_fail(actions, recipients, kind, text):
+    assert sorted(key for key, _ in actions) == sorted(recipients)
+    for _, message in actions:
+        assert isinstance(message, Failure)
+        assert type(message.error) is kind
+        assert text in message.text
+
+
+@pytest.mark.parametrize("order", [EVERYONE, EVERYONE[::-1], [S1, W2, W0, S0, W1]])
+def test_the_last_of_any_order_hands_the_roster_to_everyone(order):
+    roster = make_roster()
+    assert [roster.join(join(key)) for key in order[:-1]] == [[]] * 4
+    assert not roster.is_complete
+    actions = roster.join(join(order[-1]))
+    assert roster.is_complete
+    assert sorted(key for key, _ in actions) == sorted(EVERYONE)
+    (view,) = {id(message): message for _, message in actions}.values()
+    assert isinstance(view, RosterView)
+    assert [member.key for member in view.members] == EVERYONE
+    assert view.worker_addresses == [ADDRESSES[key] for key in (W0, W1, W2)]
+    assert view.server_addresses == [ADDRESSES[key] for key in (S0, S1)]
+    assert view.workers[2].info == {"of": "worker rank 2"}
+    assert (view.data_seed, view.incarnation) == (7, 99)
+
+
+@pytest.mark.parametrize(
+    "changes, says",
+    [
+        (dict(rank=0, address="10.0.0.7:1"), ["10.0.0.7:1", "10.0.0.1:2222", "rank 0", "taken"]),
+        (dict(num_workers=4), ["4 workers", "3", "TF_CONFIG"]),
+        (dict(num_servers=0), ["0 servers", "2", "TF_CONFIG"]),
+        (dict(rank=3), ["worker rank 3", "3 workers"]),
+        (dict(role="server", rank=2), ["server 2", "2 servers"]),
+    ],
+)
+def test_a_newcomer_that_does_not_fit_is_refused_and_changes_nothing(changes, says):
+    roster = make_roster()
+    for key in (W0, W2, S0, S1):
+        assert roster.join(join(key)) == []
+    with pytest.raises(ConfigError) as refusal:
+        roster.join(join(W1, **changes))
+    for words in says:
+        assert words in str(refusal.value)
+    assert roster.failure is None
+    assert len(roster.join(join(W1))) == 5  # Complete all the same.
+
+
+def test_every_ten_seconds_a_notice_names_the_missing_with_their_addresses():
+    roster = make_roster()
+    for key in (W1, S0):
+        roster.join(join(key))
+    assert roster.tick(1009.0) == []
+    assert [key for key, _ in roster.tick(1010.0)] == [S0, W0, W1]  # The host hears it always.
+    assert roster.tick(1015.0) == []
+    roster.join(join(W0))
+    expected = Notice(
+        "waiting for worker rank 2 (10.0.0.3:2222), server 1 (10.0.0.9:2222): 20 s of 120 s"
+    )
+    assert roster.tick(1020.2) == [(S0, expected), (W0, expected), (W1, expected)]
+    assert roster.tick(1020.3) == []
+    assert len(roster.tick(1069.0)) == 3  # Late by four periods: one notice.
+    assert roster.tick(1069.1) == []
+
+
+def test_the_start_deadline_names_the_missing_and_is_remembered():
+    roster = make_roster()
+    roster.join(join(W0))
+    assert_all_fail(
+        roster.tick(1120.0),
+        [W0],
+        StartTimeout,
+        "1 of 5 members arrived; waiting for worker rank 1 (10.0.0.2:2222), ",
+    )
+    assert roster.tick(1121.0) == []
+    with pytest.raises(StartTimeout, match="1 of 5 members arrived"):
+        roster.join(join(W1))
+
+
+@pytest.mark.parametrize(
+    "addresses, says",
+    [
+        (["a:1", "b:2"], "worker rank 1 (b:2), server 0 (on the host of a:1), "),
+        ([], "worker rank 1, server 0, server 1: "),
+    ],
+)
+def test_servers_without_address_are_named_by_their_host_if_that_is_known(addresses, says):
+    roster = make_roster(num_workers=2, worker_addresses=addresses, server_addresses=())
+    roster.join(join(W0, num_workers=2))
+    ((_, notice),) = roster.tick(1010.0)
+    assert says in notice.text
+
+
+def test_a_gather_hands_every_part_to_every_worker_in_rank_order():
+    roster = complete_roster()
+    for _ in range(2):  # The name is free again once it is complete.
+        assert roster.gather(W2, part("plan", b"c"), 0.0) == []
+        assert roster.gather(W0, part("plan", b"a"), 1.0) == []
+        assert roster.gather(W0, part("other", b"-"), 1.0) == []
+        whole = Gathered("plan", (b"a", b"b", b"c"))
+        assert roster.gather(W1, part("plan", b"b"), 2.0) == [(W0, whole), (W1, whole), (W2, whole)]
+        roster.gather(W1, part("other", b"-"), 2.0)
+        roster.gather(W2, part("other", b"-"), 2.0)
+
+
+def test_a_part_given_twice_is_refused_and_changes_nothing():
+    roster = complete_roster()
+    roster.gather(W0, part("plan", b"a"), 0.0)
+    with pytest.raises(ProtocolError, match="worker rank 0 contributed twice to gather 'plan'"):
+        roster.gather(W0, part("plan", b"other"), 0.0)
+    roster.gather(W1, part("plan", b"b"), 0.0)
+    ((_, gathered), *_) = roster.gather(W2, part("plan", b"c"), 0.0)
+    assert gathered.payloads == (b"a", b"b", b"c")
+
+
+def test_servers_strangers_and_early_workers_may_not_gather():
+    roster = complete_roster()
+    with pytest.raises(ProtocolError, match="only workers"):
+        roster.gather(S0, part("plan"), 0.0)
+    with pytest.raises(ProtocolError, match="not here"):
+        roster.gather(MemberKey("worker", 9), part("plan"), 0.0)
+    early = make_roster()
+    early.join(join(W0))
+    with pytest.raises(ProtocolError, match="roster is complete"):
+        early.gather(W0, part("plan"), 0.0)
+    assert (roster.failure, early.failure) == (None, None)
+
+
+def test_an_overdue_gather_is_noticed_and_then_fails_naming_who_is_missing():
+    roster = complete_roster()
+    roster.gather(W1, part("plan", timeout_s=60.0), 100.0)
+    roster.gather(W0, part("plan", timeout_s=15.0), 105.0)  # The first deadline counts: 120.
+    assert roster.tick(109.0) == []
+    notices = roster.tick(110.0)
+    assert sorted(key for key, _ in notices) == sorted(EVERYONE)
+    text = "gather 'plan' waits for worker rank 2 (10.0.0.3:2222): 10 s of 20 s"
+    assert {message.text for _, message in notices} == {text}
+    assert_all_fail(
+        roster.tick(120.0),
+        EVERYONE,
+        StepTimeout,
+        "gather 'plan' waits for worker rank 2 (10.0.0.3:2222): 20 s of 20 s",
+    )
+
+
+def test_a_goodbye_is_told_to_the_others_and_the_last_one_ends_the_servers():
+    roster = complete_roster()
+    others = [key for key in sorted(EVERYONE) if key != W2]
+    left = Left(role="worker", rank=2, last_step=41)
+    assert roster.goodbye(W2, 41) == [(key, left) for key in others]
+    assert roster.lost(W2, "closed") == []  # After a goodbye that is in order.
+    roster.goodbye(W0, 41)
+    assert not roster.has_ended
+    actions = roster.goodbye(W1, 41)
+    assert [action for action in actions if isinstance(action[1], Ended)] == [
+        (S0, Ended()),
+        (S1, Ended()),
+    ]
+    assert roster.has_ended
+    assert roster.lost(S0, "closed") == []
+    assert roster.goodbye(S1, -1) == []
+    assert roster.tick(1e9) == []
+    assert roster.failure is None
+
+
+def test_leaving_while_others_wait_fails_the_job_at_once():
+    roster = complete_roster()
+    roster.gather(W0, part("x"), 0.0)
+    assert_all_fail(
+        roster.goodbye(W2, 41),
+        [W0, W1, S0, S1],
+        MemberError,
+        "rank 2 left after step 41 while rank 0 waits for gather 'x'; rank 2 was 10.0.0.3:2222",
+    )
+
+
+def test_waiting_for_someone_who_left_before_fails_the_job_at_once():
+    roster = complete_roster()
+    roster.goodbye(W2, -1)
+    assert_all_fail(
+        roster.gather(W1, part("x"), 0.0),
+        [W0, W1, S0, S1],
+        MemberError,
+        "rank 2 left before its first step while rank 1 waits for gather 'x'",
+    )
+
+
+def test_a_leaver_that_had_contributed_is_not_missed():
+    roster = complete_roster()
+    roster.gather(W2, part("x", b"c"), 0.0)
+    assert {type(message) for _, message in roster.goodbye(W2, 5)} == {Left}
+    roster.gather(W0, part("x", b"a"), 0.0)
+    gathered = Gathered("x", (b"a", b"b", b"c"))
+    assert roster.gather(W1, part("x", b"b"), 0.0) == [(W0, gathered), (W1, gathered)]
+
+
+@pytest.mark.parametrize("leaver, arrived", [(W1, [W0, W1]), (S0, EVERYONE)])
+def test_leaving_too_early_fails_the_job(leaver, arrived):
+    roster = make_roster()
+    for key in arrived:
+        roster.join(join(key))
+    remaining = [key for key in arrived if key != leaver]
+    assert_all_fail(roster.goodbye(leaver, -1), remaining, MemberError, f"{leaver} (10.0.0.")
+
+
+@pytest.mark.parametrize("lost", [W1, S1])
+@pytest.mark.parametrize("arrived", [[W0, W1, S1], EVERYONE], ids=["incomplete", "complete"])
+def test_a_lost_member_fails_the_job_for_all_that_remain(lost, arrived):
+    roster = make_roster()
+    for key in arrived:
+        roster.join(join(key))
+    assert_all_fail(
+        roster.lost(lost, "connection reset"),
+        [key for key in arrived if key != lost],
+        PeerLost,
+        f"{lost} ({ADDRESSES[lost]}) closed its connection without a goodbye: connection reset",
+    )
+
+
+def test_the_first_failure_is_kept_and_every_later_event_hears_it():
+    roster = make_roster()
+    for key in (W0, W1, S0):
+        roster.join(join(key))
+    text = "worker rank 1 (10.0.0.2:2222) failed: no space left"
+    assert_all_fail(roster.fail(W1, "no space left"), [W0, W1, S0], MemberError, text)
+    assert roster.fail(W0, "me too") == []
+    assert roster.lost(S0, "gone") == []
+    assert roster.goodbye(W1, 3) == []
+    assert_all_fail(roster.gather(W0, part("x"), 0.0), [W0], MemberError, text)
+    with pytest.raises(MemberError, match="no space left"):
+        roster.join(join(W2))
+    assert str(roster.failure) == text

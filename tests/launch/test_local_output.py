@@ -1,0 +1,135 @@
+"""A local job: what its members are told, and what is shown of them."""
+
+import io
+import json
+import os
+import signal
+
+import pytest
+
+from poseidon_tf.launch.local import Patience, _Lines, run_local
+
+RANK = "import os, json; rank = json.loads(os.environ['TF_CONFIG'])['task']['index']\n"
+
+
+# --- What the members are told.
+
+
+def test_every_member_has_its_own_task_in_one_cluster(run):
+    show = "import os; print(os.environ['TF_CONFIG'])"
+    ended = run(show, workers=2, servers=2, server=show)
+    assert (ended.code, ended.err) == (0, [])
+    configs = {line[1 : line.index("]")]: json.loads(line.split("] ")[1]) for line in ended.out}
+    assert {label: config["task"] for label, config in configs.items()} == {
+        "worker 0": {"type": "worker", "index": 0},
+        "worker 1": {"type": "worker", "index": 1},
+        "server 0": {"type": "ps", "index": 0},
+        "server 1": {"type": "ps", "index": 1},
+    }
+    clusters = [config["cluster"] for config in configs.values()]
+    assert all(cluster == clusters[0] for cluster in clusters)
+    addresses = clusters[0]["worker"] + clusters[0]["ps"]
+    assert len(set(addresses)) == 4
+    assert all(address.startswith("127.0.0.1:") for address in addresses)
+
+
+@pytest.mark.parametrize("servers", [None, 0])
+def test_without_servers_the_cluster_names_none(run, servers):
+    ended = run("import os; print(os.environ['TF_CONFIG'])", workers=2, servers=servers)
+    assert all('"ps"' not in line for line in ended.out) and len(ended.out) == 2
+
+
+def test_arguments_reach_the_script_as_they_are(run):
+    ended = run("import sys; print(sys.argv[1:])", "--workers", "9", "--", "a b", "--help")
+    assert ended.out == ["[worker 0] ['--workers', '9', '--', 'a b', '--help']"]
+
+
+THREADS = (
+    "import os; print(*[os.environ.get(f'TF_NUM_{x}_THREADS') for x in ('INTRAOP', 'INTEROP')])"
+)
+
+
+def test_workers_share_the_processors(run):
+    num_cpus = len(os.sched_getaffinity(0))
+    bare = {key: value for key, value in os.environ.items() if not key.startswith("TF_NUM_")}
+    intra, inter = run(THREADS, workers=2, environ=bare).out[0].split()[2:]
+    assert (int(intra), int(inter)) == (max(1, num_cpus // 2), max(2, num_cpus // 2))
+    assert run(THREADS, environ=bare).out == ["[worker 0] None None"]  # Alone: all of them.
+
+
+def test_a_thread_number_that_the_user_set_stays(run):
+    mine = {**os.environ, "TF_NUM_INTRAOP_THREADS": "7", "TF_NUM_INTEROP_THREADS": "9"}
+    assert run(THREADS, workers=2, environ=mine).out[0].endswith("] 7 9")
+
+
+def test_a_program_runs_without_python(capfd):
+    code = run_local(["sh", "-c", "echo hello"], num_workers=1, environ=os.environ)
+    assert code == 0 and capfd.readouterr().out == "[worker 0] hello\n"
+
+
+# --- What is shown of them.
+
+
+def test_lines_carry_their_role_and_stay_on_their_stream(run):
+    ended = run(
+        "import sys; print('out'); print('err', file=sys.stderr)",
+        workers=2,
+        servers=1,
+        server="print('up')",
+    )
+    assert sorted(ended.out) == ["[server 0] up", "[worker 0] out", "[worker 1] out"]
+    assert sorted(ended.err) == ["[worker 0] err", "[worker 1] err"]
+
+
+def test_lines_of_several_workers_are_never_mixed(run):
+    letters = RANK + "for _ in range(500): print('ab'[rank] * 300)"
+    lines = run(letters, workers=2).out
+    assert sorted(set(lines)) == ["[worker 0] " + "a" * 300, "[worker 1] " + "b" * 300]
+    assert len(lines) == 1000
+
+
+def test_bytes_that_are_no_text_and_a_last_line_without_an_end_are_shown(run):
+    ended = run(r"import os; os.write(1, b'caf\xc3\xa9 \xff\nlast')")
+    assert ended.out == ["[worker 0] café �", "[worker 0] last"]
+
+
+@pytest.mark.parametrize(
+    "pieces, lines",
+    [
+        (["one\ntwo\n"], ["one", "two"]),
+        (["o", "ne\nt", "wo"], ["one", "two"]),
+        (["a\n\nb\n"], ["a", "", "b"]),
+        (["a\r\nb\r", "\nc\n"], ["a", "b", "c"]),
+        (["\r10%\r20%", "\r30%\n"], ["10%", "20%", "30%"]),
+        (["10%\r", "20%\r", "done\n"], ["10%", "20%", "done"]),
+        (["10%\r20%\r"], ["10%", "20%"]),
+        (["a\n\r\nb"], ["a", "", "b"]),
+        (["x" * 70_000], ["x" * 70_000]),  # Longer than is kept back.
+    ],
+)
+def test_a_line_ends_at_a_newline_or_a_carriage_return(pieces, lines):
+    shown: list[str] = []
+    feed = _Lines(shown.append)
+    for piece in [*pieces, ""]:
+        feed.feed(piece.encode())
+    assert shown == lines
+
+
+def test_output_that_nobody_reads_ends_the_job(tmp_path):
+    script = tmp_path / "train.py"
+    script.write_text("while True: print('x' * 1000)")
+    reads, writes = os.pipe()
+    os.close(reads)
+    out = open(writes, "w", buffering=1)
+    err = io.StringIO()
+    code = run_local(
+        [str(script)],
+        num_workers=2,
+        environ=os.environ,
+        stdout=out,
+        stderr=err,
+        patience=Patience(after_sigterm_s=0.3),
+    )
+    assert code == 128 + signal.SIGPIPE
+    with pytest.raises(BrokenPipeError):
+        out.close()

@@ -1,0 +1,148 @@
+"""Traces: what is recorded, what the file holds, and how files of one job join."""
+
+import json
+import threading
+
+import pytest
+
+from poseidon_tf.trace import Recorder, merge
+
+
+class Clock:
+    """A clock that goes on by `tick_s` with every look."""
+
+    def __init__(self, now_s, tick_s=0.001):
+        self.now_s = now_s
+        self.tick_s = tick_s
+
+    def __call__(self):
+        self.now_s += self.tick_s
+        return self.now_s
+
+
+def record_step(recorder, variable, step):
+    for kind in ("gradient ready", "sent", "released", "received", "applied"):
+        recorder.event(kind, variable, step)
+
+
+def rows(trace, phase):
+    return [row for row in trace["traceEvents"] if row["ph"] == phase]
+
+
+def test_without_a_directory_nothing_is_looked_at_or_written():
+    def no_clock():
+        raise AssertionError("the clock was read")
+
+    recorder = Recorder("worker 0", directory=None, clock=no_clock)
+    recorder.event("sent", "fc1/kernel", 0, bytes=10)
+    assert not recorder.is_recording
+    assert recorder.write() is None
+
+
+def test_a_file_has_a_track_per_variable_an_instant_per_event_and_a_slice_per_step(tmp_path):
+    recorder = Recorder("worker 0", directory=tmp_path / "new", clock=Clock(100.0), offset_s=2.0)
+    record_step(recorder, "fc1/kernel", 0)
+    record_step(recorder, "fc2/kernel", 0)
+    recorder.event("gradient ready", "fc1/kernel", 1)
+    recorder.event("sent", "fc1/kernel", 1, bytes=64)
+    path = recorder.write()
+    assert path == tmp_path / "new" / "worker-0.trace.json"
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+    trace = json.loads(path.read_text())
+    names = {(row["name"], row["tid"]): row["args"]["name"] for row in rows(trace, "M")}
+    assert names == {
+        ("process_name", 0): "worker 0",
+        ("thread_name", 1): "fc1/kernel",
+        ("thread_name", 2): "fc2/kernel",
+    }
+    assert len(rows(trace, "i")) == 12
+    assert rows(trace, "i")[-1]["args"] == {"bytes": 64, "variable": "fc1/kernel", "step": 1}
+    first, second = rows(trace, "X")  # Step 1 of fc1 was never received: no slice.
+    assert (first["tid"], second["tid"]) == (1, 2)
+    assert first["name"] == "step 0"
+    assert first["ts"] == pytest.approx(102.001e6, abs=1)
+    assert first["dur"] == pytest.approx(3000, abs=1)  # Three looks at the clock later.
+    times = [row["ts"] for row in trace["traceEvents"] if "ts" in row]
+    assert times == sorted(times)
+
+
+def test_a_slice_ends_with_the_last_arrival(tmp_path):
+    recorder = Recorder("w", directory=tmp_path, clock=Clock(0.0, tick_s=1.0))
+    for kind in ("gradient ready", "received", "received"):
+        recorder.event(kind, "v", 0)
+    (communication,) = rows(json.loads(recorder.write().read_text()), "X")
+    assert communication["dur"] == 2e6
+
+
+def test_only_the_newest_events_are_kept_and_the_others_counted(tmp_path):
+    recorder = Recorder("w", directory=tmp_path, clock=Clock(0.0), max_events=10)
+    for step in range(25):
+        recorder.event("sent", "v", step)
+    trace = json.loads(recorder.write().read_text())
+    instants = rows(trace, "i")
+    assert instants[0]["name"] == "15 earlier events were not kept"
+    assert [row["args"]["step"] for row in instants[1:]] == list(range(15, 25))
+    assert trace["otherData"]["events_dropped"] == 15
+
+
+def test_an_offset_learned_later_counts_for_the_events_before(tmp_path):
+    recorder = Recorder("w", directory=tmp_path, clock=Clock(100.0, tick_s=0.0))
+    recorder.event("sent", "v", 0)
+    recorder.offset_s = -5.0
+    (sent,) = rows(json.loads(recorder.write().read_text()), "i")
+    assert sent["ts"] == 95e6
+
+
+def test_a_failed_write_leaves_the_old_file_whole(tmp_path, monkeypatch):
+    recorder = Recorder("w", directory=tmp_path, clock=Clock(0.0))
+    recorder.event("sent", "v", 0)
+    path = recorder.write()
+    before = path.read_text()
+    recorder.event("sent", "v", 1)
+
+    def full_disk(source, target):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("os.replace", full_disk)
+    with pytest.raises(OSError, match="no space left"):
+        recorder.write()
+    assert path.read_text() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_events_of_many_threads_are_all_kept(tmp_path):
+    recorder = Recorder("w", directory=tmp_path)
+
+    def record(variable):
+        for step in range(500):
+            recorder.event("sent", variable, step)
+
+    threads = [threading.Thread(target=record, args=(f"v{i}",)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    trace = json.loads(recorder.write().read_text())
+    assert len(rows(trace, "i")) == 2000
+    assert trace["otherData"]["events_dropped"] == 0
+
+
+def test_merged_files_share_one_timeline_with_a_process_each(tmp_path):
+    # The same two moments, by a clock that is right and by one that is 5 s fast.
+    right = Recorder("worker 0", directory=tmp_path, clock=Clock(100.0, tick_s=1.0))
+    fast = Recorder("worker 1", directory=tmp_path, clock=Clock(105.5, tick_s=1.0), offset_s=-5.0)
+    for recorder in (right, fast):
+        recorder.event("sent", "v", 0)
+        recorder.event("received", "v", 0)
+    trace = merge([right.write(), fast.write()])
+    names = {row["pid"]: row["args"]["name"] for row in rows(trace, "M") if row["tid"] == 0}
+    assert names == {1: "worker 0", 2: "worker 1"}
+    instants = [(row["pid"], row["name"], row["ts"]) for row in rows(trace, "i")]
+    assert instants == [
+        (1, "sent", 101e6),
+        (2, "sent", 101.5e6),
+        (1, "received", 102e6),
+        (2, "received", 102.5e6),
+    ]
+    assert json.loads(json.dumps(trace)) == trace
