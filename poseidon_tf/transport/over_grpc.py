@@ -249,14 +249,17 @@ class Channel:
 
     def wait_ready(self, *, timeout_s: float) -> bool:
         """Wait until the other side accepts connections; False at the deadline."""
-        ready = grpc.channel_ready_future(self._channel)
+        ready = threading.Event()
+
+        def hear(state: grpc.ChannelConnectivity) -> None:
+            if state is grpc.ChannelConnectivity.READY:
+                ready.set()
+
+        self._channel.subscribe(hear, try_to_connect=True)
         try:
-            ready.result(timeout_s)
-        except grpc.FutureTimeoutError:
-            return False
+            return ready.wait(timeout_s)
         finally:
-            ready.cancel()
-        return True
+            self._channel.unsubscribe(hear)
 
     def call(self, method: str, request: bytes, *, timeout_s: float) -> bytes:
         """One question, one answer.

@@ -22,8 +22,8 @@ class FrameHeader(_message.Message):
     parts: _containers.RepeatedCompositeFieldContainer[Part]
     credit: int
     refusal: str
-    goodbye: Goodbye
-    def __init__(self, parts: _Optional[_Iterable[_Union[Part, _Mapping]]] = ..., credit: _Optional[int] = ..., refusal: _Optional[str] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ...) -> None: ...
+    goodbye: Leave
+    def __init__(self, parts: _Optional[_Iterable[_Union[Part, _Mapping]]] = ..., credit: _Optional[int] = ..., refusal: _Optional[str] = ..., goodbye: _Optional[_Union[Leave, _Mapping]] = ...) -> None: ...
 
 class Part(_message.Message):
     __slots__ = ("key", "step", "length", "rows", "offset", "total")
@@ -41,7 +41,7 @@ class Part(_message.Message):
     total: int
     def __init__(self, key: _Optional[int] = ..., step: _Optional[int] = ..., length: _Optional[int] = ..., rows: _Optional[int] = ..., offset: _Optional[int] = ..., total: _Optional[int] = ...) -> None: ...
 
-class Goodbye(_message.Message):
+class Leave(_message.Message):
     __slots__ = ("last_step",)
     LAST_STEP_FIELD_NUMBER: _ClassVar[int]
     last_step: int

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from google.protobuf.message import DecodeError
 
 from poseidon_tf.errors import ProtocolError
-from poseidon_tf.wire.frame_pb2 import FrameHeader, Goodbye, Part
+from poseidon_tf.wire.frame_pb2 import FrameHeader, Leave, Part
 
 # Field number << 3 | wire type 2 (length-delimited).
 _HEADER_TAG = 1 << 3 | 2
@@ -63,7 +63,7 @@ def refusal(reason: str) -> bytes:
 
 def goodbye(last_step: int) -> bytes:
     """A frame after which its sender says nothing more."""
-    return encode(FrameHeader(goodbye=Goodbye(last_step=last_step)))
+    return encode(FrameHeader(goodbye=Leave(last_step=last_step)))
 
 
 def cut(payload: memoryview, *, chunk_bytes: int) -> Sequence[tuple[int, memoryview]]:
@@ -105,7 +105,7 @@ def _field(view: memoryview, tag: int) -> tuple[memoryview, memoryview]:
 __all__ = [
     "Buffer",
     "FrameHeader",
-    "Goodbye",
+    "Leave",
     "Part",
     "cut",
     "decode",

@@ -1,0 +1,114 @@
+"""The public strategy: finds the cluster, joins it, and hands TensorFlow a strategy over it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import final
+
+import tensorflow as tf
+
+from poseidon_tf.errors import ConfigError
+from poseidon_tf.launch.cluster_env import current_environ, read_cluster
+from poseidon_tf.launch.join import join
+from poseidon_tf.launch.server_main import serve
+from poseidon_tf.planner import DEFAULT_KV_PAIR_BYTES, ClusterSpec, Plan
+from poseidon_tf.strategy import keras_hooks, tf_internals
+from poseidon_tf.strategy.arithmetic import arithmetic_facts
+from poseidon_tf.strategy.strategy import ClusterStrategy, local_device
+from poseidon_tf.sync.session import Deadlines
+
+
+@final
+class PoseidonStrategy(ClusterStrategy):
+    """Data-parallel training with wait-free backpropagation and hybrid communication.
+
+    The cluster is described by the environment variable TF_CONFIG, as for TensorFlow's own
+    strategies. Without it, this process trains alone, with no server and no port, and gets the
+    results of `tf.distribute.OneDeviceStrategy`. A process whose task is "ps" serves until the
+    job ends and exits with its code; the call does not return.
+
+    Args:
+      schemes: overrides for the planner, from a pattern of Keras paths (`fnmatch`; `*` crosses
+        `/`) to "ps" or "sfb", such as ``{"*/fc?/kernel": "ps"}``. The last match wins.
+      kv_pair_bytes: the largest piece of a gradient, in bytes, that a server sums as one;
+        4 KiB to 64 MiB.
+      rows_per_step: rows of one worker's batch, for custom loops in which no dataset tells; the
+        planner's K is made of it.
+      ports: first and last port for a server that this worker starts on its own host; the
+        system's choice if None. Everything else uses the port that TF_CONFIG gives this task.
+      deadlines: how long anything may take, in seconds; see `Deadlines`.
+      timeline_dir: where each process writes its Chrome trace when it ends; None for none.
+
+    Raises:
+      ConfigError: TF_CONFIG or an argument is wrong, or a port is in use.
+      StartTimeout: not every member came before `deadlines.start_s`; the message names them.
+
+    Source: Zhang et al., "Poseidon: An Efficient Communication Architecture for Distributed Deep
+    Learning on GPU Clusters", USENIX ATC 2017.
+    """
+
+    def __init__(
+        self,
+        *,
+        schemes: Mapping[str, str] | None = None,
+        kv_pair_bytes: int = DEFAULT_KV_PAIR_BYTES,
+        rows_per_step: int | None = None,
+        ports: tuple[int, int] | None = None,
+        deadlines: Deadlines | None = None,
+        timeline_dir: str | None = None,
+    ) -> None:
+        if rows_per_step is not None and rows_per_step < 1:
+            raise ConfigError(f"rows_per_step must be 1 or more, got {rows_per_step}")
+        if ports is not None and not 0 < ports[0] <= ports[1] < 65536:
+            raise ConfigError(f"ports must be (first, last) within 1..65535, got {ports}")
+        deadlines = deadlines or Deadlines()
+        config = read_cluster()
+        if config.role == "server":
+            sys.exit(
+                serve(
+                    config,
+                    index=config.rank,
+                    address=config.address,
+                    start_timeout_s=deadlines.start_s,
+                )
+            )
+        self._membership = None
+        arithmetic = []
+        if not config.is_single:
+            self._membership = join(
+                config,
+                info=arithmetic_facts(local_device(), current_environ()),
+                deadlines=deadlines,
+                ports=ports,
+                timeline_dir=timeline_dir,
+            )
+            self._membership.leave_with_main_thread()
+            arithmetic = [member.info for member in self._membership.view.workers]
+            if not tf_internals.user_seeded_tensorflow():
+                # Every worker shuffles the whole dataset before it takes its shard: with other
+                # seeds some samples would be seen twice and others never.
+                tf.random.set_seed(self._membership.view.data_seed)
+        super().__init__(
+            self._membership.worker if self._membership else None,
+            ClusterSpec(
+                num_workers=config.num_workers,
+                num_servers=config.num_servers,
+                co_located=config.co_located,
+            ),
+            arithmetic=arithmetic,
+            schemes=dict(schemes or {}),
+            kv_pair_bytes=kv_pair_bytes,
+            rows_per_step=rows_per_step,
+            announce=self._announce,
+        )
+        keras_hooks.install()
+
+    def shutdown(self) -> None:
+        """Leave the cluster now; otherwise it happens when the main thread ends."""
+        if self._membership is not None:
+            self._membership.leave()
+
+    def _announce(self, plan: Plan) -> None:
+        if self.rank == 0:
+            print(plan.table(), flush=True)
