@@ -21,7 +21,7 @@ import itertools
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from typing import Any, final
 
 import grpc
@@ -142,11 +142,8 @@ class Server:
         self._max_streams = max_streams
         self._open_streams = 0
         self._lock = threading.Lock()
-        self._pool = ThreadPoolExecutor(
-            max_streams + self.SPARE_THREADS, thread_name_prefix="poseidon-serve"
-        )
         self._server = grpc.server(
-            self._pool,
+            _DaemonThreads(),
             options=_options(keepalive_s),
             maximum_concurrent_rpcs=max_streams + self.SPARE_THREADS,
         )
@@ -161,7 +158,6 @@ class Server:
                 bound: int = self._server.add_insecure_port(f"{host}:{candidate}")
                 if bound:
                     return bound
-        self._pool.shutdown(wait=False)
         if ports and port == 0:
             raise ConfigError(f"no free port on {host} between {ports[0]} and {ports[1]}")
         raise ConfigError(
@@ -235,7 +231,27 @@ class Server:
     def stop(self, *, grace_s: float = 1.0) -> None:
         """Let open streams end for `grace_s` seconds, cut the rest, give the port back."""
         self._server.stop(grace_s).wait(grace_s + 5.0)
-        self._pool.shutdown(wait=False)
+
+
+@final
+class _DaemonThreads(Executor):
+    """A thread per call, as many as `maximum_concurrent_rpcs` lets in.
+
+    The standard library's pool is joined before the interpreter tells anyone that the main thread
+    has ended; a stream's thread would keep it waiting for a goodbye that could never be said.
+    """
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+
+        def run() -> None:
+            try:
+                future.set_result(fn(*args, **kwargs))
+            except BaseException as failure:  # gRPC's to look at, as with any pool.
+                future.set_exception(failure)
+
+        threading.Thread(target=run, name="poseidon-serve", daemon=True).start()
+        return future
 
 
 @final
