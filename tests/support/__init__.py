@@ -1,0 +1,1 @@
+"""What several tests need: clusters of real processes, models, ways to wait."""

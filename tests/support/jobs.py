@@ -1,0 +1,155 @@
+"""Starts real worker and server processes for a test and collects what they print."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+SCRIPTS = Path(__file__).parent / "scripts"
+
+
+def free_addresses(count: int) -> list[str]:
+    """Addresses on the loopback interface whose ports are free now."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    addresses = [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
+    for each in sockets:
+        each.close()
+    return addresses
+
+
+@dataclass
+class Member:
+    """One process of a job."""
+
+    role: str
+    rank: int
+    address: str
+    process: subprocess.Popen[bytes]
+    output_path: Path
+
+    def output(self) -> str:
+        return self.output_path.read_text(errors="replace")
+
+    def results(self) -> dict[str, Any]:
+        """What the script printed as `RESULT name json` lines."""
+        found = {}
+        for line in self.output().splitlines():
+            if line.startswith("RESULT "):
+                _, name, value = line.split(" ", 2)
+                found[name] = json.loads(value)
+        return found
+
+
+class Job:
+    """Workers that run one script, and servers; a context manager that leaves nothing behind.
+
+    Args:
+      script: a file name in `scripts/`, or a path.
+      num_servers: 0 for a server on each worker's own host.
+    """
+
+    def __init__(
+        self,
+        script: str | Path,
+        *args: str,
+        num_workers: int = 2,
+        num_servers: int = 1,
+        environ: Mapping[str, str] | None = None,
+        rank_environ: Mapping[int, Mapping[str, str]] | None = None,
+    ) -> None:
+        self._script = SCRIPTS / script
+        self._args = args
+        self._environ = {
+            **os.environ,
+            "TF_CPP_MIN_LOG_LEVEL": "3",
+            "TF_NUM_INTRAOP_THREADS": "1",
+            "TF_NUM_INTEROP_THREADS": "4",
+            "CUDA_VISIBLE_DEVICES": "-1",
+            "PYTHONUNBUFFERED": "1",
+            **(environ or {}),
+        }
+        self._rank_environ = rank_environ or {}
+        addresses = free_addresses(num_workers + num_servers)
+        self.cluster = {"worker": addresses[:num_workers]}
+        if num_servers:
+            self.cluster["ps"] = addresses[num_workers:]
+        self._folder = tempfile.TemporaryDirectory()
+        self.workers: list[Member] = []
+        self.servers: list[Member] = []
+
+    def __enter__(self) -> Job:
+        for index in range(len(self.cluster.get("ps", []))):
+            self.servers.append(self.start("ps", index))
+        for rank in range(len(self.cluster["worker"])):
+            self.workers.append(self.start("worker", rank))
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for member in (*self.workers, *self.servers):
+            if member.process.poll() is None:
+                member.process.kill()
+            member.process.wait(timeout=30)
+        self._folder.cleanup()
+
+    def start(self, kind: str, index: int) -> Member:
+        """Start one process of the cluster; `kind` is "worker" or "ps"."""
+        command: Sequence[str] = [sys.executable, str(self._script), *self._args]
+        if kind == "ps":
+            command = [sys.executable, "-m", "poseidon_tf", "server"]
+        config = {"cluster": self.cluster, "task": {"type": kind, "index": index}}
+        path = Path(self._folder.name) / f"{kind}-{index}.txt"
+        extra = self._rank_environ.get(index, {}) if kind == "worker" else {}
+        with path.open("wb") as output:
+            process = subprocess.Popen(
+                command,
+                env={**self._environ, "TF_CONFIG": json.dumps(config), **extra},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        return Member(kind, index, self.cluster[kind][index], process, path)
+
+    def wait(self, *, timeout_s: float = 120.0) -> list[int]:
+        """Exit codes of the workers, then of the servers."""
+        return [m.process.wait(timeout=timeout_s) for m in (*self.workers, *self.servers)]
+
+    def results(self, *, timeout_s: float = 120.0) -> list[dict[str, Any]]:
+        """By rank, what each worker printed; fails with its output if a process failed."""
+        codes = self.wait(timeout_s=timeout_s)
+        outputs = "\n".join(
+            f"--- {m.role} {m.rank}\n{m.output()[-4000:]}" for m in (*self.workers, *self.servers)
+        )
+        assert not any(codes), f"exit codes {codes}\n{outputs}"
+        return [worker.results() for worker in self.workers]
+
+
+def run_alone(script: str | Path, *args: str, timeout_s: float = 120.0) -> dict[str, Any]:
+    """The same script in one process without TF_CONFIG."""
+    environ = {
+        **os.environ,
+        "TF_CONFIG": "",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "TF_NUM_INTRAOP_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "-1",
+    }
+    done = subprocess.run(
+        [sys.executable, str(SCRIPTS / script), *args],
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    return dict(
+        (line.split(" ", 2)[1], json.loads(line.split(" ", 2)[2]))
+        for line in done.stdout.splitlines()
+        if line.startswith("RESULT ")
+    )
