@@ -10,6 +10,7 @@ import json
 import logging
 import sys
 import threading
+from collections.abc import Callable
 
 from poseidon_tf.coordinator.client import CoordinatorClient
 from poseidon_tf.errors import ConfigError, PoseidonError
@@ -29,12 +30,18 @@ def serve(
     ports: tuple[int, int] | None = None,
     start_timeout_s: float = START_TIMEOUT_S,
     parent_gone: threading.Event | None = None,
+    on_received: Callable[[int, str, int], None] | None = None,
 ) -> int:
-    """Serve as server `index` on `address` until the job ends; the process's exit code."""
+    """Serve as server `index` on `address` until the job ends; the process's exit code.
+
+    Args:
+      parent_gone: set by the caller when the process that wants this server is gone.
+      on_received: hears of every contribution: (rank, key name, step).
+    """
     server = Server(
         address, max_streams=KVService.streams_needed(config.num_workers), ports=ports
     )
-    KVService(server, num_workers=config.num_workers)
+    KVService(server, num_workers=config.num_workers, on_received=on_received)
     server.start()
     over = parent_gone or threading.Event()
     failures: list[PoseidonError] = []

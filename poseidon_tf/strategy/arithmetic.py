@@ -28,7 +28,7 @@ def arithmetic_facts(device: str, environ: Mapping[str, str]) -> dict[str, Any]:
     threads = (
         tf.config.threading.get_intra_op_parallelism_threads()
         or int(environ.get("TF_NUM_INTRAOP_THREADS") or 0)
-        or len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1))
+        or _num_usable_cpus()
     )
     return {
         "TensorFlow version": tf.__version__,
@@ -37,6 +37,12 @@ def arithmetic_facts(device: str, environ: Mapping[str, str]) -> dict[str, Any]:
         "TF_ENABLE_ONEDNN_OPTS": environ.get("TF_ENABLE_ONEDNN_OPTS", "unset"),
         "number of intra-op threads": threads,
     }
+
+
+def _num_usable_cpus() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _device_kind(device: str) -> str:

@@ -88,7 +88,7 @@ class GradientExchange:
         gradients = [
             tf.convert_to_tensor(g) if isinstance(g, tf.IndexedSlices) else g for g in gradients
         ]
-        names = _unique_names(variables)
+        names = unique_names(variables)
         _refuse_summed(names, gradients)
         parts = [tf_internals.components(variable)[0] for variable in variables]
         specs, factors = describe(names, gradients, parts, batch_size=self._batches.rows())
@@ -199,7 +199,7 @@ def _exchange_factors(
     return summed
 
 
-def _unique_names(variables: Sequence[Any]) -> list[str]:
+def unique_names(variables: Sequence[Any]) -> list[str]:
     """Keras paths; a path that comes again gets a number."""
     seen: dict[str, int] = {}
     names = []

@@ -17,6 +17,7 @@ from poseidon_tf.errors import ConfigError
 try:
     from keras.src.backend.tensorflow.optimizer import TFOptimizer  # Knows gradients AND variables.
     from keras.src.backend.tensorflow.trainer import TensorFlowTrainer  # fit, evaluate, predict.
+    from keras.src.models.functional import Functional  # Models that can be rebuilt by layer.
     from tensorflow.python.autograph.core import ag_ctx  # Replica functions are converted as in TF.
     from tensorflow.python.autograph.impl import api as autograph
     from tensorflow.python.data.experimental.ops.distribute import (
@@ -109,6 +110,7 @@ def replace_method(cls: type, name: str, wrap: Callable[..., Callable[..., Any]]
 
 
 __all__ = [
+    "Functional",
     "Mirrored",
     "MirroredExtended",
     "SyncOnReadVariable",

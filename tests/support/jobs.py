@@ -54,6 +54,7 @@ class Job:
     Args:
       script: a file name in `scripts/`, or a path.
       num_servers: 0 for a server on each worker's own host.
+      start_servers: False if the script of some worker serves.
     """
 
     def __init__(
@@ -64,9 +65,11 @@ class Job:
         num_servers: int = 1,
         environ: Mapping[str, str] | None = None,
         rank_environ: Mapping[int, Mapping[str, str]] | None = None,
+        start_servers: bool = True,
     ) -> None:
         self._script = SCRIPTS / script
         self._args = args
+        self._start_servers = start_servers
         self._environ = {
             **os.environ,
             "TF_CPP_MIN_LOG_LEVEL": "3",
@@ -86,7 +89,7 @@ class Job:
         self.servers: list[Member] = []
 
     def __enter__(self) -> Job:
-        for index in range(len(self.cluster.get("ps", []))):
+        for index in range(len(self.cluster.get("ps", [])) * self._start_servers):
             self.servers.append(self.start("ps", index))
         for rank in range(len(self.cluster["worker"])):
             self.workers.append(self.start("worker", rank))

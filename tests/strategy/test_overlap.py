@@ -1,0 +1,25 @@
+"""A gradient leaves while the layers below are still being differentiated: shown without timing."""
+
+import pytest
+
+from tests.support.jobs import Job
+
+pytestmark = pytest.mark.processes
+
+
+@pytest.mark.parametrize("mode", ["fit", "loop"])
+def test_the_top_gradient_reaches_the_server_before_the_bottom_is_differentiated(mode: str) -> None:
+    """The bottom's backward pass waits for the server, so the job ends only if pushes overlap."""
+    with Job("overlap.py", mode, num_servers=1, start_servers=False) as job:
+        assert [found["steps"] for found in job.results()] == [3, 3]
+
+
+@pytest.mark.parametrize("mode", ["fit", "loop"])
+def test_the_proof_fails_when_pushes_are_chained(mode: str) -> None:
+    """With pushes in program order the top's gradient waits behind the bottom's: no progress."""
+    environ = {"PATIENCE_S": "3"}
+    with Job(
+        "overlap.py", mode, "chained", num_servers=1, start_servers=False, environ=environ
+    ) as job:
+        assert all(job.wait())
+        assert "the top layer's gradient has not reached the server" in job.workers[0].output()

@@ -1,0 +1,57 @@
+"""The wire carries what the plan said."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from poseidon_tf.planner import Plan, Scheme
+from tests.support.jobs import Job
+
+pytestmark = pytest.mark.processes
+STEPS = 20
+Found = dict[str, Any]
+
+
+def moved(found: Found, group: str, count: str) -> int:
+    """What `count` of `group` grew by from the end of step 1 to the end of step 21."""
+    return int(found["step_21"][group][count] - found["step_1"][group][count])
+
+
+def payload(found: Found, group: str) -> int:
+    return moved(found, group, "sent_bytes") + moved(found, group, "received_bytes")
+
+
+def planned(plan: Plan, scheme: Scheme) -> int:
+    return STEPS * sum(v.worker_bytes for v in plan.variables if v.scheme is scheme)
+
+
+def carries_what_was_planned(found: Found, plan: Plan) -> bool:
+    """Whether the tensor payload of 20 steps is the plan's, to the byte."""
+    return payload(found, "ps") == planned(plan, Scheme.PS) and payload(found, "sfb") == planned(
+        plan, Scheme.SFB
+    )
+
+
+@pytest.mark.parametrize("scheme", ["ps", "sfb"])
+@pytest.mark.parametrize("num_servers", [2, 0], ids=["dedicated", "co-located"])
+def test_payload_is_the_plans_and_framing_is_small(scheme: str, num_servers: int) -> None:
+    """20 steps of 5 M parameters: payload to the byte, framing within 2 % of it."""
+    with Job("wire.py", scheme, num_workers=2, num_servers=num_servers) as job:
+        for found in job.results():
+            plan = Plan.from_json(found["plan"])
+            assert found["parameters"] > 5_000_000
+            assert found["step_21"]["steps"] - found["step_1"]["steps"] == STEPS
+            assert found["step_21"]["all_reduce"] == found["step_1"]["all_reduce"]
+            assert carries_what_was_planned(found, plan)
+            shortened = dataclasses.replace(plan, variables=plan.variables[:-1])
+            assert not carries_what_was_planned(found, shortened), "the check cannot fail"
+
+            on_servers = payload(found, "servers") + payload(found, "own_server")
+            assert payload(found, "ps") < on_servers <= 1.02 * payload(found, "ps")
+            assert (payload(found, "own_server") > 0) == (num_servers == 0)
+            among_workers = payload(found, "workers")
+            assert payload(found, "sfb") <= among_workers <= 1.02 * payload(found, "sfb")
+            assert (among_workers > 0) == (scheme == "sfb")

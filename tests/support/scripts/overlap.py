@@ -1,0 +1,99 @@
+"""Blocks the bottom layer's backward pass until the server has the top layer's gradient.
+
+Rank 0 serves in a thread of its own process, so that its backward pass can wait for what its
+server has received. Arguments: "fit" or "loop"; "chained" takes away what lets pushes leave early.
+"""
+
+import os
+import sys
+import threading
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import poseidon_tf
+from poseidon_tf.launch.cluster_env import read_cluster
+from poseidon_tf.launch.server_main import serve
+from poseidon_tf.strategy import tf_internals
+
+PATIENCE_S = float(os.environ.get("PATIENCE_S", "30"))
+config = read_cluster()
+top_received = threading.Event()
+
+
+def on_received(rank: int, key: str, step: int) -> None:
+    if rank == 0 and "top/kernel" in key:
+        top_received.set()
+
+
+if config.rank == 0:
+    threading.Thread(
+        target=serve,
+        args=(config,),
+        kwargs={"index": 0, "address": config.servers[0], "on_received": on_received},
+        daemon=True,
+    ).start()
+if "chained" in sys.argv:
+    tf_internals.run_independently = lambda operation: None
+
+
+def wait_received(gradient: np.ndarray) -> np.ndarray:
+    if config.rank == 0:
+        if not top_received.wait(PATIENCE_S):
+            raise TimeoutError("the top layer's gradient has not reached the server")
+        top_received.clear()
+    return gradient
+
+
+@tf.custom_gradient
+def gate(x: tf.Tensor) -> tuple[tf.Tensor, object]:
+    def backward(upstream: tf.Tensor) -> tf.Tensor:
+        held = tf.numpy_function(wait_received, [upstream], tf.float32, stateful=False)
+        held.set_shape(upstream.shape)
+        return held
+
+    return tf.identity(x), backward
+
+
+class Gate(keras.layers.Layer):
+    def call(self, x):
+        return gate(x)
+
+
+strategy = poseidon_tf.PoseidonStrategy(schemes={"*": "ps"})
+with strategy.scope():
+    model = keras.Sequential(
+        [
+            keras.Input((32,)),
+            keras.layers.Dense(256, name="bottom"),
+            Gate(),
+            keras.layers.Dense(128, name="top"),
+        ]
+    )
+    optimizer = keras.optimizers.SGD(0.01)
+    model.compile(optimizer, "mse")
+rng = np.random.default_rng(0)
+x = rng.normal(size=(24, 32)).astype("float32")
+y = rng.normal(size=(24, 128)).astype("float32")
+if "fit" in sys.argv:
+    model.fit(x, y, batch_size=8, verbose=0)
+else:
+    dataset = strategy.experimental_distribute_dataset(
+        tf.data.Dataset.from_tensor_slices((x, y)).batch(8)
+    )
+
+    @tf.function
+    def train_step(batch):
+        def replica_step(features, labels):
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_mean(tf.square(model(features, training=True) - labels))
+            gradients = tape.gradient(loss, model.trainable_variables)
+            optimizer.apply(gradients, model.trainable_variables)
+            return loss
+
+        return strategy.run(replica_step, args=batch)
+
+    for batch in dataset:
+        train_step(batch)
+print("RESULT steps", strategy.statistics().steps, flush=True)
