@@ -27,9 +27,12 @@ def kernel_bytes() -> dict[str, int]:
 class Count(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         if batch in (0, 20):
+            # Nobody begins the next step before everybody has counted.
+            strategy.gather_bytes("step ended", b"")
             result(f"step_{batch + 1}", dataclasses.asdict(strategy.statistics()))
             if INTERFACE:
                 result(f"interface_{batch + 1}", kernel_bytes())
+            strategy.gather_bytes("counted", b"")
 
 
 strategy = poseidon_tf.PoseidonStrategy(schemes={"*/big?/kernel": SCHEME, "*/out/*": "ps"})
