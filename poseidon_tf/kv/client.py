@@ -37,6 +37,7 @@ class ServerLink:
       rank: this worker's.
       on_sum: hears of every finished sum, on a stream's reading thread; must not block.
       on_lost: hears once per stream that ended with an error, or of a refusal.
+      on_sent: hears of every (key number, step) that a stream has taken.
       window_bytes: see `WINDOW_BYTES`.
     """
 
@@ -47,13 +48,15 @@ class ServerLink:
         rank: int,
         on_sum: OnSum,
         on_lost: Callable[[Exception], None],
+        on_sent: Callable[[int, int], None] | None = None,
         window_bytes: int = WINDOW_BYTES,
         keepalive_s: float = 30.0,
     ) -> None:
         self.address = address
         self._rank = rank
+        self._has_left = False
         self._queues = [
-            FrameQueue(window_bytes=window_bytes // STREAMS_PER_SERVER)
+            FrameQueue(window_bytes=window_bytes // STREAMS_PER_SERVER, on_taken=on_sent)
             for _ in range(STREAMS_PER_SERVER)
         ]
         self._channels = [
@@ -95,24 +98,26 @@ class ServerLink:
     def inspect(self, *, timeout_s: float) -> InspectReply:
         """What the server has received so far."""
         request = InspectRequest().SerializeToString()
-        return InspectReply.FromString(
+        reply: InspectReply = InspectReply.FromString(
             self._channels[0].call(INSPECT, request, timeout_s=timeout_s)
         )
+        return reply
 
     def traffic(self) -> list[Traffic]:
         """Bytes and messages of each stream."""
         return [stream.traffic for stream in self._streams]
 
     def leave(self, last_step: int) -> None:
-        """Say goodbye and send nothing more."""
-        self._queues[0].put(frames.goodbye(last_step))
-        for stream in self._streams:
-            stream.close()
+        """Say goodbye on every stream, after what has been pushed, and send nothing more."""
+        self._has_left = True
+        for queue in self._queues:
+            queue.finish(frames.goodbye(last_step))
 
     def close(self, *, timeout_s: float) -> None:
         """Wait up to `timeout_s` seconds for the streams to end, then cut them."""
-        for stream in self._streams:
-            stream.close()
+        if not self._has_left:
+            for stream in self._streams:
+                stream.close()
         for stream in self._streams:
             stream.wait_ended(timeout_s=timeout_s)
         for channel in self._channels:

@@ -32,6 +32,7 @@ class KVService:
     Args:
       server: not started yet.
       on_received: called after each push with (rank, key name, step), for tests and timelines.
+      on_released: called with (key name, step) when a sum is on its way to all workers.
     """
 
     def __init__(
@@ -40,13 +41,15 @@ class KVService:
         *,
         num_workers: int,
         on_received: Callable[[int, str, int], None] | None = None,
+        on_released: Callable[[str, int], None] | None = None,
     ) -> None:
         self._store = Store(num_workers)
         self._num_workers = num_workers
         self._names: list[str] = []
-        self._on_received = on_received
+        self._on_received, self._on_released = on_received, on_released
         self._lock = threading.Lock()
         self._queues: dict[tuple[int, int], FrameQueue] = {}
+        self._goodbyes: dict[int, set[int]] = {}  # rank -> its streams that have ended in order
         server.add_unary(REGISTER, self._register)
         server.add_unary(INSPECT, self._inspect)
         server.add_stream(EXCHANGE, self._accept)
@@ -67,16 +70,18 @@ class KVService:
             for number, spec in zip(numbers, specs, strict=True):
                 if number == len(self._names):
                     self._names.append(spec.name)
-        return KeyNumbers(numbers=numbers).SerializeToString()
+        reply: bytes = KeyNumbers(numbers=numbers).SerializeToString()
+        return reply
 
     def _inspect(self, request: bytes) -> bytes:
         with self._lock:
             keys = list(self._store.contributions())
             held_bytes = self._store.held_bytes()
-        return InspectReply(
+        reply: bytes = InspectReply(
             keys=[KeyState(name=name, contributions=counts) for name, counts in keys],
             held_bytes=held_bytes,
         ).SerializeToString()
+        return reply
 
     def _accept(self, stream: Stream) -> _WorkerStream:
         try:
@@ -105,9 +110,13 @@ class KVService:
             self._on_received(rank, self._names[part.key], part.step)
         self._act(actions, index)
 
-    def leave(self, rank: int, last_step: int) -> None:
-        """`rank` has said goodbye."""
+    def leave(self, rank: int, index: int, last_step: int) -> None:
+        """`rank` has said goodbye on its stream `index`; it has left when it has on all."""
         with self._lock:
+            said = self._goodbyes.setdefault(rank, set())
+            said.add(index)
+            if len(said) < STREAMS_PER_SERVER:
+                return
             actions = self._store.leave(rank, last_step)
         self._act(actions, 0)
 
@@ -126,6 +135,8 @@ class KVService:
                     for rank in range(self._num_workers):
                         if queue := self._queues.get((rank, index)):
                             queue.put_parts([(part, payload)])
+                    if self._on_released is not None:
+                        self._on_released(self._names[key], step)
                 case Credit(rank, num_bytes):
                     if queue := self._queues.get((rank, index)):
                         queue.give_credit(num_bytes)
@@ -147,7 +158,7 @@ class _WorkerStream:
         for part, payload in zip(header.parts, payloads, strict=True):
             self._service.take(self._rank, self._index, part, payload)
         if header.HasField("goodbye"):
-            self._service.leave(self._rank, header.goodbye.last_step)
+            self._service.leave(self._rank, self._index, header.goodbye.last_step)
 
     def on_closed(self, error: Exception | None) -> None:
         self._service.closed(self._rank, self._index, error)

@@ -96,22 +96,26 @@ class Store:
         """The numbers of these keys; a name that is known must be announced alike.
 
         Raises:
-          ProtocolError: another worker announced a key with another dtype or size, or the dtype
-            cannot be summed. No key of `specs` is added then.
+          ProtocolError: unknown rank, a key was announced with another dtype or size before, or
+            the dtype cannot be summed. No key of `specs` is added then.
         """
+        self._check_rank(rank)
+        announced: dict[str, KeySpec] = {}
         for spec in specs:
-            wire_dtype(spec.dtype)
             if spec.num_elements * wire_dtype(spec.dtype).itemsize > MAX_KEY_BYTES:
                 raise ProtocolError(
                     f"key {spec.name!r} of {spec.num_elements} elements is larger than "
                     f"{MAX_KEY_BYTES} bytes; cut it into KV pairs"
                 )
             number = self._numbers.get(spec.name)
-            if number is not None and self._keys[number].spec != spec:
+            if number is None:
+                known = announced.setdefault(spec.name, spec)
+            else:
                 known = self._keys[number].spec
+            if known != spec:
                 raise ProtocolError(
                     f"key {spec.name!r}: rank {rank} announces {spec.num_elements} x {spec.dtype}, "
-                    f"another worker announced {known.num_elements} x {known.dtype}"
+                    f"before it was announced as {known.num_elements} x {known.dtype}"
                 )
         for spec in specs:
             if spec.name not in self._numbers:
@@ -167,8 +171,7 @@ class Store:
         ]
 
     def _checked(self, rank: int, key: int, step: int, payload: memoryview) -> _KeyState:
-        if not 0 <= rank < self._num_workers:
-            raise ProtocolError(f"push from rank {rank}; there are {self._num_workers} workers")
+        self._check_rank(rank)
         if key >= len(self._keys):
             raise ProtocolError(f"rank {rank} pushed key number {key}, which was never announced")
         state = self._keys[key]
@@ -192,6 +195,10 @@ class Store:
             )
         return state
 
+    def _check_rank(self, rank: int) -> None:
+        if not 0 <= rank < self._num_workers:
+            raise ProtocolError(f"a message of rank {rank}; there are {self._num_workers} workers")
+
     def _fold(self, state: _KeyState, key: int, step: int, open_sum: _Sum) -> list[Action]:
         """Add every share whose turn it is."""
         actions: list[Action] = []
@@ -199,16 +206,17 @@ class Store:
             values = widen(share, state.spec.dtype)
             if open_sum.next_rank == 0:
                 open_sum.total = values  # Shares the message's memory; read-only.
-            elif open_sum.next_rank == 1 or open_sum.total is None:
-                open_sum.total = np.add(open_sum.total, values)  # type: ignore[call-overload]
             else:
-                np.add(open_sum.total, values, out=open_sum.total)  # type: ignore[call-overload]
+                assert open_sum.total is not None
+                own = None if open_sum.next_rank == 1 else open_sum.total
+                with np.errstate(over="ignore", invalid="ignore"):  # Loss scaling expects both.
+                    open_sum.total = np.add(open_sum.total, values, out=own)
             actions.append(Credit(open_sum.next_rank, len(share)))
             open_sum.next_rank += 1
         if open_sum.next_rank == self._num_workers and open_sum.total is not None:
             del state.sums[step]
             total = np.ascontiguousarray(narrow(open_sum.total, state.spec.dtype))
-            actions.append(Release(key, step, memoryview(total).cast("B")))
+            actions.append(Release(key, step, total.view(np.uint8).data))
         return actions
 
     def _deserted(self, rank: int, state: _KeyState, step: int, *, waits: int) -> Deserted:

@@ -86,6 +86,24 @@ def server() -> None:
     sys.exit(serve())
 
 
+@main.command()
+@click.argument("directory", type=click.Path(exists=True, file_okay=False))
+@click.option("--output", default="timeline.json", show_default=True, help="File to write.")
+def timeline(directory: str, output: str) -> None:
+    """Join the traces that a job left in DIRECTORY into one file that Perfetto opens."""
+    import json
+    from pathlib import Path
+
+    from poseidon_tf.errors import ConfigError
+    from poseidon_tf.trace import merge
+
+    paths = sorted(Path(directory).glob("*.trace.json"))
+    if not paths:
+        raise ConfigError(f"no *.trace.json in {directory!r}; give PoseidonStrategy a timeline_dir")
+    Path(output).write_text(json.dumps(merge(paths)))
+    click.echo(f"{len(paths)} traces in {output}; open it at ui.perfetto.dev")
+
+
 def _scheme_by_pattern(
     _ctx: click.Context, _param: click.Parameter, values: Sequence[str]
 ) -> dict[str, str]:

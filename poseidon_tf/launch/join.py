@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, final
 
@@ -108,15 +108,18 @@ class Membership:
 def join(
     config: ClusterConfig,
     *,
-    info: Mapping[str, Any],
+    arithmetic: Mapping[str, Any],
     deadlines: Deadlines,
     ports: tuple[int, int] | None = None,
     timeline_dir: str | None = None,
+    clock: Callable[[], float] = time.time,
 ) -> Membership:
     """Bring this worker into the cluster and wait until everyone is there.
 
     Args:
-      info: facts about this worker that the others get to see; must be JSON.
+      arithmetic: what the bits of this worker's products depend on; must be JSON.
+      timeline_dir: where each process writes its trace when it ends; None for none.
+      clock: this process's wall clock, in seconds.
       ports: first and last port for what needs a port of its own; the system's choice if None.
 
     Raises:
@@ -130,7 +133,7 @@ def join(
         max_streams=FactorService.streams_needed(num_workers) + num_members * (rank == 0),
         keepalive_s=deadlines.keepalive_s,
     )
-    recorder = Recorder(f"worker {rank}", directory=timeline_dir)
+    recorder = Recorder(f"worker {rank}", directory=timeline_dir, clock=clock)
     coordinator = _host_coordinator(server, config, deadlines) if rank == 0 else None
     own_server: subprocess.Popen[str] | None = None
     client = CoordinatorClient(
@@ -138,7 +141,8 @@ def join(
         role="worker",
         rank=rank,
         own_address=config.address,
-        info=info,
+        info={"arithmetic": dict(arithmetic), "timeline_dir": timeline_dir},
+        clock=clock,
         num_workers=num_workers,
         num_servers=config.num_servers,
         on_failure=lambda error: session.fail(error, told=True),

@@ -12,7 +12,12 @@ from poseidon_tf.errors import ConfigError
 from poseidon_tf.launch.cluster_env import current_environ, read_cluster
 from poseidon_tf.launch.join import join
 from poseidon_tf.launch.server_main import serve
-from poseidon_tf.planner import DEFAULT_KV_PAIR_BYTES, ClusterSpec, Plan
+from poseidon_tf.planner import (
+    DEFAULT_KV_PAIR_BYTES,
+    ClusterSpec,
+    Plan,
+    check_kv_pair_bytes,
+)
 from poseidon_tf.strategy import keras_hooks, tf_internals
 from poseidon_tf.strategy.arithmetic import arithmetic_facts
 from poseidon_tf.strategy.strategy import ClusterStrategy, local_device
@@ -62,6 +67,7 @@ class PoseidonStrategy(ClusterStrategy):
             raise ConfigError(f"rows_per_step must be 1 or more, got {rows_per_step}")
         if ports is not None and not 0 < ports[0] <= ports[1] < 65536:
             raise ConfigError(f"ports must be (first, last) within 1..65535, got {ports}")
+        check_kv_pair_bytes(kv_pair_bytes)
         deadlines = deadlines or Deadlines()
         config = read_cluster()
         if config.role == "server":
@@ -78,13 +84,13 @@ class PoseidonStrategy(ClusterStrategy):
         if not config.is_single:
             self._membership = join(
                 config,
-                info=arithmetic_facts(local_device(), current_environ()),
+                arithmetic=arithmetic_facts(local_device(), current_environ()),
                 deadlines=deadlines,
                 ports=ports,
                 timeline_dir=timeline_dir,
             )
             self._membership.leave_with_main_thread()
-            arithmetic = [member.info for member in self._membership.view.workers]
+            arithmetic = [member.info["arithmetic"] for member in self._membership.view.workers]
             if not tf_internals.user_seeded_tensorflow():
                 # Every worker shuffles the whole dataset before it takes its shard: with other
                 # seeds some samples would be seen twice and others never.

@@ -16,6 +16,7 @@ from poseidon_tf.coordinator.client import CoordinatorClient
 from poseidon_tf.errors import ConfigError, PoseidonError
 from poseidon_tf.kv.service import KVService
 from poseidon_tf.launch.cluster_env import ClusterConfig, read_cluster
+from poseidon_tf.trace import Recorder
 from poseidon_tf.transport.over_grpc import Server
 
 START_TIMEOUT_S = 120.0
@@ -41,7 +42,18 @@ def serve(
     server = Server(
         address, max_streams=KVService.streams_needed(config.num_workers), ports=ports
     )
-    KVService(server, num_workers=config.num_workers, on_received=on_received)
+    recorder: Recorder | None = None
+
+    def on_released(name: str, step: int) -> None:
+        if recorder is not None:
+            recorder.event("released", name, step)
+
+    KVService(
+        server,
+        num_workers=config.num_workers,
+        on_received=on_received,
+        on_released=on_released,
+    )
     server.start()
     over = parent_gone or threading.Event()
     failures: list[PoseidonError] = []
@@ -67,7 +79,13 @@ def serve(
         on_ended=on_ended,
     )
     try:
-        client.join(timeout_s=start_timeout_s)
+        view = client.join(timeout_s=start_timeout_s)
+        recorder = Recorder(
+            f"server {index}",
+            # As rank 0 has it: a server has no arguments of its own.
+            directory=view.workers[0].info["timeline_dir"],
+            offset_s=client.clock_offset_s,
+        )
         _log.info("server %d serves on %s", index, server.address)
         over.wait()
     except PoseidonError as failure:
@@ -75,6 +93,8 @@ def serve(
     finally:
         client.close(timeout_s=1.0)
         server.stop()
+        if recorder is not None:
+            recorder.write()
     if failures:
         print(f"server {index}: {failures[0]}", file=sys.stderr, flush=True)
     return 0 if ended and not failures else 1

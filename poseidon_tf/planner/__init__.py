@@ -15,6 +15,7 @@ from .plan import Scheme as Scheme
 from .plan import Unit as Unit
 from .plan import VariablePlan as VariablePlan
 from .planner import DEFAULT_KV_PAIR_BYTES as DEFAULT_KV_PAIR_BYTES
+from .planner import check_kv_pair_bytes as check_kv_pair_bytes
 from .planner import make_plan as make_plan
 from .sharding import COALESCE_BYTES as COALESCE_BYTES
 from .sharding import place as place

@@ -56,11 +56,7 @@ def make_plan(
     Raises:
         PlanError: an override fits no variable, or asks for what its variable cannot do.
     """
-    smallest, largest = KV_PAIR_BYTES_RANGE
-    if not smallest <= kv_pair_bytes <= largest:
-        raise ConfigError(
-            f"kv_pair_bytes must be from {smallest} to {largest}, got {kv_pair_bytes}"
-        )
+    check_kv_pair_bytes(kv_pair_bytes)
     wishes = _wishes(specs, schemes or {})
     kernels = [_kernel_of(specs, at) for at in range(len(specs))]
     choices = {
@@ -85,6 +81,15 @@ def make_plan(
             kv_pair_bytes=kv_pair_bytes,
         ),
     )
+
+
+def check_kv_pair_bytes(kv_pair_bytes: int) -> None:
+    """Raise ConfigError unless a variable can be cut into pieces of at most this."""
+    smallest, largest = KV_PAIR_BYTES_RANGE
+    if not smallest <= kv_pair_bytes <= largest:
+        raise ConfigError(
+            f"kv_pair_bytes must be from {smallest} to {largest}, got {kv_pair_bytes}"
+        )
 
 
 def _wishes(specs: Sequence[VariableSpec], schemes: Mapping[str, str]) -> list[_Wish | None]:

@@ -101,6 +101,11 @@ class FactorExchange:
             if rank not in present
         ]
 
+    def drop_pieces(self, rank: int) -> None:
+        """The stream of `rank` has ended: what it began to send has to come again, whole."""
+        for state in self._keys.values():
+            state.arriving.pop(rank, None)
+
     def missing(self) -> list[tuple[str, int, list[int]]]:
         """Per incomplete set: the variable, the step, and the ranks waited for."""
         return [

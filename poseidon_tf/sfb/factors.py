@@ -34,10 +34,15 @@ class FactorSpec:
 
 def pack(U_KM: Array, V_KN: Array) -> bytes:
     """The bytes of U followed by those of V, row by row."""
-    return b"".join((np.ascontiguousarray(U_KM).data, np.ascontiguousarray(V_KN).data))
+    # As bytes: arrays of a type that numpy does not know, such as bfloat16, offer no buffer.
+    return b"".join(
+        np.ascontiguousarray(factor).reshape(-1).view(np.uint8).data for factor in (U_KM, V_KN)
+    )
 
 
-def unpack(payload: memoryview | bytes, spec: FactorSpec, rows: int) -> tuple[Array, Array]:
+def unpack(
+    payload: memoryview | bytes | bytearray, spec: FactorSpec, rows: int
+) -> tuple[Array, Array]:
     """U and V as views of `payload`, which holds `spec.num_bytes(rows)` bytes."""
     values: Array = np.frombuffer(payload, wire_dtype(spec.dtype))
     return (
@@ -56,5 +61,5 @@ def joined(factors: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
 
 def product(U_KM: Array, V_KN: Array) -> Array:
     """``grad[m, n] = sum_k U[k, m] * V[k, n]``; what the training step computes on its device."""
-    grad_MN: Array = U_KM.T @ V_KN  # type: ignore[operator]
+    grad_MN: Array = U_KM.T @ V_KN
     return grad_MN

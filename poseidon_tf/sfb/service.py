@@ -150,7 +150,10 @@ class FactorService:
         self._act(outcomes)
 
     def closed(self, rank: int, error: Exception | None) -> None:
-        """The stream of peer `rank` has ended."""
+        """The stream of peer `rank` has ended; whether the peer is lost is for others to say."""
+        with self._lock:
+            self._connected.discard(rank)
+            self._exchange.drop_pieces(rank)
         if error is not None:
             self._on_lost(rank, error)
 

@@ -109,6 +109,22 @@ class GradientExchange:
             summed |= exchange(open_unit, gradients, factors, parts)
         return [summed[position] for position in range(len(gradients))]
 
+    def record_applied(self, variables: Sequence[Any]) -> None:
+        """Note, for the timeline, when each of these variables has been updated in this step."""
+        recorder = self._worker.session.recorder
+        if not recorder.is_recording:
+            return
+        for name, variable in zip(unique_names(variables), variables, strict=True):
+
+            def record(_: Any, name: str = name) -> None:
+                recorder.event("applied", name, self._worker.last_step())
+
+            # Read after the update, as the program has it; one element is enough.
+            value = tf_internals.components(variable)[0].read_value()
+            applied = tf.numpy_function(record, [tf.reshape(value, [-1])[:1]], [])
+            if not tf.executing_eagerly():
+                tf_internals.run_independently(applied)
+
     def _first_values_of_step(self, optimizer: Any, variables: Sequence[Any]) -> None:
         """In a custom loop nobody has given the variables rank 0's values yet."""
         new = [

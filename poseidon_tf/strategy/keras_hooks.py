@@ -55,7 +55,10 @@ def _update_step(original: Callable[..., Any]) -> Callable[..., Any]:
             for at, total in zip(present, totals, strict=True):
                 summed[at] = total
         with strategy.extended.sums_done():
-            return original(self, summed, trainable_variables, learning_rate)
+            updated = original(self, summed, trainable_variables, learning_rate)
+        if present and tf_internals.is_tracing_for_real():
+            strategy.record_applied([trainable_variables[at] for at in present])
+        return updated
 
     return update_step
 
@@ -182,9 +185,10 @@ def _predict(original: Callable[..., Any]) -> Callable[..., Any]:
             steps=steps,
             callbacks=_with_callback(callbacks, counts, self),
         )
+        own_rows = np.asarray(counts.rows, np.int64)
         rows = [
             np.frombuffer(part, np.int64)
-            for part in strategy.gather_bytes("rows predicted", np.int64(counts.rows).tobytes())
+            for part in strategy.gather_bytes("rows predicted", own_rows.tobytes())
         ]
         return tf.nest.map_structure(lambda array: _in_order(strategy, array, rows), own)
 

@@ -80,6 +80,11 @@ class ClusterStrategy(tf.distribute.Strategy):  # type: ignore[misc]
         assert self._gradients is not None, "one worker has nothing to sum"
         return self._gradients.sum(optimizer, gradients, variables)
 
+    def record_applied(self, variables: Sequence[Any]) -> None:
+        """Note for the timeline that `variables` have been updated."""
+        assert self._gradients is not None, "one worker has no timeline"
+        self._gradients.record_applied(variables)
+
     def agree_on_first_values(self, variables: Sequence[Any], *, what: str) -> None:
         """Give `variables` rank 0's values; all workers call it together."""
         assert self._gradients is not None, "one worker has nobody to agree with"

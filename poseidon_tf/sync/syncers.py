@@ -22,9 +22,6 @@ from poseidon_tf.wire.dtypes import Array, wire_dtype
 Done = Callable[[int, list[Array]], None]
 """Called with (step, results) when a step of a unit is complete."""
 
-# TensorFlow takes over memory that begins at such an address without copying it.
-ALIGNMENT = 64
-
 
 class Syncer(Protocol):
     """One unit's way to the other workers and back."""
@@ -72,11 +69,14 @@ class ServerSyncer:
     def send(self, step: int, arrays: Sequence[Array]) -> None:
         flat = [np.ascontiguousarray(array).reshape(-1) for array in arrays]
         vector = flat[0] if len(flat) == 1 else np.concatenate(flat)
-        view = memoryview(vector.view(np.uint8))
+        view = vector.view(np.uint8).data
         self._sent_bytes += len(view)
         if self._num_bytes:
             with self._lock:
-                self._arriving[step] = (aligned(self._num_bytes), len(self._pieces))
+                self._arriving[step] = (
+                    np.empty(self._num_bytes, np.uint8),
+                    len(self._pieces),
+                )
         by_link: dict[int, tuple[ServerLink, list[tuple[int, memoryview]]]] = {}
         for piece in self._pieces.values():
             end = piece.offset + piece.num_bytes if self._num_bytes else len(view)
@@ -87,12 +87,11 @@ class ServerSyncer:
 
     def receive(self, link: ServerLink, key: int, step: int, payload: memoryview) -> None:
         """Take the sum of one KV pair."""
-        self._received_bytes += len(payload)
         piece = self._pieces[id(link), key]
+        with self._lock:  # Every stream has a thread of its own.
+            self._received_bytes += len(payload)
         if not self._num_bytes:
-            total = aligned(len(payload))
-            total[:] = np.frombuffer(payload, np.uint8)
-            self._done(step, [total.view(self._dtype)])
+            self._done(step, [np.frombuffer(payload, self._dtype)])
             return
         total = self._arriving[step][0]
         total[piece.offset : piece.offset + len(payload)] = np.frombuffer(payload, np.uint8)
@@ -113,11 +112,18 @@ class FactorSyncer:
     """Broadcasts a kernel's two factors and joins those of all workers, in rank order."""
 
     def __init__(
-        self, spec: FactorSpec, *, key: int, num_peers: int, factors: FactorService, done: Done
+        self,
+        spec: FactorSpec,
+        *,
+        key: int,
+        num_peers: int,
+        factors: FactorService,
+        done: Done,
+        on_sent: Callable[[int], None],
     ) -> None:
         self.name = spec.name
         self._spec, self._key, self._num_peers = spec, key, num_peers
-        self._factors, self._done = factors, done
+        self._factors, self._done, self._on_sent = factors, done, on_sent
         self._sent_bytes = self._received_bytes = 0
         factors.register(key, spec)
 
@@ -127,6 +133,7 @@ class FactorSyncer:
         self._sent_bytes += self._num_peers * len(packed)
         self._received_bytes -= len(packed)  # Comes back in the set, but not over the wire.
         self._factors.broadcast(self._key, step, len(U_KM), packed)
+        self._on_sent(step)
 
     def receive(self, complete: CompleteSet) -> None:
         """Take the factors of all workers."""
@@ -136,10 +143,3 @@ class FactorSyncer:
 
     def payload_bytes(self) -> tuple[int, int]:
         return self._sent_bytes, self._received_bytes
-
-
-def aligned(num_bytes: int) -> Array:
-    """An uninitialised byte vector that begins at a multiple of `ALIGNMENT`."""
-    room = np.empty(num_bytes + ALIGNMENT, np.uint8)
-    begin = -room.ctypes.data % ALIGNMENT
-    return room[begin : begin + num_bytes]

@@ -63,6 +63,7 @@ class Worker:
                     rank=self.rank,
                     on_sum=self._sum_receiver(index),
                     on_lost=lambda error: self.session.lost(None, error),
+                    on_sent=self._sent_recorder(index),
                     keepalive_s=self.session.deadlines.keepalive_s,
                 )
             )
@@ -118,7 +119,12 @@ class Worker:
             self.session.done(route, step, results)
 
         syncer = FactorSyncer(
-            spec, key=key, num_peers=self.num_workers - 1, factors=self.factors, done=done
+            spec,
+            key=key,
+            num_peers=self.num_workers - 1,
+            factors=self.factors,
+            done=done,
+            on_sent=lambda step: self.session.recorder.event("sent", spec.name, step),
         )
         route = Route(self.session, syncer, deliver)
         self._factor_syncers[key] = syncer
@@ -138,9 +144,7 @@ class Worker:
         self._num_gathers += 1
         name = f"{what} ({self._num_gathers})"
         try:
-            return self.coordinator.gather(
-                name, payload, timeout_s=self.session.deadlines.start_s
-            )
+            return self.coordinator.gather(name, payload, timeout_s=self.session.deadlines.start_s)
         except PoseidonError as failure:
             self.session.fail(failure)
             raise
@@ -205,6 +209,17 @@ class Worker:
         for link in self._links:
             link.close(timeout_s=timeout_s)
         self.factors.close(timeout_s=timeout_s)
+
+    def _sent_recorder(self, server: int) -> Callable[[int, int], None] | None:
+        recorder = self.session.recorder
+        if not recorder.is_recording:
+            return None
+
+        def record(key: int, step: int) -> None:
+            syncer, _ = self._sums[server, key]
+            recorder.event("sent", syncer.name, step, server=server)
+
+        return record
 
     def _sum_receiver(self, server: int) -> Callable[[int, int, memoryview], None]:
         def receive(key: int, step: int, payload: memoryview) -> None:

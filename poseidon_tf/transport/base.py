@@ -19,7 +19,11 @@ class Receiver(Protocol):
         """A message has arrived; an exception ends the stream and is given to `on_closed`."""
 
     def on_closed(self, error: Exception | None) -> None:
-        """The stream has ended, once; `error` is None if the peer closed it properly."""
+        """The stream has ended, once; `error` is None if the peer closed it properly.
+
+        On the side that accepted the stream None may also mean that it was cut: gRPC tells the
+        two apart only later. Who has to know says goodbye before the end.
+        """
 
 
 class Outgoing(Protocol):

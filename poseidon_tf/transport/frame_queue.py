@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import final
 
 from poseidon_tf.wire.frames import Buffer, FrameHeader, Part, encode
@@ -25,13 +25,21 @@ class FrameQueue:
       window_bytes: payload that may be under way before the peer gives credit back; None for a
         direction in which nothing is held back. One part may always leave when nothing else is
         under way, however large it is.
+      on_taken: called with (key, step) of each part that the stream's writer has taken.
     """
 
-    def __init__(self, *, window_bytes: int | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        window_bytes: int | None = None,
+        on_taken: Callable[[int, int], None] | None = None,
+    ) -> None:
+        self._on_taken = on_taken
         self._window_bytes = window_bytes
         self._in_flight_bytes = 0
         self._parts: deque[tuple[Part, Buffer]] = deque()
         self._messages: deque[bytes] = deque()
+        self._last_message = b""
         self._credit = 0
         self._closed = False
         self._changed = threading.Condition()
@@ -45,7 +53,7 @@ class FrameQueue:
     def put_parts(self, parts: list[tuple[Part, Buffer]]) -> None:
         """Add parts; their payloads must not change until they have left."""
         with self._changed:
-            if not self._closed:
+            if not (self._closed or self._last_message):
                 self._parts.extend(parts)
                 self._changed.notify()
 
@@ -61,6 +69,12 @@ class FrameQueue:
             self._in_flight_bytes -= num_bytes
             self._changed.notify()
 
+    def finish(self, last_message: bytes) -> None:
+        """Send `last_message` after all parts, then end."""
+        with self._changed:
+            self._last_message = last_message
+            self._changed.notify()
+
     def close(self) -> None:
         """End after what has been put; parts that credit holds back are dropped."""
         with self._changed:
@@ -70,7 +84,7 @@ class FrameQueue:
     def __iter__(self) -> Iterator[bytes]:
         while True:
             with self._changed:
-                while not (self._messages or self._credit or self._admitted() or self._closed):
+                while not (self._messages or self._credit or self._admitted() or self._is_over()):
                     self._changed.wait()
                 if self._messages:
                     message, parts, credit = self._messages.popleft(), [], 0
@@ -78,12 +92,21 @@ class FrameQueue:
                     message, parts = b"", self._next_parts()
                     credit, self._credit = self._credit, 0
                 if not (message or parts or credit):
-                    return
+                    break
             # Joined outside the lock: whoever puts parts does not wait for the copy.
+            if self._on_taken is not None:
+                for part, _ in parts:
+                    self._on_taken(part.key, part.step)
             yield message or encode(
                 FrameHeader(parts=[part for part, _ in parts], credit=credit),
                 [payload for _, payload in parts],
             )
+        if self._last_message and not self._parts:
+            yield self._last_message
+
+    def _is_over(self) -> bool:
+        """Whether the iteration ends once nothing more may leave."""
+        return self._closed or bool(self._last_message and not self._parts)
 
     def _admitted(self) -> bool:
         """Whether the first waiting part may leave now."""

@@ -26,7 +26,7 @@ from typing import Any, final
 
 import grpc
 
-from poseidon_tf.errors import ConfigError, PeerLost, ProtocolError
+from poseidon_tf.errors import ConfigError, PeerLost, PoseidonError, ProtocolError
 from poseidon_tf.transport.base import MAX_MESSAGE_BYTES, MessageQueue, Outgoing, Receiver, Traffic
 
 # gRPC's five bytes before each message: a flag and the length.
@@ -107,10 +107,15 @@ class Stream:
                 error = PeerLost(f"connection to {self.peer} lost" + (f": {detail}" * bool(detail)))
         except Exception as failure:  # The receiver's own: it learns of it in on_closed.
             error = failure
-            self.abort(str(failure))
-        self.outgoing.close()
-        receiver.on_closed(error)
-        self._ended.set()
+            self.refusal = str(failure)
+        try:
+            # First: when the peer hears of a refusal, the stream's place is free again.
+            receiver.on_closed(error)
+        finally:
+            if self.refusal is not None:
+                self.abort(self.refusal)
+            self.outgoing.close()
+            self._ended.set()
 
 
 @final
@@ -171,7 +176,7 @@ class Server:
         def handler(request: bytes, context: grpc.ServicerContext) -> bytes:
             try:
                 return answer(request)
-            except (ProtocolError, ConfigError, ValueError) as failure:
+            except (PoseidonError, ValueError) as failure:
                 context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(failure))
                 raise  # abort() raises; this line is for readers and type checkers.
 

@@ -6,13 +6,15 @@ workers is as good as that of one. numpy has no bfloat16: its bits travel as uin
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
 from poseidon_tf.errors import ProtocolError
 
-Array = npt.NDArray[np.generic]
-_WIRE = {
+Array = npt.NDArray[Any]
+_WIRE: dict[str, np.dtype[Any]] = {
     "float16": np.dtype("<f2"),
     "bfloat16": np.dtype("<u2"),
     "float32": np.dtype("<f4"),
@@ -22,7 +24,7 @@ _WIRE = {
 }
 
 
-def wire_dtype(name: str) -> np.dtype[np.generic]:
+def wire_dtype(name: str) -> np.dtype[Any]:
     """The numpy type whose bytes are on the wire.
 
     Raises:
@@ -47,7 +49,8 @@ def widen(payload: memoryview | bytes, name: str) -> Array:
 def narrow(total: Array, name: str) -> Array:
     """`total` in the wire's type; bfloat16 rounds to nearest, ties to even."""
     if name == "float16":
-        return total.astype(np.float16)
+        with np.errstate(over="ignore"):  # Infinity is the answer; loss scaling expects it.
+            return total.astype(np.float16)
     if name == "bfloat16":
         bits = np.ascontiguousarray(total, np.float32).view(np.uint32)
         rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import selectors
 import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,9 +122,28 @@ class Job:
             )
         return Member(kind, index, self.cluster[kind][index], process, path)
 
-    def wait(self, *, timeout_s: float = 120.0) -> list[int]:
-        """Exit codes of the workers, then of the servers."""
-        return [m.process.wait(timeout=timeout_s) for m in (*self.workers, *self.servers)]
+    def wait(self, *, timeout_s: float = 120.0, after_failure_s: float = 20.0) -> list[int]:
+        """Exit codes of the workers, then of the servers.
+
+        Once one has failed the others get `after_failure_s` seconds to notice; who has not then
+        is killed, and its code says so.
+        """
+        members = (*self.workers, *self.servers)
+        deadline_s = time.monotonic() + timeout_s
+        with selectors.DefaultSelector() as selector:
+            for member in members:
+                descriptor = os.pidfd_open(member.process.pid)
+                selector.register(descriptor, selectors.EVENT_READ, member)
+            while selector.get_map() and (left_s := deadline_s - time.monotonic()) > 0:
+                for key, _ in selector.select(left_s):
+                    selector.unregister(key.fd)
+                    os.close(key.fd)
+                    if key.data.process.wait():
+                        deadline_s = min(deadline_s, time.monotonic() + after_failure_s)
+            for key in list(selector.get_map().values()):
+                os.close(key.fd)
+                key.data.process.kill()
+        return [member.process.wait() for member in members]
 
     def results(self, *, timeout_s: float = 120.0) -> list[dict[str, Any]]:
         """By rank, what each worker printed; fails with its output if a process failed."""

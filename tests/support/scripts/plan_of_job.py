@@ -1,0 +1,23 @@
+"""Saves the nets of the equality tests and trains each for a step. Argument: the folder."""
+
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+from equality import NETS
+from report import result
+
+import poseidon_tf
+
+strategy = poseidon_tf.PoseidonStrategy()
+for name, build in NETS.items():
+    with strategy.scope():
+        model = build()
+        model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    if strategy.rank == 0:
+        model.save(Path(sys.argv[1]) / f"{name}.keras")
+    x = np.ones((24, *model.input_shape[1:]), "float32")
+    model.fit(x, np.zeros(24), batch_size=24, verbose=0)
+result("plan", strategy.plan.to_json())
+result("nets", list(NETS))
