@@ -23,6 +23,8 @@ from poseidon_tf.strategy.call_sites import CallSites
 from poseidon_tf.sync.session import Deliver, Route
 from poseidon_tf.sync.worker import Worker
 
+# As Keras names them; a layer that derives from BatchNormalization keeps the names.
+_MOVING_STATISTICS = frozenset({"moving_mean", "moving_variance"})
 _SUMMABLE = frozenset({"float16", "bfloat16", "float32", "float64", "int32", "int64"})
 
 
@@ -88,18 +90,14 @@ class PoseidonExtended(tf_internals.MirroredExtended):  # type: ignore[misc]
         return super()._create_variable(next_creator, **kwargs)
 
     def _is_moving_statistic(self, kwargs: dict[str, Any]) -> bool:
-        """Whether these are BatchNormalization's: the only such variables outside optimizers."""
-        if self._worker is None or kwargs.get("trainable") or "colocate_with" in kwargs:
-            return False
-        none, auto = tf.VariableAggregation.NONE, tf.VariableSynchronization.AUTO
-        if kwargs.get("aggregation", none) != none or kwargs.get("synchronization", auto) != auto:
-            return False
-        dtype, shape = kwargs.get("dtype"), kwargs.get("shape")
+        """Whether these are the kwargs of BatchNormalization's moving mean or variance."""
+        none = tf.VariableAggregation.NONE
         return (
-            dtype is not None
-            and tf.as_dtype(dtype).is_floating
-            and shape is not None
-            and tf.TensorShape(shape).rank == 1
+            self._worker is not None
+            and not kwargs.get("trainable")
+            and "colocate_with" not in kwargs  # An optimizer's slot.
+            and kwargs.get("aggregation", none) == none
+            and str(kwargs.get("name")) in _MOVING_STATISTICS
         )
 
     # Datasets.
