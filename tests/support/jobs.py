@@ -57,6 +57,7 @@ class Job:
       script: a file name in `scripts/`, or a path.
       num_servers: 0 for a server on each worker's own host.
       start_servers: False if the script of some worker serves.
+      servers_run_script: start the script as task "ps" too, as one image for all roles does.
     """
 
     def __init__(
@@ -68,10 +69,12 @@ class Job:
         environ: Mapping[str, str] | None = None,
         rank_environ: Mapping[int, Mapping[str, str]] | None = None,
         start_servers: bool = True,
+        servers_run_script: bool = False,
     ) -> None:
         self._script = SCRIPTS / script
         self._args = args
         self._start_servers = start_servers
+        self._servers_run_script = servers_run_script
         self._environ = {
             **os.environ,
             "TF_CPP_MIN_LOG_LEVEL": "3",
@@ -107,7 +110,7 @@ class Job:
     def start(self, kind: str, index: int) -> Member:
         """Start one process of the cluster; `kind` is "worker" or "ps"."""
         command: Sequence[str] = [sys.executable, str(self._script), *self._args]
-        if kind == "ps":
+        if kind == "ps" and not self._servers_run_script:
             command = [sys.executable, "-m", "poseidon_tf", "server"]
         config = {"cluster": self.cluster, "task": {"type": kind, "index": index}}
         path = Path(self._folder.name) / f"{kind}-{index}.txt"
