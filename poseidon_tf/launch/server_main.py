@@ -39,9 +39,7 @@ def serve(
       parent_gone: set by the caller when the process that wants this server is gone.
       on_received: hears of every contribution: (rank, key name, step).
     """
-    server = Server(
-        address, max_streams=KVService.streams_needed(config.num_workers), ports=ports
-    )
+    server = Server(address, max_streams=KVService.streams_needed(config.num_workers), ports=ports)
     recorder: Recorder | None = None
 
     def on_released(name: str, step: int) -> None:

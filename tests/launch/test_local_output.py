@@ -7,7 +7,8 @@ import signal
 
 import pytest
 
-from poseidon_tf.launch.local import Patience, _Lines, run_local
+from poseidon_tf.launch.local import Patience, run_local
+from poseidon_tf.launch.output import Lines
 
 RANK = "import os, json; rank = json.loads(os.environ['TF_CONFIG'])['task']['index']\n"
 
@@ -109,7 +110,7 @@ def test_bytes_that_are_no_text_and_a_last_line_without_an_end_are_shown(run):
 )
 def test_a_line_ends_at_a_newline_or_a_carriage_return(pieces, lines):
     shown: list[str] = []
-    feed = _Lines(shown.append)
+    feed = Lines(shown.append)
     for piece in [*pieces, ""]:
         feed.feed(piece.encode())
     assert shown == lines
