@@ -17,3 +17,15 @@ def test_every_role_runs_the_same_script_and_ends_with_code_0() -> None:
     assert first["has_moved"] and first["frozen"]
     # The thread that waits for the main one's end has nothing left to do, and stays until then.
     assert first["threads"] == second["threads"] == ["poseidon-leave"]
+
+
+def test_workers_whose_arithmetic_differs_use_the_parameter_server() -> None:
+    """Without oneDNN on one of them products would differ in their last bits: none is rebuilt."""
+    other = {1: {"TF_ENABLE_ONEDNN_OPTS": "0"}}
+    with Job("one_image.py", num_servers=1, rank_environ=other) as job:
+        first, second = job.results()
+    assert first["schemes"] == second["schemes"]
+    (kernel,) = [entry for entry in first["schemes"] if entry[0].endswith("fc/kernel")]
+    assert (
+        kernel[1] == "ps" and "TF_ENABLE_ONEDNN_OPTS is unset on rank 0, 0 on rank 1" in kernel[2]
+    )

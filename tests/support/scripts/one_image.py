@@ -39,5 +39,6 @@ try:
     strategy.statistics().steps = 0
 except AttributeError:
     result("frozen", True)
+result("schemes", [[v.name, v.scheme.value, v.reason] for v in strategy.plan.variables])
 strategy.shutdown()
 result("threads", [t.name for t in threading.enumerate() if t.name.startswith("poseidon")])
