@@ -1,0 +1,101 @@
+"""The examples as a user starts them: two workers, two servers, one command."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.processes
+
+ROOT = Path(__file__).parents[2]
+ENVIRON = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
+PREFIX = re.compile(r"^\[(worker [01]|server [01]|poseidon-tf)\] ")
+
+
+def run_example(name: str) -> list[str]:
+    """All lines that the job printed."""
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "poseidon_tf", "run", "--workers", "2", "--servers", "2"),
+            f"examples/{name}",
+        ],
+        cwd=ROOT,
+        env=ENVIRON,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stdout[-4000:]
+    return done.stdout.splitlines()
+
+
+def run_alone(name: str) -> list[str]:
+    """What it prints without a cluster."""
+    done = subprocess.run(
+        [sys.executable, f"examples/{name}"],
+        cwd=ROOT,
+        env={name: value for name, value in ENVIRON.items() if name != "TF_CONFIG"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    return done.stdout.splitlines()
+
+
+def schemes(lines: list[str]) -> dict[str, str]:
+    """By variable, the scheme in the plan that rank 0 printed."""
+    rows = (line.removeprefix("[worker 0] ").split() for line in lines)
+    return {row[0]: row[2] for row in rows if len(row) > 2 and row[2] in ("ps", "sfb")}
+
+
+def said(lines: list[str], pattern: str) -> dict[str, list[float]]:
+    """By worker, the numbers that it printed behind `pattern`, in order."""
+    found: dict[str, list[float]] = {}
+    for line in lines:
+        if match := re.match(rf"^\[(worker \d+)\] {pattern}([0-9.]+)$", line):
+            found.setdefault(match[1], []).append(float(match[2]))
+    return found
+
+
+def test_digits_learns_and_uses_both_schemes():
+    """`make demo`: over 95 % right, fc1 by sufficient factors, the rest by the servers."""
+    lines = run_example("digits.py")
+    assert [line for line in lines if not PREFIX.match(line)] == []
+    accuracy = said(lines, r"accuracy on 357 held-out digits: ")
+    assert set(accuracy) == {"worker 0", "worker 1"}
+    assert accuracy["worker 0"] == accuracy["worker 1"]
+    assert accuracy["worker 0"][0] >= 0.95
+    assert schemes(lines) == {
+        "digits/conv1/kernel": "ps",
+        "digits/conv1/bias": "ps",
+        "digits/conv2/kernel": "ps",
+        "digits/conv2/bias": "ps",
+        "digits/fc1/kernel": "sfb",
+        "digits/fc1/bias": "sfb",
+        "digits/fc2/kernel": "ps",
+        "digits/fc2/bias": "ps",
+    }
+
+
+def test_the_loss_of_a_custom_loop_falls_alike_on_all_workers():
+    """A loop in a tf.function: the same falling losses on both workers, by both schemes."""
+    lines = run_example("custom_loop.py")
+    assert [line for line in lines if not PREFIX.match(line)] == []
+    losses = said(lines, r"epoch \d+: loss ")
+    assert set(losses) == {"worker 0", "worker 1"}
+    assert losses["worker 0"] == losses["worker 1"]
+    assert losses["worker 0"][-1] < losses["worker 0"][0] / 2
+    assert set(schemes(lines).values()) == {"ps", "sfb"}
+
+
+def test_the_custom_loop_also_runs_alone():
+    """One worker without TF_CONFIG: no plan, no server, the same program."""
+    lines = run_alone("custom_loop.py")
+    losses = [float(line.rpartition(" ")[2]) for line in lines]
+    assert losses[-1] < losses[0] / 2
+    assert schemes(lines) == {}
