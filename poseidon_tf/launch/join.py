@@ -31,6 +31,8 @@ from poseidon_tf.trace import Recorder
 from poseidon_tf.transport.over_grpc import Server
 
 _log = logging.getLogger("poseidon_tf")
+# Streams in which the coordinator tells a process that its rank is taken.
+_ROOM_FOR_STRANGERS = 4
 
 
 @final
@@ -68,8 +70,7 @@ class Membership:
         session.close()
         if failed:
             client.report_failure(
-                f"worker rank {self.config.rank} at {self.config.address} failed after step "
-                f"{self.worker.last_step()}: {self._failure or session.failure}"
+                f"{self._failure or session.failure} (after step {self.worker.last_step()})"
             )
         else:
             self.worker.leave()
@@ -128,9 +129,10 @@ def join(
     """
     rank, num_workers = config.rank, config.num_workers
     num_members = num_workers + config.num_servers
+    coordinator_streams = num_members + _ROOM_FOR_STRANGERS if rank == 0 else 0
     server = Server(
         config.address,
-        max_streams=FactorService.streams_needed(num_workers) + num_members * (rank == 0),
+        max_streams=FactorService.streams_needed(num_workers) + coordinator_streams,
         keepalive_s=deadlines.keepalive_s,
     )
     recorder = Recorder(f"worker {rank}", directory=timeline_dir, clock=clock)

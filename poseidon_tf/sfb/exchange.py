@@ -138,8 +138,8 @@ class FactorExchange:
             )
         name, expected = state.spec.name, state.next_step[rank]
         if step != expected:
-            how = "twice" if step < expected else f"; its next step is {expected}"
-            raise ProtocolError(f"rank {rank} sent factors of {name!r} for step {step} {how}")
+            how = " twice" if step < expected else f"; its next step is {expected}"
+            raise ProtocolError(f"rank {rank} sent factors of {name!r} for step {step}{how}")
         if step > state.next_step[self._rank] + 1:
             raise ProtocolError(f"rank {rank} sent factors of {name!r} two steps ahead")
         arriving = state.arriving.get(rank)

@@ -149,11 +149,17 @@ class PoseidonExtended(tf_internals.MirroredExtended):  # type: ignore[misc]
     @contextlib.contextmanager
     def sums_done(self) -> Iterator[None]:
         """Within: a replica's `all_reduce` returns its argument; the gradients are sums already."""
+        before = self.has_sums
         self._local.sums_done = True
         try:
             yield
         finally:
-            self._local.sums_done = False
+            self._local.sums_done = before
+
+    @property
+    def has_sums(self) -> bool:
+        """Whether the calling thread is within `sums_done`."""
+        return getattr(self._local, "sums_done", False)
 
     @contextlib.contextmanager
     def reading_together(self) -> Iterator[None]:
@@ -168,7 +174,7 @@ class PoseidonExtended(tf_internals.MirroredExtended):  # type: ignore[misc]
             self._local.reading_together = False
 
     def _replica_ctx_all_reduce(self, reduce_op: Any, value: Any, options: Any = None) -> Any:
-        if self._worker is None or getattr(self._local, "sums_done", False):
+        if self._worker is None or self.has_sums:
             return value
         return tf.nest.map_structure(lambda each: self._all_reduce(reduce_op, each), value)
 

@@ -1,8 +1,9 @@
-"""What Keras does not ask of a strategy and a cluster needs: hooks around five of its methods.
+"""What Keras does not ask of a strategy and a cluster needs: hooks around six of its methods.
 
 Each acts only under a PoseidonStrategy and otherwise calls what was there before.
 
 - The optimizer's update: gradients are summed here, where their variables are known.
+- The loss-scale optimizer: overflow is looked for in the sums, so that all workers agree.
 - `fit`: the workers start from the same values, and only rank 0 draws a progress bar.
 - `evaluate`, `fit`: metrics are summed where all workers read them, at the end of an epoch.
 - `predict`: every worker gets all rows, in the dataset's order.
@@ -27,6 +28,7 @@ def install() -> None:
     """Put the hooks in place; a second call changes nothing."""
     trainer = tf_internals.TensorFlowTrainer
     tf_internals.replace_method(tf_internals.TFOptimizer, "_backend_update_step", _update_step)
+    tf_internals.replace_method(tf_internals.LossScaleOptimizer, "_tf_apply", _loss_scale_step)
     tf_internals.replace_method(trainer, "fit", _fit)
     tf_internals.replace_method(trainer, "evaluate", _evaluate)
     tf_internals.replace_method(trainer, "predict", _predict)
@@ -39,28 +41,66 @@ def _cluster_strategy(strategy: Any) -> ClusterStrategy | None:
     return strategy if is_ours else None
 
 
+def _strategy_that_sums() -> ClusterStrategy | None:
+    """The strategy in a replica whose gradients have not been summed yet."""
+    strategy = _cluster_strategy(tf.distribute.get_strategy())
+    if strategy is None or strategy.extended.has_sums:
+        return None
+    return None if tf.distribute.in_cross_replica_context() else strategy
+
+
+def _summed(
+    strategy: ClusterStrategy, optimizer: Any, grads: Sequence[Any], variables: Sequence[Any]
+) -> list[Any]:
+    """`grads` summed over all workers; None stays None."""
+    present = [at for at, gradient in enumerate(grads) if gradient is not None]
+    summed = list(grads)
+    if present and tf_internals.is_tracing_for_real():
+        totals = strategy.sum_gradients(
+            optimizer, [grads[at] for at in present], [variables[at] for at in present]
+        )
+        for at, total in zip(present, totals, strict=True):
+            summed[at] = total
+    return summed
+
+
 def _update_step(original: Callable[..., Any]) -> Callable[..., Any]:
     def update_step(
         self: Any, grads: Sequence[Any], trainable_variables: Sequence[Any], learning_rate: Any
     ) -> Any:
-        strategy = _cluster_strategy(tf.distribute.get_strategy())
-        if strategy is None or tf.distribute.in_cross_replica_context():
+        strategy = _strategy_that_sums()
+        if strategy is None:
             return original(self, grads, trainable_variables, learning_rate)
-        present = [at for at, gradient in enumerate(grads) if gradient is not None]
-        summed = list(grads)
-        if present and tf_internals.is_tracing_for_real():
-            totals = strategy.sum_gradients(
-                self, [grads[at] for at in present], [trainable_variables[at] for at in present]
-            )
-            for at, total in zip(present, totals, strict=True):
-                summed[at] = total
+        summed = _summed(strategy, self, grads, trainable_variables)
         with strategy.extended.sums_done():
             updated = original(self, summed, trainable_variables, learning_rate)
-        if present and tf_internals.is_tracing_for_real():
-            strategy.record_applied([trainable_variables[at] for at in present])
+        if tf_internals.is_tracing_for_real():
+            pairs = zip(grads, trainable_variables, strict=True)
+            strategy.record_applied([v for gradient, v in pairs if gradient is not None])
         return updated
 
     return update_step
+
+
+def _loss_scale_step(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Sums before Keras looks for overflow: one worker's infinity is then everybody's.
+
+    Keras looks at the local gradients, and a worker that skips its step alone would leave the
+    others waiting for it.
+    """
+
+    def loss_scale_step(
+        self: Any, grads: Sequence[Any], trainable_variables: Sequence[Any] | None = None
+    ) -> Any:
+        strategy = _strategy_that_sums()
+        if strategy is None:
+            return original(self, grads, trainable_variables)
+        variables = trainable_variables or self._trainable_variables
+        summed = _summed(strategy, self, grads, variables)
+        with strategy.extended.sums_done():
+            return original(self, summed, trainable_variables)
+
+    return loss_scale_step
 
 
 class _FirstValues(keras.callbacks.Callback):  # type: ignore[misc]

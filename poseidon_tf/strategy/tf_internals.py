@@ -18,6 +18,7 @@ try:
     from keras.src.backend.tensorflow.optimizer import TFOptimizer  # Knows gradients AND variables.
     from keras.src.backend.tensorflow.trainer import TensorFlowTrainer  # fit, evaluate, predict.
     from keras.src.models.functional import Functional  # Models that can be rebuilt by layer.
+    from keras.src.optimizers.loss_scale_optimizer import LossScaleOptimizer  # Looks for overflow.
     from tensorflow.python.autograph.core import ag_ctx  # Replica functions are converted as in TF.
     from tensorflow.python.autograph.impl import api as autograph
     from tensorflow.python.data.experimental.ops.distribute import (
@@ -34,6 +35,7 @@ try:
     from tensorflow.python.eager import context  # Whether the user has seeded TensorFlow.
 
     TFOptimizer._backend_update_step  # noqa: B018 - fails early.
+    LossScaleOptimizer._tf_apply  # noqa: B018
     TensorFlowTrainer._get_metrics_result_or_logs  # noqa: B018
 except (ImportError, AttributeError) as failure:
     raise ConfigError(
@@ -111,6 +113,7 @@ def replace_method(cls: type, name: str, wrap: Callable[..., Callable[..., Any]]
 
 __all__ = [
     "Functional",
+    "LossScaleOptimizer",
     "Mirrored",
     "MirroredExtended",
     "SyncOnReadVariable",

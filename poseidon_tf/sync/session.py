@@ -155,7 +155,7 @@ class Session:
             waiting, self._waiting = list(self._waiting), {}
         _log.error("%s", error)
         if not told:
-            self._report(f"worker rank {self.rank}: {error}")
+            self._report(str(error))
         for route, step in waiting:
             route.deliver(step, [], str(error))
 
@@ -207,7 +207,7 @@ class Session:
             (route, step), since_s = oldest
             age_s = time.monotonic() - since_s
             if age_s >= self.deadlines.step_s:
-                owing = self._describe_missing()
+                owing = self._owing()
                 self.fail(
                     StepTimeout(
                         f"rank {self.rank} waited {age_s:.0f} s for {route.name!r} of step "
@@ -222,5 +222,11 @@ class Session:
                     age_s,
                     route.name,
                     step,
-                    self._describe_missing(),
+                    self._owing(),
                 )
+
+    def _owing(self) -> str:
+        try:
+            return self._describe_missing()
+        except Exception as failure:  # The wait has to end, whoever can be named.
+            return f"who owes it is unknown: {failure!r}"
