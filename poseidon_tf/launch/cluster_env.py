@@ -87,6 +87,12 @@ def current_environ() -> dict[str, str]:
     return dict(os.environ)
 
 
+def drop_empty_config() -> None:
+    """Unset a ``TF_CONFIG`` that is blank: here it counts as none, but TensorFlow cannot read it."""
+    if not os.environ.get("TF_CONFIG", "none").strip():
+        del os.environ["TF_CONFIG"]
+
+
 def read_cluster(environ: Mapping[str, str] | None = None) -> ClusterConfig:
     """The cluster that ``TF_CONFIG`` describes; without one, this process alone.
 

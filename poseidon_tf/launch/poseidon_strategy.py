@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from typing import final
+from typing import Literal, final
 
 import tensorflow as tf
 
 from poseidon_tf.errors import ConfigError
-from poseidon_tf.launch.cluster_env import current_environ, read_cluster
+from poseidon_tf.launch.cluster_env import current_environ, drop_empty_config, read_cluster
 from poseidon_tf.launch.join import join
 from poseidon_tf.launch.server_main import serve
 from poseidon_tf.planner import (
@@ -40,6 +40,9 @@ class PoseidonStrategy(ClusterStrategy):
         4 KiB to 64 MiB.
       rows_per_step: rows of one worker's batch, for custom loops in which no dataset tells; the
         planner's K is made of it.
+      clip: what the optimizer's `clipnorm`, `clipvalue` and `global_clipnorm` apply to: "sum",
+        the gradient summed over all workers, which gives what one process would have, or
+        "local", each worker's share before it is sent, as under TensorFlow's own strategies.
       ports: first and last port for a server that this worker starts on its own host; the
         system's choice if None. Everything else uses the port that TF_CONFIG gives this task.
       deadlines: how long anything may take, in seconds; see `Deadlines`.
@@ -59,16 +62,20 @@ class PoseidonStrategy(ClusterStrategy):
         schemes: Mapping[str, str] | None = None,
         kv_pair_bytes: int = DEFAULT_KV_PAIR_BYTES,
         rows_per_step: int | None = None,
+        clip: Literal["sum", "local"] = "sum",
         ports: tuple[int, int] | None = None,
         deadlines: Deadlines | None = None,
         timeline_dir: str | None = None,
     ) -> None:
         if rows_per_step is not None and rows_per_step < 1:
             raise ConfigError(f"rows_per_step must be 1 or more, got {rows_per_step}")
+        if clip not in ("sum", "local"):
+            raise ConfigError(f"clip must be 'sum' or 'local', got {clip!r}")
         if ports is not None and not 0 < ports[0] <= ports[1] < 65536:
             raise ConfigError(f"ports must be (first, last) within 1..65535, got {ports}")
         check_kv_pair_bytes(kv_pair_bytes)
         deadlines = deadlines or Deadlines()
+        drop_empty_config()
         config = read_cluster()
         if config.role == "server":
             sys.exit(
@@ -106,6 +113,7 @@ class PoseidonStrategy(ClusterStrategy):
             schemes=dict(schemes or {}),
             kv_pair_bytes=kv_pair_bytes,
             rows_per_step=rows_per_step,
+            clip=clip,
             announce=self._announce,
         )
         keras_hooks.install()

@@ -28,10 +28,10 @@ class BatchSizes:
         self._elsewhere: set[int | None] = set()
 
     @contextmanager
-    def fit(self) -> Iterator[None]:
-        """Within: the first dataset is the training data."""
+    def fit(self, rows: int | None) -> Iterator[None]:
+        """Within: the first dataset is the training data; `rows` counts if that cannot tell."""
         self._is_in_fit = self._expects_training_data = True
-        self._of_fit = None
+        self._of_fit = rows
         try:
             yield
         finally:
@@ -42,7 +42,8 @@ class BatchSizes:
         if not self._is_in_fit:
             self._elsewhere.add(rows)
         elif self._expects_training_data:
-            self._of_fit, self._expects_training_data = rows, False
+            self._expects_training_data = False
+            self._of_fit = self._of_fit if rows is None else rows
 
     def rows(self) -> int | None:
         """Rows of one worker's training batch, or None."""

@@ -1,8 +1,9 @@
-"""What Keras does not ask of a strategy and a cluster needs: hooks around six of its methods.
+"""What Keras does not ask of a strategy and a cluster needs: hooks around seven of its methods.
 
 Each acts only under a PoseidonStrategy and otherwise calls what was there before.
 
 - The optimizer's update: gradients are summed here, where their variables are known.
+- The optimizer's clipping: it waits for the sums.
 - The loss-scale optimizer: overflow is looked for in the sums, so that all workers agree.
 - `fit`: the workers start from the same values, and only rank 0 draws a progress bar.
 - `evaluate`, `fit`: metrics are summed where all workers read them, at the end of an epoch.
@@ -28,6 +29,7 @@ def install() -> None:
     """Put the hooks in place; a second call changes nothing."""
     trainer = tf_internals.TensorFlowTrainer
     tf_internals.replace_method(tf_internals.TFOptimizer, "_backend_update_step", _update_step)
+    tf_internals.replace_method(tf_internals.TFOptimizer, "_clip_gradients", _clip_gradients)
     tf_internals.replace_method(tf_internals.LossScaleOptimizer, "_tf_apply", _loss_scale_step)
     tf_internals.replace_method(trainer, "fit", _fit)
     tf_internals.replace_method(trainer, "evaluate", _evaluate)
@@ -73,6 +75,8 @@ def _update_step(original: Callable[..., Any]) -> Callable[..., Any]:
             return original(self, grads, trainable_variables, learning_rate)
         summed = _summed(strategy, self, grads, trainable_variables)
         with strategy.extended.sums_done():
+            if strategy.clips_sums:
+                summed = self._clip_gradients(summed)
             updated = original(self, summed, trainable_variables, learning_rate)
         if tf_internals.is_tracing_for_real():
             pairs = zip(grads, trainable_variables, strict=True)
@@ -80,6 +84,18 @@ def _update_step(original: Callable[..., Any]) -> Callable[..., Any]:
         return updated
 
     return update_step
+
+
+def _clip_gradients(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Clips sums, as one process on the joined batch does, not each worker's share before."""
+
+    def clip_gradients(self: Any, grads: Sequence[Any]) -> Any:
+        strategy = _strategy_that_sums()
+        if strategy is not None and strategy.clips_sums:
+            return grads  # Their turn comes when they have been summed.
+        return original(self, grads)
+
+    return clip_gradients
 
 
 def _loss_scale_step(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -131,12 +147,25 @@ def _fit(original: Callable[..., Any]) -> Callable[..., Any]:
         named = dict(zip(_FIT_ARGUMENTS, args, strict=False)) | kwargs
         named["verbose"] = _verbosity(strategy, named.get("verbose", "auto"))
         named["callbacks"] = _with_callback(named.get("callbacks"), _FirstValues(strategy), self)
-        with strategy.training():
+        with strategy.training(_batch_size(named)):
             return original(self, **named)
 
     return fit
 
 
+def _batch_size(named: dict[str, Any]) -> int | None:
+    """Rows of a batch that `fit` makes of arrays: a dataset of them hides it behind its last one.
+
+    Whatever brings its own batches tells by itself, or cannot tell.
+    """
+    batched = (tf.data.Dataset, tf.distribute.DistributedDataset, keras.utils.PyDataset)
+    x = named.get("x")
+    if isinstance(x, batched) or not hasattr(tf.nest.flatten(x)[0], "shape"):
+        return None
+    return named.get("batch_size") or _KERAS_BATCH_SIZE
+
+
+_KERAS_BATCH_SIZE = 32  # What Keras takes where `batch_size` is None.
 _FIT_ARGUMENTS = (
     "x",
     "y",
@@ -200,8 +229,9 @@ class _RowCounts(keras.callbacks.Callback):  # type: ignore[misc]
         self.rows: list[int] = []
 
     def on_predict_batch_end(self, batch: int, logs: Any = None) -> None:
-        outputs = tf.nest.flatten((logs or {})["outputs"])
-        self.rows.append(int(outputs[0].shape[0]))
+        # Keras has flattened a dict of outputs by now, and made a float of a lone value.
+        output = tf.nest.flatten(logs)[0]
+        self.rows.append(int(output.shape[0]) if hasattr(output, "shape") else 1)
 
 
 def _predict(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -217,14 +247,19 @@ def _predict(original: Callable[..., Any]) -> Callable[..., Any]:
         if strategy is None:
             return original(self, x, batch_size, verbose, steps, callbacks)
         counts = _RowCounts()
-        own = original(
-            self,
-            x,
-            batch_size=batch_size,
-            verbose=_verbosity(strategy, verbose),
-            steps=steps,
-            callbacks=_with_callback(callbacks, counts, self),
-        )
+        # Several steps in one execution come back as one batch, in which ranks cannot take turns.
+        steps_per_execution, self.steps_per_execution = self.steps_per_execution, 1
+        try:
+            own = original(
+                self,
+                x,
+                batch_size=batch_size,
+                verbose=_verbosity(strategy, verbose),
+                steps=steps,
+                callbacks=_with_callback(callbacks, counts, self),
+            )
+        finally:
+            self.steps_per_execution = steps_per_execution
         own_rows = np.asarray(counts.rows, np.int64)
         rows = [
             np.frombuffer(part, np.int64)

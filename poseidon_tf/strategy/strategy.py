@@ -34,10 +34,12 @@ class ClusterStrategy(tf.distribute.Strategy):  # type: ignore[misc]
         schemes: Mapping[str, str],
         kv_pair_bytes: int,
         rows_per_step: int | None,
+        clip: str,
         announce: Callable[[Plan], None],
     ) -> None:
         self._worker = worker
         self._batches = BatchSizes(rows_per_step)
+        self.clips_sums = clip == "sum"
         self._gradients: GradientExchange | None = None
         if worker is not None:
             self._gradients = GradientExchange(
@@ -96,9 +98,13 @@ class ClusterStrategy(tf.distribute.Strategy):  # type: ignore[misc]
         return self._worker.gather(what, payload)
 
     @contextlib.contextmanager
-    def training(self) -> Iterator[None]:
-        """Within: `fit` runs, and the first dataset it distributes is the training data."""
-        with self._batches.fit():
+    def training(self, batch_size: int | None) -> Iterator[None]:
+        """Within: `fit` runs, and the first dataset it distributes is the training data.
+
+        Args:
+          batch_size: of all workers together, where `fit` makes the batches; else None.
+        """
+        with self._batches.fit(None if batch_size is None else -(-batch_size // self.num_workers)):
             yield
 
 

@@ -35,6 +35,7 @@ try:
     from tensorflow.python.eager import context  # Whether the user has seeded TensorFlow.
 
     TFOptimizer._backend_update_step  # noqa: B018 - fails early.
+    TFOptimizer._clip_gradients  # noqa: B018
     LossScaleOptimizer._tf_apply  # noqa: B018
     TensorFlowTrainer._get_metrics_result_or_logs  # noqa: B018
 except (ImportError, AttributeError) as failure:

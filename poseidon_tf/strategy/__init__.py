@@ -1,0 +1,1 @@
+"""The strategy, the only package that imports TensorFlow: hooks, graphs, agreement."""
