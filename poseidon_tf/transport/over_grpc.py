@@ -20,6 +20,7 @@ import errno
 import itertools
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, Future
 from typing import Any, final
@@ -32,6 +33,12 @@ from poseidon_tf.transport.base import MAX_MESSAGE_BYTES, MessageQueue, Outgoing
 # gRPC's five bytes before each message: a flag and the length.
 GRPC_PREFIX_BYTES = 5
 _channel_numbers = itertools.count()
+_READY = "/poseidon_tf.Ready/Ready"  # Nobody serves it, and every server says so.
+_NO_ANSWER = (
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.CANCELLED,
+)
 
 
 def _options(keepalive_s: float) -> list[tuple[str, Any]]:
@@ -269,18 +276,19 @@ class Channel:
         self._channel = grpc.insecure_channel(address, options=[*_options(keepalive_s), number])
 
     def wait_ready(self, *, timeout_s: float) -> bool:
-        """Wait until the other side accepts connections; False at the deadline."""
-        ready = threading.Event()
-
-        def hear(state: grpc.ChannelConnectivity) -> None:
-            if state is grpc.ChannelConnectivity.READY:
-                ready.set()
-
-        self._channel.subscribe(hear, try_to_connect=True)
-        try:
-            return ready.wait(timeout_s)
-        finally:
-            self._channel.unsubscribe(hear)
+        """Wait until the other side answers; False at the deadline."""
+        # Any answer will do. Whoever watches the channel's state instead leaves a thread of gRPC's
+        # behind, which prints a traceback when the channel is closed soon after.
+        deadline_s = time.monotonic() + timeout_s
+        while True:
+            left_s = max(0.0, deadline_s - time.monotonic())
+            try:
+                self._channel.unary_unary(_READY)(b"", timeout=left_s, wait_for_ready=True)
+            except grpc.RpcError as failure:
+                if failure.code() is grpc.StatusCode.UNAVAILABLE and left_s > 0.0:
+                    continue  # The connection broke before there was an answer.
+                return failure.code() not in _NO_ANSWER
+            return True
 
     def call(self, method: str, request: bytes, *, timeout_s: float) -> bytes:
         """One question, one answer.

@@ -1,0 +1,22 @@
+"""What every test leaves behind: nothing that runs."""
+
+import threading
+import time
+
+import pytest
+
+# Ending takes a moment: a stream's thread hears of the end from gRPC's.
+JOIN_S = 5.0
+
+
+@pytest.fixture(autouse=True)
+def no_thread_of_ours_outlives_its_test():
+    before = set(threading.enumerate())
+    yield
+    deadline_s = time.monotonic() + JOIN_S
+    started = [t for t in threading.enumerate() if t not in before]
+    ours = [thread for thread in started if thread.name.startswith("poseidon")]
+    for thread in ours:
+        thread.join(max(0.0, deadline_s - time.monotonic()))
+    left = [thread.name for thread in ours if thread.is_alive()]
+    assert not left, f"threads still running: {left}"

@@ -1,0 +1,80 @@
+"""A parameter server over real connections, and links to it that keep what they hear."""
+
+import queue
+
+import numpy as np
+
+from poseidon_tf.kv.client import ServerLink
+from poseidon_tf.kv.service import KVService
+from poseidon_tf.kv.store import KeySpec
+from poseidon_tf.transport.over_grpc import Channel, Server
+
+WAIT_S = 20.0  # Far more than anything here takes.
+
+
+class Link:
+    """One worker's link; its sums and its loss are read from queues."""
+
+    def __init__(self, address, rank, **options):
+        self._sums, self._lost = queue.SimpleQueue(), queue.SimpleQueue()
+        self.link = ServerLink(
+            address,
+            rank=rank,
+            on_sum=lambda key, step, payload: self._sums.put((key, step, bytes(payload))),
+            on_lost=self._lost.put,
+            **options,
+        )
+
+    def register(self, *names, dtype="float32", num_elements=4):
+        specs = [KeySpec(name, dtype, num_elements) for name in names]
+        return self.link.register(specs, timeout_s=WAIT_S)
+
+    def push(self, step, **arrays):
+        pieces = [
+            (int(key.removeprefix("k")), memoryview(array).cast("B"))
+            for key, array in arrays.items()
+        ]
+        self.link.push(pieces, step=step)
+
+    def sum(self):
+        key, step, payload = self._sums.get(timeout=WAIT_S)
+        return key, step, np.frombuffer(payload, np.float32).tolist()
+
+    def lost(self):
+        return self._lost.get(timeout=WAIT_S)
+
+    def inspect(self):
+        reply = self.link.inspect(timeout_s=WAIT_S)
+        return {key.name: tuple(key.contributions) for key in reply.keys}, reply.held_bytes
+
+
+class Cluster:
+    """One server for `num_workers` workers."""
+
+    def __init__(self, stack, num_workers, **options):
+        self._stack = stack
+        self.received = queue.SimpleQueue()
+        self.server = Server(
+            "127.0.0.1:0", max_streams=KVService.streams_needed(num_workers), **options
+        )
+        KVService(
+            self.server,
+            num_workers=num_workers,
+            on_received=lambda rank, name, step: self.received.put((rank, name, step)),
+        )
+        self.server.start()
+        stack.callback(self.server.stop, grace_s=0.0)
+
+    def link(self, rank, **options):
+        link = Link(self.server.address, rank, **options)
+        self._stack.callback(link.link.close, timeout_s=0.1)
+        return link
+
+    def channel(self):
+        channel = Channel(self.server.address)
+        self._stack.callback(channel.close)
+        return channel
+
+    def wait_received(self, expected):
+        """Wait until the server has taken as many pushes as `expected` names."""
+        assert {self.received.get(timeout=WAIT_S) for _ in expected} == expected

@@ -1,0 +1,61 @@
+"""A session with syncers that only note what they are asked to send."""
+
+import queue
+
+from poseidon_tf.sync.session import Deadlines, Route, Session
+from poseidon_tf.trace import Recorder
+
+WAIT_S = 20.0  # Far more than anything here takes.
+
+
+class NotingSyncer:
+    """Sends nothing; a test says when a step is done."""
+
+    def __init__(self, name):
+        self.name = name
+        self.sent = []
+
+    def send(self, step, arrays):
+        self.sent.append((step, list(arrays)))
+
+    def payload_bytes(self):
+        return 0, 0
+
+
+class FailingSyncer(NotingSyncer):
+    def send(self, step, arrays):
+        raise OSError("no way out")
+
+
+class Deliveries:
+    """What one route was given, in order."""
+
+    def __init__(self):
+        self._queue = queue.SimpleQueue()
+
+    def __call__(self, step, results, error):
+        self._queue.put((step, results, error))
+
+    def next(self):
+        return self._queue.get(timeout=WAIT_S)
+
+    def none(self):
+        return self._queue.empty()
+
+
+class Bench:
+    """One worker's session, its routes, and what it reports."""
+
+    def __init__(self, *, describe_missing=lambda: "", **deadlines):
+        self.reports = []
+        self.session = Session(
+            rank=3,
+            deadlines=Deadlines(**deadlines),
+            recorder=Recorder("worker 3", directory=None),
+            describe_missing=describe_missing,
+            report=self.reports.append,
+        )
+
+    def route(self, name, syncer_type=NotingSyncer):
+        deliveries = Deliveries()
+        return Route(self.session, syncer_type(name), deliveries), deliveries

@@ -1,0 +1,142 @@
+"""The session's waits: lost connections, deadlines, and the end of all watching."""
+
+import logging
+import re
+import threading
+
+import numpy as np
+import pytest
+from session_bench import WAIT_S
+
+from poseidon_tf.errors import MemberError, PeerLost, PoseidonError, ProtocolError, StepTimeout
+
+ONE = [np.ones(1)]
+
+
+@pytest.mark.parametrize(
+    "error, kind, text",
+    [
+        (ProtocolError("10.0.0.7:5001 refused: twice"), ProtocolError, "refused: twice"),
+        (MemberError("rank 1 left after step 4"), MemberError, "rank 1 left"),
+        (KeyError("stray"), PoseidonError, r"KeyError\('stray'\)"),
+    ],
+)
+def test_a_refusal_fails_at_once(bench, error, kind, text):
+    """Only a lost connection is worth waiting for the coordinator's word."""
+    job = bench(verdict_s=1000.0)
+    job.session.lost(1, error)
+    with pytest.raises(kind, match=text):
+        raise job.session.failure
+
+
+def test_a_lost_connection_fails_when_nobody_says_why(bench):
+    """After the time for a verdict its own error counts."""
+    job = bench(verdict_s=0.05)
+    route, delivered = job.route("fc7")
+    route.push(ONE)
+    job.session.lost(1, PeerLost("connection to 10.0.0.7:5001 lost"))
+    assert job.session.failure is None
+    assert delivered.next() == (0, [], "connection to 10.0.0.7:5001 lost")
+
+
+def test_the_coordinators_verdict_counts_more_than_a_lost_connection(bench):
+    """Within the time for a verdict the coordinator's error is the failure, and stays it."""
+    job = bench(verdict_s=0.05)
+    before = set(threading.enumerate())
+    job.session.lost(1, PeerLost("connection to 10.0.0.7:5001 lost"))
+    timers = set(threading.enumerate()) - before
+    job.session.fail(MemberError("worker 1 was killed"), told=True)
+    for timer in timers:
+        timer.join(WAIT_S)
+    assert timers and str(job.session.failure) == "worker 1 was killed"
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_a_peer_that_has_left_may_close_its_connections(bench, when):
+    """Its goodbye, before or while a verdict is awaited, makes the loss no failure."""
+    job = bench(verdict_s=0.05)
+    before = set(threading.enumerate())
+    if when == "before":
+        job.session.peer_left(1)
+    job.session.lost(1, PeerLost("connection to worker 1 lost"))
+    job.session.peer_left(1)
+    for timer in set(threading.enumerate()) - before:
+        timer.join(WAIT_S)
+    assert job.session.failure is None
+
+
+def test_a_server_is_not_excused_by_a_worker_that_left(bench):
+    """A lost server fails the session, whoever has said goodbye."""
+    job = bench(verdict_s=0.01)
+    route, delivered = job.route("fc7")
+    route.push(ONE)
+    for rank in range(4):
+        job.session.peer_left(rank)
+    job.session.lost(None, PeerLost("connection to server 0 lost"))
+    assert delivered.next()[2] == "connection to server 0 lost"
+
+
+def test_a_wait_that_nobody_ends_ends_at_the_deadline(bench):
+    """The watch fails the oldest wait by name and step, and says who owes what."""
+    job = bench(step_s=0.1, describe_missing=lambda: "missing: 'fc7#0' from rank 1")
+    (fc7, of_fc7), (conv, of_conv) = job.route("fc7"), job.route("conv")
+    fc7.push(ONE)
+    job.session.done(fc7, 0, ONE)
+    assert of_fc7.next() == (0, ONE, "")
+    fc7.push(ONE)
+    conv.push(ONE)
+    step, _, text = of_fc7.next()
+    wanted = r"rank 3 waited \d s for 'fc7' of step 1: missing: 'fc7#0' from rank 1"
+    assert step == 1 and re.fullmatch(wanted, text)
+    assert of_conv.next() == (0, [], text)
+    assert isinstance(job.session.failure, StepTimeout)
+    assert job.reports == [text]
+
+
+def test_a_wait_ends_even_if_nobody_can_be_named(bench):
+    """An error while asking who owes the contribution does not stop the watch."""
+
+    def describe_missing():
+        raise ValueError("channel closed")
+
+    job = bench(step_s=0.1, describe_missing=describe_missing)
+    route, delivered = job.route("fc7")
+    route.push(ONE)
+    assert "who owes it is unknown: ValueError('channel closed')" in delivered.next()[2]
+
+
+def test_a_long_wait_is_reported_before_its_deadline(bench, caplog):
+    """The log names the variable, the step and who owes it while there is still hope."""
+    job = bench(step_s=0.4, stall_report_s=0.1, describe_missing=lambda: "missing: rank 1")
+    route, delivered = job.route("fc7")
+    with caplog.at_level(logging.WARNING, "poseidon_tf"):
+        route.push(ONE)
+        assert delivered.next()[2]
+    reports = [r.message for r in caplog.records if r.levelno == logging.WARNING]
+    assert re.fullmatch(r"rank 3 has waited \d s for 'fc7' of step 0; missing: rank 1", reports[0])
+
+
+def test_what_breaks_after_the_end_is_no_failure(bench):
+    """A closed session neither fails nor reports, and results that still come are delivered."""
+    job = bench()
+    route, delivered = job.route("fc7")
+    route.push(ONE)
+    job.session.close()
+    job.session.lost(None, PeerLost("connection to server 0 lost"))
+    job.session.fail(MemberError("too late"))
+    assert job.session.failure is None and job.reports == []
+    job.session.done(route, 0, ONE)
+    assert delivered.next() == (0, ONE, "")
+
+
+def test_closing_ends_every_thread_at_once(bench):
+    """Neither the watch nor a connection's long wait for a verdict outlives the session."""
+    before = set(threading.enumerate())
+    job = bench(verdict_s=1000.0, step_s=1000.0)
+    job.session.lost(1, PeerLost("connection lost"))
+    started = set(threading.enumerate()) - before
+    assert len(started) == 2
+    job.session.close()
+    for thread in started:
+        thread.join(WAIT_S)
+    assert not any(thread.is_alive() for thread in started)

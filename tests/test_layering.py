@@ -1,0 +1,190 @@
+"""Architecture as a table: who may import whom, which libraries, and who reads the environment."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "poseidon_tf"
+ANYONE = {"errors", "trace"}
+DATA = {"wire"}
+TRANSPORT = DATA | {"transport"}
+PROTOCOLS = TRANSPORT | {"kv", "sfb", "coordinator"}  # Siblings: never each other.
+SYNC = PROTOCOLS | {"sync"}
+STRATEGY = SYNC | {"planner", "strategy"}
+
+# What a package may import of ours, besides itself and ANYONE.
+MAY_IMPORT = {
+    "__init__": {"launch", "planner", "sync"},  # For type checkers; at run time by name, lazily.
+    "__main__": {"launch"},
+    "errors": set(),
+    "trace": set(),
+    "planner": set(),
+    "wire": set(),
+    "transport": DATA,
+    "kv": TRANSPORT,
+    "sfb": TRANSPORT,
+    "coordinator": TRANSPORT,
+    "sync": PROTOCOLS,
+    "strategy": STRATEGY,
+    "launch": STRATEGY | {"launch"},
+}
+# What of others', besides the standard library. A file's own line adds to its package's.
+LIBRARIES = {
+    "planner": {"tabulate"},
+    "wire": {"numpy", "google"},
+    "transport/over_grpc.py": {"grpc"},
+    "kv": {"numpy", "google"},
+    "sfb": {"numpy", "google"},
+    "coordinator": {"numpy", "google"},
+    "sync": {"numpy"},
+    "strategy": {"numpy", "tensorflow", "keras"},
+    "launch/cli.py": {"click"},
+    "launch/poseidon_strategy.py": {"tensorflow", "keras"},
+}
+# Names that promise nothing: TensorFlow and Keras may change them in any release.
+INTERNALS = ("tensorflow.python", "keras.src")
+READS_INTERNALS = "strategy/tf_internals.py"
+READS_ENVIRONMENT = "launch/cluster_env.py"
+ENVIRONMENT = {"environ", "environb", "getenv", "getenvb", "putenv", "unsetenv"}
+SAY_NOTHING = {"utils", "util", "helpers", "common", "misc", "manager"}
+MAX_LINES = 400
+
+
+def imports(tree: ast.AST, file: str) -> Iterator[tuple[str, int]]:
+    """Every module that is imported anywhere in the file, by its full name."""
+    here = ["poseidon_tf", *Path(file).parent.parts]
+    for node in ast.walk(tree):
+        match node:
+            case ast.Import(names=names):
+                yield from ((alias.name, node.lineno) for alias in names)
+            case ast.ImportFrom(module=module, names=names, level=level):
+                base = here[: len(here) - level + 1] if level else []
+                prefix = ".".join([*base, *([module] if module else [])])
+                # What is imported may itself be a module: `from poseidon_tf import kv`.
+                yield from ((f"{prefix}.{alias.name}", node.lineno) for alias in names)
+            case ast.Call(
+                func=ast.Attribute(attr="import_module") | ast.Name(id="__import__"),
+                args=[ast.Constant(value=str(name)), *_],
+            ):
+                yield name, node.lineno
+
+
+def violations(file: str, source: str) -> list[str]:
+    """What this file, named as seen from the package, does that it must not."""
+    tree = ast.parse(source)
+    found = []
+    if not ast.get_docstring(tree):
+        found.append(f"{file}: no docstring")
+    if Path(file).stem in SAY_NOTHING:
+        found.append(f"{file}: a name that says nothing")
+    if (num_lines := len(source.splitlines())) > MAX_LINES:
+        found.append(f"{file}: {num_lines} lines")
+    package = Path(file).parts[0].removesuffix(".py")
+    ours = MAY_IMPORT.get(package, set()) | ANYONE | {package}
+    others = LIBRARIES.get(package, set()) | LIBRARIES.get(file, set())
+    for name, line in imports(tree, file):
+        top, *rest = name.split(".")
+        if top == "poseidon_tf":
+            if rest and rest[0] not in ours and rest[0] != "__version__":
+                found.append(f"{file}:{line}: {package} imports {rest[0]}")
+        elif top not in sys.stdlib_module_names and top not in others:
+            found.append(f"{file}:{line}: {package} imports {top}")
+        if name.startswith(INTERNALS) and file != READS_INTERNALS:
+            found.append(f"{file}:{line}: imports {name}")
+    if file != READS_ENVIRONMENT:
+        found += [f"{file}:{line}: reads the environment" for line in environment_reads(tree)]
+    return found
+
+
+def environment_reads(tree: ast.AST) -> Iterator[int]:
+    for node in ast.walk(tree):
+        match node:
+            case ast.Attribute(value=ast.Name(id="os"), attr=attr) if attr in ENVIRONMENT:
+                yield node.lineno
+            case ast.ImportFrom(module="os", names=names):
+                yield from (node.lineno for alias in names if alias.name in ENVIRONMENT)
+
+
+def sources() -> dict[str, str]:
+    """Every module that somebody wrote; protoc's are as they are."""
+    return {
+        path.relative_to(PACKAGE).as_posix(): path.read_text()
+        for path in sorted(PACKAGE.rglob("*.py"))
+        if not path.name.endswith("_pb2.py")
+    }
+
+
+def test_every_package_has_its_line_in_the_table():
+    """A new package has to say where it stands."""
+    assert {Path(file).parts[0].removesuffix(".py") for file in sources()} == set(MAY_IMPORT)
+    assert {file for file in LIBRARIES if file.endswith(".py")} <= set(sources())
+
+
+@pytest.mark.parametrize("file", sources())
+def test_a_module_keeps_to_its_layer(file):
+    """It imports downwards, only its own libraries, and is short, documented and well named."""
+    assert violations(file, sources()[file]) == []
+
+
+def test_the_table_itself_points_down_only():
+    """No two packages may import each other, directly or through others."""
+    below = {name: set(allowed) - {name} for name, allowed in MAY_IMPORT.items()}
+    for _ in MAY_IMPORT:
+        for reached in below.values():
+            reached |= {far for near in reached for far in below.get(near, set())}
+    assert not [name for name, reached in below.items() if name in reached]
+
+
+@pytest.mark.parametrize(
+    "file, line, what",
+    [
+        ("wire/frames.py", "from poseidon_tf.transport import base", "wire imports transport"),
+        ("kv/store.py", "import poseidon_tf.sfb.factors", "kv imports sfb"),
+        ("kv/store.py", "from poseidon_tf import sync", "kv imports sync"),
+        ("kv/store.py", "from ..sync.session import Session", "kv imports sync"),
+        ("kv/store.py", "from .. import strategy", "kv imports strategy"),
+        ("planner/plan.py", "from ..wire.dtypes import Array", "planner imports wire"),
+        ("planner/plan.py", "import numpy", "planner imports numpy"),
+        ("sync/session.py", "def f():\n    import tensorflow as tf", "sync imports tensorflow"),
+        ("sync/session.py", "import importlib\nimportlib.import_module('keras')", "imports keras"),
+        ("transport/base.py", "from grpc import Channel", "transport imports grpc"),
+        ("launch/local.py", "import tensorflow", "launch imports tensorflow"),
+        ("strategy/bridge.py", "from tensorflow.python.eager import context", "tensorflow.python"),
+        ("strategy/bridge.py", "from keras import src", "imports keras.src"),
+        ("trace.py", "from poseidon_tf.wire import frames", "trace imports wire"),
+        ("sync/session.py", "import os\nos.environ['A']", "reads the environment"),
+        ("sync/session.py", "from os import getenv", "reads the environment"),
+        ("sync/utils.py", "", "says nothing"),
+        ("sync/session.py", "x = 1\n" * (MAX_LINES - 1), "401 lines"),
+    ],
+)
+def test_a_planted_violation_is_found(file, line, what):
+    """The check can fail: exactly what was planted is reported."""
+    found = violations(file, f'"""A module."""\n{line}\n')
+    assert len(found) == 1 and what in found[0]
+
+
+def test_a_module_without_a_docstring_is_found():
+    """A comment is none."""
+    assert violations("kv/store.py", "# What it does.\n") == ["kv/store.py: no docstring"]
+
+
+@pytest.mark.parametrize(
+    "file, line",
+    [
+        ("transport/over_grpc.py", "import grpc"),
+        ("kv/client.py", "from poseidon_tf.wire.frame_pb2 import Part"),
+        ("planner/plan.py", "from ..errors import PlanError\nfrom . import cost"),
+        ("launch/cluster_env.py", "import os\nos.environ['A']"),
+        ("strategy/tf_internals.py", "from keras.src.models import Functional"),
+        ("sync/session.py", "from poseidon_tf.trace import Recorder\nenviron = {}\nenviron['A']"),
+    ],
+)
+def test_what_is_allowed_is_not_found(file, line):
+    """The check does not cry wolf."""
+    assert violations(file, f'"""A module."""\n{line}\n') == []

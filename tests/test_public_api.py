@@ -1,0 +1,66 @@
+"""The public names, and what importing them costs."""
+
+import importlib
+import json
+import subprocess
+import sys
+
+import pytest
+
+import poseidon_tf
+
+HEAVY = ("tensorflow", "keras", "grpc")
+
+
+def loaded_after(code: str) -> set[str]:
+    """Which heavy modules a fresh interpreter has loaded after `code`."""
+    report = f"import json, sys; print(json.dumps([m for m in {HEAVY} if m in sys.modules]))"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}\n{report}"], capture_output=True, text=True, check=True
+    )
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_public_names_are_sorted_and_each_is_somewhere():
+    """`__all__` is in order, without repeats, and every name has a home that defines it."""
+    names = poseidon_tf.__all__
+    assert names == sorted(set(names))
+    for name in names:
+        if name != "PoseidonStrategy":  # It loads TensorFlow: asked for below, in another process.
+            assert getattr(poseidon_tf, name).__name__ == name
+            assert getattr(poseidon_tf, name).__doc__
+    assert set(names) <= set(dir(poseidon_tf))
+
+
+def test_a_name_that_is_not_public_is_an_attribute_error():
+    """Attribute access and import both say what was asked for."""
+    with pytest.raises(AttributeError, match="'poseidon_tf' has no attribute 'Strategie'"):
+        _ = poseidon_tf.Strategie
+    with pytest.raises(ImportError, match="Strategie"):
+        exec("from poseidon_tf import Strategie")
+
+
+def test_every_error_is_in_the_tree_and_public():
+    """Whoever catches PoseidonError misses none, and no error of the tree is kept back."""
+    errors = importlib.import_module("poseidon_tf.errors")
+    kinds = {name for name, value in vars(errors).items() if isinstance(value, type)}
+    assert kinds <= set(poseidon_tf.__all__)
+    assert all(issubclass(getattr(errors, kind), errors.PoseidonError) for kind in kinds)
+    assert all(kind in errors.__doc__ for kind in kinds)
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    """Its name, its version, its errors and its plans need neither TensorFlow nor gRPC."""
+    light = "import poseidon_tf; dir(poseidon_tf); poseidon_tf.__version__, poseidon_tf.PeerLost"
+    assert loaded_after(f"{light}, poseidon_tf.Plan") == set()
+
+
+def test_a_server_loads_no_tensorflow():
+    """The server's process has gRPC and nothing of TensorFlow or Keras."""
+    assert loaded_after("import poseidon_tf.launch.server_main") == {"grpc"}
+
+
+def test_the_strategy_is_what_loads_tensorflow():
+    """Its first use imports TensorFlow and Keras: the check for heavy modules can fail."""
+    code = "from poseidon_tf import PoseidonStrategy; assert PoseidonStrategy.__doc__"
+    assert loaded_after(code) == set(HEAVY)

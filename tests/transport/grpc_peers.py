@@ -1,0 +1,52 @@
+"""Real servers and channels on the loopback interface, and receivers that keep what they hear."""
+
+import queue
+import threading
+
+from poseidon_tf.transport.over_grpc import Channel, Server
+
+WAIT_S = 20.0  # Far more than anything here takes.
+
+
+class Inbox:
+    """A receiver that keeps messages and how the stream ended; may answer or refuse."""
+
+    def __init__(self, on_message=lambda message: None):
+        self.messages = queue.SimpleQueue()
+        self.errors = []
+        self._on_message = on_message
+        self._closed = threading.Event()
+
+    def on_message(self, message):
+        self._on_message(message)
+        self.messages.put(message)
+
+    def on_closed(self, error):
+        self.errors.append(error)
+        self._closed.set()
+
+    def next(self):
+        return self.messages.get(timeout=WAIT_S)
+
+    def end(self):
+        """How the stream ended: an error, or None."""
+        assert self._closed.wait(WAIT_S)
+        (error,) = self.errors
+        return error
+
+
+class Peers:
+    """Opens servers and channels, and closes them after the test."""
+
+    def __init__(self, stack):
+        self._stack = stack
+
+    def server(self, address="127.0.0.1:0", *, max_streams=4, **options):
+        server = Server(address, max_streams=max_streams, **options)
+        self._stack.callback(server.stop, grace_s=0.0)
+        return server
+
+    def channel(self, address):
+        channel = Channel(address)
+        self._stack.callback(channel.close)
+        return channel

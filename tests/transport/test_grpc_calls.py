@@ -1,0 +1,131 @@
+"""Servers, ports and unary calls over gRPC."""
+
+import socket
+import threading
+
+import pytest
+from grpc_peers import WAIT_S
+
+from poseidon_tf.errors import ConfigError, PeerLost, ProtocolError, StepTimeout
+from poseidon_tf.transport.over_grpc import Channel
+
+ASK = "/test.Talk/Ask"
+
+
+def answering(peers, answer, **options):
+    """A channel to a server that answers."""
+    server = peers.server(**options)
+    server.add_unary(ASK, answer)
+    server.start()
+    return peers.channel(server.address)
+
+
+@pytest.fixture
+def closed_address():
+    """An address at which nobody listens, and nobody else can meanwhile."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{bound.getsockname()[1]}"
+
+
+def port_of(server):
+    return int(server.address.rpartition(":")[2])
+
+
+def test_a_question_has_an_answer(peers):
+    """The answer's bytes come back for the question's, also empty ones."""
+    channel = answering(peers, lambda request: request[::-1])
+    assert channel.call(ASK, b"abc", timeout_s=WAIT_S) == b"cba"
+    assert channel.call(ASK, b"", timeout_s=WAIT_S) == b""
+
+
+@pytest.mark.parametrize("kind", [ProtocolError, ConfigError, StepTimeout, ValueError])
+def test_a_refusal_comes_back_with_its_text(peers, kind):
+    """Whatever of ours `answer` raises is the caller's ProtocolError, with address and reason."""
+
+    def answer(request):
+        raise kind(f"no {request.decode()} here")
+
+    channel = answering(peers, answer)
+    with pytest.raises(ProtocolError, match=f"{channel.address} refused: no bread here"):
+        channel.call(ASK, b"bread", timeout_s=WAIT_S)
+
+
+def test_an_answer_that_does_not_come_costs_the_deadline(peers):
+    """A call gives up after its own deadline and names method, address and seconds."""
+    released = threading.Event()
+
+    def answer(request):
+        released.wait(WAIT_S)
+        return b""
+
+    channel = answering(peers, answer)
+    try:
+        with pytest.raises(PeerLost, match=f"{ASK} to {channel.address}: no answer in 0.1 s"):
+            channel.call(ASK, b"", timeout_s=0.1)
+    finally:
+        released.set()
+
+
+def test_a_call_to_nobody_costs_the_deadline(peers, closed_address):
+    """It waits for someone to come, as long as it was told to."""
+    with pytest.raises(PeerLost, match="no answer in 0.1 s"):
+        peers.channel(closed_address).call(ASK, b"", timeout_s=0.1)
+
+
+def test_ready_is_when_the_other_side_accepts(peers):
+    """Waiting for a server that listens returns True."""
+    channel = answering(peers, lambda request: request)
+    assert channel.wait_ready(timeout_s=WAIT_S)
+
+
+def test_waiting_for_nobody_ends_at_the_deadline_and_quietly(closed_address, capfd, monkeypatch):
+    """Asked again and again it says no; closing the channel then breaks no thread of gRPC's."""
+    broken = []
+    monkeypatch.setattr(threading, "excepthook", broken.append)
+    before = set(threading.enumerate())
+    channel = Channel(closed_address)
+    assert not any(channel.wait_ready(timeout_s=timeout_s) for timeout_s in (0.1, 0.1, 0.0))
+    channel.close()
+    for thread in set(threading.enumerate()) - before:
+        thread.join(WAIT_S)
+    assert not broken
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_two_servers_never_share_a_port(peers):
+    """The second is told that the port is in use, and the first goes on."""
+    server = peers.server()
+    server.add_unary(ASK, lambda request: request)
+    server.start()
+    with pytest.raises(ConfigError, match=f"{server.address}: the port is in use"):
+        peers.server(server.address)
+    assert peers.channel(server.address).call(ASK, b"a", timeout_s=WAIT_S) == b"a"
+
+
+def test_a_port_is_taken_from_the_range(peers):
+    """Port 0 with a range means the first free one of it; a given port stays as it is."""
+    first = port_of(peers.server())
+    second = port_of(peers.server(ports=(first, first + 50)))
+    assert first < second <= first + 50
+    with pytest.raises(ConfigError, match=f"no free port on 127.0.0.1 between {first} and {first}"):
+        peers.server(ports=(first, first))
+
+
+def test_a_stopped_server_gives_its_port_back(peers):
+    """Another server can listen where one has stopped."""
+    server = peers.server()
+    server.start()
+    server.stop(grace_s=0.0)
+    again = peers.server(server.address)
+    assert again.address == server.address
+
+
+def test_an_address_of_a_load_balancer_listens_on_all_interfaces(peers):
+    """A host that is not this machine's keeps its name and is served all the same."""
+    server = peers.server("192.0.2.1:0")  # TEST-NET-1: nobody's.
+    server.add_unary(ASK, lambda request: request)
+    server.start()
+    assert server.address == f"192.0.2.1:{port_of(server)}"
+    channel = peers.channel(f"127.0.0.1:{port_of(server)}")
+    assert channel.call(ASK, b"a", timeout_s=WAIT_S) == b"a"

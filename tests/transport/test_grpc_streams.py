@@ -1,0 +1,195 @@
+"""Streams over gRPC: what arrives, how they end, and whom they tell why."""
+
+import threading
+
+import pytest
+from grpc_peers import WAIT_S, Inbox
+
+from poseidon_tf.errors import ConfigError, PeerLost, ProtocolError
+from poseidon_tf.transport.base import MAX_MESSAGE_BYTES
+from poseidon_tf.transport.frame_queue import FrameQueue
+from poseidon_tf.transport.over_grpc import GRPC_PREFIX_BYTES, Channel, Server
+from poseidon_tf.wire.frame_pb2 import Part
+from poseidon_tf.wire.frames import decode
+
+TALK = "/test.Talk/Talk"
+
+
+class Host:
+    """A server whose streams are kept; each says back what it hears, or what `accept` says."""
+
+    def __init__(self, peers, *, accept=lambda stream: None, hear=None, max_streams=4):
+        self.streams, self.inboxes = [], []
+        self._accept, self._hear = accept, hear
+        self.server = peers.server(max_streams=max_streams)
+        self.server.add_stream(TALK, self._open)
+        self.server.start()
+        self.address = self.server.address
+
+    def _open(self, stream):
+        self._accept(stream)
+        inbox = Inbox(self._hear or stream.send)
+        closed = inbox.on_closed
+
+        def on_closed(error):
+            closed(error)
+            stream.close()
+
+        inbox.on_closed = on_closed
+        self.streams.append(stream)
+        self.inboxes.append(inbox)
+        return inbox
+
+
+def test_messages_come_back_in_order(peers):
+    """Two hundred messages of all sizes return as they went, and both ends end properly."""
+    host, inbox = Host(peers), Inbox()
+    stream = peers.channel(host.address).open_stream(TALK, inbox, metadata={"rank": "3"})
+    sent = [bytes([n]) * (n * n) for n in range(200)]
+    for message in sent:
+        stream.send(message)
+    assert [inbox.next() for _ in sent] == sent
+    stream.close()
+    assert stream.wait_ended(timeout_s=WAIT_S)
+    assert inbox.end() is None and host.inboxes[0].end() is None
+    assert host.streams[0].metadata["rank"] == "3"
+
+
+def test_both_ends_count_the_same_traffic(peers):
+    """Bytes and messages that one end sent, with gRPC's prefix, are those the other received."""
+    host, inbox = Host(peers), Inbox()
+    stream = peers.channel(host.address).open_stream(TALK, inbox)
+    sizes = [0, 1, 1000, 300_000]
+    for size in sizes:
+        stream.send(bytes(size))
+    stream.close()
+    assert stream.wait_ended(timeout_s=WAIT_S) and inbox.end() is None
+    num_bytes = sum(sizes) + len(sizes) * GRPC_PREFIX_BYTES
+    for traffic in (stream.traffic, host.streams[0].traffic):
+        assert (traffic.sent_bytes, traffic.sent_messages) == (num_bytes, len(sizes))
+        assert (traffic.received_bytes, traffic.received_messages) == (num_bytes, len(sizes))
+
+
+def test_a_refused_stream_hears_the_reason(peers):
+    """What `accept` raises reaches whoever opened the stream, as a ProtocolError."""
+
+    def accept(stream):
+        raise ConfigError(f"rank {stream.metadata['rank']} is not of this cluster")
+
+    host, inbox = Host(peers, accept=accept), Inbox()
+    peers.channel(host.address).open_stream(TALK, inbox, metadata={"rank": "9"})
+    error = inbox.end()
+    assert isinstance(error, ProtocolError)
+    assert "rank 9 is not of this cluster" in str(error) and host.address in str(error)
+
+
+def test_a_refused_message_ends_the_stream_on_both_ends(peers):
+    """The sender hears why; the receiver that refused gets its own exception."""
+
+    def hear(message):
+        raise ProtocolError(f"{message!r} makes no sense")
+
+    host, inbox = Host(peers, hear=hear), Inbox()
+    stream = peers.channel(host.address).open_stream(TALK, inbox)
+    stream.send(b"hm")
+    error = inbox.end()
+    assert isinstance(error, ProtocolError) and "b'hm' makes no sense" in str(error)
+    assert "makes no sense" in str(host.inboxes[0].end())
+    assert host.inboxes[0].messages.empty()
+
+
+def test_a_client_that_cannot_go_on_cuts_its_stream(peers):
+    """The client's receiver gets its own exception, and the server's hears of the end."""
+
+    def hear(message):
+        raise ZeroDivisionError("in the receiver")
+
+    host, inbox = Host(peers), Inbox(hear)
+    stream = peers.channel(host.address).open_stream(TALK, inbox)
+    stream.send(b"say this back")
+    assert isinstance(inbox.end(), ZeroDivisionError)
+    assert isinstance(host.inboxes[0].end(), PeerLost | None)
+
+
+def test_a_stream_too_many_is_refused_and_a_freed_place_is_not(peers):
+    """Of two streams where one fits the second hears so; when the first ends another fits."""
+    host = Host(peers, max_streams=1)
+    channel = peers.channel(host.address)
+    first_inbox, second_inbox, third_inbox = Inbox(), Inbox(), Inbox()
+    first = channel.open_stream(TALK, first_inbox)
+    first.send(b"a")
+    assert first_inbox.next() == b"a"
+    channel.open_stream(TALK, second_inbox)
+    error = second_inbox.end()
+    assert isinstance(error, ProtocolError)
+    assert "a stream too many: this cluster needs 1 here" in str(error)
+    first.close()
+    assert first.wait_ended(timeout_s=WAIT_S)
+    third = channel.open_stream(TALK, third_inbox)
+    third.send(b"c")
+    assert third_inbox.next() == b"c"
+
+
+def test_a_message_beyond_the_limit_is_not_sent(peers):
+    """gRPC refuses it before the receiver has to find memory."""
+    host, inbox = Host(peers), Inbox()
+    stream = peers.channel(host.address).open_stream(TALK, inbox)
+    stream.send(b"a")
+    assert inbox.next() == b"a"
+    stream.send(bytes(MAX_MESSAGE_BYTES + 1))
+    assert isinstance(inbox.end(), ProtocolError)
+    assert isinstance(host.inboxes[0].end(), PeerLost | None)
+    assert host.streams[0].traffic.received_messages == 1
+
+
+def test_a_cut_connection_is_a_lost_peer(peers):
+    """Whoever cuts it, the client hears PeerLost with the server's address; the server hears."""
+    host, inbox = Host(peers), Inbox()
+    stream = peers.channel(host.address).open_stream(TALK, inbox)
+    stream.send(b"a")
+    assert inbox.next() == b"a"
+    host.server.stop(grace_s=0.0)
+    assert isinstance(inbox.end(), PeerLost) and host.address in str(inbox.end())
+
+    host, inbox = Host(peers), Inbox()
+    channel = peers.channel(host.address)
+    channel.open_stream(TALK, inbox).send(b"a")
+    assert inbox.next() == b"a"
+    channel.close()
+    assert isinstance(inbox.end(), PeerLost)
+    assert isinstance(host.inboxes[0].end(), PeerLost | None)
+
+
+def test_parts_that_wait_together_leave_together(peers):
+    """A stream fed by a frame queue sends many small parts in few messages."""
+    host, inbox = Host(peers, hear=lambda message: None), Inbox()
+    outgoing = FrameQueue()
+    outgoing.put_parts([(Part(key=key, length=100), bytes(100)) for key in range(600)])
+    stream = peers.channel(host.address).open_stream(TALK, inbox, outgoing=outgoing)
+    stream.close()
+    assert stream.wait_ended(timeout_s=WAIT_S) and host.inboxes[0].end() is None
+    assert stream.traffic.sent_messages == 1
+    assert len(decode(host.inboxes[0].next())[0].parts) == 600
+
+
+@pytest.mark.parametrize("ending", ["close", "stop", "both"])
+def test_no_thread_is_left_after_the_end(ending):
+    """With streams open, closing the channel, stopping the server or both ends every thread."""
+    before = set(threading.enumerate())
+    server = Server("127.0.0.1:0", max_streams=4)
+    server.add_stream(TALK, lambda stream: Inbox(stream.send))
+    server.start()
+    channel = Channel(server.address)
+    inboxes = [Inbox() for _ in range(3)]
+    for inbox in inboxes:
+        channel.open_stream(TALK, inbox).send(b"a")
+    assert [inbox.next() for inbox in inboxes] == [b"a"] * 3
+    if ending != "stop":
+        channel.close()
+        assert all(inbox.end() for inbox in inboxes)
+    server.stop(grace_s=0.0)
+    assert all(inbox.end() for inbox in inboxes)
+    channel.close()
+    for thread in set(threading.enumerate()) - before:
+        thread.join(WAIT_S)
+    assert set(threading.enumerate()) <= before
