@@ -88,7 +88,7 @@ def current_environ() -> dict[str, str]:
 
 
 def drop_empty_config() -> None:
-    """Unset a ``TF_CONFIG`` that is blank: here it counts as none, but TensorFlow cannot read it."""
+    """Unset a blank ``TF_CONFIG``: it counts as none here, but TensorFlow cannot read it."""
     if not os.environ.get("TF_CONFIG", "none").strip():
         del os.environ["TF_CONFIG"]
 

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable
 
 from poseidon_tf.coordinator.client import CoordinatorClient
-from poseidon_tf.errors import ConfigError, PoseidonError
+from poseidon_tf.errors import ConfigError, MemberError, PoseidonError
 from poseidon_tf.kv.service import KVService
 from poseidon_tf.launch.cluster_env import ClusterConfig, read_cluster
 from poseidon_tf.trace import Recorder
@@ -86,8 +86,14 @@ def serve(
         )
         _log.info("server %d serves on %s", index, server.address)
         over.wait()
+        if not ended and not failures:
+            # The coordinator may hear of this server's end before that of the worker.
+            raise MemberError(
+                f"worker rank {index} ({config.workers[index]}), which started it, is gone"
+            )
     except PoseidonError as failure:
         failures.append(failure)
+        client.report_failure(str(failure))
     finally:
         client.close(timeout_s=1.0)
         server.stop()

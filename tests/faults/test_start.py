@@ -1,0 +1,122 @@
+"""A job that cannot start: every process ends with an error that says what to mend."""
+
+import contextlib
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+
+import pytest
+from faults_jobs import first_ended, outputs, thread_errors, training
+
+from tests.support.jobs import SCRIPTS, free_addresses
+
+pytestmark = pytest.mark.processes
+END_S = 40.0  # TensorFlow's import included.
+
+
+@contextlib.contextmanager
+def started(kind, index, cluster, *, start_s=3.0):
+    """One process of `cluster`, and nobody else."""
+    command = [sys.executable, str(SCRIPTS / "bad_start.py"), str(start_s)]
+    if kind == "ps":
+        command = [sys.executable, "-m", "poseidon_tf", "server"]
+    config = json.dumps({"cluster": cluster, "task": {"type": kind, "index": index}})
+    process = subprocess.Popen(
+        command,
+        env={**os.environ, "TF_CONFIG": config, "CUDA_VISIBLE_DEVICES": "-1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def ended(process):
+    """Its exit code and what it printed."""
+    output, _ = process.communicate(timeout=END_S)
+    assert "Exception in thread" not in output and "Exception ignored" not in output
+    return process.returncode, output
+
+
+def test_a_member_that_never_comes_is_named_with_its_address():
+    """Rank 0 ends with StartTimeout, and the server that waited with it ends as well."""
+    workers, servers = free_addresses(2), free_addresses(1)
+    cluster = {"worker": workers, "ps": servers}
+    with started("ps", 0, cluster) as server, started("worker", 0, cluster) as worker:
+        code, output = ended(worker)
+        assert code == 1
+        missing = f"2 of 3 members arrived; waiting for worker rank 1 ({workers[1]})"
+        assert f"StartTimeout: {missing}" in output, output
+        code, output = ended(server)
+        assert code == 1 and missing in output and "Traceback" not in output
+
+
+def test_a_coordinator_that_never_comes_is_named_with_its_address():
+    """A worker that finds nobody at rank 0's address says where it looked; so does a server."""
+    workers = free_addresses(2)
+    with started("worker", 1, {"worker": workers}) as worker:
+        code, output = ended(worker)
+        assert code == 1
+        at = re.escape(workers[0])
+        pattern = rf"StartTimeout: the coordinator \(worker rank 0 at {at}\) cannot be reached"
+        assert re.search(pattern, output), output
+
+
+def test_a_port_in_use_is_a_config_error():
+    """A worker whose port belongs to another program says so at once, with the address."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = f"127.0.0.1:{other.getsockname()[1]}"
+        with started("worker", 0, {"worker": [taken, *free_addresses(1)]}) as worker:
+            code, output = ended(worker)
+    assert code == 1
+    assert f"ConfigError: cannot listen on {taken}: the port is in use" in output, output
+
+
+def test_two_servers_cannot_share_an_address():
+    """The second of two servers with one task ends with one line instead of splitting traffic."""
+    cluster = {"worker": free_addresses(2), "ps": free_addresses(1)}
+    with started("ps", 0, cluster) as first, started("ps", 0, cluster) as second:
+        code, output = ended(first_ended([first, second], timeout_s=END_S))
+        assert code == 2
+        assert f"error: cannot listen on {cluster['ps'][0]}: the port is in use" in output, output
+
+
+def test_malformed_cluster_text_is_one_line():
+    """A server with a TF_CONFIG that is no JSON ends with the mistake and an example."""
+    done = subprocess.run(
+        [sys.executable, "-m", "poseidon_tf", "server"],
+        env={**os.environ, "TF_CONFIG": "{'cluster': 1}"},
+        capture_output=True,
+        text=True,
+        timeout=END_S,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: TF_CONFIG must be JSON, got \"{'cluster': 1}\"")
+    assert "TF_CONFIG looks like" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_rank_that_is_taken_is_refused_and_the_job_goes_on():
+    """A second process with rank 1, at its address or at another, ends; the first one trains."""
+
+    def intrude(job):
+        same, other = job.cluster, {**job.cluster, "worker": list(job.cluster["worker"])}
+        (other["worker"][1],) = free_addresses(1)
+        with started("worker", 1, same) as first, started("worker", 1, other) as second:
+            code, output = ended(first)
+            assert code == 1
+            assert f"cannot listen on {same['worker'][1]}: the port is in use" in output, output
+            code, output = ended(second)
+            assert code == 1
+            taken = f"({other['worker'][1]}): that rank is taken by {same['worker'][1]}"
+            assert f"ConfigError: worker rank 1 {taken}" in output, output
+
+    with training("finish", meanwhile=intrude) as job:
+        assert not any(job.wait()), outputs(job)
+        assert not thread_errors(job), outputs(job)
