@@ -69,6 +69,9 @@ class PoseidonStrategy(ClusterStrategy):
     ) -> None:
         if rows_per_step is not None and rows_per_step < 1:
             raise ConfigError(f"rows_per_step must be 1 or more, got {rows_per_step}")
+        for pattern, scheme in (schemes or {}).items():
+            if scheme not in ("ps", "sfb"):
+                raise ConfigError(f"schemes[{pattern!r}] must be 'ps' or 'sfb', got {scheme!r}")
         if clip not in ("sum", "local"):
             raise ConfigError(f"clip must be 'sum' or 'local', got {clip!r}")
         if ports is not None and not 0 < ports[0] <= ports[1] < 65536:

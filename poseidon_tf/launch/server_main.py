@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import threading
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from poseidon_tf.trace import Recorder
 from poseidon_tf.transport.over_grpc import Server
 
 START_TIMEOUT_S = 120.0
+PARENT_GONE_S = 5.0  # For a server to end in order when the worker that started it is gone.
 _log = logging.getLogger("poseidon_tf")
 
 
@@ -131,6 +133,9 @@ def child_main() -> int:
     def watch_parent() -> None:
         if sys.stdin.read().strip() != "leave":
             parent_gone.set()
+            # Before everyone has arrived nothing looks at that; end all the same.
+            threading.Event().wait(PARENT_GONE_S)
+            os._exit(1)
 
     threading.Thread(target=watch_parent, name="poseidon-parent", daemon=True).start()
     return serve(

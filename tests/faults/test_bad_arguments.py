@@ -63,6 +63,8 @@ def test_jit_compile_is_refused_and_the_job_can_go_on_without():
 @pytest.mark.parametrize(
     "arguments, message",
     [
+        ({"schemes": {"*": "sbf"}}, r"schemes\['\*'\] must be 'ps' or 'sfb', got 'sbf'"),
+        ({"clip": "none"}, "clip must be 'sum' or 'local', got 'none'"),
         ({"rows_per_step": 0}, "rows_per_step must be 1 or more, got 0"),
         ({"rows_per_step": -8}, "rows_per_step must be 1 or more, got -8"),
         ({"ports": (5, 1)}, r"ports must be \(first, last\) within 1..65535, got \(5, 1\)"),
