@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,7 @@ def agree_on_plan(
         [VariableSpec.from_json_dict(fields) for fields in json.loads(theirs)]
         for theirs in worker.gather("variables", mine.encode())
     ]
+    everyone = _with_most_rows(everyone)
     for rank, theirs in enumerate(everyone):
         difference = first_difference(
             everyone[0], theirs, mine_is="rank 0", theirs_is=f"rank {rank}"
@@ -74,6 +76,21 @@ def agree_on_plan(
             f"{difference}",
         )
     return plan
+
+
+def _with_most_rows(everyone: Sequence[Sequence[VariableSpec]]) -> list[list[VariableSpec]]:
+    """Each variable with the rows of the worker that has most; shares of a batch may differ."""
+    most = [
+        max((spec.rows for spec in specs if spec.rows is not None), default=None)
+        for specs in zip(*everyone, strict=False)
+    ]
+    return [
+        [
+            spec if spec.rows is None or at >= len(most) else replace(spec, rows=most[at])
+            for at, spec in enumerate(theirs)
+        ]
+        for theirs in everyone
+    ]
 
 
 def arithmetic_difference(arithmetic: Sequence[Mapping[str, Any]]) -> str:

@@ -178,9 +178,7 @@ class PoseidonExtended(tf_internals.MirroredExtended):  # type: ignore[misc]
             return value
         return tf.nest.map_structure(lambda each: self._all_reduce(reduce_op, each), value)
 
-    def _reduce_to(
-        self, reduce_op: Any, value: Any, destinations: Any, options: Any = None
-    ) -> Any:
+    def _reduce_to(self, reduce_op: Any, value: Any, destinations: Any, options: Any = None) -> Any:
         if isinstance(value, tf_internals.SyncOnReadVariable):
             return self._read(reduce_op, value)
         if self._worker is None or isinstance(value, (tf_internals.Mirrored, int, float)):

@@ -67,7 +67,7 @@ def column_sum_of(gradient: tf.Tensor) -> tf.Tensor | None:
 def rows_of(factor: tf.Tensor, batch_size: int | None) -> int | None:
     """K: the factor's own rows where they are static, else those that a batch makes of it."""
     if factor.shape[0] is not None:
-        return int(factor.shape[0])
+        return max(1, int(factor.shape[0]))  # A worker's share of a partial batch may be empty.
     if batch_size is None:
         return None
     while factor.op.type in ("Identity", "Cast"):

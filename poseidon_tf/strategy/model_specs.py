@@ -61,9 +61,7 @@ def specs_of_model(model: Any, *, batch_size: int) -> list[VariableSpec]:
         variables = [variable for variable, _ in pairs]
         specs, _ = describe(
             unique_names(variables),
-            [
-                tf.convert_to_tensor(g) if isinstance(g, tf.IndexedSlices) else g for _, g in pairs
-            ],
+            [tf.convert_to_tensor(g) if isinstance(g, tf.IndexedSlices) else g for _, g in pairs],
             [tf_internals.components(variable)[0] for variable in variables],
             batch_size=batch_size,
         )

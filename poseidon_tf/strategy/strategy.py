@@ -114,5 +114,3 @@ def local_device() -> str:
         device.name for kind in ("GPU", "TPU") for device in tf.config.list_logical_devices(kind)
     ]
     return accelerators[0] if accelerators else "/device:CPU:0"
-
-

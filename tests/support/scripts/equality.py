@@ -125,7 +125,9 @@ def main() -> None:
         strategy = PoseidonStrategy(schemes=SCHEMES.get(way, {}))
     scope = strategy.scope if strategy else contextlib.nullcontext
     weights = {
-        f"{net} {optimizer}": train(net, optimizer, scope) for net in nets for optimizer in OPTIMIZERS
+        f"{net} {optimizer}": train(net, optimizer, scope)
+        for net in nets
+        for optimizer in OPTIMIZERS
     }
     rank = getattr(strategy, "rank", 0)
     np.savez(

@@ -1,7 +1,12 @@
-"""Custom loops, retraces and several models under one strategy, in one process or several."""
+"""Custom loops, retraces and several models under one strategy, in one process or several.
+
+Argument: folder for the weights, which rank 0 leaves there.
+"""
 
 import hashlib
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -33,12 +38,13 @@ def samples(num_rows: int, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
     return x, random.normal(size=(num_rows, 3)).astype("float32")
 
 
-def report_weights(name: str, *models: Any) -> None:
+def report_weights(strategy: Any, name: str, *models: Any) -> None:
     weights = [weight for model in models for weight in model.get_weights()]
     assert all(np.isfinite(weight).all() for weight in weights)
     joined = b"".join(np.ascontiguousarray(weight).tobytes() for weight in weights)
     result(f"digest-{name}", hashlib.sha256(joined).hexdigest())
-    result(f"weights-{name}", [weight.astype(float).tolist() for weight in weights])
+    if strategy.rank == 0:
+        np.savez(Path(sys.argv[1]) / f"{name}.npz", *weights)
 
 
 def partial_batch_in_fit(strategy: Any, name: str, num_rows: int) -> None:
@@ -47,7 +53,7 @@ def partial_batch_in_fit(strategy: Any, name: str, num_rows: int) -> None:
         model = net(32)
         model.compile(keras.optimizers.Adam(1e-3), "mse")
     model.fit(*samples(num_rows), batch_size=4, epochs=2, shuffle=False, verbose=0)
-    report_weights(name, model)
+    report_weights(strategy, name, model)
 
 
 def partial_batch_in_loop(strategy: Any) -> None:
@@ -73,7 +79,7 @@ def partial_batch_in_loop(strategy: Any) -> None:
         for x, y in strategy.experimental_distribute_dataset(dataset):
             train_step(x, y)
     result("traces", traces)
-    report_weights("partial-loop", model)
+    report_weights(strategy, "partial-loop", model)
 
 
 def alternating_models(strategy: Any) -> None:
@@ -85,7 +91,7 @@ def alternating_models(strategy: Any) -> None:
         for model in models:
             x, y = samples(24, seed=epoch)
             model.fit(x, y, batch_size=12, epochs=1, shuffle=False, verbose=0)
-    report_weights("alternating", *models)
+    report_weights(strategy, "alternating", *models)
 
 
 def two_optimizers(strategy: Any) -> None:
@@ -115,7 +121,7 @@ def two_optimizers(strategy: Any) -> None:
     dataset = tf.data.Dataset.from_tensor_slices(samples(48)[0]).batch(12)
     losses = [train_step(x) for x in strategy.experimental_distribute_dataset(dataset)]
     result("losses-two-optimizers", [float(loss) for loss in losses])
-    report_weights("two-optimizers", generator, critic)
+    report_weights(strategy, "two-optimizers", generator, critic)
 
 
 def reductions(strategy: Any) -> None:

@@ -1,0 +1,150 @@
+"""Workers together train the net that one process trains on the joined batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.support.jobs import Job, run_alone
+
+pytestmark = pytest.mark.processes
+
+WAYS = ["ps", "sfb", "auto"]
+NUM_WORKERS = [2, 3]
+CASES = [
+    f"{net} {opt}" for net in ("dense", "conv", "lstm", "shared") for opt in ("momentum", "adam")
+]
+PLAIN_KERNELS = {
+    "dense/dense_plain_1/kernel",
+    "dense/dense_plain_2/kernel",
+    "dense/dense_plain_out/kernel",
+    "conv/conv_plain_1/kernel",
+    "conv/conv_plain_out/kernel",
+    "lstm/lstm_plain_1/kernel",
+    "lstm/lstm_plain_out/kernel",
+    "shared_plain_1/kernel",
+    "shared_plain_out/kernel",
+}
+# Kernels that have no single product, and the operation that the reason names.
+OTHER_KERNELS = {
+    "conv/conv_1/kernel": "Conv2DBackpropFilter",
+    "conv/conv_2/kernel": "Conv2DBackpropFilter",
+    "lstm/recurrent/lstm_cell/kernel": "While",
+    "lstm/recurrent/lstm_cell/recurrent_kernel": "While",
+    "shared_twice/kernel": "AddN",
+}
+
+Findings = list[dict[str, Any]]
+
+
+def run_job(folder: Path, way: str, num_workers: int) -> Findings:
+    with Job("equality.py", str(folder), way, num_workers=num_workers) as job:
+        return job.results(timeout_s=240)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
+    """The weights that one process ends with, without any strategy."""
+    folder = tmp_path_factory.mktemp("alone")
+    run_alone("equality.py", str(folder), "plain")
+    return dict(np.load(folder / "plain-0.npz"))
+
+
+@pytest.fixture(scope="module")
+def trained(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[[str, int], tuple[Path, Findings]]:
+    """The folder with the weights and the findings of a job, which runs once."""
+    done: dict[tuple[str, int], tuple[Path, Findings]] = {}
+
+    def get(way: str, num_workers: int) -> tuple[Path, Findings]:
+        if (way, num_workers) not in done:
+            folder = tmp_path_factory.mktemp(f"{way}-{num_workers}")
+            done[way, num_workers] = folder, run_job(folder, way, num_workers)
+        return done[way, num_workers]
+
+    return get
+
+
+@pytest.mark.parametrize("num_workers", NUM_WORKERS)
+@pytest.mark.parametrize("way", WAYS)
+def test_weights_are_those_of_one_process_on_the_joined_batch(
+    trained: Any, alone: dict[str, np.ndarray], way: str, num_workers: int
+) -> None:
+    """Five steps give the reference's weights for every net and optimizer."""
+    folder, _ = trained(way, num_workers)
+    together = np.load(folder / f"{way}-0.npz")
+    assert sorted(together.files) == sorted(alone)
+    assert {name.rsplit(" ", 1)[0] for name in alone} == set(CASES)
+    for name, expected in alone.items():
+        np.testing.assert_allclose(together[name], expected, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("num_workers", NUM_WORKERS)
+@pytest.mark.parametrize("way", WAYS)
+def test_weights_are_equal_bit_for_bit_on_all_workers(
+    trained: Any, way: str, num_workers: int
+) -> None:
+    """Every worker reports the same digest for every net and optimizer."""
+    _, found = trained(way, num_workers)
+    assert len(found) == num_workers
+    assert sorted(found[0]["digests"]) == sorted(CASES)
+    assert all(worker["digests"] == found[0]["digests"] for worker in found)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_all_workers_have_the_same_plan(trained: Any, way: str) -> None:
+    """Names, schemes and reasons are equal on three workers."""
+    _, found = trained(way, 3)
+    assert found[0]["plan"]
+    assert all(worker["plan"] == found[0]["plan"] for worker in found)
+
+
+def test_two_runs_of_a_job_give_the_same_bits(trained: Any, tmp_path: Path) -> None:
+    """A job with servers and factors, repeated, ends with the same digests."""
+    _, first = trained("auto", 2)
+    again = run_job(tmp_path, "auto", 2)
+    assert [worker["digests"] for worker in again] == [worker["digests"] for worker in first]
+
+
+@pytest.mark.parametrize("num_workers", NUM_WORKERS)
+def test_factors_travel_where_they_were_asked_for(trained: Any, num_workers: int) -> None:
+    """In the SFB runs exactly the plain dense kernels, with their biases, go as factors."""
+    _, found = trained("sfb", num_workers)
+    as_factors = {name for name, scheme, _ in found[0]["plan"] if scheme == "sfb"}
+    biases = {name.replace("/kernel", "/bias") for name in PLAIN_KERNELS}
+    assert as_factors == PLAIN_KERNELS | biases
+
+
+@pytest.mark.parametrize("num_workers", NUM_WORKERS)
+@pytest.mark.parametrize("way", ["sfb", "auto"])
+def test_kernels_without_a_single_product_go_through_the_servers(
+    trained: Any, way: str, num_workers: int
+) -> None:
+    """Convolutions, the LSTM and the shared layer fall back to PS and the plan says why."""
+    _, found = trained(way, num_workers)
+    plan = {name: (scheme, reason) for name, scheme, reason in found[0]["plan"]}
+    for name, operation in OTHER_KERNELS.items():
+        scheme, reason = plan[name]
+        assert scheme == "ps"
+        assert "not a single product" in reason and operation in reason
+
+
+def test_nothing_travels_as_factors_where_servers_were_asked_for(trained: Any) -> None:
+    """With `"*": "ps"` every variable of every net goes through the servers."""
+    _, found = trained("ps", 2)
+    assert {scheme for _, scheme, _ in found[0]["plan"]} == {"ps"}
+
+
+@pytest.mark.parametrize("num_workers", NUM_WORKERS)
+def test_the_planner_mixes_both_ways(trained: Any, num_workers: int) -> None:
+    """By the rule the wide kernels go as factors and the narrow last ones do not."""
+    _, found = trained("auto", num_workers)
+    plan = {name: scheme for name, scheme, _ in found[0]["plan"]}
+    narrow = {name for name in PLAIN_KERNELS if "_out/" in name}
+    assert {plan[name] for name in PLAIN_KERNELS - narrow} == {"sfb"}
+    assert {plan[name] for name in narrow} == {"ps"}
