@@ -14,12 +14,10 @@ def test_the_top_gradient_reaches_the_server_before_the_bottom_is_differentiated
         assert [found["steps"] for found in job.results()] == [3, 3]
 
 
-@pytest.mark.parametrize("mode", ["fit", "loop"])
-def test_the_proof_fails_when_pushes_are_chained(mode: str) -> None:
-    """With pushes in program order the top's gradient waits behind the bottom's: no progress."""
+@pytest.mark.parametrize("mode, harm", [("fit", "chained"), ("loop", "delayed")])
+def test_the_proof_fails_when_pushes_are_chained_or_delayed(mode: str, harm: str) -> None:
+    """In program order, or after the last gradient, the top's waits for the bottom's: no end."""
     environ = {"PATIENCE_S": "3"}
-    with Job(
-        "overlap.py", mode, "chained", num_servers=1, start_servers=False, environ=environ
-    ) as job:
+    with Job("overlap.py", mode, harm, num_servers=1, start_servers=False, environ=environ) as job:
         assert all(job.wait())
         assert "the top layer's gradient has not reached the server" in job.workers[0].output()

@@ -1,7 +1,8 @@
 """Blocks the bottom layer's backward pass until the server has the top layer's gradient.
 
 Rank 0 serves in a thread of its own process, so that its backward pass can wait for what its
-server has received. Arguments: "fit" or "loop"; "chained" takes away what lets pushes leave early.
+server has received. Arguments: "fit" or "loop"; "chained" takes away what lets pushes leave early,
+"delayed" holds all of them back until the last gradient is there.
 """
 
 import os
@@ -16,6 +17,7 @@ import poseidon_tf
 from poseidon_tf.launch.cluster_env import read_cluster
 from poseidon_tf.launch.server_main import serve
 from poseidon_tf.strategy import tf_internals
+from poseidon_tf.strategy.gradients import GradientExchange
 
 PATIENCE_S = float(os.environ.get("PATIENCE_S", "30"))
 config = read_cluster()
@@ -36,6 +38,15 @@ if config.rank == 0:
     ).start()
 if "chained" in sys.argv:
     tf_internals.run_independently = lambda operation: None
+if "delayed" in sys.argv:
+    sum_at_once = GradientExchange.sum
+
+    def sum_later(self, optimizer, gradients, variables):
+        with tf.control_dependencies(gradients):
+            later = [tf.identity(gradient) for gradient in gradients]
+        return sum_at_once(self, optimizer, later, variables)
+
+    GradientExchange.sum = sum_later
 
 
 def wait_received(gradient: np.ndarray) -> np.ndarray:
