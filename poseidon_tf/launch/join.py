@@ -24,6 +24,7 @@ from poseidon_tf.coordinator.roster import Roster
 from poseidon_tf.coordinator.service import CoordinatorService
 from poseidon_tf.errors import PoseidonError
 from poseidon_tf.launch.cluster_env import ClusterConfig, current_environ, split_address
+from poseidon_tf.launch.memory import keep_freed_memory
 from poseidon_tf.sfb.service import FactorService
 from poseidon_tf.sync.session import Deadlines, Session
 from poseidon_tf.sync.worker import Worker
@@ -127,6 +128,7 @@ def join(
       ConfigError: the port is in use, or the coordinator refuses this member.
       StartTimeout: someone is missing; the message names them.
     """
+    keep_freed_memory()
     rank, num_workers = config.rank, config.num_workers
     num_members = num_workers + config.num_servers
     coordinator_streams = num_members + _ROOM_FOR_STRANGERS if rank == 0 else 0

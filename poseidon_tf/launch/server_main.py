@@ -17,6 +17,7 @@ from poseidon_tf.coordinator.client import CoordinatorClient
 from poseidon_tf.errors import ConfigError, MemberError, PoseidonError
 from poseidon_tf.kv.service import KVService
 from poseidon_tf.launch.cluster_env import ClusterConfig, read_cluster
+from poseidon_tf.launch.memory import keep_freed_memory
 from poseidon_tf.trace import Recorder
 from poseidon_tf.transport.over_grpc import Server
 
@@ -41,6 +42,7 @@ def serve(
       parent_gone: set by the caller when the process that wants this server is gone.
       on_received: hears of every contribution: (rank, key name, step).
     """
+    keep_freed_memory()
     server = Server(address, max_streams=KVService.streams_needed(config.num_workers), ports=ports)
     recorder: Recorder | None = None
 
