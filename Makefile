@@ -1,6 +1,6 @@
 # `make` lists the targets. Everything runs in .venv, which is built from setup.py on first use.
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast test-hosts check protos check-protos clean
+.PHONY: help install demo test test-fast test-hosts bench-transport check protos check-protos clean
 
 PYTHON ?= python3
 PIP_QUIET := --quiet --disable-pip-version-check
@@ -23,6 +23,9 @@ test-fast: install  ## run the tests that start no processes
 
 test-hosts: install  ## run the tests between emulated hosts; needs root and iproute2
 	.venv/bin/python -m pytest tests_hosts
+
+bench-transport: install  ## sums through one server against a bare gRPC echo
+	.venv/bin/python benchmarks/bench_transport.py
 
 check: .venv/installed-dev check-protos  ## lint, format, types, stubs
 	.venv/bin/ruff check .
