@@ -11,7 +11,7 @@ setup(
     python_requires=">=3.10",
     install_requires=[
         "tensorflow>=2.16",
-        "keras>=3.4",
+        "keras>=3.10",
         "grpcio>=1.62",
         "protobuf>=4.25",
         "numpy",
