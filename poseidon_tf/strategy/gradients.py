@@ -21,7 +21,7 @@ from poseidon_tf.strategy import tf_internals
 from poseidon_tf.strategy.agreement import agree_on_plan, agree_on_values
 from poseidon_tf.strategy.batches import BatchSizes
 from poseidon_tf.strategy.bridge import GraphRoute
-from poseidon_tf.strategy.graph_factors import Factors, describe, source_of
+from poseidon_tf.strategy.graph_factors import Factors, densified, describe, source_of
 from poseidon_tf.sync.session import Deliver, Route
 from poseidon_tf.sync.worker import Worker
 
@@ -52,7 +52,7 @@ class GradientExchange:
         batches: BatchSizes,
         announce: Callable[[Plan], None],
     ) -> None:
-        self._worker, self._cluster = worker, cluster
+        self._worker = worker
         self._agree = functools.partial(
             agree_on_plan,
             worker,
@@ -85,9 +85,7 @@ class GradientExchange:
         Raises:
           PlanError: the workers' models or options differ, or a gradient was summed before.
         """
-        gradients = [
-            tf.convert_to_tensor(g) if isinstance(g, tf.IndexedSlices) else g for g in gradients
-        ]
+        gradients = densified(gradients)
         names = unique_names(variables)
         _refuse_summed(names, gradients)
         parts = [tf_internals.components(variable)[0] for variable in variables]

@@ -31,6 +31,14 @@ class Factors:
         return int(self.U_KM.shape[1]), int(self.V_KN.shape[1])
 
 
+def densified(gradients: Sequence[tf.Tensor | tf.IndexedSlices]) -> list[tf.Tensor]:
+    """Sparse rows as the dense table that they add to; everything else as it is."""
+    return [
+        tf.convert_to_tensor(each) if isinstance(each, tf.IndexedSlices) else each
+        for each in gradients
+    ]
+
+
 def find_factors(gradient: tf.Tensor) -> Factors | str:
     """The factors of a kernel's gradient, or why it has none that this file can see."""
     if isinstance(gradient, tf.IndexedSlices):

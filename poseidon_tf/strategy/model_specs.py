@@ -11,7 +11,7 @@ from poseidon_tf.errors import ConfigError
 from poseidon_tf.planner import VariableSpec
 from poseidon_tf.strategy import tf_internals
 from poseidon_tf.strategy.gradients import unique_names
-from poseidon_tf.strategy.graph_factors import describe
+from poseidon_tf.strategy.graph_factors import densified, describe
 
 
 def specs_of_saved_model(path: str, *, batch_size: int) -> list[VariableSpec]:
@@ -61,7 +61,7 @@ def specs_of_model(model: Any, *, batch_size: int) -> list[VariableSpec]:
         variables = [variable for variable, _ in pairs]
         specs, _ = describe(
             unique_names(variables),
-            [tf.convert_to_tensor(g) if isinstance(g, tf.IndexedSlices) else g for _, g in pairs],
+            densified([gradient for _, gradient in pairs]),
             [tf_internals.components(variable)[0] for variable in variables],
             batch_size=batch_size,
         )

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import itertools
 import socket
 import threading
 import time
@@ -32,7 +31,6 @@ from poseidon_tf.transport.base import MAX_MESSAGE_BYTES, MessageQueue, Outgoing
 
 # gRPC's five bytes before each message: a flag and the length.
 GRPC_PREFIX_BYTES = 5
-_channel_numbers = itertools.count()
 _READY = "/poseidon_tf.Ready/Ready"  # Nobody serves it, and every server says so.
 _NO_ANSWER = (
     grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -272,8 +270,7 @@ class Channel:
 
     def __init__(self, address: str, *, keepalive_s: float = 30.0) -> None:
         self.address = address
-        number = ("poseidon.channel", next(_channel_numbers))
-        self._channel = grpc.insecure_channel(address, options=[*_options(keepalive_s), number])
+        self._channel = grpc.insecure_channel(address, options=_options(keepalive_s))
 
     def wait_ready(self, *, timeout_s: float) -> bool:
         """Wait until the other side answers; False at the deadline."""
