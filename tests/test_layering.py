@@ -38,6 +38,7 @@ LIBRARIES = {
     "planner": {"tabulate"},
     "wire": {"numpy", "google"},
     "transport/over_grpc.py": {"grpc"},
+    "transport/shared_memory.py": {"numpy"},
     "kv": {"numpy", "google"},
     "sfb": {"numpy", "google"},
     "coordinator": {"numpy", "google"},

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import final
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple, final
 
 from poseidon_tf.errors import MemberError
 from poseidon_tf.kv.service import EXCHANGE, INSPECT, REGISTER, STREAMS_PER_SERVER
@@ -11,6 +11,7 @@ from poseidon_tf.kv.store import KeySpec
 from poseidon_tf.transport.base import Traffic
 from poseidon_tf.transport.frame_queue import FrameQueue
 from poseidon_tf.transport.over_grpc import Channel
+from poseidon_tf.transport.shared_memory import SharedMemory
 from poseidon_tf.wire import frames
 from poseidon_tf.wire.frame_pb2 import (
     InspectReply,
@@ -20,12 +21,29 @@ from poseidon_tf.wire.frame_pb2 import (
     KeyTable,
     Part,
 )
+from poseidon_tf.wire.frames import Buffer
 
 # Contributions of one worker that a server may hold before it has added them.
 WINDOW_BYTES = 32 * 1024 * 1024
+# Credit may be kept back until it is this part of the window.
+_CREDIT_STEPS = 8
 
-OnSum = Callable[[int, int, memoryview], None]
-"""Called with (key number, step, the sum's bytes); the bytes stay valid while referenced."""
+OnSum = Callable[[int, int, memoryview | None], None]
+"""Called with (key number, step, the sum's bytes). The bytes stay valid while referenced; None says
+that the server has left them in the shared memory, where the contribution was."""
+
+
+class Piece(NamedTuple):
+    """One contribution to one key.
+
+    Attributes:
+      payload: its bytes, which must not change until the sum is there.
+      place: for a server that shares memory, the offset in it where contribution and sum go.
+    """
+
+    key: int
+    payload: memoryview
+    place: int | None = None
 
 
 @final
@@ -39,6 +57,7 @@ class ServerLink:
       on_lost: hears once per stream that ended with an error, or of a refusal.
       on_sent: hears of every (key number, step) that a stream has taken.
       window_bytes: see `WINDOW_BYTES`.
+      memory: shared with this server, which this worker has started on its own host.
     """
 
     def __init__(
@@ -50,13 +69,21 @@ class ServerLink:
         on_lost: Callable[[Exception], None],
         on_sent: Callable[[int, int], None] | None = None,
         window_bytes: int = WINDOW_BYTES,
+        memory: SharedMemory | None = None,
         keepalive_s: float = 30.0,
     ) -> None:
         self.address = address
         self._rank = rank
         self._has_left = False
+        self.memory = memory
+        credit_step = window_bytes // STREAMS_PER_SERVER // _CREDIT_STEPS
         self._queues = [
-            FrameQueue(window_bytes=window_bytes // STREAMS_PER_SERVER, on_taken=on_sent)
+            FrameQueue(
+                window_bytes=window_bytes // STREAMS_PER_SERVER,
+                credit_step=credit_step,
+                memory=memory,
+                on_taken=on_sent,
+            )
             for _ in range(STREAMS_PER_SERVER)
         ]
         self._channels = [
@@ -66,7 +93,11 @@ class ServerLink:
             channel.open_stream(
                 EXCHANGE,
                 _SumReceiver(queue, on_sum, on_lost),
-                metadata={"rank": str(rank), "stream": str(index)},
+                metadata={
+                    "rank": str(rank),
+                    "stream": str(index),
+                    "credit_step": str(credit_step),
+                },
                 outgoing=queue,
             )
             for index, (channel, queue) in enumerate(zip(self._channels, self._queues, strict=True))
@@ -84,16 +115,15 @@ class ServerLink:
         reply = self._channels[0].call(REGISTER, table.SerializeToString(), timeout_s=timeout_s)
         return list(KeyNumbers.FromString(reply).numbers)
 
-    def push(self, pieces: Sequence[tuple[int, memoryview]], *, step: int) -> None:
-        """Queue one contribution per (key number, bytes); never blocks."""
-        for index, queue in enumerate(self._queues):
-            queue.put_parts(
-                [
-                    (Part(key=key, step=step, length=len(payload)), payload)
-                    for key, payload in pieces
-                    if key % STREAMS_PER_SERVER == index
-                ]
-            )
+    def push(self, pieces: Iterable[Piece], *, step: int) -> None:
+        """Queue one contribution per piece; never blocks."""
+        by_stream: list[list[tuple[Part, Buffer]]] = [[] for _ in self._queues]
+        for piece in pieces:
+            place = 0 if piece.place is None else piece.place + 1
+            part = Part(key=piece.key, step=step, length=len(piece.payload), place=place)
+            by_stream[piece.key % STREAMS_PER_SERVER].append((part, piece.payload))
+        for queue, parts in zip(self._queues, by_stream, strict=True):
+            queue.put_parts(parts)
 
     def inspect(self, *, timeout_s: float) -> InspectReply:
         """What the server has received so far."""
@@ -138,7 +168,7 @@ class _SumReceiver:
         if header.credit:
             self._queue.take_credit(header.credit)
         for part, payload in zip(header.parts, payloads, strict=True):
-            self._on_sum(part.key, part.step, payload)
+            self._on_sum(part.key, part.step, None if part.place else payload)
 
     def on_closed(self, error: Exception | None) -> None:
         if error is not None:

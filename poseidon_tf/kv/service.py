@@ -11,10 +11,18 @@ from google.protobuf.message import DecodeError
 
 from poseidon_tf.errors import ProtocolError
 from poseidon_tf.kv.store import Action, Credit, Deserted, KeySpec, Release, Store
-from poseidon_tf.transport.frame_queue import FrameQueue
+from poseidon_tf.transport.frame_queue import FRAME_BYTES, FrameQueue
 from poseidon_tf.transport.over_grpc import Server, Stream
+from poseidon_tf.transport.shared_memory import SharedMemory
 from poseidon_tf.wire import frames
-from poseidon_tf.wire.frame_pb2 import InspectReply, KeyNumbers, KeyState, KeyTable, Part
+from poseidon_tf.wire.frame_pb2 import (
+    FrameHeader,
+    InspectReply,
+    KeyNumbers,
+    KeyState,
+    KeyTable,
+    Part,
+)
 
 # Long-lived streams, each with a connection of its own, between a worker and a server.
 STREAMS_PER_SERVER = 2
@@ -31,6 +39,8 @@ class KVService:
 
     Args:
       server: not started yet.
+      memory: shared with the worker of rank `memory_rank`, which started this server. What that
+        worker has put there is summed from there, and its sums go to the same places.
       on_received: called after each push with (rank, key name, step), for tests and timelines.
       on_released: called with (key name, step) when a sum is on its way to all workers.
     """
@@ -40,10 +50,14 @@ class KVService:
         server: Server,
         *,
         num_workers: int,
+        memory: SharedMemory | None = None,
+        memory_rank: int = -1,
         on_received: Callable[[int, str, int], None] | None = None,
         on_released: Callable[[str, int], None] | None = None,
     ) -> None:
         self._store = Store(num_workers)
+        self._memory, self._memory_rank = memory, memory_rank
+        self._places: dict[tuple[int, int], int] = {}  # (key, step) pushed through memory -> place
         self._num_workers = num_workers
         self._names: list[str] = []
         self._on_received, self._on_released = on_received, on_released
@@ -93,10 +107,15 @@ class KVService:
                 f"stream {index} of rank {rank}; this server serves {self._num_workers} workers "
                 f"with {STREAMS_PER_SERVER} streams each"
             )
+        try:
+            credit_step = int(stream.metadata.get("credit_step", 0))
+        except ValueError:
+            raise ProtocolError("a stream whose credit_step is not a number") from None
         with self._lock:
             if (rank, index) in self._queues:
                 raise ProtocolError(f"stream {index} of rank {rank} is open already")
-            queue = self._queues[rank, index] = FrameQueue()
+            queue = FrameQueue(credit_step=credit_step, memory=self._memory)
+            self._queues[rank, index] = queue
         stream.outgoing = queue
         return _WorkerStream(self, stream, rank, index)
 
@@ -104,11 +123,29 @@ class KVService:
         """One contribution of `rank` on its stream `index`."""
         if part.key % STREAMS_PER_SERVER != index:
             raise ProtocolError(f"rank {rank} pushed key number {part.key} on stream {index}")
+        place = None
+        if part.place:
+            if self._memory is None or rank != self._memory_rank:
+                raise ProtocolError(f"rank {rank} shares no memory with this server")
+            payload = place = self._memory.view(part.place - 1, part.length)
         with self._lock:
-            actions = self._store.push(rank, part.key, part.step, payload)
+            actions = self._store.push(rank, part.key, part.step, payload, place)
+            if part.place:
+                self._places[part.key, part.step] = part.place
+            deliveries = [self._with_place(action, part) for action in actions]
         if self._on_received is not None:
             self._on_received(rank, self._names[part.key], part.step)
-        self._act(actions, index)
+        self._act(deliveries, index)
+
+    def _with_place(self, action: Action, part: Part) -> tuple[Action, int]:
+        """The action, and where in the shared memory it happens, plus one; 0: elsewhere."""
+        match action:
+            case Credit(rank, _) if rank == self._memory_rank:
+                return action, self._places.get((part.key, part.step), 0)
+            case Release():
+                return action, self._places.pop((part.key, part.step), 0)
+            case _:
+                return action, 0
 
     def leave(self, rank: int, index: int, last_step: int) -> None:
         """`rank` has said goodbye on its stream `index`; it has left when it has on all."""
@@ -118,7 +155,7 @@ class KVService:
             if len(said) < STREAMS_PER_SERVER:
                 return
             actions = self._store.leave(rank, last_step)
-        self._act(actions, 0)
+        self._act([(action, 0) for action in actions], 0)
 
     def closed(self, rank: int, index: int, error: Exception | None) -> None:
         """A stream has ended; whether the worker is lost is for the coordinator to say."""
@@ -127,22 +164,39 @@ class KVService:
         if error is not None:
             _log.debug("stream %d of rank %d: %s", index, rank, error)
 
-    def _act(self, actions: list[Action], index: int) -> None:
-        for action in actions:
+    def _act(self, deliveries: list[tuple[Action, int]], index: int) -> None:
+        for action, place in deliveries:
             match action:
-                case Release(key, step, payload):
-                    part = Part(key=key, step=step, length=len(payload))
-                    for rank in range(self._num_workers):
-                        if queue := self._queues.get((rank, index)):
-                            queue.put_parts([(part, payload)])
+                case Release():
+                    self._release(action, index, place)
                     if self._on_released is not None:
-                        self._on_released(self._names[key], step)
+                        self._on_released(self._names[action.key], action.step)
                 case Credit(rank, num_bytes):
-                    if queue := self._queues.get((rank, index)):
+                    # What came through memory used none.
+                    if not place and (queue := self._queues.get((rank, index))):
                         queue.give_credit(num_bytes)
                 case Deserted(_, reason):
                     for queue in list(self._queues.values()):
                         queue.put(frames.refusal(reason))
+
+    def _release(self, release: Release, index: int, place: int) -> None:
+        key, step, payload = release.key, release.step, release.payload
+        part = Part(key=key, step=step, length=len(payload))
+        ranks = [r for r in range(self._num_workers) if not (place and r == self._memory_rank)]
+        others = [queue for rank in ranks if (queue := self._queues.get((rank, index)))]
+        # Joined once for all. What is in the shared memory is copied before its worker hears of
+        # the sum: from then on the memory is the worker's again.
+        if len(payload) > FRAME_BYTES:
+            message = frames.encode(FrameHeader(parts=[part]), [payload])
+            for queue in others:
+                queue.put_frame(message)
+        else:
+            small = bytes(payload) if place else payload
+            for queue in others:
+                queue.put_parts([(part, small)])
+        if place and (queue := self._queues.get((self._memory_rank, index))):
+            placed = Part(key=key, step=step, length=len(payload), place=place)
+            queue.put_parts([(placed, b"")])
 
 
 @final

@@ -22,7 +22,13 @@ from typing import final
 import numpy as np
 
 from poseidon_tf.errors import ProtocolError
-from poseidon_tf.wire.dtypes import Array, narrow, widen, wire_dtype
+from poseidon_tf.wire.dtypes import (
+    Array,
+    is_summed_as_it_comes,
+    narrow,
+    widen,
+    wire_dtype,
+)
 
 # A key of no fixed size may be at most this long.
 MAX_KEY_BYTES = 64 * 1024 * 1024
@@ -73,6 +79,8 @@ class _Sum:
     total: Array | None = None
     next_rank: int = 0
     waiting: dict[int, memoryview] = field(default_factory=dict)
+    place: memoryview | None = None
+    place_rank: int = 0
 
 
 @dataclass(slots=True)
@@ -123,8 +131,19 @@ class Store:
                 self._keys.append(_KeyState(spec, [0] * self._num_workers))
         return [self._numbers[spec.name] for spec in specs]
 
-    def push(self, rank: int, key: int, step: int, payload: memoryview) -> list[Action]:
+    def push(
+        self,
+        rank: int,
+        key: int,
+        step: int,
+        payload: memoryview,
+        place: memoryview | None = None,
+    ) -> list[Action]:
         """Take one contribution; say what it completed and whose credit it returned.
+
+        Args:
+          place: where the finished sum goes, if `rank` wants it in memory of its own; that may
+            be the memory of `payload`.
 
         Raises:
           ProtocolError: unknown key or rank, wrong size, wrong step, or pushed twice.
@@ -137,6 +156,8 @@ class Store:
         state.next_step[rank] = step + 1
         open_sum = state.sums.setdefault(step, _Sum(len(payload)))
         open_sum.waiting[rank] = payload
+        if place is not None:
+            open_sum.place, open_sum.place_rank = place, rank
         return self._fold(state, key, step, open_sum)
 
     def leave(self, rank: int, last_step: int) -> list[Action]:
@@ -205,18 +226,24 @@ class Store:
         while (share := open_sum.waiting.pop(open_sum.next_rank, None)) is not None:
             values = widen(share, state.spec.dtype)
             if open_sum.next_rank == 0:
-                open_sum.total = values  # Shares the message's memory; read-only.
+                open_sum.total = values  # Shares the message's memory.
             else:
                 assert open_sum.total is not None
-                own = None if open_sum.next_rank == 1 else open_sum.total
                 with np.errstate(over="ignore", invalid="ignore"):  # Loss scaling expects both.
-                    open_sum.total = np.add(open_sum.total, values, out=own)
+                    open_sum.total = np.add(
+                        open_sum.total, values, out=_memory_for_total(open_sum, state.spec.dtype)
+                    )
             actions.append(Credit(open_sum.next_rank, len(share)))
             open_sum.next_rank += 1
         if open_sum.next_rank == self._num_workers and open_sum.total is not None:
             del state.sums[step]
-            total = np.ascontiguousarray(narrow(open_sum.total, state.spec.dtype))
-            actions.append(Release(key, step, total.view(np.uint8).data))
+            total = np.ascontiguousarray(narrow(open_sum.total, state.spec.dtype)).view(np.uint8)
+            if open_sum.place is not None:
+                in_place = np.frombuffer(open_sum.place, np.uint8)
+                if not np.shares_memory(in_place, total):
+                    np.copyto(in_place, total)
+                total = in_place
+            actions.append(Release(key, step, total.data))
         return actions
 
     def _deserted(self, rank: int, state: _KeyState, step: int, *, waits: int) -> Deserted:
@@ -225,3 +252,15 @@ class Store:
             f"rank {rank} left after step {self._left[rank]} while rank {waits} waits for "
             f"{state.spec.name!r} of step {step}",
         )
+
+
+def _memory_for_total(open_sum: _Sum, dtype: str) -> Array | None:
+    """Where the next total goes; None for new memory."""
+    if (
+        open_sum.place is not None
+        and open_sum.place_rank <= open_sum.next_rank  # What was there is in the sum, or joins now.
+        and is_summed_as_it_comes(dtype)
+    ):
+        return np.frombuffer(open_sum.place, wire_dtype(dtype))
+    # The first total is a message's memory, which is not to be written.
+    return None if open_sum.next_rank == 1 else open_sum.total

@@ -30,6 +30,7 @@ from poseidon_tf.sync.session import Deadlines, Session
 from poseidon_tf.sync.worker import Worker
 from poseidon_tf.trace import Recorder
 from poseidon_tf.transport.over_grpc import Server
+from poseidon_tf.transport.shared_memory import SharedMemory
 
 _log = logging.getLogger("poseidon_tf")
 # Streams in which the coordinator tells a process that its rank is taken.
@@ -140,6 +141,7 @@ def join(
     recorder = Recorder(f"worker {rank}", directory=timeline_dir, clock=clock)
     coordinator = _host_coordinator(server, config, deadlines) if rank == 0 else None
     own_server: subprocess.Popen[str] | None = None
+    memory = SharedMemory.create() if config.co_located else None
     client = CoordinatorClient(
         config.coordinator_address,
         role="worker",
@@ -173,11 +175,12 @@ def join(
         coordinator=client,
         factors=factors,
         own_server=rank if config.co_located else None,
+        memory=memory,
     )
     server.start()
     try:
         if config.co_located:
-            own_server = _start_own_server(config, deadlines, ports)
+            own_server = _start_own_server(config, deadlines, ports, memory)
         view = client.join(timeout_s=deadlines.start_s)
     except PoseidonError:
         session.close()
@@ -219,7 +222,10 @@ def _host_coordinator(
 
 
 def _start_own_server(
-    config: ClusterConfig, deadlines: Deadlines, ports: tuple[int, int] | None
+    config: ClusterConfig,
+    deadlines: Deadlines,
+    ports: tuple[int, int] | None,
+    memory: SharedMemory | None,
 ) -> subprocess.Popen[str]:
     """A fresh process: forking one that has imported TensorFlow deadlocks."""
     host, _ = split_address(config.address)
@@ -228,6 +234,7 @@ def _start_own_server(
         stdin=subprocess.PIPE,
         text=True,
         env={**current_environ(), "TF_CONFIG": ""},
+        pass_fds=() if memory is None else (memory.descriptor,),
     )
     orders = {
         "workers": config.workers,
@@ -235,6 +242,7 @@ def _start_own_server(
         "address": f"{host}:0",
         "ports": ports,
         "start_timeout_s": deadlines.start_s,
+        "memory": None if memory is None else memory.descriptor,
     }
     assert child.stdin is not None
     child.stdin.write(json.dumps(orders) + "\n")

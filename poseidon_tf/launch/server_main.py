@@ -20,6 +20,7 @@ from poseidon_tf.launch.cluster_env import ClusterConfig, read_cluster
 from poseidon_tf.launch.memory import keep_freed_memory
 from poseidon_tf.trace import Recorder
 from poseidon_tf.transport.over_grpc import Server
+from poseidon_tf.transport.shared_memory import SharedMemory
 
 START_TIMEOUT_S = 120.0
 PARENT_GONE_S = 5.0  # For a server to end in order when the worker that started it is gone.
@@ -34,12 +35,14 @@ def serve(
     ports: tuple[int, int] | None = None,
     start_timeout_s: float = START_TIMEOUT_S,
     parent_gone: threading.Event | None = None,
+    memory: SharedMemory | None = None,
     on_received: Callable[[int, str, int], None] | None = None,
 ) -> int:
     """Serve as server `index` on `address` until the job ends; the process's exit code.
 
     Args:
       parent_gone: set by the caller when the process that wants this server is gone.
+      memory: shared with that process, the worker whose rank is `index`.
       on_received: hears of every contribution: (rank, key name, step).
     """
     keep_freed_memory()
@@ -53,6 +56,8 @@ def serve(
     KVService(
         server,
         num_workers=config.num_workers,
+        memory=memory,
+        memory_rank=index,
         on_received=on_received,
         on_released=on_released,
     )
@@ -147,6 +152,7 @@ def child_main() -> int:
         ports=tuple(orders["ports"]) if orders["ports"] else None,
         start_timeout_s=orders["start_timeout_s"],
         parent_gone=parent_gone,
+        memory=None if orders["memory"] is None else SharedMemory(orders["memory"]),
     )
 
 

@@ -26,6 +26,8 @@ from poseidon_tf.strategy import tf_internals
 from poseidon_tf.sync.session import Deliver, Route
 
 _HOST = "/device:CPU:0"
+# Smaller results are copied: that costs less than sharing them.
+_SHARED_BYTES = 64 * 1024
 _numbers = itertools.count()
 
 
@@ -89,10 +91,19 @@ class GraphRoute:
     def _deliver(self, step: int, results: list[Any], error: str) -> None:
         if error:
             results = [np.zeros(0, dtype.as_numpy_dtype) for dtype in self._dtypes]
-        values = [
-            # numpy knows no bfloat16; the bits came as another type of the same size.
-            tf.convert_to_tensor(result.view(dtype.as_numpy_dtype))
-            for result, dtype in zip(results, self._dtypes, strict=True)
-        ]
         with tf.device(_HOST):
+            values = [
+                _as_tensor(result, dtype)
+                for result, dtype in zip(results, self._dtypes, strict=True)
+            ]
             self._queue.enqueue([tf.constant(step, tf.int64), tf.constant(error), *values])
+
+
+def _as_tensor(array: Any, dtype: tf.DType) -> tf.Tensor:
+    """`array` as a tensor of `dtype`, in the same memory where that is worth it."""
+    if array.nbytes < _SHARED_BYTES:
+        # numpy knows no bfloat16; the bits came as another type of the same size.
+        return tf.convert_to_tensor(array.view(dtype.as_numpy_dtype))
+    # TensorFlow copies what is not aligned, and keeps the array for as long as it uses it.
+    tensor = tf.experimental.dlpack.from_dlpack(array.__dlpack__())
+    return tensor if tensor.dtype == dtype else tf.bitcast(tensor, dtype)

@@ -13,10 +13,11 @@ from typing import Protocol, final
 
 import numpy as np
 
-from poseidon_tf.kv.client import ServerLink
+from poseidon_tf.kv.client import Piece, ServerLink
 from poseidon_tf.sfb.exchange import CompleteSet
 from poseidon_tf.sfb.factors import FactorSpec, joined, pack, unpack
 from poseidon_tf.sfb.service import FactorService
+from poseidon_tf.sync.buffers import Buffers
 from poseidon_tf.wire.dtypes import Array, wire_dtype
 
 Done = Callable[[int, list[Array]], None]
@@ -37,7 +38,7 @@ class Syncer(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class Pair:
     """A KV pair as its worker sees it: which server, under which number, which bytes."""
 
     link: ServerLink
@@ -52,18 +53,20 @@ class ServerSyncer:
 
     Args:
       dtype: of the one flat vector that the unit's arrays make, end to end.
-      pieces: in order of offset, covering the vector; or one piece of 0 bytes for a value whose
+      pairs: in order of offset, covering the vector; or one pair of 0 bytes for a value whose
         size may change from step to step.
     """
 
-    def __init__(self, name: str, dtype: str, pieces: Sequence[Piece], done: Done) -> None:
+    def __init__(self, name: str, dtype: str, pairs: Sequence[Pair], done: Done) -> None:
         self.name = name
         self._dtype = wire_dtype(dtype)
-        self._pieces = {(id(piece.link), piece.key): piece for piece in pieces}
-        self._num_bytes = sum(piece.num_bytes for piece in pieces)
+        self._pairs = {(id(pair.link), pair.key): pair for pair in pairs}
+        self._num_bytes = sum(pair.num_bytes for pair in pairs)
+        memories = [pair.link.memory for pair in pairs if pair.link.memory is not None]
+        self._totals = Buffers(self._num_bytes, memories[0] if memories else None)
         self._done = done
         self._lock = threading.Lock()
-        self._arriving: dict[int, tuple[Array, int]] = {}  # step -> total, pieces missing
+        self._arriving: dict[int, tuple[Array, int]] = {}  # step -> total, pairs missing
         self._sent_bytes = self._received_bytes = 0
 
     def send(self, step: int, arrays: Sequence[Array]) -> None:
@@ -71,37 +74,41 @@ class ServerSyncer:
         vector = flat[0] if len(flat) == 1 else np.concatenate(flat)
         view = vector.view(np.uint8).data
         self._sent_bytes += len(view)
+        place = None
         if self._num_bytes:
+            total, place = self._totals.take()
             with self._lock:
-                self._arriving[step] = (
-                    np.empty(self._num_bytes, np.uint8),
-                    len(self._pieces),
-                )
-        by_link: dict[int, tuple[ServerLink, list[tuple[int, memoryview]]]] = {}
-        for piece in self._pieces.values():
-            end = piece.offset + piece.num_bytes if self._num_bytes else len(view)
-            entry = by_link.setdefault(id(piece.link), (piece.link, []))
-            entry[1].append((piece.key, view[piece.offset : end]))
+                self._arriving[step] = (total, len(self._pairs))
+        by_link: dict[int, tuple[ServerLink, list[Piece]]] = {}
+        for pair in self._pairs.values():
+            end = pair.offset + pair.num_bytes if self._num_bytes else len(view)
+            offset = None
+            if place is not None and pair.link.memory is not None:
+                offset = place + pair.offset
+            _, pieces = by_link.setdefault(id(pair.link), (pair.link, []))
+            pieces.append(Piece(pair.key, view[pair.offset : end], offset))
         for link, pieces in by_link.values():
             link.push(pieces, step=step)
 
-    def receive(self, link: ServerLink, key: int, step: int, payload: memoryview) -> None:
-        """Take the sum of one KV pair."""
-        piece = self._pieces[id(link), key]
+    def receive(self, link: ServerLink, key: int, step: int, payload: memoryview | None) -> None:
+        """Take the sum of one KV pair; None if it is in the shared memory, where it belongs."""
+        pair = self._pairs[id(link), key]
+        num_bytes = pair.num_bytes if payload is None else len(payload)
         with self._lock:  # Every stream has a thread of its own.
-            self._received_bytes += len(payload)
-        if not self._num_bytes:
+            self._received_bytes += num_bytes
+        if payload is not None and not self._num_bytes:
             self._done(step, [np.frombuffer(payload, self._dtype)])
             return
-        total = self._arriving[step][0]
-        total[piece.offset : piece.offset + len(payload)] = np.frombuffer(payload, np.uint8)
+        if payload is not None:
+            total = self._arriving[step][0]
+            np.copyto(total[pair.offset : pair.offset + num_bytes], np.frombuffer(payload, "u1"))
         with self._lock:
-            missing = self._arriving[step][1] - 1
-            self._arriving[step] = (total, missing)
-            if not missing:
-                del self._arriving[step]
-        if not missing:
-            self._done(step, [total.view(self._dtype)])
+            total, missing = self._arriving[step]
+            self._arriving[step] = (total, missing - 1)
+            if missing > 1:
+                return
+            del self._arriving[step]
+        self._done(step, [total.view(self._dtype)])
 
     def payload_bytes(self) -> tuple[int, int]:
         return self._sent_bytes, self._received_bytes

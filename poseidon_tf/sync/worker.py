@@ -13,14 +13,15 @@ from typing import Literal, final
 
 from poseidon_tf.coordinator.client import CoordinatorClient
 from poseidon_tf.errors import PoseidonError
-from poseidon_tf.kv.client import ServerLink
+from poseidon_tf.kv.client import OnSum, ServerLink
 from poseidon_tf.kv.store import KeySpec
 from poseidon_tf.sfb.exchange import CompleteSet
 from poseidon_tf.sfb.factors import FactorSpec
 from poseidon_tf.sfb.service import FactorService
 from poseidon_tf.sync.session import Deliver, Route, Session
 from poseidon_tf.sync.statistics import PayloadStatistics, PeerStatistics, Statistics
-from poseidon_tf.sync.syncers import FactorSyncer, Piece, ServerSyncer
+from poseidon_tf.sync.syncers import FactorSyncer, Pair, ServerSyncer
+from poseidon_tf.transport.shared_memory import SharedMemory
 from poseidon_tf.wire.dtypes import Array, wire_dtype
 
 Purpose = Literal["ps", "sfb", "all_reduce"]
@@ -33,6 +34,7 @@ class Worker:
 
     Args:
       own_server: index of the server on this worker's own host, if it started one.
+      memory: shared with that server, if it is.
     """
 
     def __init__(
@@ -44,10 +46,11 @@ class Worker:
         coordinator: CoordinatorClient,
         factors: FactorService,
         own_server: int | None,
+        memory: SharedMemory | None = None,
     ) -> None:
         self.rank, self.num_workers = rank, num_workers
         self.session, self.coordinator, self.factors = session, coordinator, factors
-        self._own_server = own_server
+        self._own_server, self._memory = own_server, memory
         self._links: list[ServerLink] = []
         self._sums: dict[tuple[int, int], tuple[ServerSyncer, ServerLink]] = {}
         self._factor_syncers: dict[int, FactorSyncer] = {}
@@ -64,6 +67,7 @@ class Worker:
                     on_sum=self._sum_receiver(index),
                     on_lost=lambda error: self.session.lost(None, error),
                     on_sent=self._sent_recorder(index),
+                    memory=self._memory if index == self._own_server else None,
                     keepalive_s=self.session.deadlines.keepalive_s,
                 )
             )
@@ -92,23 +96,23 @@ class Worker:
         for index, (server, offset, length) in enumerate(pairs):
             spec = KeySpec(f"{name}#{index}", dtype, length)
             by_server.setdefault(server, []).append((offset, length, spec))
-        pieces: list[tuple[int, Piece]] = []
+        placed: list[tuple[int, Pair]] = []
         for server, entries in by_server.items():
             numbers = self._links[server].register(
                 [spec for _, _, spec in entries], timeout_s=self.session.deadlines.start_s
             )
-            pieces += [
-                (server, Piece(self._links[server], key, offset * itemsize, length * itemsize))
+            placed += [
+                (server, Pair(self._links[server], key, offset * itemsize, length * itemsize))
                 for key, (offset, length, _) in zip(numbers, entries, strict=True)
             ]
 
         def done(step: int, results: list[Array]) -> None:
             self.session.done(route, step, results)
 
-        syncer = ServerSyncer(name, dtype, [piece for _, piece in pieces], done)
+        syncer = ServerSyncer(name, dtype, [pair for _, pair in placed], done)
         route = Route(self.session, syncer, deliver)
-        for server, piece in pieces:
-            self._sums[server, piece.key] = (syncer, self._links[server])
+        for server, pair in placed:
+            self._sums[server, pair.key] = (syncer, self._links[server])
         self._routes.append((purpose, route))
         return route
 
@@ -221,8 +225,8 @@ class Worker:
 
         return record
 
-    def _sum_receiver(self, server: int) -> Callable[[int, int, memoryview], None]:
-        def receive(key: int, step: int, payload: memoryview) -> None:
+    def _sum_receiver(self, server: int) -> OnSum:
+        def receive(key: int, step: int, payload: memoryview | None) -> None:
             syncer, link = self._sums[server, key]
             syncer.receive(link, key, step, payload)
 

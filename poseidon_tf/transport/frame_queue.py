@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import final
 
+from poseidon_tf.transport.shared_memory import SharedMemory
 from poseidon_tf.wire.frames import Buffer, FrameHeader, Part, encode
 
 # Parts share a frame up to here; a larger part travels alone.
 FRAME_BYTES = 64 * 1024
+# The same where the bytes are placed in shared memory and the frame only says so.
+PLACED_FRAME_BYTES = 1024 * 1024
 
 
 @final
@@ -23,8 +26,11 @@ class FrameQueue:
 
     Args:
       window_bytes: payload that may be under way before the peer gives credit back; None for a
-        direction in which nothing is held back. One part may always leave when nothing else is
-        under way, however large it is.
+        direction in which nothing is held back. A part may always leave when no more than
+        `credit_step` is under way, however large it is.
+      credit_step: credit below this many bytes may be kept back, here for the peer and by the
+        peer for this side: so not every part costs a frame of its own in return.
+      memory: where the bytes of parts that have a place go; without bytes they are there.
       on_taken: called with (key, step) of each part that the stream's writer has taken.
     """
 
@@ -32,12 +38,16 @@ class FrameQueue:
         self,
         *,
         window_bytes: int | None = None,
+        credit_step: int = 0,
+        memory: SharedMemory | None = None,
         on_taken: Callable[[int, int], None] | None = None,
     ) -> None:
         self._on_taken = on_taken
         self._window_bytes = window_bytes
+        self._credit_step = credit_step
+        self._memory = memory
         self._in_flight_bytes = 0
-        self._parts: deque[tuple[Part, Buffer]] = deque()
+        self._parts: deque[tuple[Part, Buffer] | bytes] = deque()
         self._messages: deque[bytes] = deque()
         self._last_message = b""
         self._credit = 0
@@ -50,24 +60,33 @@ class FrameQueue:
             self._messages.append(message)
             self._changed.notify()
 
-    def put_parts(self, parts: list[tuple[Part, Buffer]]) -> None:
+    def put_parts(self, parts: Sequence[tuple[Part, Buffer]]) -> None:
         """Add parts; their payloads must not change until they have left."""
         with self._changed:
             if not (self._closed or self._last_message):
                 self._parts.extend(parts)
                 self._changed.notify()
 
+    def put_frame(self, message: bytes) -> None:
+        """Add a finished frame in its turn, such as one that goes to many peers alike."""
+        with self._changed:
+            if not (self._closed or self._last_message):
+                self._parts.append(message)
+                self._changed.notify()
+
     def give_credit(self, num_bytes: int) -> None:
         """Tell the peer, with the next frame, that it may send `num_bytes` more."""
         with self._changed:
             self._credit += num_bytes
-            self._changed.notify()
+            if self._is_credit_due():
+                self._changed.notify()
 
     def take_credit(self, num_bytes: int) -> None:
         """The peer allows `num_bytes` more."""
         with self._changed:
             self._in_flight_bytes -= num_bytes
-            self._changed.notify()
+            if self._parts:
+                self._changed.notify()
 
     def finish(self, last_message: bytes) -> None:
         """Send `last_message` after all parts, then end."""
@@ -84,12 +103,18 @@ class FrameQueue:
     def __iter__(self) -> Iterator[bytes]:
         while True:
             with self._changed:
-                while not (self._messages or self._credit or self._admitted() or self._is_over()):
+                while not (
+                    self._messages or self._is_credit_due() or self._admitted() or self._is_over()
+                ):
                     self._changed.wait()
+                message, parts, credit = b"", [], 0
                 if self._messages:
-                    message, parts, credit = self._messages.popleft(), [], 0
+                    message = self._messages.popleft()
+                elif self._parts and isinstance(frame := self._parts[0], bytes):
+                    message = frame
+                    self._parts.popleft()
                 else:
-                    message, parts = b"", self._next_parts()
+                    parts = self._next_parts()
                     credit, self._credit = self._credit, 0
                 if not (message or parts or credit):
                     break
@@ -97,10 +122,7 @@ class FrameQueue:
             if self._on_taken is not None:
                 for part, _ in parts:
                     self._on_taken(part.key, part.step)
-            yield message or encode(
-                FrameHeader(parts=[part for part, _ in parts], credit=credit),
-                [payload for _, payload in parts],
-            )
+            yield message or self._frame(parts, credit)
         if self._last_message and not self._parts:
             yield self._last_message
 
@@ -108,23 +130,40 @@ class FrameQueue:
         """Whether the iteration ends once nothing more may leave."""
         return self._closed or bool(self._last_message and not self._parts)
 
+    def _is_credit_due(self) -> bool:
+        return self._credit > self._credit_step
+
     def _admitted(self) -> bool:
         """Whether the first waiting part may leave now."""
         if not self._parts:
             return False
-        if self._window_bytes is None or self._in_flight_bytes == 0:
+        if isinstance(self._parts[0], bytes):
             return True
-        return self._in_flight_bytes + len(self._parts[0][1]) <= self._window_bytes
+        part, payload = self._parts[0]
+        if part.place or self._window_bytes is None or self._in_flight_bytes <= self._credit_step:
+            return True
+        return self._in_flight_bytes + len(payload) <= self._window_bytes
 
     def _next_parts(self) -> list[tuple[Part, Buffer]]:
         taken: list[tuple[Part, Buffer]] = []
-        num_bytes = 0
-        while self._admitted():
-            size = len(self._parts[0][1])
-            if taken and num_bytes + size > FRAME_BYTES:
+        share = 0.0  # Of a full frame.
+        while self._admitted() and not isinstance(entry := self._parts[0], bytes):
+            part, payload = entry
+            share += len(payload) / (PLACED_FRAME_BYTES if part.place else FRAME_BYTES)
+            if taken and share > 1.0:
                 break
-            taken.append(self._parts.popleft())
-            num_bytes += size
-            if self._window_bytes is not None:
-                self._in_flight_bytes += size
+            taken.append(entry)
+            self._parts.popleft()
+            if self._window_bytes is not None and not part.place:
+                self._in_flight_bytes += len(payload)
         return taken
+
+    def _frame(self, parts: list[tuple[Part, Buffer]], credit: int) -> bytes:
+        payloads = []
+        for part, payload in parts:
+            if not part.place:
+                payloads.append(payload)
+            elif payload:
+                assert self._memory is not None, "a part with a place, and no shared memory"
+                self._memory.write(part.place - 1, payload)
+        return encode(FrameHeader(parts=[part for part, _ in parts], credit=credit), payloads)

@@ -36,6 +36,11 @@ def wire_dtype(name: str) -> np.dtype[Any]:
         raise ProtocolError(f"dtype {name!r} cannot be summed; known: {', '.join(_WIRE)}") from None
 
 
+def is_summed_as_it_comes(name: str) -> bool:
+    """Whether sums of this type are held in the type itself, not in a wider one."""
+    return name not in ("float16", "bfloat16")
+
+
 def widen(payload: memoryview | bytes, name: str) -> Array:
     """The values of `payload` in the type that sums are held in; may share its memory."""
     values: Array = np.frombuffer(payload, wire_dtype(name))

@@ -26,20 +26,22 @@ class FrameHeader(_message.Message):
     def __init__(self, parts: _Optional[_Iterable[_Union[Part, _Mapping]]] = ..., credit: _Optional[int] = ..., refusal: _Optional[str] = ..., goodbye: _Optional[_Union[Leave, _Mapping]] = ...) -> None: ...
 
 class Part(_message.Message):
-    __slots__ = ("key", "step", "length", "rows", "offset", "total")
+    __slots__ = ("key", "step", "length", "rows", "offset", "total", "place")
     KEY_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     LENGTH_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
     OFFSET_FIELD_NUMBER: _ClassVar[int]
     TOTAL_FIELD_NUMBER: _ClassVar[int]
+    PLACE_FIELD_NUMBER: _ClassVar[int]
     key: int
     step: int
     length: int
     rows: int
     offset: int
     total: int
-    def __init__(self, key: _Optional[int] = ..., step: _Optional[int] = ..., length: _Optional[int] = ..., rows: _Optional[int] = ..., offset: _Optional[int] = ..., total: _Optional[int] = ...) -> None: ...
+    place: int
+    def __init__(self, key: _Optional[int] = ..., step: _Optional[int] = ..., length: _Optional[int] = ..., rows: _Optional[int] = ..., offset: _Optional[int] = ..., total: _Optional[int] = ..., place: _Optional[int] = ...) -> None: ...
 
 class Leave(_message.Message):
     __slots__ = ("last_step",)

@@ -20,7 +20,7 @@ Buffer = bytes | memoryview
 
 
 def encode(header: FrameHeader, payloads: Iterable[Buffer] = ()) -> bytes:
-    """The wire bytes of a frame; `payloads` are the parts' bytes, in order."""
+    """The wire bytes of a frame; `payloads` are those of the parts without a place, in order."""
     payloads = list(payloads)
     head = header.SerializeToString()
     num_bytes = sum(len(payload) for payload in payloads)
@@ -31,7 +31,7 @@ def encode(header: FrameHeader, payloads: Iterable[Buffer] = ()) -> bytes:
 
 
 def decode(message: bytes) -> tuple[FrameHeader, list[memoryview]]:
-    """The header and, per part, a read-only view into `message`.
+    """The header and, per part, a read-only view into `message`; empty if it has a place.
 
     Raises:
       ProtocolError: the bytes are not a frame, or the parts' lengths are not the payload's.
@@ -45,14 +45,15 @@ def decode(message: bytes) -> tuple[FrameHeader, list[memoryview]]:
             payload, rest = _field(rest, _PAYLOAD_TAG)
     except (DecodeError, IndexError) as failure:
         raise ProtocolError(f"{len(message)} bytes that are not a frame") from failure
-    if len(rest) or sum(part.length for part in header.parts) != len(payload):
+    lengths = [0 if part.place else part.length for part in header.parts]
+    if len(rest) or sum(lengths) != len(payload):
         raise ProtocolError(
             f"a frame whose {len(header.parts)} parts do not add up to its {len(payload)} bytes"
         )
     views, begin = [], 0
-    for part in header.parts:
-        views.append(payload[begin : begin + part.length])
-        begin += part.length
+    for length in lengths:
+        views.append(payload[begin : begin + length])
+        begin += length
     return header, views
 
 

@@ -8,7 +8,7 @@ import pytest
 from faults_streams import WAIT_S, Endpoint
 
 from poseidon_tf.errors import ProtocolError
-from poseidon_tf.kv.client import ServerLink
+from poseidon_tf.kv.client import Piece, ServerLink
 from poseidon_tf.kv.service import EXCHANGE, INSPECT, REGISTER, STREAMS_PER_SERVER, KVService
 from poseidon_tf.kv.store import KeySpec
 from poseidon_tf.transport.base import MAX_MESSAGE_BYTES
@@ -56,7 +56,7 @@ class Store(Endpoint):
         assert link.register(SPECS, timeout_s=WAIT_S) == [0, 1, 2]
 
     def push(self, rank, key, step, value):
-        self._links[rank].push([(key, memoryview(payload(value)))], step=step)
+        self._links[rank].push([Piece(key, memoryview(payload(value)))], step=step)
 
     def expect(self, key, step, value):
         """Both workers get this sum next."""

@@ -4,7 +4,7 @@ import queue
 
 import numpy as np
 
-from poseidon_tf.kv.client import ServerLink
+from poseidon_tf.kv.client import Piece, ServerLink
 from poseidon_tf.kv.service import KVService
 from poseidon_tf.kv.store import KeySpec
 from poseidon_tf.transport.over_grpc import Channel, Server
@@ -31,7 +31,7 @@ class Link:
 
     def push(self, step, **arrays):
         pieces = [
-            (int(key.removeprefix("k")), memoryview(array).cast("B"))
+            Piece(int(key.removeprefix("k")), memoryview(array).cast("B"))
             for key, array in arrays.items()
         ]
         self.link.push(pieces, step=step)

@@ -1,0 +1,75 @@
+"""Memory that a process shares with a child it starts: tensor bytes that need no connection.
+
+It has no name, so nothing remains of it when both processes have ended, however they end. The
+child gets the file descriptor. Who writes where and when is for the callers to agree on.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import threading
+from typing import final
+
+import numpy as np
+
+from poseidon_tf.errors import ProtocolError
+
+# A cache line; also what vector instructions like.
+_ALIGNMENT = 64
+
+
+@final
+class SharedMemory:
+    """A file in memory, mapped as it grows.
+
+    Args:
+      descriptor: of the file; it is this object's from now on.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        self._lock = threading.Lock()
+        self._num_bytes = 0
+        self._mapped = memoryview(b"")
+
+    @classmethod
+    def create(cls) -> SharedMemory | None:
+        """New and empty; None on a system that has no such files."""
+        if not hasattr(os, "memfd_create"):
+            return None
+        return cls(os.memfd_create("poseidon_tf"))
+
+    def grow(self, num_bytes: int) -> int:
+        """Add `num_bytes` at the end; the offset where they begin. Only the creator calls it."""
+        with self._lock:
+            offset = -(-self._num_bytes // _ALIGNMENT) * _ALIGNMENT
+            self._num_bytes = offset + num_bytes
+            os.ftruncate(self.descriptor, self._num_bytes)
+        return offset
+
+    def view(self, offset: int, num_bytes: int) -> memoryview:
+        """These bytes, writable.
+
+        Raises:
+          ProtocolError: they are not all within the memory.
+        """
+        with self._lock:
+            if offset + num_bytes > len(self._mapped):
+                size = os.fstat(self.descriptor).st_size
+                if offset + num_bytes > size:
+                    raise ProtocolError(
+                        f"bytes {offset} to {offset + num_bytes} of a shared memory of {size}"
+                    )
+                # Views into the mapping before keep it; both show the same bytes.
+                self._mapped = memoryview(mmap.mmap(self.descriptor, size))
+            return self._mapped[offset : offset + num_bytes]
+
+    def write(self, offset: int, payload: bytes | memoryview) -> None:
+        """Copy `payload` to `offset`; without the interpreter's lock, as numpy does it.
+
+        Raises:
+          ProtocolError: it would not be all within the memory.
+        """
+        place = self.view(offset, len(payload))
+        np.copyto(np.frombuffer(place, np.uint8), np.frombuffer(payload, np.uint8))
