@@ -51,11 +51,18 @@ def unpack(
     )
 
 
-def joined(factors: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
-    """The factors of all workers under one another, in the order given: that of their ranks."""
+def joined(
+    factors: Sequence[tuple[Array, Array]], into: tuple[Array, Array] | None = None
+) -> tuple[Array, Array]:
+    """The factors of all workers under one another, in the order given: that of their ranks.
+
+    Args:
+      into: where U and V go; new memory if None.
+    """
+    U, V = into or (None, None)
     return (
-        np.concatenate([U_KM for U_KM, _ in factors]),
-        np.concatenate([V_KN for _, V_KN in factors]),
+        np.concatenate([U_KM for U_KM, _ in factors], out=U),
+        np.concatenate([V_KN for _, V_KN in factors], out=V),
     )
 
 

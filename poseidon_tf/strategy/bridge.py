@@ -23,6 +23,7 @@ import tensorflow as tf
 
 from poseidon_tf.errors import PoseidonError
 from poseidon_tf.strategy import tf_internals
+from poseidon_tf.sync.buffers import ALIGNMENT
 from poseidon_tf.sync.session import Deliver, Route
 
 _HOST = "/device:CPU:0"
@@ -101,9 +102,9 @@ class GraphRoute:
 
 def _as_tensor(array: Any, dtype: tf.DType) -> tf.Tensor:
     """`array` as a tensor of `dtype`, in the same memory where that is worth it."""
-    if array.nbytes < _SHARED_BYTES:
+    if array.nbytes < _SHARED_BYTES or array.ctypes.data % ALIGNMENT:
         # numpy knows no bfloat16; the bits came as another type of the same size.
         return tf.convert_to_tensor(array.view(dtype.as_numpy_dtype))
-    # TensorFlow copies what is not aligned, and keeps the array for as long as it uses it.
+    # TensorFlow keeps the array for as long as it uses its memory.
     tensor = tf.experimental.dlpack.from_dlpack(array.__dlpack__())
     return tensor if tensor.dtype == dtype else tf.bitcast(tensor, dtype)

@@ -132,6 +132,7 @@ class FactorSyncer:
         self._spec, self._key, self._num_peers = spec, key, num_peers
         self._factors, self._done, self._on_sent = factors, done, on_sent
         self._sent_bytes = self._received_bytes = 0
+        self._joined: dict[int, tuple[Buffers, Buffers]] = {}  # Rows of all workers -> U, V.
         factors.register(key, spec)
 
     def send(self, step: int, arrays: Sequence[Array]) -> None:
@@ -146,7 +147,17 @@ class FactorSyncer:
         """Take the factors of all workers."""
         self._received_bytes += sum(len(data) for _, data in complete.factors)
         factors = [unpack(data, self._spec, rows) for rows, data in complete.factors]
-        self._done(complete.step, list(joined(factors)))
+        num_rows = sum(rows for rows, _ in complete.factors)
+        if num_rows not in self._joined:
+            self._joined = {num_rows: self._buffers(num_rows)}  # Last batches are rare.
+        U_KM, V_KN = (buffers.take().values for buffers in self._joined[num_rows])
+        dtype, M, N = wire_dtype(self._spec.dtype), self._spec.M, self._spec.N
+        into = U_KM.view(dtype).reshape(num_rows, M), V_KN.view(dtype).reshape(num_rows, N)
+        self._done(complete.step, list(joined(factors, into)))
+
+    def _buffers(self, num_rows: int) -> tuple[Buffers, Buffers]:
+        row_bytes = wire_dtype(self._spec.dtype).itemsize * num_rows
+        return Buffers(row_bytes * self._spec.M), Buffers(row_bytes * self._spec.N)
 
     def payload_bytes(self) -> tuple[int, int]:
         return self._sent_bytes, self._received_bytes
