@@ -1,6 +1,6 @@
 # `make` lists the targets. Everything runs in .venv, which is built from setup.py on first use.
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast test-hosts bench-transport check protos check-protos clean
+.PHONY: help install demo test test-fast test-hosts bench-transport bench-overhead bench-peers bench-scaling check protos check-protos clean
 
 PYTHON ?= python3
 PIP_QUIET := --quiet --disable-pip-version-check
@@ -24,8 +24,21 @@ test-fast: install  ## run the tests that start no processes
 test-hosts: install  ## run the tests between emulated hosts; needs root and iproute2
 	.venv/bin/python -m pytest tests_hosts
 
-bench-transport: install  ## sums through one server against a bare gRPC echo
+bench-transport: install  ## sums and factors against a bare gRPC echo and iperf3
 	.venv/bin/python benchmarks/bench_transport.py
+
+bench-overhead: install  ## time per step, memory and start, where nothing is hidden
+	.venv/bin/python benchmarks/bench_overhead.py
+	.venv/bin/python benchmarks/bench_startup.py
+
+bench-peers: install .venv-tf-keras/installed .venv-torch/installed  ## against TensorFlow's own strategy and PyTorch DDP
+	.venv/bin/python benchmarks/bench_peers.py
+
+bench-scaling: install .venv-tf-keras/installed  ## 2 to 16 workers on emulated accelerators and links; half an hour
+	.venv/bin/python benchmarks/bench_scaling.py
+	.venv/bin/python benchmarks/bench_scaling.py --traffic
+	.venv/bin/python benchmarks/bench_scaling.py --timeline
+	.venv/bin/python benchmarks/plots.py
 
 check: .venv/installed-dev check-protos  ## lint, format, types, stubs
 	.venv/bin/ruff check .
@@ -43,7 +56,7 @@ check-protos: .venv-protos/installed  ## fail if the stubs are not what protos/ 
 	done
 
 clean:  ## remove what make, the tools and Python have built
-	rm -rf .venv .venv-protos build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf .venv .venv-protos .venv-tf-keras .venv-torch build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/installed: setup.py
@@ -63,4 +76,17 @@ clean:  ## remove what make, the tools and Python have built
 	@echo "building .venv-protos: the protobuf compiler"
 	$(PYTHON) -m venv .venv-protos
 	.venv-protos/bin/python -m pip install $(PIP_QUIET) "grpcio-tools==1.62.*" "setuptools<80"
+	@touch $@
+
+# TensorFlow's own multi-worker strategy fails with Keras 3; it runs with the Keras 2 of tf-keras.
+.venv-tf-keras/installed:
+	@echo "building .venv-tf-keras: a peer of the benchmarks, TensorFlow with Keras 2"
+	$(PYTHON) -m venv .venv-tf-keras
+	.venv-tf-keras/bin/python -m pip install $(PIP_QUIET) "tensorflow==2.21.*" "tf-keras==2.21.*"
+	@touch $@
+
+.venv-torch/installed:
+	@echo "building .venv-torch: a peer of the benchmarks, PyTorch"
+	$(PYTHON) -m venv .venv-torch
+	.venv-torch/bin/python -m pip install $(PIP_QUIET) "torch==2.13.0" numpy
 	@touch $@

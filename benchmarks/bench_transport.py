@@ -1,217 +1,177 @@
-"""How fast do sums go through one server, against a bare gRPC echo of equal chunks and streams?
+"""How fast do sums and factors travel, against a bare gRPC echo and against the link itself?
 
     make bench-transport
+    python benchmarks/bench_transport.py --link 10gbit
 
-Both sides run in the same go on the loopback interface. The table gives bytes per second each
-way as one worker sees it, the CPU seconds that all processes together spend per GB moved (both
-ways added), and the ratio to the echo. iperf3 is added where it is installed.
+Everything runs on the loopback interface, or between two namespaces whose links are shaped: the
+server in one, all workers in the other. Each figure is the median over the repeats. A repeat runs
+every side once, with processes that start anew, so that what disturbs the machine for a while
+disturbs all sides; a ratio is taken within a repeat, and its range stands beside its median.
+
+GB/s are payload bytes each way of all workers together, as the server's link carries them. CPU
+seconds are those of all processes while the steps run, per GB of payload, both ways added.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import multiprocessing
-import os
-import resource
-import shutil
+import re
 import statistics
-import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable
-from multiprocessing.connection import Connection
+from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-from tabulate import tabulate
-
-from poseidon_tf.kv.client import ServerLink
-from poseidon_tf.kv.service import STREAMS_PER_SERVER, KVService
-from poseidon_tf.kv.store import KeySpec
-from poseidon_tf.launch.memory import keep_freed_memory
-from poseidon_tf.transport.over_grpc import Channel, Server, Stream
+from lab.hosts import Hosts, LoopbackHosts, make_hosts
+from lab.iperf3 import iperf3
+from lab.members import Members
+from lab.placed import Placed
+from lab.report import RESULTS, save
 
 WARM_UP_STEPS = 3
-ECHO = "/poseidon_tf.Benchmark/Echo"
-_spawn = multiprocessing.get_context("spawn")
+# A side of the table: its name and its number of workers.
+Side = tuple[str, int]
+Figures = dict[str, float]
+IPERF3, IPERF3_BOTH = "iperf3, one way", "iperf3 --bidir"
+ECHO, PUSH_PULL = "bare gRPC echo", "push-pull"
+PUSH, FACTORS = "push alone", "factor exchange"
 
 
-class EchoReceiver:
-    """Sends every message back."""
-
-    def __init__(self, stream: Stream) -> None:
-        self._stream = stream
-
-    def on_message(self, message: bytes) -> None:
-        self._stream.send(message)
-
-    def on_closed(self, error: Exception | None) -> None:
-        self._stream.close()
+def sides(num_workers: list[int]) -> list[Side]:
+    """Everything that a repeat measures; what is compared with each other is neighbours."""
+    return [
+        (IPERF3, 1),
+        *((PUSH, count) for count in num_workers),
+        *((kind, count) for count in num_workers for kind in (ECHO, PUSH_PULL)),
+        (FACTORS, 2),
+        (IPERF3_BOTH, 1),
+    ]
 
 
-class CountReceiver:
-    """Counts what comes back."""
-
-    def __init__(self) -> None:
-        self.arrived = threading.Semaphore(0)
-
-    def on_message(self, message: bytes) -> None:
-        self.arrived.release()
-
-    def on_closed(self, error: Exception | None) -> None:
-        if error is not None:
-            print(f"stream ended: {error}", file=sys.stderr)
-
-
-def serve(parent: Connection, kind: str, num_workers: int) -> None:
-    """Serve echoes or sums until the parent says otherwise."""
-    keep_freed_memory()
-    server = Server("127.0.0.1:0", max_streams=num_workers * STREAMS_PER_SERVER)
-    if kind == "echo":
-        server.add_stream(ECHO, EchoReceiver)
-    else:
-        KVService(server, num_workers=num_workers)
-    server.start()
-    parent.send(server.address)
-    parent.recv()
-    server.stop()
-
-
-def echo(parent: Connection, address: str, rank: int, chunk: int, chunks: int, steps: int) -> None:
-    """Send `chunks` messages a step over as many streams as a server link has."""
-    keep_freed_memory()
-    channels = [Channel(address) for _ in range(STREAMS_PER_SERVER)]
-    receiver = CountReceiver()
-    streams = [channel.open_stream(ECHO, receiver) for channel in channels]
-    message = bytes(chunk)
-
-    def step(number: int) -> None:
-        for index in range(chunks):
-            streams[index % len(streams)].send(message)
-        for _ in range(chunks):
-            receiver.arrived.acquire()
-
-    parent.send(timed(step, steps))
-    for stream in streams:
-        stream.close()
-    for stream in streams:
-        stream.wait_ended(timeout_s=5.0)
-    for channel in channels:
-        channel.close()
-
-
-def push_pull(
-    parent: Connection, address: str, rank: int, chunk: int, chunks: int, steps: int
-) -> None:
-    """Push `chunks` KV pairs a step and wait for their sums."""
-    keep_freed_memory()
-    arrived = threading.Semaphore(0)
-    link = ServerLink(
-        address,
-        rank=rank,
-        on_sum=lambda key, step, payload: arrived.release(),
-        on_lost=lambda error: print(f"stream ended: {error}", file=sys.stderr),
-    )
-    specs = [KeySpec(f"pair{index}", "float32", chunk // 4) for index in range(chunks)]
-    keys = link.register(specs, timeout_s=30.0)
-    payload = memoryview(np.ones(chunk // 4, np.float32).view(np.uint8))
-
-    def step(number: int) -> None:
-        link.push([(key, payload) for key in keys], step=number)
-        for _ in keys:
-            arrived.acquire()
-
-    parent.send(timed(step, steps))
-    link.leave(steps)
-    link.close(timeout_s=5.0)
-
-
-def timed(step: Callable[[int], None], steps: int) -> list[float]:
-    """Seconds of each step after the warm-up."""
-    seconds = []
-    for number in range(WARM_UP_STEPS + steps):
-        begin_s = time.perf_counter()
-        step(number)
-        seconds.append(time.perf_counter() - begin_s)
-    return seconds[WARM_UP_STEPS:]
-
-
-def measure(kind: str, num_workers: int, options: argparse.Namespace) -> dict[str, Any]:
-    """One row: all processes start anew, so that none profits from the one before."""
+def measure(side: Side, hosts: Hosts, options: argparse.Namespace) -> Figures | None:
+    """GB/s and CPU s/GB of one side; None where iperf3 is not installed."""
+    kind, num_workers = side
+    if kind in (IPERF3, IPERF3_BOTH):
+        return iperf3(hosts, both_ways=kind == IPERF3_BOTH, seconds=options.iperf3_seconds)
     chunk, chunks = options.pair_kib * 1024, options.mib * 1024 // options.pair_kib
-    cpu_before_s = cpu_seconds()
-    to_server, from_parent = _spawn.Pipe()
-    server = _spawn.Process(target=serve, args=(from_parent, kind, num_workers))
-    server.start()
-    address = to_server.recv()
-    pipes, workers = [], []
-    for rank in range(num_workers):
-        mine, theirs = _spawn.Pipe()
-        work = echo if kind == "echo" else push_pull
-        arguments = (theirs, address, rank, chunk, chunks, options.steps)
-        workers.append(_spawn.Process(target=work, args=arguments))
-        workers[-1].start()
-        pipes.append(mine)
-    seconds = [pipe.recv() for pipe in pipes]
-    for worker in workers:
-        worker.join()
-    to_server.send("stop")
-    server.join()
-    moved_gb = 2 * num_workers * chunk * chunks * (WARM_UP_STEPS + options.steps) / 1e9
-    median_s = statistics.median(value for each in seconds for value in each)
+    factors = options.mib * 1024 // options.factor_kib
+    if kind == FACTORS:
+        with Members(hosts, "transport_factors.py", count=2, python=sys.executable) as members:
+            members.ask("start", factor_kib=options.factor_kib, count=factors)
+            return steady(members, options.factor_kib * 1024 * factors, 2, options.steps)
+    script = "transport_echo.py" if kind == ECHO else "transport_sums.py"
+    places = Placed(hosts, [0, *[1] * num_workers])
+    with Members(places, script, count=1 + num_workers, python=sys.executable) as members:
+        if kind == ECHO:
+            members.ask("start", chunk_bytes=chunk, chunks=chunks)
+            return steady(members, chunk * chunks * num_workers, 2, options.steps)
+        members.ask("serve", alone=kind == PUSH)
+        members.ask("start", chunk_bytes=chunk, chunks=chunks, alone=kind == PUSH)
+        if kind == PUSH:
+            return pushes(members, chunk * chunks * num_workers, options)
+        return steady(members, chunk * chunks * num_workers, 2, options.steps)
+
+
+def steady(members: Members, step_bytes: int, ways: int, steps: int) -> Figures:
+    """Steps one after the other, each of which moves `step_bytes` each way."""
+    members.ask("run", steps=WARM_UP_STEPS)
+    before_s = sum(members.ask("cpu"))
+    # By worker: echoes of two are not in step, and one may get more of the link.
+    medians_s = [statistics.median(each) for each in members.ask("run", steps=steps) if each]
+    cpu_s = sum(members.ask("cpu")) - before_s
+    members.ask("leave")
     return {
-        "what": "bare gRPC echo" if kind == "echo" else "push-pull",
-        "workers": num_workers,
-        "GB/s each way": chunk * chunks / median_s / 1e9,
-        "CPU s/GB": (cpu_seconds() - cpu_before_s) / moved_gb,
+        "GB/s": step_bytes * statistics.mean(1 / each for each in medians_s) / 1e9,
+        "CPU s/GB": cpu_s / (ways * step_bytes * steps / 1e9),
     }
 
 
-def cpu_seconds() -> float:
-    """Of the processes that have ended, importing included."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+def pushes(members: Members, step_bytes: int, options: argparse.Namespace) -> Figures:
+    """Goes of several steps, all to the server; the sums come back afterwards, untimed."""
+    seconds, cpu_s = [], []
+    at_once = options.push_steps
+    for _ in range(1 + -(-options.steps // at_once)):  # The first warms up.
+        before_s = sum(members.ask("cpu"))
+        end_s, *begins_s = members.ask("push", steps=at_once)
+        cpu_s.append(sum(members.ask("cpu")) - before_s)
+        # One clock for all: these processes are on one machine.
+        seconds.append(end_s - min(begins_s))
+        members.ask("finish", steps=at_once)
+    members.ask("leave")
+    return {
+        "GB/s": step_bytes * at_once / statistics.median(seconds[1:]) / 1e9,
+        "CPU s/GB": statistics.mean(cpu_s[1:]) / (step_bytes * at_once / 1e9),
+    }
 
 
-def iperf3() -> dict[str, Any] | None:
-    """The loopback interface itself, one way; None where iperf3 is not installed."""
-    if shutil.which("iperf3") is None:
-        return None
-    port = "5797"
-    server = subprocess.Popen(["iperf3", "-s", "-1", "-p", port], stdout=subprocess.DEVNULL)
-    try:
-        client = ["iperf3", "-c", "127.0.0.1", "-p", port, "-t", "3", "-J"]
-        done = subprocess.run(client, capture_output=True, text=True, check=True, timeout=30)
-    finally:
-        server.wait(timeout=10)
-    bits_per_s = json.loads(done.stdout)["end"]["sum_received"]["bits_per_second"]
-    return {"what": "iperf3, one way", "workers": 1, "GB/s each way": bits_per_s / 8e9}
+def rows(repeats: list[dict[Side, Figures]]) -> Iterator[dict[str, Any]]:
+    """One row per side: medians over the repeats, and ratios within each."""
+    for side in repeats[0]:
+        kind, num_workers = side
+        rates = [repeat[side]["GB/s"] for repeat in repeats]
+        row: dict[str, Any] = {
+            "what": kind,
+            "workers": None if kind in (IPERF3, IPERF3_BOTH) else num_workers,
+            "GB/s each way": statistics.median(rates),
+            "min..max": span(rates),
+            "CPU s/GB": statistics.median(repeat[side]["CPU s/GB"] for repeat in repeats),
+        }
+        one_way = kind in (IPERF3, PUSH)
+        for name, base in (
+            ("echo", (ECHO, num_workers) if kind == PUSH_PULL else None),
+            ("iperf3", (IPERF3, 1) if one_way else (IPERF3_BOTH, 1)),
+        ):
+            is_there = base in repeats[0] and base != side
+            ratios = [r[side]["GB/s"] / r[base]["GB/s"] for r in repeats] if is_there else []
+            row[f"ratio to {name}"] = statistics.median(ratios) if ratios else None
+            row[f"{name} min..max"] = span(ratios) if ratios else None
+        row["target"] = {PUSH: ">= 0.45 of iperf3", PUSH_PULL: ">= 0.85 of echo"}.get(kind)
+        yield row
+
+
+def span(values: list[float]) -> str:
+    """The range of some figures, for a cell."""
+    return f"{min(values):.2f}..{max(values):.2f}"
+
+
+def bits_per_s(text: str) -> float:
+    """A rate such as 160mbit or 2.5gbit."""
+    match = re.fullmatch(r"([0-9.]+)([mg])bit", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(
+            f"a rate is a number and mbit or gbit, such as 160mbit or 2.5gbit; got {text!r}"
+        )
+    return float(match[1]) * {"m": 1e6, "g": 1e9}[match[2]]
 
 
 def main() -> None:
-    """Measure, print one table, write JSON where asked."""
+    """Measure, print one table, write it as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--mib", type=int, default=40, help="gradient of one worker, in MiB")
+    parser.add_argument("--mib", type=int, default=40, help="payload of one worker, in MiB")
     parser.add_argument("--pair-kib", type=int, default=512, help="KV pair, in KiB")
-    parser.add_argument("--steps", type=int, default=20, help="steps that count")
-    parser.add_argument("--json", help="file to write the rows to")
+    parser.add_argument("--factor-kib", type=int, default=1024, help="factors of a kernel, in KiB")
+    parser.add_argument("--steps", type=int, default=20, help="steps that count, per repeat")
+    # Several: a shaped link lets the first 10 ms of its rate pass at once.
+    parser.add_argument("--push-steps", type=int, default=8, help="steps of a push, without pause")
+    parser.add_argument("--repeats", type=int, default=3, help="how often each side starts anew")
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], help="at the server")
+    parser.add_argument("--iperf3-seconds", type=int, default=3)
+    parser.add_argument("--link", type=bits_per_s, help="rate of shaped links, such as 10gbit")
+    parser.add_argument("--folder", default=RESULTS, help="where transport.json goes")
     options = parser.parse_args()
-    rows = [
-        measure(kind, num_workers, options)
-        for num_workers in (1, 2)
-        for kind in ("echo", "push-pull")
-    ]
-    for row in rows:
-        base = next(r for r in rows if r["workers"] == row["workers"])
-        row["ratio to echo"] = row["GB/s each way"] / base["GB/s each way"]
-    rows += [row for row in (iperf3(),) if row is not None]
-    print(f"{options.mib} MiB a step in {options.pair_kib} KiB pairs, {os.cpu_count()} CPUs")
-    print(tabulate(rows, headers="keys", floatfmt=".2f"))
-    if options.json:
-        with open(options.json, "w") as file:
-            json.dump({"options": vars(options), "rows": rows}, file, indent=1)
+    hosts = LoopbackHosts(2) if options.link is None else make_hosts(2)
+    repeats: list[dict[Side, Figures]] = []
+    with hosts:
+        hosts.set_rate(options.link)
+        for _ in range(options.repeats):
+            measured = {side: measure(side, hosts, options) for side in sides(options.workers)}
+            repeats.append({side: each for side, each in measured.items() if each is not None})
+    save(
+        "transport",
+        list(rows(repeats)),
+        folder=options.folder,
+        link_bits_per_s=options.link,
+        options={name: value for name, value in vars(options).items() if name != "folder"},
+    )
 
 
 if __name__ == "__main__":

@@ -107,14 +107,13 @@ class KVService:
                 f"stream {index} of rank {rank}; this server serves {self._num_workers} workers "
                 f"with {STREAMS_PER_SERVER} streams each"
             )
-        try:
-            credit_step = int(stream.metadata.get("credit_step", 0))
-        except ValueError:
-            raise ProtocolError("a stream whose credit_step is not a number") from None
+        credit_step = stream.metadata.get("credit_step", "0")
+        if not credit_step.isdecimal():
+            raise ProtocolError(f"a stream whose credit_step is {credit_step!r}, not a number")
         with self._lock:
             if (rank, index) in self._queues:
                 raise ProtocolError(f"stream {index} of rank {rank} is open already")
-            queue = FrameQueue(credit_step=credit_step, memory=self._memory)
+            queue = FrameQueue(credit_step=int(credit_step), memory=self._memory)
             self._queues[rank, index] = queue
         stream.outgoing = queue
         return _WorkerStream(self, stream, rank, index)

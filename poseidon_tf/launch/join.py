@@ -52,6 +52,7 @@ class Membership:
     _server: Server
     _coordinator: CoordinatorService | None
     _own_server: subprocess.Popen[str] | None
+    _memory: SharedMemory | None
     _failure: str = ""
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _is_over: bool = False
@@ -85,6 +86,8 @@ class Membership:
         self._server.stop()
         if self._own_server is not None:
             _end_own_server(self._own_server, failed=failed)
+        if self._memory is not None:
+            self._memory.close()
         session.recorder.write()
 
     def leave_with_main_thread(self) -> None:
@@ -190,6 +193,8 @@ def join(
         server.stop()
         if own_server is not None:
             _end_own_server(own_server, failed=True)
+        if memory is not None:
+            memory.close()
         raise
     recorder.offset_s = client.clock_offset_s
     worker.connect(view.server_addresses)
@@ -202,6 +207,7 @@ def join(
         _server=server,
         _coordinator=coordinator,
         _own_server=own_server,
+        _memory=memory,
     )
 
 

@@ -13,9 +13,11 @@ from poseidon_tf.launch.cluster_env import current_environ, drop_empty_config, r
 from poseidon_tf.launch.join import join
 from poseidon_tf.launch.server_main import serve
 from poseidon_tf.planner import (
+    DEFAULT_COALESCE_BYTES,
     DEFAULT_KV_PAIR_BYTES,
     ClusterSpec,
     Plan,
+    check_coalesce_bytes,
     check_kv_pair_bytes,
 )
 from poseidon_tf.strategy import keras_hooks, tf_internals
@@ -38,6 +40,8 @@ class PoseidonStrategy(ClusterStrategy):
         `/`) to "ps" or "sfb", such as ``{"*/fc?/kernel": "ps"}``. The last match wins.
       kv_pair_bytes: the largest piece of a gradient, in bytes, that a server sums as one;
         4 KiB to 64 MiB.
+      coalesce_bytes: variables smaller than a quarter of this, in bytes, are exchanged together
+        until they reach it; 0 exchanges each on its own.
       rows_per_step: rows of one worker's batch, for custom loops in which no dataset tells; the
         planner's K is made of it.
       clip: what the optimizer's `clipnorm`, `clipvalue` and `global_clipnorm` apply to: "sum",
@@ -61,6 +65,7 @@ class PoseidonStrategy(ClusterStrategy):
         *,
         schemes: Mapping[str, str] | None = None,
         kv_pair_bytes: int = DEFAULT_KV_PAIR_BYTES,
+        coalesce_bytes: int = DEFAULT_COALESCE_BYTES,
         rows_per_step: int | None = None,
         clip: Literal["sum", "local"] = "sum",
         ports: tuple[int, int] | None = None,
@@ -77,6 +82,7 @@ class PoseidonStrategy(ClusterStrategy):
         if ports is not None and not 0 < ports[0] <= ports[1] < 65536:
             raise ConfigError(f"ports must be (first, last) within 1..65535, got {ports}")
         check_kv_pair_bytes(kv_pair_bytes)
+        check_coalesce_bytes(coalesce_bytes)
         deadlines = deadlines or Deadlines()
         drop_empty_config()
         config = read_cluster()
@@ -115,6 +121,7 @@ class PoseidonStrategy(ClusterStrategy):
             arithmetic=arithmetic,
             schemes=dict(schemes or {}),
             kv_pair_bytes=kv_pair_bytes,
+            coalesce_bytes=coalesce_bytes,
             rows_per_step=rows_per_step,
             clip=clip,
             announce=self._announce,

@@ -5,6 +5,7 @@
     planner   the choice: parameter server or sufficient factors
     sharding  what is pushed as one, and which server holds it
     plan      the result: frozen, printable, the same on every worker
+    simulate  the fastest step that a link allows under a plan
 
 Pure: the standard library only. Nothing here knows TensorFlow, sockets or threads.
 """
@@ -15,10 +16,13 @@ from .plan import Scheme as Scheme
 from .plan import Unit as Unit
 from .plan import VariablePlan as VariablePlan
 from .planner import DEFAULT_KV_PAIR_BYTES as DEFAULT_KV_PAIR_BYTES
+from .planner import check_coalesce_bytes as check_coalesce_bytes
 from .planner import check_kv_pair_bytes as check_kv_pair_bytes
 from .planner import make_plan as make_plan
-from .sharding import COALESCE_BYTES as COALESCE_BYTES
+from .sharding import DEFAULT_COALESCE_BYTES as DEFAULT_COALESCE_BYTES
 from .sharding import place as place
+from .simulate import gradient_times as gradient_times
+from .simulate import speedup_bound as speedup_bound
 from .specs import ClusterSpec as ClusterSpec
 from .specs import VariableSpec as VariableSpec
 from .specs import first_difference as first_difference

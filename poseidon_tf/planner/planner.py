@@ -12,14 +12,15 @@ from typing import NamedTuple
 from ..errors import ConfigError, PlanError
 from . import cost
 from .plan import Plan, Scheme, VariablePlan
-from .sharding import place, units_of
+from .sharding import DEFAULT_COALESCE_BYTES, place, units_of
 from .specs import ClusterSpec, VariableSpec, kernel_position
 from .table import human_count
 
-DEFAULT_KV_PAIR_BYTES = 512 * 1024
+DEFAULT_KV_PAIR_BYTES = 1024 * 1024
 """The paper's pairs are 2 MB. That is the most worth having: smaller pairs overlap the way in
 with the sum and the way out, and spread a model over the servers more evenly."""
 
+LARGEST_COALESCE_BYTES = 64 * 1024 * 1024
 KV_PAIR_BYTES_RANGE = (4 * 1024, 64 * 1024 * 1024)
 
 ROWS_UNKNOWN = "rows unknown: pass rows_per_step="
@@ -41,6 +42,7 @@ def make_plan(
     *,
     schemes: Mapping[str, str] | None = None,
     kv_pair_bytes: int = DEFAULT_KV_PAIR_BYTES,
+    coalesce_bytes: int = DEFAULT_COALESCE_BYTES,
     arithmetic_differs: str = "",
 ) -> Plan:
     """Plan one model on one cluster. Equal arguments give equal plans, on any machine.
@@ -50,6 +52,8 @@ def make_plan(
         schemes: overrides, from a pattern of names (`fnmatch`; ``*`` crosses ``/``) to ``"ps"``
             or ``"sfb"``. The last pattern that matches wins. A kernel's bias follows it.
         kv_pair_bytes: the largest piece that a variable is cut into; 4 KiB to 64 MiB.
+        coalesce_bytes: variables smaller than a quarter of this travel together until they reach
+            it; 0 for each on its own.
         arithmetic_differs: how the workers' hardware or software differs, if it does. Rebuilt
             products may then differ in their last bits, so SFB is used only where asked for.
 
@@ -57,6 +61,7 @@ def make_plan(
         PlanError: an override fits no variable, or asks for what its variable cannot do.
     """
     check_kv_pair_bytes(kv_pair_bytes)
+    check_coalesce_bytes(coalesce_bytes)
     wishes = _wishes(specs, schemes or {})
     kernels = [_kernel_of(specs, at) for at in range(len(specs))]
     choices = {
@@ -68,7 +73,7 @@ def make_plan(
         if kernel is not None:
             choices[at] = _follow(specs[at], specs[kernel], choices[kernel], cluster, wishes[at])
     variables = tuple(_priced(spec, cluster, choices[at]) for at, spec in enumerate(specs))
-    units = units_of(specs, variables)
+    units = units_of(specs, variables, coalesce_bytes=coalesce_bytes)
     return Plan(
         cluster=cluster,
         kv_pair_bytes=kv_pair_bytes,
@@ -89,6 +94,14 @@ def check_kv_pair_bytes(kv_pair_bytes: int) -> None:
     if not smallest <= kv_pair_bytes <= largest:
         raise ConfigError(
             f"kv_pair_bytes must be from {smallest} to {largest}, got {kv_pair_bytes}"
+        )
+
+
+def check_coalesce_bytes(coalesce_bytes: int) -> None:
+    """Raise ConfigError unless small variables can travel together up to this."""
+    if not 0 <= coalesce_bytes <= LARGEST_COALESCE_BYTES:
+        raise ConfigError(
+            f"coalesce_bytes must be from 0 to {LARGEST_COALESCE_BYTES}, got {coalesce_bytes}"
         )
 
 

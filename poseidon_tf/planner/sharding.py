@@ -13,10 +13,17 @@ from typing import NamedTuple
 from .plan import KVPair, Scheme, Unit, VariablePlan
 from .specs import VariableSpec, kernel_position
 
-COALESCE_BYTES = 64 * 1024
-"""Smaller neighbours travel together until they reach this: a message has a fixed cost."""
+DEFAULT_COALESCE_BYTES = 256 * 1024
+"""Small neighbours travel together until they reach this: an exchange has a fixed cost."""
+SMALL = 4
+"""A variable is small below this part of it."""
 
 SMALLEST_PAIR_BYTES = 4 * 1024
+PAIRS_PER_SERVER = 64
+"""A sum leaves when its pair is complete, so the first and the last of a server's pairs have the
+link to themselves: a few per cent of its time, if there are so many."""
+WORTH_CUTTING_BYTES = 64 * 1024
+"""Smaller pairs cost more than they save, unless they balance the servers."""
 BALANCE = 1.05
 """The fullest server against the mean."""
 
@@ -28,12 +35,15 @@ class _Part(NamedTuple):
     itemsize: int
 
 
-def units_of(specs: Sequence[VariableSpec], variables: Sequence[VariablePlan]) -> tuple[Unit, ...]:
+def units_of(
+    specs: Sequence[VariableSpec], variables: Sequence[VariablePlan], *, coalesce_bytes: int
+) -> tuple[Unit, ...]:
     """Group variables into units: each SFB kernel with its biases, small PS neighbours together.
 
     Units are numbered by their first variable.
     """
-    groups = _sfb_groups(specs, variables) + _ps_groups(specs, variables)
+    groups = _sfb_groups(specs, variables)
+    groups += _ps_groups(specs, variables, coalesce_bytes)
     groups.sort(key=min)
     return tuple(
         Unit(
@@ -63,19 +73,24 @@ def _sfb_groups(
     return list(groups.values())
 
 
-def _ps_groups(specs: Sequence[VariableSpec], variables: Sequence[VariablePlan]) -> list[list[int]]:
+def _ps_groups(
+    specs: Sequence[VariableSpec], variables: Sequence[VariablePlan], coalesce_bytes: int
+) -> list[list[int]]:
     groups: list[list[int]] = []
-    open_bytes = COALESCE_BYTES  # Of the last group; at the limit it takes no more.
+    open_groups: dict[str, tuple[list[int], int]] = {}  # dtype -> of small variables, its bytes
     for at, (spec, variable) in enumerate(zip(specs, variables, strict=True)):
         if variable.scheme is not Scheme.PS:
             continue
-        fits = open_bytes < COALESCE_BYTES and spec.num_bytes < COALESCE_BYTES
-        if fits and specs[groups[-1][0]].dtype == spec.dtype:
-            groups[-1].append(at)
-            open_bytes += spec.num_bytes
-        else:
+        if spec.num_bytes * SMALL >= coalesce_bytes:
             groups.append([at])
-            open_bytes = spec.num_bytes
+            continue
+        # Large ones between them, such as the kernels between biases, part no small ones.
+        group, num_bytes = open_groups.get(spec.dtype, ([], coalesce_bytes))
+        if num_bytes >= coalesce_bytes:
+            group, num_bytes = [], 0
+            groups.append(group)
+        group.append(at)
+        open_groups[spec.dtype] = group, num_bytes + spec.num_bytes
     return groups
 
 
@@ -88,7 +103,7 @@ def place(
 ) -> tuple[KVPair, ...]:
     """Cut every PS unit into KV pairs and give each pair a server.
 
-    Pairs are at most `kv_pair_bytes`, and small enough that each server holds about 16. They go
+    Pairs are at most `kv_pair_bytes`, and small enough that a server holds about 64. They go
     largest first to the emptiest server; where that leaves one server too full, pairs are
     halved. A model too small for that is laid out as one line of bytes and cut once per server.
 
@@ -108,7 +123,8 @@ def place(
         if unit.scheme is Scheme.PS
     ]
     total_bytes = sum(part.length * part.itemsize for part in whole)
-    pair_bytes = max(SMALLEST_PAIR_BYTES, min(kv_pair_bytes, total_bytes // (16 * num_servers)))
+    about = max(WORTH_CUTTING_BYTES, total_bytes // (PAIRS_PER_SERVER * num_servers))
+    pair_bytes = min(kv_pair_bytes, about)
     while True:
         parts = [piece for part in whole for piece in _cut(part, pair_bytes)]
         servers, fullest = _largest_first(parts, num_servers)

@@ -31,6 +31,7 @@ def agree_on_plan(
     arithmetic: Sequence[Mapping[str, Any]],
     schemes: Mapping[str, str],
     kv_pair_bytes: int,
+    coalesce_bytes: int,
 ) -> Plan:
     """The plan of these variables, the same on all workers.
 
@@ -58,6 +59,7 @@ def agree_on_plan(
             cluster,
             schemes=schemes,
             kv_pair_bytes=kv_pair_bytes,
+            coalesce_bytes=coalesce_bytes,
             arithmetic_differs=arithmetic_difference(arithmetic),
         )
     except PlanError as failure:

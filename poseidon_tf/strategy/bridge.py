@@ -102,7 +102,8 @@ class GraphRoute:
 
 def _as_tensor(array: Any, dtype: tf.DType) -> tf.Tensor:
     """`array` as a tensor of `dtype`, in the same memory where that is worth it."""
-    if array.nbytes < _SHARED_BYTES or array.ctypes.data % ALIGNMENT:
+    is_ours = array.flags.writeable and array.ctypes.data % ALIGNMENT == 0
+    if array.nbytes < _SHARED_BYTES or not is_ours:
         # numpy knows no bfloat16; the bits came as another type of the same size.
         return tf.convert_to_tensor(array.view(dtype.as_numpy_dtype))
     # TensorFlow keeps the array for as long as it uses its memory.

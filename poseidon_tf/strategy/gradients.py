@@ -49,6 +49,7 @@ class GradientExchange:
         arithmetic: Sequence[Mapping[str, Any]],
         schemes: Mapping[str, str],
         kv_pair_bytes: int,
+        coalesce_bytes: int,
         batches: BatchSizes,
         announce: Callable[[Plan], None],
     ) -> None:
@@ -60,6 +61,7 @@ class GradientExchange:
             arithmetic=arithmetic,
             schemes=schemes,
             kv_pair_bytes=kv_pair_bytes,
+            coalesce_bytes=coalesce_bytes,
         )
         self._batches, self._announce = batches, announce
         self._open: dict[tuple[Any, ...], list[_OpenUnit]] = {}

@@ -33,6 +33,7 @@ class ClusterStrategy(tf.distribute.Strategy):  # type: ignore[misc]
         arithmetic: Sequence[Mapping[str, Any]],
         schemes: Mapping[str, str],
         kv_pair_bytes: int,
+        coalesce_bytes: int,
         rows_per_step: int | None,
         clip: str,
         announce: Callable[[Plan], None],
@@ -48,6 +49,7 @@ class ClusterStrategy(tf.distribute.Strategy):  # type: ignore[misc]
                 arithmetic=arithmetic,
                 schemes=schemes,
                 kv_pair_bytes=kv_pair_bytes,
+                coalesce_bytes=coalesce_bytes,
                 batches=self._batches,
                 announce=announce,
             )

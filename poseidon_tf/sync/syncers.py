@@ -131,6 +131,7 @@ class FactorSyncer:
         self.name = spec.name
         self._spec, self._key, self._num_peers = spec, key, num_peers
         self._factors, self._done, self._on_sent = factors, done, on_sent
+        self._lock = threading.Lock()
         self._sent_bytes = self._received_bytes = 0
         self._joined: dict[int, tuple[Buffers, Buffers]] = {}  # Rows of all workers -> U, V.
         factors.register(key, spec)
@@ -138,19 +139,21 @@ class FactorSyncer:
     def send(self, step: int, arrays: Sequence[Array]) -> None:
         U_KM, V_KN = arrays
         packed = pack(U_KM, V_KN)
-        self._sent_bytes += self._num_peers * len(packed)
-        self._received_bytes -= len(packed)  # Comes back in the set, but not over the wire.
+        with self._lock:
+            self._sent_bytes += self._num_peers * len(packed)
+            self._received_bytes -= len(packed)  # Comes back in the set, but not over the wire.
         self._factors.broadcast(self._key, step, len(U_KM), packed)
         self._on_sent(step)
 
     def receive(self, complete: CompleteSet) -> None:
         """Take the factors of all workers."""
-        self._received_bytes += sum(len(data) for _, data in complete.factors)
+        with self._lock:  # Any of the peers' threads may bring what was missing.
+            self._received_bytes += sum(len(data) for _, data in complete.factors)
         factors = [unpack(data, self._spec, rows) for rows, data in complete.factors]
         num_rows = sum(rows for rows, _ in complete.factors)
-        if num_rows not in self._joined:
-            self._joined = {num_rows: self._buffers(num_rows)}  # Last batches are rare.
-        U_KM, V_KN = (buffers.take().values for buffers in self._joined[num_rows])
+        joined_buffers = self._joined.get(num_rows) or self._buffers(num_rows)
+        self._joined = {num_rows: joined_buffers}  # Other last batches are rare.
+        U_KM, V_KN = (buffers.take().values for buffers in joined_buffers)
         dtype, M, N = wire_dtype(self._spec.dtype), self._spec.M, self._spec.N
         into = U_KM.view(dtype).reshape(num_rows, M), V_KN.view(dtype).reshape(num_rows, N)
         self._done(complete.step, list(joined(factors, into)))

@@ -139,7 +139,9 @@ class Server:
       ConfigError: the port is in use.
     """
 
-    SPARE_THREADS = 4  # To say no with.
+    # Whoever has a stream may also ask something, and so may a few whose stream is refused.
+    _CALLS_PER_STREAM = 3
+    _SPARE_CALLS = 4
 
     def __init__(
         self,
@@ -155,7 +157,7 @@ class Server:
         self._server = grpc.server(
             _DaemonThreads(),
             options=_options(keepalive_s),
-            maximum_concurrent_rpcs=max_streams + self.SPARE_THREADS,
+            maximum_concurrent_rpcs=(1 + self._CALLS_PER_STREAM) * max_streams + self._SPARE_CALLS,
         )
         host, _, port = address.rpartition(":")
         listen = host if _is_local(host) else "0.0.0.0"

@@ -17,6 +17,7 @@ from poseidon_tf.errors import ProtocolError
 
 # A cache line; also what vector instructions like.
 _ALIGNMENT = 64
+_FIRST_BYTES = 64 * 1024 * 1024
 
 
 @final
@@ -30,7 +31,7 @@ class SharedMemory:
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
         self._lock = threading.Lock()
-        self._num_bytes = 0
+        self._num_bytes = self._file_bytes = 0
         self._mapped = memoryview(b"")
 
     @classmethod
@@ -45,8 +46,16 @@ class SharedMemory:
         with self._lock:
             offset = -(-self._num_bytes // _ALIGNMENT) * _ALIGNMENT
             self._num_bytes = offset + num_bytes
-            os.ftruncate(self.descriptor, self._num_bytes)
+            if self._num_bytes > self._file_bytes:
+                # Ahead of what is needed, so that few mappings are made. What nobody writes to
+                # takes no memory.
+                self._file_bytes = max(_FIRST_BYTES, 2 * self._num_bytes)
+                os.ftruncate(self.descriptor, self._file_bytes)
         return offset
+
+    def close(self) -> None:
+        """Give the descriptor back; what is mapped stays until nothing refers to it."""
+        os.close(self.descriptor)
 
     def view(self, offset: int, num_bytes: int) -> memoryview:
         """These bytes, writable.

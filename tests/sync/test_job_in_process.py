@@ -20,7 +20,10 @@ PAIR_BYTES = 512 * 1024
 
 
 class InProcess:
-    """A job whose members are threads; `run` gives every worker the same work."""
+    """A job whose members are threads; `run` gives every worker the same work.
+
+    Without dedicated servers each worker starts one, which is a process.
+    """
 
     def __init__(self, num_workers, num_servers):
         addresses = free_addresses(num_workers + num_servers)
@@ -121,12 +124,19 @@ def rows_of(rank: int, step: int) -> int:
     return (step + rank) % 4
 
 
-@pytest.mark.parametrize("num_workers, num_servers", [(2, 2), (3, 1)])
+CLUSTERS = [
+    (2, 2),
+    (3, 1),
+    pytest.param(3, 0, id="co-located", marks=pytest.mark.processes),
+]
+
+
+@pytest.mark.parametrize("num_workers, num_servers", CLUSTERS)
 def test_twenty_steps_have_the_bits_of_sums_in_rank_order(num_workers, num_servers):
     """All workers get all sums and factors, bit for bit, and count their bytes exactly."""
 
     def work(member):
-        training = Training(member, num_workers, num_servers)
+        training = Training(member, num_workers, num_servers or num_workers)
         for step in range(20):
             training.step(step)
         return member.worker.statistics()
@@ -142,6 +152,42 @@ def test_twenty_steps_have_the_bits_of_sums_in_rank_order(num_workers, num_serve
         assert each.all_reduce.sent_bytes == 8 * sum(step % 3 for step in range(20))
         assert each.sfb.sent_bytes == (num_workers - 1) * row_bytes * own_rows[rank]
         assert each.sfb.received_bytes == row_bytes * (sum(own_rows) - own_rows[rank])
+
+
+@pytest.mark.parametrize("num_workers, num_servers", CLUSTERS)
+def test_results_stay_as_they_are_while_they_are_used(num_workers, num_servers):
+    """Two steps are under way at any time; a result that is kept outlives the steps after it,
+    and a part of it keeps it; what is dropped is not missed."""
+    size, num_steps = 40_005, 12
+    ranks = range(num_workers)
+
+    def work(member):
+        delivered, kept = Deliveries(), {}
+        route = member.worker.open_sum(
+            "fc",
+            "float32",
+            pairs_of(size, num_servers or num_workers, 10_000),
+            num_elements=size,
+            purpose="ps",
+            deliver=delivered,
+        )
+        rank = member.worker.rank
+        route.push([share("fc", rank, 0, size)])
+        for step in range(num_steps):
+            if step + 1 < num_steps:
+                route.push([share("fc", rank, step + 1, size)])
+            at, (result,), error = delivered.next()
+            assert error == ""
+            if at % 3 < 2:
+                kept[at] = result[5_000:] if at % 3 else result
+            del result
+        for at, result in kept.items():
+            wanted = in_rank_order([share("fc", r, at, size) for r in ranks])
+            assert result.tobytes() == wanted[-len(result) :].tobytes()
+        return len(kept)
+
+    results, _ = InProcess(num_workers, num_servers).run(work)
+    assert results == [8] * num_workers
 
 
 def test_framing_of_whole_pairs_is_within_two_percent():

@@ -1,7 +1,7 @@
 """Trains four small nets with two optimizers, alone or as one of several workers.
 
 Arguments: folder for the weights; how to train: "plain", "one_device", "poseidon", or as a worker
-"ps", "sfb", "auto"; optionally the nets, with commas between them.
+"ps", "sfb", "auto"; optionally the nets, with commas between them: else all but the wide one.
 """
 
 import contextlib
@@ -79,11 +79,25 @@ def shared_net() -> Any:
     return keras.Model(inputs, plain(CLASSES, "shared_plain_out", None)(hidden), name="shared")
 
 
+def wide_net() -> Any:
+    """Gradients of several KV pairs, and results that are worth sharing with TensorFlow."""
+    return keras.Sequential(
+        [
+            keras.Input((48,)),
+            plain(640, "wide_1"),
+            plain(640, "wide_2"),
+            plain(CLASSES, "wide_out", None),
+        ],
+        name="wide",
+    )
+
+
 NETS = {
     "dense": dense_net,
     "conv": convolutional_net,
     "lstm": recurrent_net,
     "shared": shared_net,
+    "wide": wide_net,
 }
 
 
@@ -117,7 +131,7 @@ def listening_ports() -> list[int]:
 
 def main() -> None:
     folder, way = Path(sys.argv[1]), sys.argv[2]
-    nets = sys.argv[3].split(",") if len(sys.argv) > 3 else list(NETS)
+    nets = sys.argv[3].split(",") if len(sys.argv) > 3 else [net for net in NETS if net != "wide"]
     strategy: Any = None
     if way == "one_device":
         strategy = tf.distribute.OneDeviceStrategy("/device:CPU:0")

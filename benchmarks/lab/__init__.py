@@ -1,0 +1,1 @@
+"""What the benchmarks share: hosts with shaped links, processes that obey, tables with ratios."""

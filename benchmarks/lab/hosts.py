@@ -1,0 +1,170 @@
+"""Hosts for benchmarks: network namespaces with shaped links, or all on the loopback interface.
+
+A namespace needs root and iproute2. Every host has one link to one switch, shaped both ways.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Protocol, final
+
+_PORT = 5000
+
+
+class Hosts(Protocol):
+    """Where processes run. A context manager: leaving it removes what it made."""
+
+    @property
+    def is_shaped(self) -> bool:
+        """Whether `set_rate` works."""
+
+    def __enter__(self) -> Hosts: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+
+    def addresses(self) -> list[str]:
+        """A free "ip:port" on every host, in order."""
+
+    def command(self, host: int, command: Sequence[str]) -> list[str]:
+        """`command` as it is started on `host`."""
+
+    def set_rate(self, bits_per_s: float | None) -> None:
+        """Shape every link, both ways; None for as fast as it goes."""
+
+    def link_bytes(self, host: int) -> tuple[int, int]:
+        """(out, in) bytes that the link of `host` has carried so far, headers included."""
+
+
+def make_hosts(count: int) -> Hosts:
+    """Namespaces where this user may make them, else the loopback interface."""
+    if os.geteuid() == 0 and shutil.which("ip") and shutil.which("tc"):
+        return NamespaceHosts(count)
+    return LoopbackHosts(count)
+
+
+@final
+class NamespaceHosts:
+    """`count` network namespaces, addresses 10.78.0.1 and up, on one bridge."""
+
+    is_shaped = True
+
+    def __init__(self, count: int) -> None:
+        # Of this process alone, so that two benchmarks, or one that was killed, do not meet.
+        self._tag = f"{os.getpid() % 46656:x}"
+        self._count = count
+        self._bridge = f"pb{self._tag}"
+        self._next_port = _PORT
+
+    def __enter__(self) -> NamespaceHosts:
+        _run("ip", "link", "add", self._bridge, "type", "bridge")
+        _run("ip", "link", "set", self._bridge, "up")
+        for host in range(self._count):
+            name, outside = self._name(host), self._outside(host)
+            _run("ip", "netns", "add", name)
+            _run("ip", "link", "add", outside, "type", "veth", "peer", "eth0", "netns", name)
+            _run("ip", "link", "set", outside, "master", self._bridge, "up")
+            _run("ip", "-n", name, "addr", "add", f"10.78.0.{host + 1}/24", "dev", "eth0")
+            _run("ip", "-n", name, "link", "set", "eth0", "up")
+            _run("ip", "-n", name, "link", "set", "lo", "up")
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for host in range(self._count):
+            subprocess.run(["ip", "netns", "del", self._name(host)], capture_output=True)
+        subprocess.run(["ip", "link", "del", self._bridge], capture_output=True)
+
+    def addresses(self) -> list[str]:
+        self._next_port += 1  # The last one may still be closing.
+        return [f"10.78.0.{host + 1}:{self._next_port}" for host in range(self._count)]
+
+    def command(self, host: int, command: Sequence[str]) -> list[str]:
+        return ["ip", "netns", "exec", self._name(host), *command]
+
+    def set_rate(self, bits_per_s: float | None) -> None:
+        for host in range(self._count):
+            inside = ["ip", "netns", "exec", self._name(host)]
+            _shape(inside, "eth0", bits_per_s)
+            _shape([], self._outside(host), bits_per_s)
+
+    def link_bytes(self, host: int) -> tuple[int, int]:
+        statistics = f"/sys/class/net/{self._outside(host)}/statistics"
+        # What the host sends is what the switch's end receives.
+        with open(f"{statistics}/rx_bytes") as out, open(f"{statistics}/tx_bytes") as into:
+            return int(out.read()), int(into.read())
+
+    def _name(self, host: int) -> str:
+        return f"poseidon-{self._tag}-{host}"
+
+    def _outside(self, host: int) -> str:
+        return f"pv{self._tag}-{host}"
+
+
+@final
+class LoopbackHosts:
+    """`count` hosts that are all this machine, unshaped."""
+
+    is_shaped = False
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def __enter__(self) -> LoopbackHosts:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        return None
+
+    def addresses(self) -> list[str]:
+        sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(self._count)]
+        addresses = [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
+        for each in sockets:
+            each.close()
+        return addresses
+
+    def command(self, host: int, command: Sequence[str]) -> list[str]:
+        return list(command)
+
+    def set_rate(self, bits_per_s: float | None) -> None:
+        if bits_per_s is not None:
+            raise ValueError("the loopback interface is not shaped: run as root with iproute2")
+
+    def link_bytes(self, host: int) -> tuple[int, int]:
+        with open("/sys/class/net/lo/statistics/tx_bytes") as counter:
+            num_bytes = int(counter.read())
+        return num_bytes, num_bytes
+
+
+def _shape(prefix: list[str], device: str, bits_per_s: float | None) -> None:
+    if bits_per_s is None:
+        subprocess.run([*prefix, "tc", "qdisc", "del", "dev", device, "root"], capture_output=True)
+        return
+    # 10 ms of the rate, at least a full offloaded segment, may leave at once.
+    burst = max(65536, int(bits_per_s / 8 / 100))
+    limit = ["rate", f"{int(bits_per_s)}bit", "burst", str(burst), "latency", "200ms"]
+    _run(*prefix, "tc", "qdisc", "replace", "dev", device, "root", "tbf", *limit)
+
+
+def _run(*command: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")

@@ -1,0 +1,135 @@
+"""One process per host, all of which obey the same orders: JSON lines in, JSON lines out."""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from lab.hosts import Hosts
+
+WORKERS = Path(__file__).resolve().parent.parent / "workers"
+# Of a process that shares this machine with others.
+FEW_THREADS = {
+    "TF_NUM_INTRAOP_THREADS": "1",
+    "TF_NUM_INTEROP_THREADS": "4",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+    "CUDA_VISIBLE_DEVICES": "-1",
+}
+
+
+class Members:
+    """Runs `workers/<script>` on the first `count` of `hosts`.
+
+    Every process finds the others in TF_CONFIG; with one there is none, and it works alone.
+
+    Args:
+      python: the interpreter, of this or another virtual environment.
+      environ: on top of this process's and `FEW_THREADS`.
+    """
+
+    def __init__(
+        self,
+        hosts: Hosts,
+        script: str,
+        *,
+        count: int,
+        python: str,
+        args: Sequence[str] = (),
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        self._hosts, self._count = hosts, count
+        self._command = [python, str(WORKERS / script), *args]
+        self._environ = {**os.environ, **FEW_THREADS, **(environ or {})}
+        self._processes: list[subprocess.Popen[str]] = []
+        self._logs: list[IO[bytes]] = []
+
+    def __enter__(self) -> Members:
+        cluster = {"worker": self._hosts.addresses()[: self._count]}
+        for rank in range(self._count):
+            config = {"cluster": cluster, "task": {"type": "worker", "index": rank}}
+            self._logs.append(tempfile.TemporaryFile())
+            self._processes.append(
+                subprocess.Popen(
+                    self._hosts.command(rank, self._command),
+                    env={
+                        **self._environ,
+                        "TF_CONFIG": json.dumps(config) if self._count > 1 else "",
+                    },
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=self._logs[rank],
+                    text=True,
+                )
+            )
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for process in self._processes:
+            assert process.stdin is not None
+            try:
+                process.stdin.close()
+            except BrokenPipeError:
+                continue  # It has ended already.
+        deadline_s = time.monotonic() + (30.0 if error is None else 1.0)
+        for process in self._processes:
+            try:
+                process.wait(timeout=max(0.1, deadline_s - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        for log in self._logs:
+            log.close()
+
+    def ask(self, do: str, *, timeout_s: float = 600.0, **order: Any) -> list[dict[str, Any]]:
+        """Give every process the order `do`; their answers, by rank.
+
+        Raises:
+          RuntimeError: one of them ended, or did not answer in time; with the end of its log.
+        """
+        deadline_s = time.monotonic() + timeout_s
+        answers: dict[int, dict[str, Any]] = {}
+        with selectors.DefaultSelector() as selector:
+            for rank, process in enumerate(self._processes):
+                assert process.stdin is not None and process.stdout is not None
+                try:
+                    process.stdin.write(json.dumps({"do": do, **order}) + "\n")
+                    process.stdin.flush()
+                except BrokenPipeError:
+                    raise RuntimeError(self._last_words(rank, "has ended")) from None
+                selector.register(process.stdout, selectors.EVENT_READ, rank)
+            while len(answers) < self._count:
+                ready = selector.select(max(0.0, deadline_s - time.monotonic()))
+                if not ready:
+                    late = min(set(range(self._count)) - set(answers))
+                    raise RuntimeError(self._last_words(late, f"no answer to {do!r} in time"))
+                for key, _ in ready:
+                    line = key.fileobj.readline()  # type: ignore[union-attr]
+                    if not line:
+                        raise RuntimeError(self._last_words(key.data, f"ended during {do!r}"))
+                    answers[key.data] = json.loads(line)
+                    selector.unregister(key.fileobj)
+        return [answers[rank] for rank in range(self._count)]
+
+    def pids(self) -> list[int]:
+        """Of the processes, by rank."""
+        return [process.pid for process in self._processes]
+
+    def _last_words(self, rank: int, what: str) -> str:
+        self._logs[rank].seek(0)
+        log = self._logs[rank].read().decode(errors="replace")
+        return f"{' '.join(self._command)} of rank {rank}: {what}\n{log[-4000:]}"

@@ -1,0 +1,222 @@
+"""Which cells `bench_scaling` measures, at which scale, and what the best figure of each could be.
+
+A cell is one network, on so many workers, over such links, in one mode:
+    hybrid      the planner chooses between parameter servers and sufficient factors
+    ps          parameter servers only
+    no_overlap  parameter servers only, and nothing is sent before backpropagation has ended
+    mirrored    TensorFlow's MultiWorkerMirroredStrategy: a ring all-reduce, which moves as many
+                bytes as parameter servers do and so has their bound
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from architectures import NETS, Net, scaled_batch
+from architectures import net as net_named
+
+from poseidon_tf.planner import (
+    ClusterSpec,
+    Plan,
+    Scheme,
+    VariableSpec,
+    gradient_times,
+    make_plan,
+    speedup_bound,
+)
+
+MODES = ("hybrid", "ps", "no_overlap", "mirrored")
+WORKERS = (2, 4, 8, 16)
+GBE = (2.0, 5.0, 10.0, 20.0, 30.0, 40.0)
+
+
+class Cell(NamedTuple):
+    """What is measured as one.
+
+    Attributes:
+      gbe: what the links stand for, in Gbit/s; None for links that are not shaped.
+      rebuild: "free", or "charged": multiplying all workers' factors takes the accelerator's time.
+      pace: "sleep": the host wakes between two layers, on cores that all workers share; "queue":
+        the accelerator goes from layer to layer on its own.
+    """
+
+    workers: int
+    net: str
+    mode: str
+    rebuild: str
+    gbe: float | None
+    pace: str = "sleep"
+
+    @property
+    def is_mirrored(self) -> bool:
+        return self.mode == "mirrored"
+
+    @property
+    def dilation(self) -> float:
+        """Time is stretched where so many workers would be short of this machine's CPU."""
+        return 4.0 if self.workers > 8 else 1.0
+
+
+def product(
+    nets: Sequence[str],
+    workers: Sequence[int],
+    gbe: Sequence[float],
+    modes: Sequence[str],
+    rebuild: str,
+) -> list[Cell]:
+    """All combinations; only "hybrid" rebuilds anything, so only it is measured charged."""
+    cells = itertools.product(workers, nets, modes, gbe)
+    return [
+        Cell(count, net, mode, rebuild, rate)
+        for count, net, mode, rate in cells
+        if rebuild == "free" or mode == "hybrid"
+    ]
+
+
+def everything() -> list[Cell]:
+    """The whole grid, of many hours."""
+    charged = product(list(NETS), WORKERS, GBE, ["hybrid"], "charged")
+    return product(list(NETS), WORKERS, GBE, MODES, "free") + charged
+
+
+def selection() -> list[Cell]:
+    """What fits in less than 45 minutes on two cores.
+
+    - VGG19-22K in all modes at 2 to 8 workers, ours also at 16; at 10 and 40 Gbit/s.
+    - VGG19-22K on 8 workers at all bandwidths.
+    - VGG19-22K at 10 Gbit/s with the rebuild charged, and with a queue of layers.
+    - The others on 2, 4 and 8 workers at 10 Gbit/s, AlexNet at 40 as well; the two deepest, whose
+      steps take minutes to trace, on 8 only.
+    """
+    vgg, ours = ["vgg19-22k"], ["hybrid", "ps"]
+    return [
+        *product(vgg, [2, 4, 8], [10.0, 40.0], MODES, "free"),
+        *product(vgg, [16], [10.0, 40.0], ours, "free"),
+        *product(vgg, [8], [2.0, 5.0, 20.0, 30.0], ours, "free"),
+        *product(vgg, [4, 8, 16], [10.0], ["hybrid"], "charged"),
+        *(c._replace(pace="queue") for c in product(vgg, [4, 8, 16], [10.0], ours, "free")),
+        *product(["vgg19"], [2, 4, 8], [10.0], ours, "free"),
+        *product(["alexnet"], [2, 4, 8], [10.0, 40.0], ours, "free"),
+        *product(["googlenet"], [2, 4, 8], [10.0], ours, "free"),
+        *product(["inception-v3", "resnet-152"], [8], [10.0], ["hybrid", "mirrored"], "free"),
+    ]
+
+
+def bound(cell: Cell) -> float | None:
+    """The largest speedup that the links, the mode and the accelerator allow."""
+    if cell.gbe is None:
+        return None
+    net = net_named(cell.net)
+    plan = _plan(cell.net, cell.workers, cell.mode)
+    rebuild_s = _rebuild_s(net, plan) if cell.rebuild == "charged" else 0.0
+    by_link = speedup_bound(
+        plan,
+        _gradient_times(net, overlaps=cell.mode != "no_overlap"),
+        compute_s=net.device_s,
+        bits_per_s=cell.gbe * 1e9,
+    )
+    return min(by_link, cell.workers * net.device_s / (net.device_s + rebuild_s))
+
+
+def expected_step_s(cell: Cell) -> float:
+    """What a step takes at best, by this machine's clock."""
+    ideal_s = net_named(cell.net).device_s * cell.dilation
+    best = bound(cell)
+    return ideal_s if best is None else ideal_s * cell.workers / best
+
+
+def expected_s(cells: Sequence[Cell], *, steps: int) -> float:
+    """What measuring `cells` takes, roughly, on two cores.
+
+    Args:
+      steps: of a cell, warm-up included.
+    """
+    seconds = 0.0
+    for job in jobs(cells):
+        seconds += 5.0 + 3.0 * job[0].workers
+        for cells_of_model in models(job):
+            first = cells_of_model[0]
+            seconds += 0.1 * len(net_named(first.net).layers) * first.workers  # Tracing.
+            # A fit begins and ends; and a step is some per cent above the best.
+            seconds += sum(3.0 + 1.15 * steps * expected_step_s(cell) for cell in cells_of_model)
+    return seconds
+
+
+def jobs(cells: Sequence[Cell]) -> Iterator[list[Cell]]:
+    """The cells in groups that one set of processes can measure."""
+    key = functools.partial(_picked, names=("workers", "is_mirrored"))
+    for _, group in itertools.groupby(sorted(set(cells), key=lambda c: (key(c), str(c))), key):
+        yield list(group)
+
+
+def models(job: Sequence[Cell]) -> Iterator[list[Cell]]:
+    """The cells of a job in groups that one model can measure, at several bandwidths."""
+    key = functools.partial(_picked, names=("net", "mode", "rebuild", "pace"))
+    for _, group in itertools.groupby(sorted(job, key=key), key):
+        yield sorted(group, key=lambda cell: cell.gbe or 0.0, reverse=True)
+
+
+def scaled_bits_per_s(cell: Cell, scale: int) -> float | None:
+    """What the link is shaped to: bytes are 1/S^2 of the network's, and take D times as long."""
+    return None if cell.gbe is None else cell.gbe * 1e9 / scale**2 / cell.dilation
+
+
+def specs(net: Net) -> list[VariableSpec]:
+    """The variables of the real network, as the planner sees them."""
+    found = []
+    for layer in net.layers:
+        kernel, is_dense = f"{layer.name}/kernel", layer.kind == "dense"
+        factors = (layer.kernel[0], layer.kernel[1]) if is_dense else None
+        found.append(
+            VariableSpec(
+                name=kernel,
+                shape=layer.kernel,
+                dtype="float32",
+                factors=factors,
+                rows=scaled_batch(net, 1) if is_dense else None,
+                why_not="" if is_dense else "a convolution",
+            )
+        )
+        found += [
+            VariableSpec(
+                name=f"{layer.name}/{vector}",
+                shape=layer.kernel[-1:],
+                dtype="float32",
+                bias_of=kernel if is_dense else None,
+            )
+            for vector in layer.vectors
+        ]
+    return found
+
+
+@functools.cache
+def _plan(net_name: str, workers: int, mode: str) -> Plan:
+    cluster = ClusterSpec(num_workers=workers, num_servers=workers, co_located=True)
+    schemes = {} if mode == "hybrid" else {"*": "ps"}
+    return make_plan(specs(net_named(net_name)), cluster, schemes=schemes)
+
+
+def _gradient_times(net: Net, *, overlaps: bool) -> dict[str, float]:
+    shares = [net.time_share(layer) for layer in net.layers]
+    times = gradient_times(shares, compute_s=net.device_s)
+    by_layer = dict(zip((layer.name for layer in net.layers), times, strict=True))
+    return {
+        spec.name: by_layer[spec.name.rpartition("/")[0]] if overlaps else net.device_s
+        for spec in specs(net)
+    }
+
+
+def _rebuild_s(net: Net, plan: Plan) -> float:
+    """What the products over all workers' rows take longer than those over one's own."""
+    sfb = {variable.name for variable in plan.variables if variable.scheme is Scheme.SFB}
+    own_s = sum(
+        net.weight_gradient_s(layer) for layer in net.layers if f"{layer.name}/kernel" in sfb
+    )
+    return own_s * (plan.cluster.num_workers - 1)
+
+
+def _picked(cell: Cell, names: tuple[str, ...]) -> tuple[object, ...]:
+    return tuple(getattr(cell, name) for name in names)

@@ -1,0 +1,28 @@
+"""Times the steps of a `fit`, with whichever Keras a worker uses."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+
+def timed_fit(keras: Any, model: Any, dataset: Any, *, warm_up: int, steps: int) -> list[float]:
+    """Seconds from the end of one batch to that of the next, of `steps` after `warm_up`.
+
+    The whole `fit` is never timed: ending the data pipeline takes up to seconds, at random.
+    """
+    ends_s = step_ends(keras, model, dataset, count=warm_up + steps)
+    seconds = [after - before for before, after in zip(ends_s, ends_s[1:], strict=False)]
+    return seconds[-steps:]
+
+
+def step_ends(keras: Any, model: Any, dataset: Any, *, count: int) -> list[float]:
+    """When each of `count` batches ended, by a clock that all processes of this machine share."""
+    ends_s: list[float] = []
+
+    class StepEnds(keras.callbacks.Callback):  # type: ignore[misc]
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            ends_s.append(time.perf_counter())
+
+    model.fit(dataset, epochs=1, steps_per_epoch=count, callbacks=[StepEnds()], verbose=0)
+    return ends_s

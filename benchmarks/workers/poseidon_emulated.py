@@ -1,0 +1,131 @@
+"""A worker that trains emulated networks under PoseidonStrategy, with or without overlap.
+
+One strategy serves all networks and modes: the names of layers that must use the parameter server
+end with `_by_ps`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import keras
+import tensorflow as tf
+from architectures import net as net_named
+from architectures import scaled
+from emulation import Accelerator, build_dataset, build_model
+from keras_steps import step_ends
+from protocol import obey
+
+import poseidon_tf
+from poseidon_tf.planner import DEFAULT_COALESCE_BYTES
+
+
+class EmulatedSGD(keras.optimizers.SGD):  # type: ignore[misc]
+    """Gradient descent that can hold gradients back, and take the accelerator's time to rebuild.
+
+    Args:
+      holds_back: no gradient is handed on before all exist, so nothing overlaps backprop.
+      rebuild_s: by the shape of a kernel, what multiplying all workers' factors takes longer than
+        multiplying one's own; it is taken after the factors have come, before the update.
+    """
+
+    def __init__(
+        self, accelerator: Accelerator, *, holds_back: bool, rebuild_s: dict[tuple[int, ...], float]
+    ) -> None:
+        super().__init__(1e-3)
+        self._accelerator = accelerator
+        self._holds_back, self._rebuild_s = holds_back, rebuild_s
+
+    def apply(self, grads: Any, trainable_variables: Any = None) -> Any:
+        if self._holds_back:
+            with tf.control_dependencies(grads):
+                grads = [tf.identity(gradient) for gradient in grads]
+        return super().apply(grads, trainable_variables)
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        seconds = self._rebuild_s.get(tuple(variable.shape))
+        if seconds is not None and _is_product(gradient):
+            gradient = self._accelerator.work_after(gradient, seconds, chained=False)
+        super().update_step(gradient, variable, learning_rate)
+
+
+def _is_product(tensor: tf.Tensor) -> bool:
+    """Whether it was rebuilt from factors: a sum of the servers comes from a queue."""
+    while tensor.op.type in ("Identity", "Reshape"):
+        tensor = tensor.op.inputs[0]
+    return bool(tensor.op.type == "MatMul")
+
+
+class Trainer:
+    """What the controller may ask for."""
+
+    def __init__(self, strategy: poseidon_tf.PoseidonStrategy) -> None:
+        self._strategy = strategy
+        self._trainees = functools.cache(self._build)
+
+    def prepare(
+        self, net: str, mode: str, scale: int, dilation: float, rebuild: str, pace: str
+    ) -> None:
+        """Build, agree on first values and trace the step, which need not be measured."""
+        model, dataset = self._trainees(net, mode, scale, dilation, rebuild, pace)
+        step_ends(keras, model, dataset, count=1)
+
+    def train(
+        self, net: str, mode: str, scale: int, dilation: float, rebuild: str, pace: str, steps: int
+    ) -> dict[str, Any]:
+        """Train `steps` steps; when each ended, by a clock that this machine's processes share."""
+        model, dataset = self._trainees(net, mode, scale, dilation, rebuild, pace)
+        return {"ends_s": step_ends(keras, model, dataset, count=steps)}
+
+    def _build(
+        self, net_name: str, mode: str, scale: int, dilation: float, rebuild: str, pace: str
+    ) -> tuple[Any, tf.data.Dataset]:
+        net = net_named(net_name)
+        accelerator = Accelerator(queues=pace == "queue")
+        extra_rows = self._strategy.num_workers - 1 if rebuild == "charged" else 0
+        rebuild_s = {
+            scaled(layer, scale): net.weight_gradient_s(layer) * dilation * extra_rows
+            for layer in net.layers
+            if layer.kind == "dense" and extra_rows
+        }
+        with self._strategy.scope():
+            model = build_model(
+                keras,
+                net,
+                accelerator,
+                scale=scale,
+                device_s=net.device_s * dilation,
+                name=f"{net_name}-{mode}-{pace}".replace("-", "_"),
+                dense_suffix="" if mode == "hybrid" else "_by_ps",
+            )
+            optimizer = EmulatedSGD(
+                accelerator, holds_back=mode == "no_overlap", rebuild_s=rebuild_s
+            )
+            model.compile(optimizer=optimizer, loss="mse")
+        return model, build_dataset(net, scale=scale, num_workers=self._strategy.num_workers)
+
+
+def main() -> None:
+    """Join the others, then obey."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--timeline", help="folder for this process's Chrome trace")
+    parser.add_argument("--scale", type=int, default=8, help="S")
+    options = parser.parse_args()
+    strategy = poseidon_tf.PoseidonStrategy(
+        schemes={"*_by_ps/*": "ps"},
+        # As everything else here, divided by S.
+        coalesce_bytes=DEFAULT_COALESCE_BYTES // options.scale,
+        timeline_dir=options.timeline,
+    )
+    trainer = Trainer(strategy)
+    obey({"prepare": trainer.prepare, "train": trainer.train})
+
+
+if __name__ == "__main__":
+    main()

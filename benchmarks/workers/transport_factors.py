@@ -1,0 +1,61 @@
+"""Two workers that send each other factors, through nothing but their factor services."""
+
+from __future__ import annotations
+
+from protocol import obey
+from transport_member import Arrivals, cpu, task, timed
+
+from poseidon_tf.launch.memory import keep_freed_memory
+from poseidon_tf.sfb.factors import FactorSpec
+from poseidon_tf.sfb.service import FactorService
+from poseidon_tf.transport.over_grpc import Server
+
+# A row of both factors together: 1 KiB of float32.
+M = N = 128
+
+rank, addresses = task()
+complete = Arrivals()
+keep_freed_memory()
+server = Server(addresses[rank], max_streams=FactorService.streams_needed(len(addresses)))
+service = FactorService(
+    server,
+    num_workers=len(addresses),
+    rank=rank,
+    on_complete=complete.add,
+    on_lost=complete.lost,
+)
+server.start()
+next_step = num_keys = num_rows = 0
+packed = b""
+
+
+def start(factor_kib: int, count: int) -> None:
+    """Register `count` kernels with factors of `factor_kib` KiB each, and find the peer."""
+    global num_keys, num_rows, packed
+    num_keys, num_rows, packed = count, factor_kib, bytes(factor_kib * 1024)
+    for key in range(count):
+        service.register(key, FactorSpec(name=f"kernel{key}", M=M, N=N, dtype="float32"))
+    service.connect(dict(enumerate(addresses)), keepalive_s=30.0)
+
+
+def run(steps: int) -> list[float]:
+    """Seconds of each step: all factors sent, and all of the peer's here."""
+
+    def step() -> None:
+        global next_step
+        for key in range(num_keys):
+            service.broadcast(key, next_step, num_rows, packed)
+        complete.take(num_keys)
+        next_step += 1
+
+    return timed(step, steps)
+
+
+def leave() -> None:
+    """Say goodbye to the peer."""
+    service.leave(next_step - 1)
+    service.close(timeout_s=5.0)
+
+
+obey({"start": start, "run": run, "cpu": cpu, "leave": leave})
+server.stop()
