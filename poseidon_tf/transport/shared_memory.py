@@ -55,7 +55,9 @@ class SharedMemory:
 
     def close(self) -> None:
         """Give the descriptor back; what is mapped stays until nothing refers to it."""
-        os.close(self.descriptor)
+        with self._lock:
+            os.close(self.descriptor)
+            self.descriptor = -1  # The number may soon be another file's.
 
     def view(self, offset: int, num_bytes: int) -> memoryview:
         """These bytes, writable.

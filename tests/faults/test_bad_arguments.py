@@ -72,6 +72,8 @@ def test_jit_compile_is_refused_and_the_job_can_go_on_without():
         ({"ports": (60000, 70000)}, r"got \(60000, 70000\)"),
         ({"kv_pair_bytes": 1000}, "kv_pair_bytes must be from 4096 to 67108864, got 1000"),
         ({"kv_pair_bytes": 2**27}, "kv_pair_bytes must be from 4096 to 67108864, got 134217728"),
+        ({"coalesce_bytes": -1}, "coalesce_bytes must be from 0 to 67108864, got -1"),
+        ({"coalesce_bytes": 2**27}, "coalesce_bytes must be from 0 to 67108864, got 134217728"),
     ],
 )
 def test_numbers_out_of_range_are_refused_by_the_constructor(arguments, message, monkeypatch):

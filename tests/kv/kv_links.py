@@ -12,6 +12,25 @@ from poseidon_tf.transport.over_grpc import Channel, Server
 WAIT_S = 20.0  # Far more than anything here takes.
 
 
+class End:
+    """A receiver of what comes on one stream, and of its end."""
+
+    def __init__(self):
+        self._messages, self._errors = queue.SimpleQueue(), queue.SimpleQueue()
+
+    def on_message(self, message):
+        self._messages.put(message)
+
+    def on_closed(self, error):
+        self._errors.put(error)
+
+    def next(self):
+        return self._messages.get(timeout=WAIT_S)
+
+    def get(self):
+        return self._errors.get(timeout=WAIT_S)
+
+
 class Link:
     """One worker's link; its sums and its loss are read from queues."""
 
@@ -20,7 +39,7 @@ class Link:
         self.link = ServerLink(
             address,
             rank=rank,
-            on_sum=lambda key, step, payload: self._sums.put((key, step, bytes(payload))),
+            on_sum=lambda key, step, payload: self._sums.put((key, step, payload)),
             on_lost=self._lost.put,
             **options,
         )
@@ -36,8 +55,12 @@ class Link:
         ]
         self.link.push(pieces, step=step)
 
+    def sum_bytes(self):
+        """Key, step, and the bytes; None where the server left them in the shared memory."""
+        return self._sums.get(timeout=WAIT_S)
+
     def sum(self):
-        key, step, payload = self._sums.get(timeout=WAIT_S)
+        key, step, payload = self.sum_bytes()
         return key, step, np.frombuffer(payload, np.float32).tolist()
 
     def lost(self):
@@ -51,7 +74,7 @@ class Link:
 class Cluster:
     """One server for `num_workers` workers."""
 
-    def __init__(self, stack, num_workers, **options):
+    def __init__(self, stack, num_workers, *, memory=None, memory_rank=-1, **options):
         self._stack = stack
         self.received = queue.SimpleQueue()
         self.server = Server(
@@ -60,6 +83,8 @@ class Cluster:
         KVService(
             self.server,
             num_workers=num_workers,
+            memory=memory,
+            memory_rank=memory_rank,
             on_received=lambda rank, name, step: self.received.put((rank, name, step)),
         )
         self.server.start()

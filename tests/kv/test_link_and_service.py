@@ -5,7 +5,7 @@ import threading
 
 import numpy as np
 import pytest
-from kv_links import WAIT_S
+from kv_links import WAIT_S, End
 
 from poseidon_tf.errors import MemberError, PeerLost, ProtocolError
 from poseidon_tf.kv.service import EXCHANGE, REGISTER
@@ -13,22 +13,6 @@ from poseidon_tf.wire.frame_pb2 import FrameHeader, Part
 from poseidon_tf.wire.frames import encode
 
 ONES = np.ones(4, np.float32)
-
-
-class End:
-    """A receiver that waits for the end of a stream."""
-
-    def __init__(self):
-        self._errors = queue.SimpleQueue()
-
-    def on_message(self, message):
-        pass
-
-    def on_closed(self, error):
-        self._errors.put(error)
-
-    def get(self):
-        return self._errors.get(timeout=WAIT_S)
 
 
 def test_every_worker_gets_every_sum(cluster):

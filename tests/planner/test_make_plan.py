@@ -119,6 +119,12 @@ def test_a_pair_size_out_of_range_is_refused(kv_pair_bytes):
         make_plan(alexnet(), nodes(2), kv_pair_bytes=kv_pair_bytes)
 
 
+@pytest.mark.parametrize("coalesce_bytes", [-1, 64 * 1024 * 1024 + 1])
+def test_a_group_size_out_of_range_is_refused(coalesce_bytes):
+    with pytest.raises(ConfigError, match="coalesce_bytes must be from 0 to 67108864, got"):
+        make_plan(alexnet(), nodes(2), coalesce_bytes=coalesce_bytes)
+
+
 def test_a_bias_without_its_kernel_is_refused():
     with pytest.raises(PlanError, match="'fc/bias' is the bias of 'fc/kernel'"):
         make_plan(dense("fc", 8, 8)[1:], nodes(2))

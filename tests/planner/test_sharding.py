@@ -14,7 +14,7 @@ from planner_models import (
     vgg19_22k,
 )
 
-from poseidon_tf.planner import COALESCE_BYTES, ClusterSpec, Scheme, make_plan
+from poseidon_tf.planner import DEFAULT_COALESCE_BYTES, ClusterSpec, Scheme, make_plan
 
 MODELS = [vgg19_22k, alexnet, resnet50, lstm, digits_convnet]
 
@@ -74,7 +74,9 @@ def test_random_models_are_covered_once_within_the_pair_size(seed):
             specs.append(plain(f"v{at}", *shape, dtype=rng.choice(["float16", "float64"])))
     rng.shuffle(specs)  # A bias may come before its kernel.
     largest = rng.choice([4096, 65536, 1 << 20])
-    plan = plan_for(specs, rng.randint(1, 32), kv_pair_bytes=largest)
+    coalesce_bytes = rng.choice([0, 10_000, 1 << 20])
+    options = {"kv_pair_bytes": largest, "coalesce_bytes": coalesce_bytes}
+    plan = plan_for(specs, rng.randint(1, 32), **options)
     assert_every_element_is_in_one_pair(plan)
     held = sorted(at for unit in plan.units for at in unit.variables)
     assert held == list(range(len(specs)))
@@ -83,12 +85,43 @@ def test_random_models_are_covered_once_within_the_pair_size(seed):
     for unit in plan.units:
         assert {plan.variables[at].scheme for at in unit.variables} == {unit.scheme}
         assert {plan.variables[at].dtype for at in unit.variables} == {unit.dtype}
+    together = [unit.variables for unit in plan.units if unit.scheme is Scheme.PS]
+    for variables in [variables for variables in together if len(variables) > 1]:
+        sizes = [specs[at].num_bytes for at in variables]
+        assert max(sizes) < coalesce_bytes / 4 and sum(sizes[:-1]) < coalesce_bytes
+    for dtype in {spec.dtype for spec in specs}:
+        sizes = [
+            sum(specs[at].num_bytes for at in variables)
+            for variables in together
+            if specs[variables[0]].dtype == dtype
+            and all(specs[at].num_bytes < coalesce_bytes / 4 for at in variables)
+        ]
+        assert all(size >= coalesce_bytes for size in sizes[:-1])
 
 
-def test_a_large_variable_is_striped_over_all_servers():
-    plan = plan_for([plain("v", 1 << 22)], servers=4)
+@pytest.mark.parametrize(
+    "num_bytes, pair_bytes",
+    [
+        (1 << 22, 1 << 16),  # No smaller, although there are not 64 for each server.
+        (1 << 26, 1 << 18),  # A 64th of a server's share.
+        (1 << 30, 1 << 20),  # The largest that is cut by default.
+    ],
+)
+def test_a_large_variable_is_striped_over_all_servers(num_bytes, pair_bytes):
+    plan = plan_for([plain("v", num_bytes // 4)], servers=4)
     assert [pair.server for pair in plan.pairs[:8]] == [0, 1, 2, 3, 0, 1, 2, 3]
-    assert {pair.length for pair in plan.pairs} == {1 << 16}  # PS bytes / (16 P2)
+    assert {4 * pair.length for pair in plan.pairs} == {pair_bytes}
+
+
+def test_pairs_are_halved_where_that_balances_the_servers():
+    plan = plan_for([plain("v", 5 * (1 << 16) // 4)], servers=4)
+    assert {4 * pair.length for pair in plan.pairs} == {1 << 14}  # Of 5 times 64 KiB.
+    assert set(plan.server_loads()) == {5 * (1 << 14)}
+
+
+def test_no_pair_is_larger_than_asked_for():
+    plan = plan_for([plain("v", 1 << 20)], servers=4, kv_pair_bytes=4096)
+    assert {4 * pair.length for pair in plan.pairs} == {4096}
 
 
 def test_fewer_elements_than_servers_are_still_all_held():
@@ -106,28 +139,42 @@ def test_a_tiny_model_is_not_cut_into_crumbs():
     assert len(plan.pairs) < 4 * 32
 
 
-def test_small_neighbours_travel_together_until_64_kb():
-    small = COALESCE_BYTES // 4 // 4  # a quarter of the limit, in float32 elements
-    specs = [plain(f"v{at}", small) for at in range(6)]
-    assert units_of(plan_for(specs, 2)) == [
-        ("ps", ["v0", "v1", "v2", "v3"]),
-        ("ps", ["v4", "v5"]),
-    ]
+def test_small_variables_travel_together_until_they_have_256_kib():
+    small = DEFAULT_COALESCE_BYTES // 8 // 4  # An eighth of it, in float32 elements.
+    specs = [plain(f"v{at}", small) for at in range(10)]
+    names = [spec.name for spec in specs]
+    assert units_of(plan_for(specs, 2)) == [("ps", names[:8]), ("ps", names[8:])]
 
 
-def test_a_large_variable_is_alone_and_parts_its_neighbours():
+def test_the_last_one_may_take_them_beyond_it():
+    specs = [plain(f"v{at}", 199) for at in range(8)]
+    units = [names for _, names in units_of(plan_for(specs, 2, coalesce_bytes=3200))]
+    assert units == [["v0", "v1", "v2", "v3", "v4"], ["v5", "v6", "v7"]]  # 3980 bytes, 2388 bytes.
+
+
+def test_a_quarter_is_not_small():
+    specs = [plain("a", 199), plain("b", 200), plain("c", 199)]
+    units = [names for _, names in units_of(plan_for(specs, 2, coalesce_bytes=3200))]
+    assert units == [["a", "c"], ["b"]]
+
+
+def test_0_leaves_each_on_its_own():
+    plan = plan_for([plain("a"), plain("b", 8), *conv("c", 3, 4, 4)], 2, coalesce_bytes=0)
+    assert [unit.variables for unit in plan.units] == [(0,), (1,), (2,), (3,)]
+
+
+def test_a_large_variable_is_alone_and_parts_no_small_ones():
     specs = [*conv("c1", 3, 64, 64), plain("gamma", 64), *conv("c2", 3, 64, 64)]
     assert units_of(plan_for(specs, 2)) == [
         ("ps", ["c1/kernel"]),
-        ("ps", ["c1/bias", "gamma"]),
+        ("ps", ["c1/bias", "gamma", "c2/bias"]),
         ("ps", ["c2/kernel"]),
-        ("ps", ["c2/bias"]),
     ]
 
 
-def test_types_do_not_mix_in_a_unit():
-    specs = [plain("a", 8), plain("b", 8, dtype="float16"), plain("c", 8)]
-    assert [names for _, names in units_of(plan_for(specs, 2))] == [["a"], ["b"], ["c"]]
+def test_types_do_not_mix_in_a_unit_and_part_none_of_the_other():
+    specs = [plain(f"v{at}", 8, dtype=("float32", "float16")[at % 2]) for at in range(4)]
+    assert [names for _, names in units_of(plan_for(specs, 2))] == [["v0", "v2"], ["v1", "v3"]]
 
 
 def test_a_kernel_and_its_bias_are_one_unit_and_do_not_part_small_neighbours():

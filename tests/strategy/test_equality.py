@@ -111,6 +111,22 @@ def test_two_runs_of_a_job_give_the_same_bits(trained: Any, tmp_path: Path) -> N
     assert [worker["digests"] for worker in again] == [worker["digests"] for worker in first]
 
 
+def test_servers_beside_the_workers_change_no_bit(tmp_path: Path) -> None:
+    """Servers that share their workers' memory give the weights of dedicated ones, which are those
+    of one process, for gradients of many KV pairs."""
+    run_alone("equality.py", str(tmp_path), "plain", "wide")
+    digests = []
+    for num_servers in (2, 0):
+        arguments = ("equality.py", str(tmp_path), "ps", "wide")
+        with Job(*arguments, num_workers=3, num_servers=num_servers) as job:
+            digests += [found["digests"] for found in job.results(timeout_s=240)]
+    assert len(digests) == 6 and all(each == digests[0] for each in digests)
+    alone, together = np.load(tmp_path / "plain-0.npz"), np.load(tmp_path / "ps-0.npz")
+    assert sorted(together.files) == sorted(alone.files)
+    for name, expected in alone.items():
+        np.testing.assert_allclose(together[name], expected, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
 @pytest.mark.parametrize("num_workers", NUM_WORKERS)
 def test_factors_travel_where_they_were_asked_for(trained: Any, num_workers: int) -> None:
     """In the SFB runs exactly the plain dense kernels, with their biases, go as factors."""

@@ -1,44 +1,9 @@
-"""The frame queue: what shares a frame, what the window holds back, what overtakes."""
+"""The frame queue: what shares a frame, what overtakes, what still leaves at the end."""
 
-import queue
-import random
-import threading
-
-import pytest
+from queue_frames import Writer, finished, frames_of, part
 
 from poseidon_tf.transport.frame_queue import FRAME_BYTES, FrameQueue
-from poseidon_tf.wire.frame_pb2 import Part
 from poseidon_tf.wire.frames import decode, goodbye, refusal
-
-WAIT_S = 20.0  # Far more than anything here takes.
-
-
-def part(key, num_bytes):
-    return Part(key=key, length=num_bytes), bytes([key % 256]) * num_bytes
-
-
-def frames_of(waiting: FrameQueue) -> list[tuple[list[int], int]]:
-    """What leaves before the end: keys and credit per frame. Ends the queue."""
-    waiting.close()
-    headers = [decode(message)[0] for message in waiting]
-    return [([part.key for part in header.parts], header.credit) for header in headers]
-
-
-class Writer:
-    """A stream's writer: takes frames as they come, on a thread."""
-
-    def __init__(self, outgoing: FrameQueue):
-        self._frames = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, args=(outgoing,), name="poseidon-test")
-        self._thread.start()
-
-    def _run(self, outgoing):
-        for message in outgoing:
-            self._frames.put(decode(message)[0])
-        self._frames.put(None)
-
-    def next(self):
-        return self._frames.get(timeout=WAIT_S)
 
 
 def test_small_parts_share_frames_up_to_the_limit():
@@ -69,54 +34,6 @@ def test_parts_carry_their_own_bytes():
     waiting.close()
     (message,) = waiting
     assert [bytes(view) for view in decode(message)[1]] == [b"\x07" * 3, b"", b"\x09" * 2]
-
-
-def test_the_window_holds_back_what_exceeds_it():
-    """60 and 40 of 100 bytes leave; one byte more does not, and is dropped at the end."""
-    waiting = FrameQueue(window_bytes=100)
-    waiting.put_parts([part(0, 60), part(1, 40), part(2, 1)])
-    assert frames_of(waiting) == [([0, 1], 0)]
-
-
-def test_credit_admits_the_next_part():
-    """The part that was held back leaves when the peer allows as many bytes."""
-    waiting = FrameQueue(window_bytes=100)
-    writer = Writer(waiting)
-    waiting.put_parts([part(0, 60), part(1, 60)])
-    assert [p.key for p in writer.next().parts] == [0]
-    waiting.take_credit(20)
-    assert [p.key for p in writer.next().parts] == [1]
-    waiting.close()
-    assert writer.next() is None
-
-
-def test_one_part_may_always_leave_however_large():
-    """A part beyond the window leaves when nothing is under way, and then holds back the rest."""
-    waiting = FrameQueue(window_bytes=100)
-    waiting.put_parts([part(0, 500), part(1, 1)])
-    assert frames_of(waiting) == [([0], 0)]
-    waiting = FrameQueue(window_bytes=100)
-    waiting.put_parts([part(0, 1), part(1, 500)])
-    assert frames_of(waiting) == [([0], 0)]
-
-
-def test_credit_for_the_peer_adds_up_and_rides_along():
-    """Credit given twice leaves once, with the parts that are waiting."""
-    waiting = FrameQueue()
-    waiting.give_credit(30)
-    waiting.give_credit(12)
-    waiting.put_parts([part(0, 5)])
-    assert frames_of(waiting) == [([0], 42)]
-
-
-def test_credit_leaves_without_parts():
-    """The peer need not wait for a sum to hear of its credit."""
-    waiting = FrameQueue()
-    writer = Writer(waiting)
-    waiting.give_credit(30)
-    assert writer.next().credit == 30
-    waiting.close()
-    assert writer.next() is None
 
 
 def test_a_finished_frame_overtakes_parts():
@@ -161,24 +78,43 @@ def test_an_unsaid_last_word_does_not_keep_a_closed_queue():
     assert frames_of(waiting) == [([0], 0)]
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_any_window_lets_everything_through_in_order(seed):
-    """With a peer that returns credit at random, no part is lost and the window is kept."""
-    rng = random.Random(seed)
-    window_bytes = rng.choice([1, 100, 1000])
-    waiting = FrameQueue(window_bytes=window_bytes)
-    writer = Writer(waiting)
-    parts = [part(key, rng.choice([0, 1, 60, 100, 3000])) for key in range(60)]
-    waiting.put_parts(parts)
-    arrived, owed = [], []  # Keys; bytes that the peer has not allowed again.
-    while len(arrived) < len(parts):
-        for p in writer.next().parts:
-            arrived.append(p.key)
-            owed += [p.length] * bool(p.length)
-        assert sum(owed) <= window_bytes or len(owed) == 1
-        due = parts[len(arrived)][0].length if len(arrived) < len(parts) else 0
-        while owed and (sum(owed) + due > window_bytes or rng.random() < 0.5):
-            waiting.take_credit(owed.pop(rng.randrange(len(owed))))
-    assert arrived == list(range(60))
+def test_a_finished_frame_may_take_its_turn():
+    """It leaves as it is, alone, behind the parts before it and before those behind it."""
+    waiting = FrameQueue()
+    waiting.put_parts([part(0, 1), part(1, 1)])
+    waiting.put_frame(finished(2))
+    waiting.put_parts([part(3, 1)])
+    waiting.put_frame(finished(4))
     waiting.close()
+    messages = list(waiting)
+    assert messages[1] == finished(2) and messages[3] == finished(4)
+    keys = [[p.key for p in decode(message)[0].parts] for message in messages]
+    assert keys == [[0, 1], [2], [3], [4]]
+
+
+def test_a_finished_frame_overtakes_no_part_that_is_held_back():
+    """It waits behind a part without credit, needs none itself, and is dropped with it."""
+    waiting = FrameQueue(window_bytes=10)
+    waiting.put_parts([part(0, 10), part(1, 10)])
+    waiting.put_frame(finished(2))
+    waiting.put_frame(finished(3))
+    writer = Writer(waiting)
+    assert [p.key for p in writer.next().parts] == [0]
+    waiting.take_credit(10)
+    assert [writer.next().parts[0].key for _ in range(3)] == [1, 2, 3]
+    waiting.put_parts([part(4, 10)])
+    waiting.put_frame(finished(5))
+    waiting.close()
+    waiting.put_frame(finished(6))
     assert writer.next() is None
+
+
+def test_no_finished_frame_follows_the_last_word():
+    """What is put after a goodbye is not sent, whatever it is."""
+    waiting = FrameQueue()
+    waiting.put_frame(finished(0))
+    waiting.finish(goodbye(3))
+    waiting.put_frame(finished(1))
+    headers = [decode(message)[0] for message in waiting]
+    assert [p.key for p in headers[0].parts] == [0]
+    assert [header.goodbye.last_step for header in headers[1:]] == [3]

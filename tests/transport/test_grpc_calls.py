@@ -2,14 +2,16 @@
 
 import socket
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from grpc_peers import WAIT_S
+from grpc_peers import WAIT_S, Inbox
 
 from poseidon_tf.errors import ConfigError, PeerLost, ProtocolError, StepTimeout
 from poseidon_tf.transport.over_grpc import Channel
 
 ASK = "/test.Talk/Ask"
+TALK = "/test.Talk/Talk"
 
 
 def answering(peers, answer, **options):
@@ -65,6 +67,34 @@ def test_an_answer_that_does_not_come_costs_the_deadline(peers):
             channel.call(ASK, b"", timeout_s=0.1)
     finally:
         released.set()
+
+
+def test_open_streams_leave_room_for_calls(peers):
+    """With all streams open, twice as many calls are under way together, and all are answered."""
+    num_streams = 4
+    accepted = threading.Semaphore(0)
+    all_asking = threading.Barrier(2 * num_streams)
+
+    def accept(stream):
+        accepted.release()
+        return Inbox()
+
+    def answer(request):
+        all_asking.wait(WAIT_S)
+        return request
+
+    server = peers.server(max_streams=num_streams)
+    server.add_stream(TALK, accept)
+    server.add_unary(ASK, answer)
+    server.start()
+    channel = peers.channel(server.address)
+    for _ in range(num_streams):
+        channel.open_stream(TALK, Inbox())
+        assert accepted.acquire(timeout=WAIT_S)
+    questions = [bytes([number]) for number in range(2 * num_streams)]
+    with ThreadPoolExecutor(len(questions)) as pool:
+        answers = pool.map(lambda request: channel.call(ASK, request, timeout_s=WAIT_S), questions)
+        assert list(answers) == questions
 
 
 def test_a_call_to_nobody_costs_the_deadline(peers, closed_address):

@@ -1,0 +1,104 @@
+"""Results become tensors: the same bits, and for large ones the same memory, for as long as it
+is used."""
+
+from __future__ import annotations
+
+import gc
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from poseidon_tf.strategy.bridge import _SHARED_BYTES, _as_tensor
+from poseidon_tf.sync.buffers import Buffers
+
+# As they are on the wire, and as TensorFlow has them.
+DTYPES = [
+    ("float32", tf.float32),
+    ("float64", tf.float64),
+    ("int32", tf.int32),
+    ("int64", tf.int64),
+    ("float16", tf.float16),
+    ("uint16", tf.bfloat16),
+]
+NUM_BYTES = 2 * _SHARED_BYTES
+
+
+def address(tensor: tf.Tensor) -> int:
+    bits = tf.bitcast(tensor, tf.uint16) if tensor.dtype == tf.bfloat16 else tensor
+    return int(np.from_dlpack(bits).ctypes.data)
+
+
+def filled(values: Any, wire: str, number: int) -> Any:
+    result = values.view(wire)
+    one = np.array(number, ml_dtypes.bfloat16).view("uint16") if wire == "uint16" else number
+    result[:] = one
+    return result
+
+
+@pytest.mark.parametrize("wire, dtype", DTYPES)
+def test_a_large_result_is_the_tensors_memory(wire: str, dtype: tf.DType) -> None:
+    """Nothing is copied, and the values are those of the tensor's type."""
+    result = filled(Buffers(NUM_BYTES).take().values, wire, 3)
+    tensor = _as_tensor(result, dtype)
+    assert tensor.dtype == dtype and address(tensor) == result.ctypes.data
+    assert tf.reduce_all(tensor == tf.cast(3, dtype))
+
+
+@pytest.mark.parametrize("wire, dtype", DTYPES)
+def test_a_small_result_has_the_same_bits(wire: str, dtype: tf.DType) -> None:
+    """Below the limit it is copied; no elements at all are a result too."""
+    for num_bytes in (0, 8, _SHARED_BYTES - 8):
+        result = filled(Buffers(num_bytes).take().values, wire, 3)
+        tensor = _as_tensor(result, dtype)
+        assert tensor.dtype == dtype and tensor.shape == result.shape
+        assert tensor.numpy().tobytes() == result.tobytes()
+
+
+@pytest.mark.parametrize("wire, dtype", [DTYPES[0], DTYPES[-1]])
+def test_memory_is_not_used_again_while_a_tensor_has_it(wire: str, dtype: tf.DType) -> None:
+    """Neither by the next results nor after the array is gone; without a tensor it is."""
+    buffers = Buffers(NUM_BYTES)
+    result = filled(buffers.take().values, wire, 3)
+    first = result.ctypes.data
+    tensor = _as_tensor(result, dtype)
+    del result
+    gc.collect()
+    for number in (5, 7):
+        other = filled(buffers.take().values, wire, number)
+        assert other.ctypes.data != first
+    variable = tf.Variable(tensor)
+    assert tf.reduce_all(tensor == tf.cast(3, dtype))
+    del tensor, variable, other
+    gc.collect()
+    assert first in [
+        values.ctypes.data for values in (buffers.take().values, buffers.take().values)
+    ]
+
+
+def test_a_tensor_in_a_queue_keeps_its_memory() -> None:
+    """Between delivery and the step that takes it only the queue refers to a result."""
+    buffers = Buffers(NUM_BYTES)
+    waiting = tf.queue.FIFOQueue(10, [tf.float32])
+    for number in range(4):
+        waiting.enqueue(_as_tensor(filled(buffers.take().values, "float32", number), tf.float32))
+    for number in range(4):
+        assert tf.reduce_all(waiting.dequeue() == float(number))
+
+
+def test_a_result_that_is_not_aligned_has_the_same_bits() -> None:
+    """Any array will do, such as a view into a message."""
+    values = np.arange(NUM_BYTES + 4, dtype=np.uint8)[4:].view(np.float32)
+    tensor = _as_tensor(values, tf.float32)
+    assert tensor.numpy().tobytes() == values.tobytes()
+
+
+def test_a_result_that_may_not_be_written_to_is_copied() -> None:
+    """A view into a message is read-only, may well be aligned, and is not for us to keep."""
+    result = filled(Buffers(NUM_BYTES).take().values, "float32", 3)
+    result.flags.writeable = False
+    tensor = _as_tensor(result, tf.float32)
+    assert address(tensor) != result.ctypes.data
+    assert tensor.numpy().tobytes() == result.tobytes()
