@@ -50,7 +50,7 @@ class Results:
 
     def has(self, cell: Cell) -> bool:
         """Whether the cell was measured, at this scale."""
-        return _key({**cell._asdict(), "S": self._scale}) in self._rows
+        return _key({**cell._asdict(), "S": self._scale, "D": cell.dilation}) in self._rows
 
     def add(self, row: Row) -> None:
         """Write it at once: what is measured survives an abort."""
@@ -104,8 +104,8 @@ def _alone(
     first = Cell(1, cells[0].net, "hybrid", "free", None)
     with _members(hosts, first) as members:
         for net, dilation, pace in sorted({(c.net, c.dilation, c.pace) for c in cells}):
-            cell = first._replace(net=net, pace=pace)
-            order = {**_order(cell, options.scale), "dilation": dilation}
+            cell = first._replace(net=net, pace=pace, stretch=dilation)
+            order = _order(cell, options.scale)
             members.ask("prepare", **order)
             seconds[net, dilation, pace] = _step_s(members, cell, order, options)
             print(f"{net} alone: {seconds[net, dilation, pace]:.3f} s", flush=True)
@@ -169,19 +169,13 @@ def _print_progress(row: Row) -> None:
     what = f"{row['net']}, {row['workers']} workers, {link}, {row['mode']}"
     charged = ", rebuild charged" if row["rebuild"] == "charged" else ""
     charged += ", queue" if row["pace"] == "queue" else ""
+    charged += f", D = {row['D']:g}" if row["D"] != 1 else ""
     print(f"{what}{charged}: {row['step_s']:.3f} s, {row['speedup']:.2f}{best}", flush=True)
 
 
 def _key(row: Row) -> tuple[Any, ...]:
-    return (
-        row["net"],
-        row["workers"],
-        row["mode"],
-        row["rebuild"],
-        row["gbe"],
-        row["S"],
-        row["pace"],
-    )
+    names = ("net", "workers", "mode", "rebuild", "gbe", "S", "D", "pace")
+    return tuple(row[name] for name in names)
 
 
 def _wanted(options: argparse.Namespace, *, is_shaped: bool) -> list[Cell]:
@@ -197,8 +191,10 @@ def _wanted(options: argparse.Namespace, *, is_shaped: bool) -> list[Cell]:
         )
     else:
         cells = scaling_grid.selection()
-    if not options.full and options.pace != "sleep":
+    if options.pace:
         cells = [cell._replace(pace=options.pace) for cell in cells]
+    if options.stretch:
+        cells = [cell._replace(stretch=options.stretch) for cell in cells]
     if not is_shaped:
         print("links are not shaped: that needs root and iproute2", file=sys.stderr)
         cells = [cell._replace(gbe=None) for cell in cells]
@@ -216,7 +212,8 @@ def main() -> None:
     parser.add_argument("--gbe", nargs="+", type=float, help="what the links stand for")
     parser.add_argument("--modes", nargs="+", choices=scaling_grid.MODES)
     parser.add_argument("--rebuild", choices=("free", "charged"), default="free")
-    parser.add_argument("--pace", choices=("sleep", "queue"), default="sleep")
+    parser.add_argument("--pace", choices=("sleep", "queue"))
+    parser.add_argument("--stretch", type=float, help="D")
     parser.add_argument("--full", action="store_true", help="everything; it takes hours")
     parser.add_argument("--scale", type=int, default=8, help="S")
     parser.add_argument("--warm-up", type=int, default=3, help="steps that do not count")

@@ -37,6 +37,12 @@ SWEEP_WORKERS = 8
 Row = dict[str, Any]
 
 
+def draw_scaling(rows: Sequence[Row], folder: Path) -> list[Path]:
+    """Both pictures of the strictest emulation; the table has the others too."""
+    shown = [row for row in rows if row["pace"] == "sleep" and row.get("stretch") is None]
+    return draw_speedup(shown, folder) + draw_bandwidth(shown, folder)
+
+
 def draw_speedup(rows: Sequence[Row], folder: Path) -> list[Path]:
     """Speedup against workers: a picture per network, a panel per bandwidth."""
     written = []
@@ -198,10 +204,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, default=report.RESULTS)
     folder = parser.parse_args().folder
-    _draw_if_there(
-        folder / "scaling.json",
-        lambda found: draw_speedup(found["rows"], folder) + draw_bandwidth(found["rows"], folder),
-    )
+    _draw_if_there(folder / "scaling.json", lambda found: draw_scaling(found["rows"], folder))
     _draw_if_there(folder / "traffic.json", lambda found: draw_traffic(found, folder))
     for mode in ("ps", "hybrid"):
         path = folder / "timeline" / mode / "worker-0.trace.json"

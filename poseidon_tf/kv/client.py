@@ -57,6 +57,7 @@ class ServerLink:
       on_lost: hears once per stream that ended with an error, or of a refusal.
       on_sent: hears of every (key number, step) that a stream has taken.
       window_bytes: see `WINDOW_BYTES`.
+      num_streams: as the server has it.
       memory: shared with this server, which this worker has started on its own host.
     """
 
@@ -69,6 +70,7 @@ class ServerLink:
         on_lost: Callable[[Exception], None],
         on_sent: Callable[[int, int], None] | None = None,
         window_bytes: int = WINDOW_BYTES,
+        num_streams: int = STREAMS_PER_SERVER,
         memory: SharedMemory | None = None,
         keepalive_s: float = 30.0,
     ) -> None:
@@ -76,19 +78,17 @@ class ServerLink:
         self._rank = rank
         self._has_left = False
         self.memory = memory
-        credit_step = window_bytes // STREAMS_PER_SERVER // _CREDIT_STEPS
+        credit_step = window_bytes // num_streams // _CREDIT_STEPS
         self._queues = [
             FrameQueue(
-                window_bytes=window_bytes // STREAMS_PER_SERVER,
+                window_bytes=window_bytes // num_streams,
                 credit_step=credit_step,
                 memory=memory,
                 on_taken=on_sent,
             )
-            for _ in range(STREAMS_PER_SERVER)
+            for _ in range(num_streams)
         ]
-        self._channels = [
-            Channel(address, keepalive_s=keepalive_s) for _ in range(STREAMS_PER_SERVER)
-        ]
+        self._channels = [Channel(address, keepalive_s=keepalive_s) for _ in range(num_streams)]
         self._streams = [
             channel.open_stream(
                 EXCHANGE,
@@ -121,7 +121,7 @@ class ServerLink:
         for piece in pieces:
             place = 0 if piece.place is None else piece.place + 1
             part = Part(key=piece.key, step=step, length=len(piece.payload), place=place)
-            by_stream[piece.key % STREAMS_PER_SERVER].append((part, piece.payload))
+            by_stream[piece.key % len(self._queues)].append((part, piece.payload))
         for queue, parts in zip(self._queues, by_stream, strict=True):
             queue.put_parts(parts)
 

@@ -26,11 +26,21 @@ from poseidon_tf.wire.frame_pb2 import (
 
 # Long-lived streams, each with a connection of its own, between a worker and a server.
 STREAMS_PER_SERVER = 2
+_FEW_SERVERS = 2
 
 REGISTER = "/poseidon_tf.KVStore/Register"
 EXCHANGE = "/poseidon_tf.KVStore/Exchange"
 INSPECT = "/poseidon_tf.KVStore/Inspect"
 _log = logging.getLogger("poseidon_tf")
+
+
+def streams_per_server(num_servers: int) -> int:
+    """How many streams a worker opens to each server.
+
+    One connection cannot use two cores; with several servers there are several anyway, and more
+    would only cut what is sent into more messages and share the link among more flows.
+    """
+    return STREAMS_PER_SERVER if num_servers <= _FEW_SERVERS else 1
 
 
 @final
@@ -39,6 +49,7 @@ class KVService:
 
     Args:
       server: not started yet.
+      num_streams: see `streams_per_server`; the same for every worker.
       memory: shared with the worker of rank `memory_rank`, which started this server. What that
         worker has put there is summed from there, and its sums go to the same places.
       on_received: called after each push with (rank, key name, step), for tests and timelines.
@@ -50,6 +61,7 @@ class KVService:
         server: Server,
         *,
         num_workers: int,
+        num_streams: int = STREAMS_PER_SERVER,
         memory: SharedMemory | None = None,
         memory_rank: int = -1,
         on_received: Callable[[int, str, int], None] | None = None,
@@ -58,7 +70,7 @@ class KVService:
         self._store = Store(num_workers)
         self._memory, self._memory_rank = memory, memory_rank
         self._places: dict[tuple[int, int], int] = {}  # (key, step) pushed through memory -> place
-        self._num_workers = num_workers
+        self._num_workers, self._num_streams = num_workers, num_streams
         self._names: list[str] = []
         self._on_received, self._on_released = on_received, on_released
         self._lock = threading.Lock()
@@ -69,9 +81,9 @@ class KVService:
         server.add_stream(EXCHANGE, self._accept)
 
     @staticmethod
-    def streams_needed(num_workers: int) -> int:
+    def streams_needed(num_workers: int, num_streams: int = STREAMS_PER_SERVER) -> int:
         """How many streams stay open here, each of which holds a thread."""
-        return num_workers * STREAMS_PER_SERVER
+        return num_workers * num_streams
 
     def _register(self, request: bytes) -> bytes:
         try:
@@ -102,10 +114,10 @@ class KVService:
             rank, index = int(stream.metadata["rank"]), int(stream.metadata["stream"])
         except (KeyError, ValueError):
             raise ProtocolError("a stream without rank and stream number") from None
-        if not (0 <= rank < self._num_workers and 0 <= index < STREAMS_PER_SERVER):
+        if not (0 <= rank < self._num_workers and 0 <= index < self._num_streams):
             raise ProtocolError(
                 f"stream {index} of rank {rank}; this server serves {self._num_workers} workers "
-                f"with {STREAMS_PER_SERVER} streams each"
+                f"with {self._num_streams} streams each"
             )
         credit_step = stream.metadata.get("credit_step", "0")
         if not credit_step.isdecimal():
@@ -120,7 +132,7 @@ class KVService:
 
     def take(self, rank: int, index: int, part: Part, payload: memoryview) -> None:
         """One contribution of `rank` on its stream `index`."""
-        if part.key % STREAMS_PER_SERVER != index:
+        if part.key % self._num_streams != index:
             raise ProtocolError(f"rank {rank} pushed key number {part.key} on stream {index}")
         place = None
         if part.place:
@@ -151,7 +163,7 @@ class KVService:
         with self._lock:
             said = self._goodbyes.setdefault(rank, set())
             said.add(index)
-            if len(said) < STREAMS_PER_SERVER:
+            if len(said) < self._num_streams:
                 return
             actions = self._store.leave(rank, last_step)
         self._act([(action, 0) for action in actions], 0)

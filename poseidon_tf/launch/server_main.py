@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from poseidon_tf.coordinator.client import CoordinatorClient
 from poseidon_tf.errors import ConfigError, MemberError, PoseidonError
-from poseidon_tf.kv.service import KVService
+from poseidon_tf.kv.service import KVService, streams_per_server
 from poseidon_tf.launch.cluster_env import ClusterConfig, read_cluster
 from poseidon_tf.launch.memory import keep_freed_memory
 from poseidon_tf.trace import Recorder
@@ -46,7 +46,12 @@ def serve(
       on_received: hears of every contribution: (rank, key name, step).
     """
     keep_freed_memory()
-    server = Server(address, max_streams=KVService.streams_needed(config.num_workers), ports=ports)
+    num_streams = streams_per_server(config.num_servers)
+    server = Server(
+        address,
+        max_streams=KVService.streams_needed(config.num_workers, num_streams),
+        ports=ports,
+    )
     recorder: Recorder | None = None
 
     def on_released(name: str, step: int) -> None:
@@ -56,6 +61,7 @@ def serve(
     KVService(
         server,
         num_workers=config.num_workers,
+        num_streams=num_streams,
         memory=memory,
         memory_rank=index,
         on_received=on_received,

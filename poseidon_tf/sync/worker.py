@@ -14,6 +14,7 @@ from typing import Literal, final
 from poseidon_tf.coordinator.client import CoordinatorClient
 from poseidon_tf.errors import PoseidonError
 from poseidon_tf.kv.client import OnSum, ServerLink
+from poseidon_tf.kv.service import streams_per_server
 from poseidon_tf.kv.store import KeySpec
 from poseidon_tf.sfb.exchange import CompleteSet
 from poseidon_tf.sfb.factors import FactorSpec
@@ -67,6 +68,7 @@ class Worker:
                     on_sum=self._sum_receiver(index),
                     on_lost=lambda error: self.session.lost(None, error),
                     on_sent=self._sent_recorder(index),
+                    num_streams=streams_per_server(len(addresses)),
                     memory=self._memory if index == self._own_server else None,
                     keepalive_s=self.session.deadlines.keepalive_s,
                 )

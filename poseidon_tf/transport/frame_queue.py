@@ -15,7 +15,7 @@ from poseidon_tf.transport.shared_memory import SharedMemory
 from poseidon_tf.wire.frames import Buffer, FrameHeader, Part, encode
 
 # Parts share a frame up to here; a larger part travels alone.
-FRAME_BYTES = 64 * 1024
+FRAME_BYTES = 256 * 1024
 # The same where the bytes are placed in shared memory and the frame only says so.
 PLACED_FRAME_BYTES = 1024 * 1024
 

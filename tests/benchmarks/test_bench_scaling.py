@@ -87,11 +87,12 @@ def test_without_overlap_the_bound_is_computation_and_then_communication(grid):
     assert bound == pytest.approx(4 * 0.925 / (0.925 + wire_s))
 
 
-def test_the_default_selection_takes_less_than_45_minutes(grid):
+def test_the_default_selection_takes_less_than_an_hour(grid):
     cells = grid[1].selection()
     assert len(set(cells)) == len(cells)
-    assert grid[1].expected_s(cells, steps=8) < 45 * 60
-    assert sorted(cell for job in grid[1].jobs(cells) for cell in job) == sorted(cells)
+    assert grid[1].expected_s(cells, steps=8) < 60 * 60
+    in_jobs = [cell for job in grid[1].jobs(cells) for cell in job]
+    assert sorted(in_jobs, key=str) == sorted(cells, key=str)
 
 
 @pytest.mark.processes

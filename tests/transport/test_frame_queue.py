@@ -7,9 +7,9 @@ from poseidon_tf.wire.frames import decode, goodbye, refusal
 
 
 def test_small_parts_share_frames_up_to_the_limit():
-    """Ten parts of 10 kB leave as six and four, whole and in order."""
+    """Ten parts of 40 kB leave as six and four, whole and in order."""
     waiting = FrameQueue()
-    waiting.put_parts([part(key, 10_000) for key in range(10)])
+    waiting.put_parts([part(key, 40_000) for key in range(10)])
     assert frames_of(waiting) == [([0, 1, 2, 3, 4, 5], 0), ([6, 7, 8, 9], 0)]
 
 
