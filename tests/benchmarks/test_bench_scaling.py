@@ -124,6 +124,8 @@ def test_bandwidths_traffic_and_a_timeline_are_drawn(tmp_path):
             "mode": mode,
             "rebuild": rebuild,
             "gbe": gbe,
+            "pace": "sleep",
+            "stretch": None,
             "speedup": gbe / 10,
             "bound": gbe / 8,
         }
