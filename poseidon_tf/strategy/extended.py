@@ -20,6 +20,7 @@ from poseidon_tf.strategy import tf_internals
 from poseidon_tf.strategy.batches import BatchSizes
 from poseidon_tf.strategy.bridge import GraphRoute
 from poseidon_tf.strategy.call_sites import CallSites
+from poseidon_tf.strategy.datasets import Datasets
 from poseidon_tf.sync.session import Deliver, Route
 from poseidon_tf.sync.worker import Worker
 
@@ -46,7 +47,7 @@ class PoseidonExtended(tf_internals.MirroredExtended):  # type: ignore[misc]
         batches: BatchSizes,
     ) -> None:
         self._worker = worker
-        self._batches = batches
+        self._datasets = Datasets(worker, batches, num_local_replicas=1)
         self._sites = CallSites()
         self._routes: dict[tuple[str, str], GraphRoute] = {}
         self._local = threading.local()
@@ -102,41 +103,16 @@ class PoseidonExtended(tf_internals.MirroredExtended):  # type: ignore[misc]
 
     # Datasets.
 
-    def _input_context(self) -> tf.distribute.InputContext:
-        return tf.distribute.InputContext(
-            num_input_pipelines=self._num_replicas_in_sync,
-            input_pipeline_id=self._rank,
-            num_replicas_in_sync=self._num_replicas_in_sync,
-        )
-
     def _experimental_distribute_dataset(self, dataset: Any, options: Any) -> Any:
-        _refuse_per_replica(options)
-        batch_size = tf_internals.dataset_batch_size(dataset)
-        num_workers = self._num_replicas_in_sync
-        self._batches.saw(None if batch_size is None else -(-batch_size // num_workers))
-        return tf_internals.input_util.get_distributed_dataset(
-            dataset,
-            self._input_workers_with_options(options),
-            self._container_strategy(),
-            num_replicas_in_sync=num_workers,
-            input_context=self._input_context(),
-            options=options,
+        workers = self._input_workers_with_options(options)
+        return self._datasets.distribute(
+            self._container_strategy(), dataset, options, input_workers=workers
         )
 
     def _distribute_datasets_from_function(self, dataset_fn: Any, options: Any) -> Any:
-        _refuse_per_replica(options)
-
-        def watched_fn(context: tf.distribute.InputContext) -> Any:
-            dataset = dataset_fn(context)
-            self._batches.saw(tf_internals.dataset_batch_size(dataset))
-            return dataset
-
-        return tf_internals.input_util.get_distributed_datasets_from_function(
-            watched_fn,
-            self._input_workers_with_options(options),
-            [self._input_context()],
-            self._container_strategy(),
-            options=options,
+        workers = self._input_workers_with_options(options)
+        return self._datasets.from_function(
+            self._container_strategy(), dataset_fn, options, input_workers=workers
         )
 
     def _experimental_distribute_values_from_function(self, value_fn: Any) -> Any:
@@ -240,13 +216,4 @@ class PoseidonExtended(tf_internals.MirroredExtended):  # type: ignore[misc]
         assert self._worker is not None
         return self._worker.open_sum(
             name, dtype, None, num_elements=0, purpose="all_reduce", deliver=deliver
-        )
-
-
-def _refuse_per_replica(options: Any) -> None:
-    mode = tf.distribute.InputReplicationMode.PER_REPLICA
-    if options and options.experimental_replication_mode == mode:
-        raise NotImplementedError(
-            "InputReplicationMode.PER_REPLICA is not supported; PER_WORKER is the same here, as "
-            "every worker has one replica"
         )
