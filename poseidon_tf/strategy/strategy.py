@@ -110,6 +110,12 @@ class ClusterStrategy(tf.distribute.Strategy):  # type: ignore[misc]
             yield
 
 
+def among_others(strategy: Any) -> ClusterStrategy | None:
+    """`strategy` if it is ours and there are other workers."""
+    is_ours = isinstance(strategy, ClusterStrategy) and strategy.num_workers > 1
+    return strategy if is_ours else None
+
+
 def local_device() -> str:
     """The device that this worker's replica runs on: its first accelerator, else the CPU."""
     accelerators = [

@@ -1,0 +1,92 @@
+"""Hooks in Keras's optimizers: gradients become sums there, where their variables are known.
+
+- The update: gradients are summed over all workers.
+- Clipping: it waits for the sums.
+- The loss-scale optimizer: overflow is looked for in the sums, so that all workers agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from poseidon_tf.strategy import tf_internals
+from poseidon_tf.strategy.strategy import ClusterStrategy, among_others
+
+
+def update_step(original: Callable[..., Any]) -> Callable[..., Any]:
+    def update_step(
+        self: Any, grads: Sequence[Any], trainable_variables: Sequence[Any], learning_rate: Any
+    ) -> Any:
+        strategy = _strategy_that_sums()
+        if strategy is None:
+            return original(self, grads, trainable_variables, learning_rate)
+        summed = _summed(strategy, self, grads, trainable_variables)
+        with strategy.extended.sums_done():
+            if strategy.clips_sums:
+                summed = self._clip_gradients(summed)
+            updated = original(self, summed, trainable_variables, learning_rate)
+        if tf_internals.is_tracing_for_real():
+            pairs = zip(grads, trainable_variables, strict=True)
+            strategy.record_applied([v for gradient, v in pairs if gradient is not None])
+        return updated
+
+    return update_step
+
+
+def clip_gradients(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Clips sums, as one process on the joined batch does, not each worker's share before."""
+
+    def clip_gradients(self: Any, grads: Sequence[Any]) -> Any:
+        strategy = _strategy_that_sums()
+        if strategy is not None and strategy.clips_sums:
+            return grads  # Their turn comes when they have been summed.
+        return original(self, grads)
+
+    return clip_gradients
+
+
+def loss_scale_step(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Sums before Keras looks for overflow: one worker's infinity is then everybody's.
+
+    Keras looks at the local gradients, and a worker that skips its step alone would leave the
+    others waiting for it.
+    """
+
+    def loss_scale_step(
+        self: Any, grads: Sequence[Any], trainable_variables: Sequence[Any] | None = None
+    ) -> Any:
+        strategy = _strategy_that_sums()
+        if strategy is None:
+            return original(self, grads, trainable_variables)
+        variables = trainable_variables or self._trainable_variables
+        summed = _summed(strategy, self, grads, variables)
+        with strategy.extended.sums_done():
+            return original(self, summed, trainable_variables)
+
+    return loss_scale_step
+
+
+def _strategy_that_sums() -> ClusterStrategy | None:
+    """The strategy in a replica whose gradients have not been summed yet."""
+    strategy = among_others(tf.distribute.get_strategy())
+    if strategy is None or strategy.extended.has_sums:
+        return None
+    return None if tf.distribute.in_cross_replica_context() else strategy
+
+
+def _summed(
+    strategy: ClusterStrategy, optimizer: Any, grads: Sequence[Any], variables: Sequence[Any]
+) -> list[Any]:
+    """`grads` summed over all workers; None stays None."""
+    present = [at for at, gradient in enumerate(grads) if gradient is not None]
+    summed = list(grads)
+    if present and tf_internals.is_tracing_for_real():
+        totals = strategy.sum_gradients(
+            optimizer, [grads[at] for at in present], [variables[at] for at in present]
+        )
+        for at, total in zip(present, totals, strict=True):
+            summed[at] = total
+    return summed

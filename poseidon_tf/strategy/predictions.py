@@ -1,0 +1,77 @@
+"""`predict` on several workers: every worker gets all rows, in the dataset's order."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from poseidon_tf.strategy.keras_trainer_hooks import verbosity, with_callback
+from poseidon_tf.strategy.strategy import ClusterStrategy, among_others
+
+
+class _RowCounts(keras.callbacks.Callback):  # type: ignore[misc]
+    """Notes how many rows each batch of a prediction has on this worker."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[int] = []
+
+    def on_predict_batch_end(self, batch: int, logs: Any = None) -> None:
+        # Keras has flattened a dict of outputs by now, and made a float of a lone value.
+        output = tf.nest.flatten(logs)[0]
+        self.rows.append(int(output.shape[0]) if hasattr(output, "shape") else 1)
+
+
+def predict(original: Callable[..., Any]) -> Callable[..., Any]:
+    def predict(
+        self: Any,
+        x: Any,
+        batch_size: Any = None,
+        verbose: Any = "auto",
+        steps: Any = None,
+        callbacks: Any = None,
+    ) -> Any:
+        strategy = among_others(self.distribute_strategy)
+        if strategy is None:
+            return original(self, x, batch_size, verbose, steps, callbacks)
+        counts = _RowCounts()
+        # Several steps in one execution come back as one batch, in which ranks cannot take turns.
+        steps_per_execution, self.steps_per_execution = self.steps_per_execution, 1
+        try:
+            own = original(
+                self,
+                x,
+                batch_size=batch_size,
+                verbose=verbosity(strategy, verbose),
+                steps=steps,
+                callbacks=with_callback(callbacks, counts, self),
+            )
+        finally:
+            self.steps_per_execution = steps_per_execution
+        own_rows = np.asarray(counts.rows, np.int64)
+        rows = [
+            np.frombuffer(part, np.int64)
+            for part in strategy.gather_bytes("rows predicted", own_rows.tobytes())
+        ]
+        return tf.nest.map_structure(lambda array: _in_order(strategy, array, rows), own)
+
+    return predict
+
+
+def _in_order(strategy: ClusterStrategy, own: Any, rows: Sequence[Any]) -> Any:
+    """All workers' rows: batch after batch, and in each batch rank after rank."""
+    stream = io.BytesIO()
+    np.save(stream, np.asarray(own), allow_pickle=False)
+    shares = [
+        np.split(np.load(io.BytesIO(part), allow_pickle=False), np.cumsum(rows[rank])[:-1])
+        for rank, part in enumerate(strategy.gather_bytes("prediction", stream.getvalue()))
+    ]
+    num_batches = max(len(share) for share in shares)
+    return np.concatenate(
+        [share[batch] for batch in range(num_batches) for share in shares if batch < len(share)]
+    )
