@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, final
 
 import tensorflow as tf
@@ -21,15 +20,10 @@ from poseidon_tf.strategy import tf_internals
 from poseidon_tf.strategy.agreement import agree_on_plan, agree_on_values
 from poseidon_tf.strategy.batches import BatchSizes
 from poseidon_tf.strategy.bridge import GraphRoute
-from poseidon_tf.strategy.graph_factors import Factors, densified, describe, source_of
+from poseidon_tf.strategy.exchanges import OpenUnit, exchange_factors, exchange_sum
+from poseidon_tf.strategy.graph_factors import densified, describe, source_of
 from poseidon_tf.sync.session import Deliver, Route
 from poseidon_tf.sync.worker import Worker
-
-
-@dataclass(frozen=True, slots=True)
-class _OpenUnit:
-    unit: Unit
-    route: GraphRoute
 
 
 @final
@@ -64,7 +58,7 @@ class GradientExchange:
             coalesce_bytes=coalesce_bytes,
         )
         self._batches, self._announce = batches, announce
-        self._open: dict[tuple[Any, ...], list[_OpenUnit]] = {}
+        self._open: dict[tuple[Any, ...], list[OpenUnit]] = {}
         self._plans: list[Plan] = []
         self._num_units = 0
         self._have_first_values: set[str] = set()
@@ -105,7 +99,7 @@ class GradientExchange:
             self._announce(plan)
         summed: dict[int, tf.Tensor] = {}
         for open_unit in self._open[key]:
-            exchange = _exchange_factors if open_unit.unit.scheme is Scheme.SFB else _exchange_sum
+            exchange = exchange_factors if open_unit.unit.scheme is Scheme.SFB else exchange_sum
             summed |= exchange(open_unit, gradients, factors, parts)
         return [summed[position] for position in range(len(gradients))]
 
@@ -135,7 +129,7 @@ class GradientExchange:
         # All workers ask, even one that has nothing new: they must agree on that as well.
         self.agree_on_first_values(new, what="first values")
 
-    def _open_units(self, plan: Plan) -> list[_OpenUnit]:
+    def _open_units(self, plan: Plan) -> list[OpenUnit]:
         number = len(self._plans)
         opened = []
         for unit in plan.units:
@@ -156,7 +150,7 @@ class GradientExchange:
                 opener = functools.partial(self._open_sum, f"{number}/{name}", unit, plan)
                 dtypes = [dtype]
             route = GraphRoute(name, dtypes, opener, lambda: self._worker.session.failure)
-            opened.append(_OpenUnit(unit, route))
+            opened.append(OpenUnit(unit, route))
         self._num_units += len(plan.units)
         # Factors may come from a peer as soon as it has a plan: everyone must be listening.
         self._worker.gather("routes open", b"")
@@ -174,45 +168,6 @@ class GradientExchange:
             purpose="ps",
             deliver=deliver,
         )
-
-
-def _exchange_sum(
-    open_unit: _OpenUnit,
-    gradients: Sequence[tf.Tensor],
-    factors: Mapping[int, Factors],
-    variables: Sequence[tf.Variable],
-) -> dict[int, tf.Tensor]:
-    """The gradients of a PS unit, summed by the servers."""
-    positions = open_unit.unit.variables
-    (total,) = open_unit.route.exchange([gradients[position] for position in positions])
-    sizes = [variables[position].shape.num_elements() for position in positions]
-    total = tf.ensure_shape(total, [sum(sizes)])
-    return {
-        position: tf.reshape(part, variables[position].shape)
-        for position, part in zip(positions, tf.split(total, sizes), strict=True)
-    }
-
-
-def _exchange_factors(
-    open_unit: _OpenUnit,
-    gradients: Sequence[tf.Tensor],
-    factors: Mapping[int, Factors],
-    variables: Sequence[tf.Variable],
-) -> dict[int, tf.Tensor]:
-    """The gradients of a kernel and its biases, from the factors of all workers.
-
-    One product over the rows of all ranks replaces the local one, which nothing uses any more:
-    TensorFlow prunes it.
-    """
-    kernel, *biases = open_unit.unit.variables
-    U_KM, V_KN = open_unit.route.exchange([factors[kernel].U_KM, factors[kernel].V_KN])
-    M, N = factors[kernel].sides
-    U_KM, V_KN = tf.ensure_shape(U_KM, [None, M]), tf.ensure_shape(V_KN, [None, N])
-    product = tf.matmul(U_KM, V_KN, transpose_a=True, name="poseidon_rebuild")
-    summed = {kernel: tf.reshape(product, variables[kernel].shape)}
-    for bias in biases:
-        summed[bias] = tf.reshape(tf.reduce_sum(V_KN, axis=0), variables[bias].shape)
-    return summed
 
 
 def unique_names(variables: Sequence[Any]) -> list[str]:
