@@ -22,7 +22,7 @@ from poseidon_tf.coordinator.client import CoordinatorClient
 from poseidon_tf.coordinator.messages import RosterView
 from poseidon_tf.coordinator.roster import Roster
 from poseidon_tf.coordinator.service import CoordinatorService
-from poseidon_tf.errors import PoseidonError
+from poseidon_tf.errors import ConfigError, PoseidonError
 from poseidon_tf.launch.cluster_env import ClusterConfig, current_environ, split_address
 from poseidon_tf.launch.memory import keep_freed_memory
 from poseidon_tf.sfb.service import FactorService
@@ -118,6 +118,7 @@ def join(
     deadlines: Deadlines,
     ports: tuple[int, int] | None = None,
     timeline_dir: str | None = None,
+    num_replicas: int = 1,
     clock: Callable[[], float] = time.time,
 ) -> Membership:
     """Bring this worker into the cluster and wait until everyone is there.
@@ -125,11 +126,13 @@ def join(
     Args:
       arithmetic: what the bits of this worker's products depend on; must be JSON.
       timeline_dir: where each process writes its trace when it ends; None for none.
+      num_replicas: G of this worker, which must be that of all.
       clock: this process's wall clock, in seconds.
       ports: first and last port for what needs a port of its own; the system's choice if None.
 
     Raises:
-      ConfigError: the port is in use, or the coordinator refuses this member.
+      ConfigError: the port is in use, the coordinator refuses this member, or the workers have
+        different numbers of replicas.
       StartTimeout: someone is missing; the message names them.
     """
     keep_freed_memory()
@@ -150,7 +153,11 @@ def join(
         role="worker",
         rank=rank,
         own_address=config.address,
-        info={"arithmetic": dict(arithmetic), "timeline_dir": timeline_dir},
+        info={
+            "arithmetic": dict(arithmetic),
+            "timeline_dir": timeline_dir,
+            "num_replicas": num_replicas,
+        },
         clock=clock,
         num_workers=num_workers,
         num_servers=config.num_servers,
@@ -179,12 +186,14 @@ def join(
         factors=factors,
         own_server=rank if config.co_located else None,
         memory=memory,
+        num_replicas=num_replicas,
     )
     server.start()
     try:
         if config.co_located:
             own_server = _start_own_server(config, deadlines, ports, memory)
         view = client.join(timeout_s=deadlines.start_s)
+        _check_replicas(view)
     except PoseidonError:
         session.close()
         client.close(timeout_s=1.0)
@@ -209,6 +218,16 @@ def join(
         _own_server=own_server,
         _memory=memory,
     )
+
+
+def _check_replicas(view: RosterView) -> None:
+    counts = [member.info.get("num_replicas", 1) for member in view.workers]
+    for rank, count in enumerate(counts):
+        if count != counts[0]:
+            raise ConfigError(
+                f"worker rank 0 has {counts[0]} replicas, worker rank {rank} has {count}; give "
+                "every worker as many devices, with PoseidonStrategy(devices=[...])"
+            )
 
 
 def _host_coordinator(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, final
 
 import tensorflow as tf
@@ -22,7 +22,7 @@ from poseidon_tf.planner import (
 )
 from poseidon_tf.strategy import keras_hooks, tf_internals
 from poseidon_tf.strategy.arithmetic import arithmetic_facts
-from poseidon_tf.strategy.strategy import ClusterStrategy, local_device
+from poseidon_tf.strategy.strategy import ClusterStrategy, checked_devices, local_devices
 from poseidon_tf.sync.session import Deadlines
 
 
@@ -42,6 +42,9 @@ class PoseidonStrategy(ClusterStrategy):
         4 KiB to 64 MiB.
       coalesce_bytes: variables smaller than a quarter of this, in bytes, are exchanged together
         until they reach it; 0 exchanges each on its own.
+      devices: where this worker's replicas run, one each, such as ``["GPU:0", "GPU:1"]``; by
+        default on all its accelerators, else on the CPU. All workers need as many. Their
+        gradients are summed on the host, and their factors joined, before anything is sent.
       rows_per_step: rows of one worker's batch, for custom loops in which no dataset tells; the
         planner's K is made of it.
       clip: what the optimizer's `clipnorm`, `clipvalue` and `global_clipnorm` apply to: "sum",
@@ -68,6 +71,7 @@ class PoseidonStrategy(ClusterStrategy):
         coalesce_bytes: int = DEFAULT_COALESCE_BYTES,
         rows_per_step: int | None = None,
         clip: Literal["sum", "local"] = "sum",
+        devices: Sequence[str] | None = None,
         ports: tuple[int, int] | None = None,
         deadlines: Deadlines | None = None,
         timeline_dir: str | None = None,
@@ -95,15 +99,17 @@ class PoseidonStrategy(ClusterStrategy):
                     start_timeout_s=deadlines.start_s,
                 )
             )
+        own_devices = local_devices() if devices is None else checked_devices(devices)
         self._membership = None
         arithmetic = []
         if not config.is_single:
             self._membership = join(
                 config,
-                arithmetic=arithmetic_facts(local_device(), current_environ()),
+                arithmetic=arithmetic_facts(own_devices[0], current_environ()),
                 deadlines=deadlines,
                 ports=ports,
                 timeline_dir=timeline_dir,
+                num_replicas=len(own_devices),
             )
             self._membership.leave_with_main_thread()
             arithmetic = [member.info["arithmetic"] for member in self._membership.view.workers]
@@ -125,6 +131,7 @@ class PoseidonStrategy(ClusterStrategy):
             rows_per_step=rows_per_step,
             clip=clip,
             announce=self._announce,
+            devices=own_devices,
         )
         keras_hooks.install()
 

@@ -14,6 +14,7 @@ to the buffer, so TensorFlow neither frees nor reuses it before the last view of
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, final
@@ -41,6 +42,7 @@ class GraphRoute:
       dtypes: of the results, which are flat or rank-2 arrays of any size.
       open_route: called once with the function that takes results.
       failure: the session's, to raise in eager mode.
+      num_replicas: G of this worker. Each has a push and a queue of its own.
     """
 
     def __init__(
@@ -49,45 +51,66 @@ class GraphRoute:
         dtypes: Sequence[tf.DType],
         open_route: Callable[[Deliver], Route],
         failure: Callable[[], PoseidonError | None],
+        *,
+        num_replicas: int,
     ) -> None:
         self.name = name
         self._dtypes = tuple(dtypes)
         self._failure = failure
         with tf.init_scope(), tf.device(_HOST):
-            self._queue = tf.queue.FIFOQueue(
-                capacity=2**30,
-                dtypes=[tf.int64, tf.string, *self._dtypes],
-                shared_name=f"poseidon_{next(_numbers)}",
-            )
+            self._queues = [
+                tf.queue.FIFOQueue(
+                    capacity=2**30,
+                    dtypes=[tf.int64, tf.string, *self._dtypes],
+                    shared_name=f"poseidon_{next(_numbers)}",
+                )
+                for _ in range(num_replicas)
+            ]
         self._route = open_route(self._deliver)
 
     def exchange(self, tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-        """Contribute `tensors`; the results, as soon as they are there."""
+        """Contribute `tensors`; the results, as soon as they are there.
+
+        In a graph they are those of the replica that is traced; elsewhere, and in a graph outside
+        of any replica, they stand for all replicas of this worker.
+        """
         if tf.executing_eagerly():
-            return self._exchange_eagerly(tensors)
+            self.push(tensors)
+            return self.pull()
+        is_replica = len(self._queues) > 1 and tf_internals.is_in_replica()
+        replica = tf_internals.replica_id() if is_replica else None
+        queues = self._queues if replica is None else [self._queues[replica]]
         scope = "".join(c if c.isalnum() or c in "_./-" else "_" for c in self.name).strip("_/-.")
         with tf.name_scope(f"poseidon/{scope}"), tf.device(_HOST):
-            push = tf.numpy_function(self._push, list(tensors), [], name="push")
+            contribute = functools.partial(self._push, replica)
+            push = tf.numpy_function(contribute, list(tensors), [], name="push")
             tf_internals.run_independently(push)
             with tf.control_dependencies([push]):
-                _, error, *results = self._queue.dequeue(name="pull")
-            tf_internals.run_independently(error.op)
+                pulls = [queue.dequeue(name="pull") for queue in queues]
+            for _, error, *_ in pulls:
+                tf_internals.run_independently(error.op)
+            _, error, *results = pulls[0]
             check = tf.debugging.Assert(tf.equal(error, ""), [error], name="check")
             tf_internals.run_independently(check)
-            with tf.control_dependencies([check]):
+            with tf.control_dependencies([check, *(results[0].op for _, _, *results in pulls[1:])]):
                 return [tf.identity(result) for result in results]
 
-    def _exchange_eagerly(self, tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-        self._push(*(tensor.numpy() for tensor in tensors))
+    def push(self, tensors: Sequence[tf.Tensor]) -> None:
+        """Contribute eager `tensors` and go on; one `pull` must come before the next push."""
+        self._push(None, *(tensor.numpy() for tensor in tensors))
+
+    def pull(self) -> list[tf.Tensor]:
+        """The results of the last `push`, as eager tensors; waits for them."""
         with tf.device(_HOST):
-            _, error, *results = self._queue.dequeue()
+            pulls = [queue.dequeue() for queue in self._queues]
+        _, error, *results = pulls[0]
         if text := error.numpy().decode():
             failure = self._failure()
             raise type(failure)(text) if failure is not None else PoseidonError(text)
         return list(results)
 
-    def _push(self, *arrays: Any) -> None:
-        self._route.push([np.asarray(array) for array in arrays])
+    def _push(self, replica: int | None, *arrays: Any) -> None:
+        self._route.push([np.asarray(array) for array in arrays], replica)
 
     def _deliver(self, step: int, results: list[Any], error: str) -> None:
         if error:
@@ -97,7 +120,8 @@ class GraphRoute:
                 _as_tensor(result, dtype)
                 for result, dtype in zip(results, self._dtypes, strict=True)
             ]
-            self._queue.enqueue([tf.constant(step, tf.int64), tf.constant(error), *values])
+            for queue in self._queues:
+                queue.enqueue([tf.constant(step, tf.int64), tf.constant(error), *values])
 
 
 def _as_tensor(array: Any, dtype: tf.DType) -> tf.Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import os
 import sys
+import threading
 import weakref
 from typing import Any, final
 
@@ -21,18 +22,22 @@ class CallSites:
     """Counts, per graph, how often each place has asked."""
 
     def __init__(self) -> None:
-        self._counts: weakref.WeakKeyDictionary[Any, collections.Counter[str]] = (
+        self._counts: weakref.WeakKeyDictionary[Any, collections.Counter[tuple[str, int]]] = (
             weakref.WeakKeyDictionary()
         )
 
-    def name(self, graph: Any | None) -> str:
-        """The name of the calling place; `graph` is the one being traced, None in eager mode."""
+    def name(self, graph: Any | None, replica: int = 0) -> str:
+        """The name of the calling place, the same for every replica that comes by.
+
+        Args:
+          graph: the one being traced, None in eager mode.
+        """
         place = _calling_place()
         if graph is None:
             return f"eager/{place}"
         counts = self._counts.setdefault(graph, collections.Counter())
-        counts[place] += 1
-        return f"{_path_of(graph)}{place}/{counts[place]}"
+        counts[place, replica] += 1
+        return f"{_path_of(graph)}{place}/{counts[place, replica]}"
 
 
 def _path_of(graph: Any) -> str:
@@ -48,11 +53,17 @@ def _path_of(graph: Any) -> str:
 
 def _calling_place() -> str:
     frame = sys._getframe(1)
+    generated = ""
     while frame.f_back is not None:
         path = frame.f_code.co_filename
         # Code that AutoGraph generated has a path of its own, which differs between processes.
         is_generated = "__autograph_generated_file" in path or path.startswith("<")
-        if not (path.startswith(_OWN) or any(f in path for f in _FOREIGN) or is_generated):
-            break
+        is_foreign = path == threading.__file__ or any(f in path for f in _FOREIGN)
+        if not (path.startswith(_OWN) or is_foreign or is_generated):
+            return f"{os.path.basename(path)}:{frame.f_lineno}"
+        if is_generated and not generated:
+            generated = frame.f_code.co_name
         frame = frame.f_back
+    if generated:  # All that a replica's thread may hold of the program.
+        return generated
     return f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, final
 
 import tensorflow as tf
@@ -85,7 +86,14 @@ class GradientExchange:
         names = unique_names(variables)
         _refuse_summed(names, gradients)
         parts = [tf_internals.components(variable)[0] for variable in variables]
-        specs, factors = describe(names, gradients, parts, batch_size=self._batches.rows())
+        num_replicas, rows = self._worker.num_replicas, self._batches.rows()
+        rows_of_replica = None if rows is None else -(-rows // num_replicas)
+        specs, factors = describe(names, gradients, parts, batch_size=rows_of_replica)
+        # K is a worker's: the factors of its replicas travel as one.
+        specs = [
+            spec if spec.rows is None else replace(spec, rows=spec.rows * num_replicas)
+            for spec in specs
+        ]
         key = tuple(
             (tf_internals.variable_id(variable), spec.factors, spec.bias_of is not None)
             for variable, spec in zip(variables, specs, strict=True)
@@ -106,7 +114,7 @@ class GradientExchange:
     def record_applied(self, variables: Sequence[Any]) -> None:
         """Note, for the timeline, when each of these variables has been updated in this step."""
         recorder = self._worker.session.recorder
-        if not recorder.is_recording:
+        if not recorder.is_recording or tf_internals.replica_id() != 0:
             return
         for name, variable in zip(unique_names(variables), variables, strict=True):
 
@@ -149,7 +157,13 @@ class GradientExchange:
             else:
                 opener = functools.partial(self._open_sum, f"{number}/{name}", unit, plan)
                 dtypes = [dtype]
-            route = GraphRoute(name, dtypes, opener, lambda: self._worker.session.failure)
+            route = GraphRoute(
+                name,
+                dtypes,
+                opener,
+                lambda: self._worker.session.failure,
+                num_replicas=self._worker.num_replicas,
+            )
             opened.append(OpenUnit(unit, route))
         self._num_units += len(plan.units)
         # Factors may come from a peer as soon as it has a plan: everyone must be listening.

@@ -6,24 +6,31 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
 
+from poseidon_tf.errors import ConfigError
 from poseidon_tf.planner import ClusterSpec, Plan
 from poseidon_tf.strategy.batches import BatchSizes
 from poseidon_tf.strategy.extended import PoseidonExtended
 from poseidon_tf.strategy.gradients import GradientExchange
+from poseidon_tf.strategy.reductions import joined_replicas
 from poseidon_tf.sync.statistics import Statistics
 from poseidon_tf.sync.worker import Worker
 
 
 class ClusterStrategy(tf.distribute.Strategy):  # type: ignore[misc]
-    """Synchronous data-parallel training over the workers that `worker` is connected to."""
+    """Synchronous data-parallel training over the workers that `worker` is connected to.
 
-    # TensorFlow's base for strategies reads it; its collectives are not used.
-    _collective_key_base = 0
+    Args:
+      devices: one for each replica of this worker.
+    """
+
+    # Strategies of one process whose collectives share keys fail with wrong shapes.
+    _key_bases = itertools.count(0, 1_000_000)
 
     def __init__(
         self,
@@ -37,7 +44,9 @@ class ClusterStrategy(tf.distribute.Strategy):  # type: ignore[misc]
         rows_per_step: int | None,
         clip: str,
         announce: Callable[[Plan], None],
+        devices: Sequence[str],
     ) -> None:
+        self._collective_key_base = next(self._key_bases)
         self._worker = worker
         self._batches = BatchSizes(rows_per_step)
         self.clips_sums = clip == "sum"
@@ -53,9 +62,7 @@ class ClusterStrategy(tf.distribute.Strategy):  # type: ignore[misc]
                 batches=self._batches,
                 announce=announce,
             )
-        extended = PoseidonExtended(
-            self, device=local_device(), worker=worker, batches=self._batches
-        )
+        extended = PoseidonExtended(self, devices=devices, worker=worker, batches=self._batches)
         super().__init__(extended)
 
     @property
@@ -80,9 +87,20 @@ class ClusterStrategy(tf.distribute.Strategy):  # type: ignore[misc]
     def sum_gradients(
         self, optimizer: Any, gradients: Sequence[tf.Tensor], variables: Sequence[Any]
     ) -> list[tf.Tensor]:
-        """The gradients summed over all workers; see `GradientExchange.sum`."""
-        assert self._gradients is not None, "one worker has nothing to sum"
-        return self._gradients.sum(optimizer, gradients, variables)
+        """The gradients summed over all replicas; see `GradientExchange.sum`."""
+        exchange = self._gradients
+        assert exchange is not None, "one worker has nothing to sum"
+        if not self.extended._use_merge_call():
+            return exchange.sum(optimizer, gradients, variables)
+
+        def merged(_: Any, *shares: Any) -> list[tf.Tensor]:
+            return exchange.sum(optimizer, [joined_replicas(each) for each in shares], variables)
+
+        # Eager replicas run one after the other: the last one brings what all have.
+        sums: list[tf.Tensor] = tf.distribute.get_replica_context().merge_call(
+            merged, args=tuple(gradients)
+        )
+        return sums
 
     def record_applied(self, variables: Sequence[Any]) -> None:
         """Note for the timeline that `variables` have been updated."""
@@ -116,9 +134,33 @@ def among_others(strategy: Any) -> ClusterStrategy | None:
     return strategy if is_ours else None
 
 
-def local_device() -> str:
-    """The device that this worker's replica runs on: its first accelerator, else the CPU."""
+def local_devices() -> list[str]:
+    """The devices that this worker's replicas run on: its accelerators, else the CPU."""
     accelerators = [
         device.name for kind in ("GPU", "TPU") for device in tf.config.list_logical_devices(kind)
     ]
-    return accelerators[0] if accelerators else "/device:CPU:0"
+    return accelerators or ["/device:CPU:0"]
+
+
+def checked_devices(devices: Sequence[str]) -> list[str]:
+    """`devices` as the user gives them, one for each replica, with their full names.
+
+    Raises:
+      ConfigError: there is none, one comes twice, or this process does not have it.
+    """
+    known = {device.name for device in tf.config.list_logical_devices()}
+    names = []
+    for device in devices:
+        try:
+            spec = tf.DeviceSpec.from_string(device if "/" in device else f"/device:{device}")
+        except ValueError as failure:
+            raise ConfigError(f"devices: {device!r} is not a device: {failure}") from failure
+        name = f"/device:{spec.device_type}:{spec.device_index or 0}"
+        if name not in known:
+            raise ConfigError(
+                f"devices: this process has no {device!r}; it has {', '.join(sorted(known))}"
+            )
+        names.append(name)
+    if not names or len(set(names)) < len(names):
+        raise ConfigError(f"devices must name one or more different devices, got {list(devices)}")
+    return names

@@ -25,12 +25,19 @@ try:
         compute_batch_size,  # A dataset's batch, static or found in its graph.
     )
     from tensorflow.python.distribute import distribute_lib, input_util  # Contexts; data sharding.
+    from tensorflow.python.distribute.distribute_utils import (
+        regroup,  # One value per local replica.
+    )
     from tensorflow.python.distribute.mirrored_strategy import (
         MirroredExtended,  # Mirrored variables and their updates: the base of every TF strategy.
     )
     from tensorflow.python.distribute.values import (
         Mirrored,  # Equal everywhere by construction: nothing to reduce.
+        PerReplica,  # What the replicas of one worker hold.
         SyncOnReadVariable,  # What Keras metrics count in.
+    )
+    from tensorflow.python.distribute.values_util import (
+        get_current_replica_id_as_int,  # The public id is a tensor while a step is traced.
     )
     from tensorflow.python.eager import context  # Whether the user has seeded TensorFlow.
 
@@ -38,6 +45,7 @@ try:
     TFOptimizer._clip_gradients  # noqa: B018
     LossScaleOptimizer._tf_apply  # noqa: B018
     TensorFlowTrainer._get_metrics_result_or_logs  # noqa: B018
+    TensorFlowTrainer._maybe_symbolic_build  # noqa: B018
 except (ImportError, AttributeError) as failure:
     raise ConfigError(
         f"poseidon_tf needs TensorFlow 2.16 or newer with Keras 3.10 or newer; TensorFlow "
@@ -99,6 +107,16 @@ def dataset_batch_size(dataset: Any) -> int | None:
     return batch_size if batch_size > 0 else None
 
 
+def is_in_replica() -> bool:
+    """Whether a strategy's replica is running; without a strategy, TensorFlow says so as well."""
+    return tf.distribute.has_strategy() and tf.distribute.get_replica_context() is not None
+
+
+def replica_id() -> int:
+    """Which of this worker's replicas is running; 0 where none is."""
+    return get_current_replica_id_as_int() or 0
+
+
 def components(variable: Any) -> tuple[Any, ...]:
     """The plain variables behind a distributed or a Keras one."""
     value = variable.value if isinstance(variable, keras.Variable) else variable
@@ -126,6 +144,7 @@ __all__ = [
     "LossScaleOptimizer",
     "Mirrored",
     "MirroredExtended",
+    "PerReplica",
     "SyncOnReadVariable",
     "TFOptimizer",
     "TensorFlowTrainer",
@@ -136,8 +155,11 @@ __all__ = [
     "distribute_lib",
     "graph",
     "input_util",
+    "is_in_replica",
     "is_tracing_for_real",
+    "regroup",
     "replace_method",
+    "replica_id",
     "run_independently",
     "user_seeded_tensorflow",
     "variable_id",

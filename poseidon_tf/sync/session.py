@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Protocol, final
 
 from poseidon_tf.errors import PeerLost, PoseidonError, StepTimeout
+from poseidon_tf.sync.replicas import ReplicaJoin
 from poseidon_tf.sync.syncers import Syncer
 from poseidon_tf.trace import Recorder
 from poseidon_tf.wire.dtypes import Array
@@ -51,30 +52,51 @@ class Deadlines:
 
 @final
 class Route:
-    """One unit's way through the session; its step is the number of pushes so far."""
+    """One unit's way through the session; its step is the number of pushes so far.
 
-    def __init__(self, session: Session, syncer: Syncer, deliver: Deliver) -> None:
+    Args:
+      join: what the worker's replicas contribute becomes one contribution of the worker.
+    """
+
+    def __init__(
+        self, session: Session, syncer: Syncer, deliver: Deliver, join: ReplicaJoin
+    ) -> None:
         self.syncer = syncer
         self.deliver = deliver
         self.next_step = 0
-        self._session = session
+        self._session, self._join = session, join
         self._lock = threading.Lock()
 
     @property
     def name(self) -> str:
         return self.syncer.name
 
-    def push(self, arrays: Sequence[Array]) -> int:
-        """Contribute; the result or the session's failure is delivered later. Never blocks."""
+    def push(self, arrays: Sequence[Array], replica: int | None = None) -> int:
+        """Contribute; the result or the session's failure is delivered later. Never blocks.
+
+        The wait begins with the first replica's contribution; the last one completes the worker's.
+
+        Args:
+          replica: whose contribution it is; None where it stands for all of this worker's.
+        """
         with self._lock:
-            step = self.next_step
-            self.next_step += 1
-            if self._session.begin(self, step):
+            step, is_first, joined = self._join.add(replica, arrays)
+            if is_first:
+                self.next_step = step + 1
+                is_open = self._session.begin(self, step)
+            else:
+                is_open = self._session.failure is None
+            if is_open and joined is not None:
                 try:
-                    self.syncer.send(step, arrays)
+                    self.syncer.send(step, joined)
                 except Exception as failure:
                     self._session.fail(PoseidonError(f"push of {self.name!r}: {failure!r}"))
         return step
+
+    def missing_replicas(self) -> dict[int, list[int]]:
+        """By step: the replicas of this worker that others wait for."""
+        with self._lock:
+            return self._join.missing()
 
 
 @final

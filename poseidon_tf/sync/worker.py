@@ -19,6 +19,7 @@ from poseidon_tf.kv.store import KeySpec
 from poseidon_tf.sfb.exchange import CompleteSet
 from poseidon_tf.sfb.factors import FactorSpec
 from poseidon_tf.sfb.service import FactorService
+from poseidon_tf.sync.replicas import ReplicaJoin, stacking, summing
 from poseidon_tf.sync.session import Deliver, Route, Session
 from poseidon_tf.sync.statistics import PayloadStatistics, PeerStatistics, Statistics
 from poseidon_tf.sync.syncers import FactorSyncer, Pair, ServerSyncer
@@ -35,6 +36,7 @@ class Worker:
 
     Args:
       own_server: index of the server on this worker's own host, if it started one.
+      num_replicas: G, how many replicas of the model this worker has.
       memory: shared with that server, if it is.
     """
 
@@ -48,8 +50,9 @@ class Worker:
         factors: FactorService,
         own_server: int | None,
         memory: SharedMemory | None = None,
+        num_replicas: int = 1,
     ) -> None:
-        self.rank, self.num_workers = rank, num_workers
+        self.rank, self.num_workers, self.num_replicas = rank, num_workers, num_replicas
         self.session, self.coordinator, self.factors = session, coordinator, factors
         self._own_server, self._memory = own_server, memory
         self._links: list[ServerLink] = []
@@ -112,7 +115,8 @@ class Worker:
             self.session.done(route, step, results)
 
         syncer = ServerSyncer(name, dtype, [pair for _, pair in placed], done)
-        route = Route(self.session, syncer, deliver)
+        join = ReplicaJoin(self.num_replicas, summing(dtype))
+        route = Route(self.session, syncer, deliver, join)
         for server, pair in placed:
             self._sums[server, pair.key] = (syncer, self._links[server])
         self._routes.append((purpose, route))
@@ -132,7 +136,7 @@ class Worker:
             done=done,
             on_sent=lambda step: self.session.recorder.event("sent", spec.name, step),
         )
-        route = Route(self.session, syncer, deliver)
+        route = Route(self.session, syncer, deliver, ReplicaJoin(self.num_replicas, stacking))
         self._factor_syncers[key] = syncer
         self._routes.append(("sfb", route))
         return route
@@ -163,6 +167,12 @@ class Worker:
     def describe_missing(self) -> str:
         """Who owes contributions now, as far as this worker can tell."""
         owing = [
+            f"{route.name!r} of step {step} from replica {', '.join(map(str, replicas))} of this "
+            f"worker, rank {self.rank}"
+            for _, route in self._routes
+            for step, replicas in route.missing_replicas().items()
+        ]
+        owing += [
             f"{name!r} of step {step} from rank {', '.join(map(str, ranks))}"
             for name, step, ranks in self.factors.missing()
         ]

@@ -127,6 +127,19 @@ def test_servers_beside_the_workers_change_no_bit(tmp_path: Path) -> None:
         np.testing.assert_allclose(together[name], expected, rtol=1e-5, atol=1e-6, err_msg=name)
 
 
+@pytest.mark.parametrize("way", ["ps", "sfb"])
+def test_two_replicas_on_each_worker_give_the_same_weights(
+    tmp_path: Path, alone: dict[str, np.ndarray], way: str
+) -> None:
+    """Their gradients are summed, and their factors joined, before anything is sent."""
+    with Job("equality.py", str(tmp_path), way, environ={"LOCAL_REPLICAS": "2"}) as job:
+        first, second = job.results(timeout_s=240)
+    assert first["digests"] == second["digests"]
+    together = np.load(tmp_path / f"{way}-0.npz")
+    for name, expected in alone.items():
+        np.testing.assert_allclose(together[name], expected, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
 @pytest.mark.parametrize("num_workers", NUM_WORKERS)
 def test_factors_travel_where_they_were_asked_for(trained: Any, num_workers: int) -> None:
     """In the SFB runs exactly the plain dense kernels, with their biases, go as factors."""

@@ -161,8 +161,7 @@ class Job:
 def run_alone(script: str | Path, *args: str, timeout_s: float = 120.0) -> dict[str, Any]:
     """The same script in one process without TF_CONFIG."""
     environ = {
-        **os.environ,
-        "TF_CONFIG": "",
+        **{name: value for name, value in os.environ.items() if name != "TF_CONFIG"},
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "TF_NUM_INTRAOP_THREADS": "1",
         "CUDA_VISIBLE_DEVICES": "-1",

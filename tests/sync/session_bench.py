@@ -2,6 +2,7 @@
 
 import queue
 
+from poseidon_tf.sync.replicas import ReplicaJoin, stacking
 from poseidon_tf.sync.session import Deadlines, Route, Session
 from poseidon_tf.trace import Recorder
 
@@ -56,6 +57,7 @@ class Bench:
             report=self.reports.append,
         )
 
-    def route(self, name, syncer_type=NotingSyncer):
+    def route(self, name, syncer_type=NotingSyncer, num_replicas=1):
         deliveries = Deliveries()
-        return Route(self.session, syncer_type(name), deliveries), deliveries
+        join = ReplicaJoin(num_replicas, stacking)
+        return Route(self.session, syncer_type(name), deliveries, join), deliveries

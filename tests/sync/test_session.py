@@ -126,3 +126,27 @@ def test_statistics_of_streams_are_their_sums():
     assert total == PeerStatistics(
         sent_bytes=15, sent_messages=2, received_bytes=7, received_messages=1
     )
+
+
+def test_a_step_begins_with_the_first_replica_and_is_sent_with_the_last(bench):
+    """The wait for a replica that never contributes ends like any other."""
+    job = bench(step_s=0.05, describe_missing=lambda: "replica 1")
+    route, delivered = job.route("fc7", num_replicas=2)
+    assert route.push(ONE, 0) == 0
+    assert route.missing_replicas() == {0: [1]}
+    step, _, error = delivered.next()
+    assert step == 0 and "replica 1" in error
+    assert isinstance(job.session.failure, StepTimeout)
+    route.push(ONE, 1)
+    assert route.syncer.sent == []
+
+
+def test_two_replicas_send_once(bench):
+    """What is sent is joined, and its result is delivered once, for both."""
+    job = bench()
+    route, delivered = job.route("fc7", num_replicas=2)
+    route.push([np.zeros(1)], 1)
+    route.push(ONE, 0)
+    assert [(step, arrays[0].tolist()) for step, arrays in route.syncer.sent] == [(0, [1.0, 0.0])]
+    job.session.done(route, 0, ONE)
+    assert delivered.next() == (0, ONE, "") and delivered.none()

@@ -2,6 +2,7 @@
 
 Arguments: folder for the weights; how to train: "plain", "one_device", "poseidon", or as a worker
 "ps", "sfb", "auto"; optionally the nets, with commas between them: else all but the wide one.
+LOCAL_REPLICAS in the environment is the number of replicas of each worker.
 """
 
 import contextlib
@@ -119,6 +120,16 @@ def train(net: str, optimizer: str, scope: Any) -> list[np.ndarray]:
     return [np.asarray(weight) for weight in model.get_weights()]
 
 
+def devices() -> list[str]:
+    """As many logical devices as this worker is to have replicas."""
+    count = int(os.environ.get("LOCAL_REPLICAS", "1"))
+    (cpu,) = tf.config.list_physical_devices("CPU")
+    tf.config.set_logical_device_configuration(
+        cpu, [tf.config.LogicalDeviceConfiguration()] * count
+    )
+    return [f"CPU:{index}" for index in range(count)]
+
+
 def listening_ports() -> list[int]:
     """Ports on which this process listens."""
     ports = []
@@ -136,7 +147,7 @@ def main() -> None:
     if way == "one_device":
         strategy = tf.distribute.OneDeviceStrategy("/device:CPU:0")
     elif way != "plain":
-        strategy = PoseidonStrategy(schemes=SCHEMES.get(way, {}))
+        strategy = PoseidonStrategy(schemes=SCHEMES.get(way, {}), devices=devices())
     scope = strategy.scope if strategy else contextlib.nullcontext
     weights = {
         f"{net} {optimizer}": train(net, optimizer, scope)

@@ -1,0 +1,104 @@
+"""Two workers with two replicas each train what one process trains on the joined batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.support.jobs import Job, run_alone
+
+pytestmark = pytest.mark.processes
+
+CASES = "fit,eager,several-steps,accumulated,normalized,loop,values"
+
+
+@pytest.fixture(scope="module")
+def alone() -> dict[str, Any]:
+    """What one process gives without a strategy."""
+    return run_alone("replicas.py", "plain", "1", "fit,accumulated,loop")
+
+
+@pytest.fixture(scope="module")
+def mirrored() -> dict[str, Any]:
+    """What four replicas in one process give, each with statistics of its own share."""
+    return run_alone("replicas.py", "mirrored", "4", "normalized")
+
+
+@pytest.fixture(scope="module")
+def workers() -> list[dict[str, Any]]:
+    """What two workers with two replicas each give."""
+    with Job("replicas.py", "poseidon", "2", CASES) as job:
+        return job.results(timeout_s=240)
+
+
+def assert_close(found: Any, expected: Any) -> None:
+    """Numbers in nested lists and dicts, up to float32 summation order."""
+    if isinstance(expected, dict):
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            assert_close(found[name], value)
+    elif expected and isinstance(expected, list) and not np.isscalar(expected[0]):
+        assert len(found) == len(expected)
+        for mine, theirs in zip(found, expected, strict=True):
+            assert_close(mine, theirs)
+    else:
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "case, reference",
+    [("fit", "fit"), ("eager", "fit"), ("several-steps", "fit"), ("accumulated", "accumulated")],
+)
+def test_fit_gives_the_weights_history_and_predictions_of_one_process(
+    workers: Any, alone: Any, case: str, reference: str
+) -> None:
+    """In graphs and eagerly, one step or several at a time, and with accumulated gradients."""
+    for found in workers:
+        assert_close(found[case], alone[reference])
+
+
+def test_a_loop_gives_the_losses_and_weights_of_one_process(workers: Any, alone: Any) -> None:
+    """Reductions within and outside the step agree, and a counter counts each step once."""
+    for found in workers:
+        assert_close(found["loop"], alone["loop"])
+
+
+def test_each_replica_normalizes_its_own_share(workers: Any, mirrored: Any) -> None:
+    """Trained weights are those of four replicas in one process."""
+    for found in workers:
+        assert_close(found["normalized"]["weights"], mirrored["normalized"]["weights"])
+
+
+def test_moving_statistics_are_equal_and_weights_as_well_bit_for_bit(workers: Any) -> None:
+    """Whatever a case trained, both workers hold the same numbers."""
+    first, second = workers
+    assert np.ptp(first["normalized"]["moving"][0]) > 0
+    assert first == second
+
+
+def test_reductions_go_over_all_replicas(workers: Any) -> None:
+    """Replica i of four holds i + 1; sums are 10 everywhere, and means 2.5."""
+    for found in workers:
+        assert found["values"] == {
+            "replicas": 4,
+            "eager": [10.0, 10.0],
+            "function": [20.0, 20.0],
+            "mean": 2.5,
+            "sum": 10.0,
+        }
+
+
+def test_workers_with_different_numbers_of_replicas_are_told_so() -> None:
+    """Both end with one sentence that names the ranks and what to do."""
+    with Job("equality.py", "/", "ps", rank_environ={1: {"LOCAL_REPLICAS": "2"}}) as job:
+        assert all(job.wait()[:2])
+        for worker in job.workers:
+            assert "worker rank 0 has 1 replicas, worker rank 1 has 2" in worker.output()
+
+
+def test_devices_that_are_not_there_are_refused() -> None:
+    """The message lists those that are."""
+    with pytest.raises(AssertionError, match="this process has no 'CPU:7'; it has /device:CPU:0"):
+        run_alone("no_such_device.py")
