@@ -6,7 +6,7 @@ from protocol import obey
 from transport_member import Arrivals, cpu, task, timed
 
 from poseidon_tf.launch.memory import keep_freed_memory
-from poseidon_tf.sfb.factors import FactorSpec
+from poseidon_tf.sfb.factors import RowSpec
 from poseidon_tf.sfb.service import FactorService
 from poseidon_tf.transport.over_grpc import Server
 
@@ -34,7 +34,7 @@ def start(factor_kib: int, count: int) -> None:
     global num_keys, num_rows, packed
     num_keys, num_rows, packed = count, factor_kib, bytes(factor_kib * 1024)
     for key in range(count):
-        service.register(key, FactorSpec(name=f"kernel{key}", M=M, N=N, dtype="float32"))
+        service.register(key, RowSpec.factors(f"kernel{key}", M=M, N=N, dtype="float32"))
     service.connect(dict(enumerate(addresses)), keepalive_s=30.0)
 
 

@@ -3,9 +3,10 @@
 Rule 1: every change to what has arrived happens in this file.
 Rule 2: a refused piece changes nothing.
 
-For every (key, step) each worker broadcasts its two factors, cut in pieces that arrive in order.
-A set is complete when the factors of all ranks are there, this worker's own included. A worker
-may be one step ahead of its peers, never two: it cannot finish a step without their factors.
+For every (key, step) each worker broadcasts its factors, or rows of a table, cut in pieces that
+arrive in order. A set is complete when the factors of all ranks are there, this worker's own
+included. A worker may be one step ahead of its peers, never two: it cannot finish a step without
+their factors.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import final
 
 from poseidon_tf.errors import ProtocolError
-from poseidon_tf.sfb.factors import FactorSpec
+from poseidon_tf.sfb.factors import RowSpec
 
 # K of one worker may be at most this: a bound to check before memory is taken.
 MAX_FACTOR_BYTES = 1024 * 1024 * 1024
@@ -46,7 +47,7 @@ class _Arriving:
 
 @dataclass(slots=True)
 class _KeyState:
-    spec: FactorSpec
+    spec: RowSpec
     next_step: list[int]  # by rank: steps whose factors have arrived whole
     arriving: dict[int, _Arriving] = field(default_factory=dict)  # by rank
     sets: dict[int, dict[int, tuple[int, bytes | bytearray]]] = field(default_factory=dict)
@@ -62,11 +63,11 @@ class FactorExchange:
         self._keys: dict[int, _KeyState] = {}
         self._left: dict[int, int] = {}
 
-    def register(self, key: int, spec: FactorSpec) -> None:
+    def register(self, key: int, spec: RowSpec) -> None:
         """Expect factors under `key`, the number of the plan's unit."""
         self._keys[key] = _KeyState(spec, [0] * self._num_workers)
 
-    def spec(self, key: int) -> FactorSpec:
+    def spec(self, key: int) -> RowSpec:
         return self._keys[key].spec
 
     def add(
@@ -75,15 +76,21 @@ class FactorExchange:
         """Take one piece of the factors of `rank`; say what it completed.
 
         Raises:
-          ProtocolError: unknown key or rank, a wrong step or size, sent twice or out of order.
+          ProtocolError: unknown key or rank, a wrong step or size, sent twice or out of order, or
+            the gradient of a row that the table does not have.
         """
         state = self._checked(rank, key, step, rows, offset, total, len(piece))
         if len(piece) == total:
+            if fault := state.spec.fault(piece, rows):
+                raise ProtocolError(f"rank {rank}, step {step}: {fault}")
             return self._arrived(rank, key, step, rows, bytes(piece))
         arriving = state.arriving.setdefault(rank, _Arriving(rows, total))
         arriving.data += piece
         if len(arriving.data) < total:
             return []
+        if fault := state.spec.fault(arriving.data, rows):
+            del arriving.data[offset:]
+            raise ProtocolError(f"rank {rank}, step {step}: {fault}")
         del state.arriving[rank]
         return self._arrived(rank, key, step, rows, arriving.data)
 

@@ -1,4 +1,7 @@
-"""Sufficient factors as arrays: packed for the wire, unpacked, and joined in rank order.
+"""What workers broadcast, as arrays: packed for the wire, unpacked, and joined in rank order.
+
+Every worker has K rows of some arrays side by side: a kernel's two factors, or a table's touched
+rows and their indices.
 
 Shape suffixes: K rows of one worker, M rows and N columns of the kernel.
     U_KM    the dense layer's input
@@ -12,57 +15,102 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from poseidon_tf.wire.dtypes import Array, wire_dtype
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FactorSpec:
-    """The factors of one kernel: U is K x M, V is K x N, both of `dtype`; K is free."""
+class Columns(NamedTuple):
+    """One of the arrays: K rows of `width` numbers each."""
 
-    name: str
-    M: int
-    N: int
+    width: int
     dtype: str
 
+    @property
+    def row_bytes(self) -> int:
+        return self.width * wire_dtype(self.dtype).itemsize
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowSpec:
+    """The arrays of one unit, in the order in which they are packed; K is free.
+
+    Args:
+      num_indexed: the first array is indices, each from 0 up to, not including, this; None if
+        it is not.
+    """
+
+    name: str
+    arrays: tuple[Columns, ...]
+    num_indexed: int | None = None
+
+    @classmethod
+    def factors(cls, name: str, *, M: int, N: int, dtype: str) -> RowSpec:
+        """The factors of one kernel: U is K x M, V is K x N, both of `dtype`."""
+        return cls(name=name, arrays=(Columns(M, dtype), Columns(N, dtype)))
+
+    @classmethod
+    def sparse(
+        cls, name: str, *, num_rows: int, width: int, dtype: str, index_dtype: str
+    ) -> RowSpec:
+        """The indices and values of touched rows of a table of `num_rows` x `width` numbers."""
+        arrays = (Columns(1, index_dtype), Columns(width, dtype))
+        return cls(name=name, arrays=arrays, num_indexed=num_rows)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row of all arrays."""
+        return sum(columns.row_bytes for columns in self.arrays)
+
     def num_bytes(self, rows: int) -> int:
-        """Bytes of both factors of `rows` rows."""
-        return rows * (self.M + self.N) * wire_dtype(self.dtype).itemsize
+        """Bytes of all arrays of `rows` rows."""
+        return rows * self.row_bytes
+
+    def fault(self, payload: memoryview | bytes | bytearray, rows: int) -> str:
+        """Which index is of no row of the table; empty if none is."""
+        if self.num_indexed is None or rows == 0:
+            return ""
+        indices: Array = np.frombuffer(payload, wire_dtype(self.arrays[0].dtype), rows)
+        lowest, highest = int(indices.min()), int(indices.max())
+        if lowest >= 0 and highest < self.num_indexed:
+            return ""
+        wrong = lowest if lowest < 0 else highest
+        return f"{self.name!r} has rows 0..{self.num_indexed - 1}, got a gradient of row {wrong}"
 
 
-def pack(U_KM: Array, V_KN: Array) -> bytes:
-    """The bytes of U followed by those of V, row by row."""
+def pack(*arrays: Array) -> bytes:
+    """The bytes of the arrays one after another, each row by row."""
     # As bytes: arrays of a type that numpy does not know, such as bfloat16, offer no buffer.
-    return b"".join(
-        np.ascontiguousarray(factor).reshape(-1).view(np.uint8).data for factor in (U_KM, V_KN)
-    )
+    return b"".join(np.ascontiguousarray(each).reshape(-1).view(np.uint8).data for each in arrays)
 
 
-def unpack(
-    payload: memoryview | bytes | bytearray, spec: FactorSpec, rows: int
-) -> tuple[Array, Array]:
-    """U and V as views of `payload`, which holds `spec.num_bytes(rows)` bytes."""
-    values: Array = np.frombuffer(payload, wire_dtype(spec.dtype))
-    return (
-        values[: rows * spec.M].reshape(rows, spec.M),
-        values[rows * spec.M :].reshape(rows, spec.N),
-    )
+def unpack(payload: memoryview | bytes | bytearray, spec: RowSpec, rows: int) -> tuple[Array, ...]:
+    """The arrays, of `rows` rows each, as views of `payload` of `spec.num_bytes(rows)` bytes."""
+    arrays = []
+    begin = 0
+    for columns in spec.arrays:
+        values: Array = np.frombuffer(
+            payload, wire_dtype(columns.dtype), rows * columns.width, offset=begin
+        )
+        arrays.append(values.reshape(rows, columns.width))
+        begin += rows * columns.row_bytes
+    return tuple(arrays)
 
 
 def joined(
-    factors: Sequence[tuple[Array, Array]], into: tuple[Array, Array] | None = None
-) -> tuple[Array, Array]:
-    """The factors of all workers under one another, in the order given: that of their ranks.
+    contributions: Sequence[tuple[Array, ...]], into: Sequence[Array] | None = None
+) -> tuple[Array, ...]:
+    """The arrays of all workers under one another, in the order given: that of their ranks.
 
     Args:
-      into: where U and V go; new memory if None.
+      into: where they go; new memory if None.
     """
-    U, V = into or (None, None)
-    return (
-        np.concatenate([U_KM for U_KM, _ in factors], out=U),
-        np.concatenate([V_KN for _, V_KN in factors], out=V),
+    by_array = list(zip(*contributions, strict=True))
+    places = [None] * len(by_array) if into is None else into
+    return tuple(
+        np.concatenate(parts, out=place) for parts, place in zip(by_array, places, strict=True)
     )
 
 

@@ -12,7 +12,7 @@ from typing import final
 
 from poseidon_tf.errors import MemberError, ProtocolError
 from poseidon_tf.sfb.exchange import CompleteSet, Deserted, FactorExchange
-from poseidon_tf.sfb.factors import FactorSpec
+from poseidon_tf.sfb.factors import RowSpec
 from poseidon_tf.transport.base import Traffic
 from poseidon_tf.transport.over_grpc import Channel, Server, Stream
 from poseidon_tf.wire import frames
@@ -72,7 +72,7 @@ class FactorService:
                     )
                 )
 
-    def register(self, key: int, spec: FactorSpec) -> None:
+    def register(self, key: int, spec: RowSpec) -> None:
         """Expect the factors of one kernel; done on all workers before any of them sends."""
         with self._lock:
             self._exchange.register(key, spec)

@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from poseidon_tf.errors import PlanError
 from poseidon_tf.planner import ClusterSpec, Plan, Scheme, Unit
-from poseidon_tf.sfb.factors import FactorSpec
+from poseidon_tf.sfb.factors import RowSpec
 from poseidon_tf.strategy import tf_internals
 from poseidon_tf.strategy.agreement import agree_on_plan, agree_on_values
 from poseidon_tf.strategy.batches import BatchSizes
@@ -151,7 +151,7 @@ class GradientExchange:
                 opener = functools.partial(
                     self._open_factors,
                     self._num_units + unit.index,
-                    FactorSpec(name=name, M=factors[0], N=factors[1], dtype=unit.dtype),
+                    RowSpec.factors(name, M=factors[0], N=factors[1], dtype=unit.dtype),
                 )
                 dtypes = [dtype, dtype]
             else:
@@ -170,7 +170,7 @@ class GradientExchange:
         self._worker.gather("routes open", b"")
         return opened
 
-    def _open_factors(self, key: int, spec: FactorSpec, deliver: Deliver) -> Route:
+    def _open_factors(self, key: int, spec: RowSpec, deliver: Deliver) -> Route:
         return self._worker.open_factors(key, spec, deliver=deliver)
 
     def _open_sum(self, name: str, unit: Unit, plan: Plan, deliver: Deliver) -> Route:

@@ -50,17 +50,18 @@ class Statistics:
 
     Attributes:
       steps: training steps finished: how often the most used gradient was exchanged.
-      ps, sfb: gradients, by the scheme of the plan.
+      ps, sfb, rows: gradients, by the scheme of the plan.
       all_reduce: values that the program or a layer reduced by itself; they are in no plan.
       servers: parameter servers on other hosts.
       own_server: the server that this worker started on its own host, if it did.
-      workers: sufficient factors, to and from the other workers.
+      workers: sufficient factors and sparse rows, to and from the other workers.
       waiting_s: seconds in which everything was sent and some sum was still missing.
     """
 
     steps: int = 0
     ps: PayloadStatistics = field(default_factory=PayloadStatistics)
     sfb: PayloadStatistics = field(default_factory=PayloadStatistics)
+    rows: PayloadStatistics = field(default_factory=PayloadStatistics)
     all_reduce: PayloadStatistics = field(default_factory=PayloadStatistics)
     servers: PeerStatistics = field(default_factory=PeerStatistics)
     own_server: PeerStatistics = field(default_factory=PeerStatistics)

@@ -13,9 +13,10 @@ from typing import Protocol, final
 
 import numpy as np
 
+from poseidon_tf.errors import ProtocolError
 from poseidon_tf.kv.client import Piece, ServerLink
 from poseidon_tf.sfb.exchange import CompleteSet
-from poseidon_tf.sfb.factors import FactorSpec, joined, pack, unpack
+from poseidon_tf.sfb.factors import RowSpec, joined, pack, unpack
 from poseidon_tf.sfb.service import FactorService
 from poseidon_tf.sync.buffers import Buffers
 from poseidon_tf.wire.dtypes import Array, wire_dtype
@@ -116,11 +117,11 @@ class ServerSyncer:
 
 @final
 class FactorSyncer:
-    """Broadcasts a kernel's two factors and joins those of all workers, in rank order."""
+    """Broadcasts a kernel's factors, or rows of a table, and joins all workers' in rank order."""
 
     def __init__(
         self,
-        spec: FactorSpec,
+        spec: RowSpec,
         *,
         key: int,
         num_peers: int,
@@ -133,34 +134,40 @@ class FactorSyncer:
         self._factors, self._done, self._on_sent = factors, done, on_sent
         self._lock = threading.Lock()
         self._sent_bytes = self._received_bytes = 0
-        self._joined: dict[int, tuple[Buffers, Buffers]] = {}  # Rows of all workers -> U, V.
+        self._joined: dict[int, list[Buffers]] = {}  # Rows of all workers -> by array.
         factors.register(key, spec)
 
     def send(self, step: int, arrays: Sequence[Array]) -> None:
-        U_KM, V_KN = arrays
-        packed = pack(U_KM, V_KN)
+        rows, *others = [len(array) for array in arrays]
+        packed = pack(*arrays)
+        if any(other != rows for other in others) or len(packed) != self._spec.num_bytes(rows):
+            raise ProtocolError(
+                f"arrays of shapes {', '.join(str(array.shape) for array in arrays)} are not of "
+                f"{rows} rows of {self._spec.row_bytes} bytes"
+            )
+        if fault := self._spec.fault(packed, rows):
+            raise ProtocolError(fault)
         with self._lock:
             self._sent_bytes += self._num_peers * len(packed)
             self._received_bytes -= len(packed)  # Comes back in the set, but not over the wire.
-        self._factors.broadcast(self._key, step, len(U_KM), packed)
+        self._factors.broadcast(self._key, step, rows, packed)
         self._on_sent(step)
 
     def receive(self, complete: CompleteSet) -> None:
         """Take the factors of all workers."""
         with self._lock:  # Any of the peers' threads may bring what was missing.
             self._received_bytes += sum(len(data) for _, data in complete.factors)
-        factors = [unpack(data, self._spec, rows) for rows, data in complete.factors]
+        contributions = [unpack(data, self._spec, rows) for rows, data in complete.factors]
         num_rows = sum(rows for rows, _ in complete.factors)
-        joined_buffers = self._joined.get(num_rows) or self._buffers(num_rows)
-        self._joined = {num_rows: joined_buffers}  # Other last batches are rare.
-        U_KM, V_KN = (buffers.take().values for buffers in joined_buffers)
-        dtype, M, N = wire_dtype(self._spec.dtype), self._spec.M, self._spec.N
-        into = U_KM.view(dtype).reshape(num_rows, M), V_KN.view(dtype).reshape(num_rows, N)
-        self._done(complete.step, list(joined(factors, into)))
-
-    def _buffers(self, num_rows: int) -> tuple[Buffers, Buffers]:
-        row_bytes = wire_dtype(self._spec.dtype).itemsize * num_rows
-        return Buffers(row_bytes * self._spec.M), Buffers(row_bytes * self._spec.N)
+        buffers = self._joined.get(num_rows)
+        if buffers is None:  # Other last batches are rare.
+            buffers = [Buffers(num_rows * columns.row_bytes) for columns in self._spec.arrays]
+            self._joined = {num_rows: buffers}
+        into = [
+            each.take().values.view(wire_dtype(columns.dtype)).reshape(num_rows, columns.width)
+            for each, columns in zip(buffers, self._spec.arrays, strict=True)
+        ]
+        self._done(complete.step, list(joined(contributions, into)))
 
     def payload_bytes(self) -> tuple[int, int]:
         return self._sent_bytes, self._received_bytes

@@ -9,7 +9,7 @@ import logging
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Literal, final
+from typing import Literal, final, get_args
 
 from poseidon_tf.coordinator.client import CoordinatorClient
 from poseidon_tf.errors import PoseidonError
@@ -17,7 +17,7 @@ from poseidon_tf.kv.client import OnSum, ServerLink
 from poseidon_tf.kv.service import streams_per_server
 from poseidon_tf.kv.store import KeySpec
 from poseidon_tf.sfb.exchange import CompleteSet
-from poseidon_tf.sfb.factors import FactorSpec
+from poseidon_tf.sfb.factors import RowSpec
 from poseidon_tf.sfb.service import FactorService
 from poseidon_tf.sync.replicas import ReplicaJoin, stacking, summing
 from poseidon_tf.sync.session import Deliver, Route, Session
@@ -26,7 +26,7 @@ from poseidon_tf.sync.syncers import FactorSyncer, Pair, ServerSyncer
 from poseidon_tf.transport.shared_memory import SharedMemory
 from poseidon_tf.wire.dtypes import Array, wire_dtype
 
-Purpose = Literal["ps", "sfb", "all_reduce"]
+Purpose = Literal["ps", "sfb", "rows", "all_reduce"]
 _log = logging.getLogger("poseidon_tf")
 
 
@@ -122,8 +122,19 @@ class Worker:
         self._routes.append((purpose, route))
         return route
 
-    def open_factors(self, key: int, spec: FactorSpec, *, deliver: Deliver) -> Route:
-        """A route from worker to worker for the factors of one kernel; `key` is job-wide."""
+    def open_factors(
+        self,
+        key: int,
+        spec: RowSpec,
+        *,
+        purpose: Literal["sfb", "rows"] = "sfb",
+        deliver: Deliver,
+    ) -> Route:
+        """A route from worker to worker for the factors of a kernel, or for rows of a table.
+
+        Args:
+          key: job-wide; every worker opens the same.
+        """
 
         def done(step: int, results: list[Array]) -> None:
             self.session.done(route, step, results)
@@ -138,7 +149,7 @@ class Worker:
         )
         route = Route(self.session, syncer, deliver, ReplicaJoin(self.num_replicas, stacking))
         self._factor_syncers[key] = syncer
-        self._routes.append(("sfb", route))
+        self._routes.append((purpose, route))
         return route
 
     def on_complete(self, complete: CompleteSet) -> None:
@@ -190,8 +201,7 @@ class Worker:
 
     def statistics(self) -> Statistics:
         """What has been sent, received and waited for until now."""
-        payloads = {"ps": PayloadStatistics(), "sfb": PayloadStatistics()}
-        payloads["all_reduce"] = PayloadStatistics()
+        payloads = {purpose: PayloadStatistics() for purpose in get_args(Purpose)}
         for purpose, route in self._routes:
             sent, received = route.syncer.payload_bytes()
             total = payloads[purpose]
@@ -207,6 +217,7 @@ class Worker:
             steps=self.last_step() + 1,
             ps=payloads["ps"],
             sfb=payloads["sfb"],
+            rows=payloads["rows"],
             all_reduce=payloads["all_reduce"],
             servers=PeerStatistics.of(t for link in others for t in link.traffic()),
             own_server=PeerStatistics.of(t for link in own for t in link.traffic()),

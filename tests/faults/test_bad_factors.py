@@ -7,7 +7,7 @@ import pytest
 from faults_streams import WAIT_S, Endpoint
 
 from poseidon_tf.errors import MemberError, ProtocolError
-from poseidon_tf.sfb.factors import FactorSpec, pack
+from poseidon_tf.sfb.factors import RowSpec, pack
 from poseidon_tf.sfb.service import BROADCAST, FactorService
 from poseidon_tf.wire import frames
 from poseidon_tf.wire.frame_pb2 import FrameHeader, Part
@@ -29,7 +29,7 @@ class Peers(Endpoint):
             on_complete=self.complete.put,
             on_lost=lambda rank, error: self.lost.put((rank, error)),
         )
-        self.service.register(KEY, FactorSpec(name="fc/kernel", M=M, N=N, dtype="float32"))
+        self.service.register(KEY, RowSpec.factors("fc/kernel", M=M, N=N, dtype="float32"))
 
     def send(self, *messages):
         """Over a fresh stream of rank 1, which stays open."""

@@ -3,13 +3,14 @@
 import itertools
 import random
 
+import numpy as np
 import pytest
 
 from poseidon_tf.errors import ProtocolError
 from poseidon_tf.sfb.exchange import MAX_FACTOR_BYTES, CompleteSet, Deserted, FactorExchange
-from poseidon_tf.sfb.factors import FactorSpec
+from poseidon_tf.sfb.factors import RowSpec
 
-SPEC = FactorSpec(name="fc7/kernel", M=3, N=2, dtype="float32")
+SPEC = RowSpec.factors("fc7/kernel", M=3, N=2, dtype="float32")
 ROW_BYTES = 20
 OWN = 1  # This worker's rank.
 
@@ -190,3 +191,32 @@ def test_a_leaver_whose_factors_are_there_deserts_nobody():
     add(exchange, 2, 1)
     (complete,) = exchange.add_own(5, 0, 1, data_of(OWN, 1))
     assert isinstance(complete, CompleteSet)
+
+
+TABLE = RowSpec.sparse("words", num_rows=9, width=2, dtype="float16", index_dtype="int32")
+
+
+def rows_of(*indices: int) -> bytes:
+    return np.asarray(indices, "<i4").tobytes() + np.ones((len(indices), 2), "<f2").tobytes()
+
+
+@pytest.mark.parametrize("cut_bytes", [5, 24])
+@pytest.mark.parametrize("index", [-1, 9, 2**31 - 1])
+def test_a_row_that_the_table_does_not_have_is_refused(cut_bytes, index):
+    """Whoever sends it is named, and the right rows may still come."""
+    exchange = FactorExchange(num_workers=2, rank=OWN)
+    exchange.register(5, TABLE)
+
+    def send(data):
+        outcomes = []
+        for begin in range(0, len(data), cut_bytes):
+            piece = memoryview(data)[begin : begin + cut_bytes]
+            outcomes = exchange.add(0, 5, 0, 3, begin, len(data), piece)
+        return outcomes
+
+    with pytest.raises(ProtocolError, match=f"rank 0, step 0: 'words' has rows 0..8, .* {index}"):
+        send(rows_of(0, index, 8))
+    exchange.drop_pieces(0)
+    assert exchange.add_own(5, 0, 0, b"") == []
+    (complete,) = send(rows_of(8, 0, 8))
+    assert complete.factors == ((3, rows_of(8, 0, 8)), (0, b""))

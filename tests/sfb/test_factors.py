@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from poseidon_tf.errors import ProtocolError
-from poseidon_tf.sfb.factors import FactorSpec, joined, pack, product, unpack
+from poseidon_tf.sfb.factors import RowSpec, joined, pack, product, unpack
 
 
 def factors(rows, M, N, dtype="float32", seed=0):
@@ -18,7 +18,7 @@ def factors(rows, M, N, dtype="float32", seed=0):
 @pytest.mark.parametrize("name", ["float16", "float32", "float64"])
 def test_packed_factors_come_apart_as_they_were(rows, name):
     """U comes first, then V, row by row, in as many bytes as the spec says."""
-    spec = FactorSpec(name="fc7", M=3, N=2, dtype=name)
+    spec = RowSpec.factors("fc7", M=3, N=2, dtype=name)
     U_KM, V_KN = factors(rows, 3, 2, name)
     packed = pack(U_KM, V_KN)
     assert packed == U_KM.tobytes() + V_KN.tobytes()
@@ -35,7 +35,7 @@ def test_bfloat16_factors_travel_as_their_bits():
     U_KM, V_KN = factors(4, 3, 2, ml_dtypes.bfloat16)
     packed = pack(U_KM, V_KN)
     assert packed == U_KM.tobytes() + V_KN.tobytes()
-    spec = FactorSpec(name="fc7", M=3, N=2, dtype="bfloat16")
+    spec = RowSpec.factors("fc7", M=3, N=2, dtype="bfloat16")
     bits_KM, bits_KN = unpack(packed, spec, 4)
     assert np.array_equal(bits_KM.view(ml_dtypes.bfloat16), U_KM)
     assert np.array_equal(bits_KN.view(ml_dtypes.bfloat16), V_KN)
@@ -51,7 +51,7 @@ def test_factors_need_not_lie_row_by_row():
 def test_a_type_without_a_sum_has_no_factors():
     """The spec's size asks for a type that the wire knows."""
     with pytest.raises(ProtocolError, match="complex64"):
-        FactorSpec(name="fc7", M=3, N=2, dtype="complex64").num_bytes(1)
+        RowSpec.factors("fc7", M=3, N=2, dtype="complex64").num_bytes(1)
 
 
 @pytest.mark.parametrize("rows_by_rank", [(4,), (2, 3), (0, 5, 1), (0, 0)])
@@ -73,3 +73,25 @@ def test_factors_are_joined_in_the_order_given():
     U_KM, V_KN = joined([first, second])
     assert np.array_equal(U_KM, np.vstack([first[0], second[0]]))
     assert np.array_equal(V_KN, np.vstack([first[1], second[1]]))
+
+
+@pytest.mark.parametrize("index_dtype", ["int32", "int64"])
+@pytest.mark.parametrize("rows_by_rank", [(3, 2), (0, 1), (0, 0)])
+def test_sparse_rows_travel_with_their_indices(index_dtype, rows_by_rank):
+    """Indices and values have types of their own, whatever alignment that gives."""
+    spec = RowSpec.sparse("words", num_rows=50, width=3, dtype="float16", index_dtype=index_dtype)
+    rng = np.random.default_rng(3)
+    mine = [
+        (rng.integers(0, 50, rows).astype(index_dtype), rng.standard_normal((rows, 3)).astype("f2"))
+        for rows in rows_by_rank
+    ]
+    unpacked = []
+    for rows, arrays in zip(rows_by_rank, mine, strict=True):
+        packed = pack(*arrays)
+        assert len(packed) == spec.num_bytes(rows)
+        assert spec.fault(packed, rows) == ""
+        unpacked.append(unpack(packed, spec, rows))
+    indices, values = joined(unpacked)
+    assert indices.dtype == index_dtype
+    assert np.array_equal(indices.reshape(-1), np.concatenate([each for each, _ in mine]))
+    assert np.array_equal(values, np.concatenate([each for _, each in mine]))

@@ -11,7 +11,7 @@ from poseidon_tf.errors import MemberError, ProtocolError
 from poseidon_tf.launch.cluster_env import ClusterConfig
 from poseidon_tf.launch.join import join
 from poseidon_tf.launch.server_main import serve
-from poseidon_tf.sfb.factors import FactorSpec
+from poseidon_tf.sfb.factors import RowSpec
 from poseidon_tf.sync.session import Deadlines
 from tests.support.jobs import free_addresses
 
@@ -86,7 +86,7 @@ class Training:
         self.delivered["fc7"] = Deliveries()
         self.routes["fc7"] = self.worker.open_factors(
             0,
-            FactorSpec(name="fc7", M=30, N=20, dtype="float32"),
+            RowSpec.factors("fc7", M=30, N=20, dtype="float32"),
             deliver=self.delivered["fc7"],
         )
         self.worker.gather("ready", b"")
