@@ -110,8 +110,8 @@ def _scheme_by_pattern(
     schemes: dict[str, str] = {}
     for value in values:
         pattern, _, scheme = value.rpartition("=")
-        if not pattern or scheme not in ("ps", "sfb"):
-            raise click.BadParameter(f"expected PATTERN=ps or PATTERN=sfb, got {value!r}")
+        if not pattern or scheme not in ("ps", "sfb", "rows"):
+            raise click.BadParameter(f"expected PATTERN=ps, =sfb or =rows, got {value!r}")
         schemes.pop(pattern, None)  # Repeated: its last place counts too.
         schemes[pattern] = scheme
     return schemes
@@ -135,7 +135,7 @@ def _scheme_by_pattern(
     "schemes",
     multiple=True,
     callback=_scheme_by_pattern,
-    metavar="PATTERN=ps|sfb",
+    metavar="PATTERN=ps|sfb|rows",
     help="Choose the scheme of matching variables yourself. May be repeated; the last one wins.",
 )
 @click.option(

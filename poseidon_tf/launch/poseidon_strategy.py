@@ -37,7 +37,8 @@ class PoseidonStrategy(ClusterStrategy):
 
     Args:
       schemes: overrides for the planner, from a pattern of Keras paths (`fnmatch`; `*` crosses
-        `/`) to "ps" or "sfb", such as ``{"*/fc?/kernel": "ps"}``. The last match wins.
+        `/`) to "ps", "sfb" or, for a sparse gradient, "rows", such as ``{"*/fc?/kernel": "ps"}``.
+        The last match wins.
       kv_pair_bytes: the largest piece of a gradient, in bytes, that a server sums as one;
         4 KiB to 64 MiB.
       coalesce_bytes: variables smaller than a quarter of this, in bytes, are exchanged together
@@ -79,8 +80,10 @@ class PoseidonStrategy(ClusterStrategy):
         if rows_per_step is not None and rows_per_step < 1:
             raise ConfigError(f"rows_per_step must be 1 or more, got {rows_per_step}")
         for pattern, scheme in (schemes or {}).items():
-            if scheme not in ("ps", "sfb"):
-                raise ConfigError(f"schemes[{pattern!r}] must be 'ps' or 'sfb', got {scheme!r}")
+            if scheme not in ("ps", "sfb", "rows"):
+                raise ConfigError(
+                    f"schemes[{pattern!r}] must be 'ps', 'sfb' or 'rows', got {scheme!r}"
+                )
         if clip not in ("sum", "local"):
             raise ConfigError(f"clip must be 'sum' or 'local', got {clip!r}")
         if ports is not None and not 0 < ports[0] <= ports[1] < 65536:

@@ -2,7 +2,8 @@
 
     specs     what a model and a cluster look like from here
     cost      what each scheme moves, in values (the paper's Table 1)
-    planner   the choice: parameter server or sufficient factors
+    choice    parameter server, sufficient factors or sparse rows, and why
+    planner   a plan made of all of it
     sharding  what is pushed as one, and which server holds it
     plan      the result: frozen, printable, the same on every worker
     simulate  the fastest step that a link allows under a plan

@@ -11,7 +11,10 @@ Reference: Zhang et al., Poseidon, USENIX ATC 2017, Table 1 and Algorithm 1.
     SFB      -                      2K (P1-1)(M+N)   2K (P1-1)(M+N)
     Adam     P1 MN + P1 K (M+N)     K (M+N) + MN     (P1-1)(MN + KM + KN)
 
-A variable without factors has its number of elements for MN. Bytes are not known here.
+A variable without factors has its number of elements for MN. A sparse gradient is not in the
+table: its K rows go to each peer, as factors do, each of so many bytes with its index.
+
+    rows     -                      2K (P1-1) row    2K (P1-1) row
 """
 
 from __future__ import annotations
@@ -37,6 +40,11 @@ def sfb_worker(M: int, N: int, K: int, P1: int) -> float:
     return 2 * K * (P1 - 1) * (M + N)
 
 
+def rows_worker(row_bytes: int, K: int, P1: int) -> int:
+    """``2K (P1-1) row``, in bytes: K rows with their indices to and from each peer."""
+    return 2 * K * (P1 - 1) * row_bytes
+
+
 def adam_server(M: int, N: int, K: int, P1: int) -> float:
     """``P1 MN + P1 K (M+N)``: factors come in, the whole matrix goes out, from one server."""
     return P1 * M * N + P1 * K * (M + N)
@@ -59,16 +67,37 @@ def ps_busiest(M: int, N: int, P1: int, P2: int, *, co_located: bool) -> float:
     return max(ps_worker(M, N), ps_server(M, N, P1, P2))
 
 
-def sfb_pays(M: int, N: int, K: int, P1: int, P2: int, co_located: bool) -> bool:
+def sfb_pays(
+    M: int,
+    N: int,
+    K: int,
+    P1: int,
+    P2: int,
+    co_located: bool,
+    *,
+    factor_bytes: int = 1,
+    kernel_bytes: int = 1,
+) -> bool:
     """Algorithm 1: ``2K (P1-1)(M+N) <= 2 MN (P1+P2-2) / P2``; a tie goes to SFB.
 
-    Dedicated servers change the right side to ``max(2 MN, 2 P1 MN / P2)``.
+    Dedicated servers change the right side to ``max(2 MN, 2 P1 MN / P2)``. Where factors are
+    narrower than the kernel each side counts in its own bytes per value.
     """
     # Times P2: whole numbers, so that a tie is a tie on every machine.
-    factors = 2 * K * (P1 - 1) * (M + N) * P2
-    if co_located:
-        return factors <= 2 * M * N * (P1 + P2 - 2)
-    return factors <= 2 * M * N * max(P1, P2)
+    factors = 2 * K * (P1 - 1) * (M + N) * factor_bytes * P2
+    return factors <= _ps_busiest_times_P2(M * N * kernel_bytes, P1, P2, co_located)
+
+
+def rows_pay(
+    row_bytes: int, table_bytes: int, K: int, P1: int, P2: int, *, co_located: bool
+) -> bool:
+    """The same rule for sparse rows against their dense table."""
+    rows = rows_worker(row_bytes, K, P1) * P2
+    return rows <= _ps_busiest_times_P2(table_bytes, P1, P2, co_located)
+
+
+def _ps_busiest_times_P2(size: int, P1: int, P2: int, co_located: bool) -> int:
+    return 2 * size * (P1 + P2 - 2 if co_located else max(P1, P2))
 
 
 def rebuild_flops(M: int, N: int, K: int, P1: int) -> int:

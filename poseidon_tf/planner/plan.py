@@ -21,6 +21,7 @@ class Scheme(str, Enum):  # noqa: UP042 - StrEnum came with Python 3.11.
 
     PS = "ps"  # Parameter server: the whole gradient to the servers, the sum back.
     SFB = "sfb"  # Sufficient factor broadcasting: two thin factors to every peer.
+    ROWS = "rows"  # A sparse gradient's rows and their indices, to every peer.
 
     def __str__(self) -> str:
         return self.value
@@ -30,13 +31,14 @@ class Scheme(str, Enum):  # noqa: UP042 - StrEnum came with Python 3.11.
 class VariablePlan:
     """One variable: the scheme, what it costs, and why.
 
-    The three columns are bytes in plus out of one node per step by Table 1: of a node with a
+    The columns are bytes in plus out of one node per step by Table 1: of a node with a
     worker and a server where they are co-located, else of a worker (Adam: of the busier).
 
     Attributes:
         sfb_bytes, adam_bytes: None where the gradient has no known factors.
+        rows_bytes: None where it is not sparse, or its rows are not known.
         worker_bytes: payload that a worker sends plus receives per step under `scheme`, to
-            its own host's server too.
+            its own host's server too. 0 where sparse rows travel whose number is not known.
         rebuild_flops: cost of multiplying the factors out; 0 for PS.
     """
 
@@ -47,9 +49,11 @@ class VariablePlan:
     ps_bytes: int
     sfb_bytes: int | None
     adam_bytes: int | None
+    rows_bytes: int | None
     worker_bytes: int
     rows: int | None
     factors: tuple[int, int] | None
+    factor_dtype: str | None
     rebuild_flops: int
     reason: str
 
@@ -58,6 +62,8 @@ class VariablePlan:
         """The column of the chosen scheme."""
         if self.scheme is Scheme.PS:
             return self.ps_bytes
+        if self.scheme is Scheme.ROWS:
+            return self.rows_bytes or 0
         assert self.sfb_bytes is not None, f"{self.name}: SFB without its cost"
         return self.sfb_bytes
 
@@ -68,7 +74,9 @@ class Unit:
 
     Attributes:
         variables: places in `Plan.variables`; of an SFB unit the kernel comes first.
-        num_elements: PS: of all its variables, laid end to end. SFB: of the kernel.
+        dtype: of what travels.
+        num_elements: PS: of all its variables, laid end to end. SFB: of the kernel. Rows: of the
+            table.
     """
 
     index: int
@@ -195,7 +203,7 @@ class Plan:
         )
 
 
-_CAUSES = frozenset({"name", "shape", "dtype", "factors", "rows"})
+_CAUSES = frozenset({"name", "shape", "dtype", "factors", "factor_dtype", "rows"})
 
 
 def _first_item_difference(kind: str, mine: Sequence[Any], theirs: Sequence[Any]) -> str | None:

@@ -38,11 +38,13 @@ class _Part(NamedTuple):
 def units_of(
     specs: Sequence[VariableSpec], variables: Sequence[VariablePlan], *, coalesce_bytes: int
 ) -> tuple[Unit, ...]:
-    """Group variables into units: each SFB kernel with its biases, small PS neighbours together.
+    """Group variables into units: each SFB kernel with its biases, each sparse variable that
+    travels as rows, small PS neighbours together.
 
     Units are numbered by their first variable.
     """
     groups = _sfb_groups(specs, variables)
+    groups += [[at] for at, variable in enumerate(variables) if variable.scheme is Scheme.ROWS]
     groups += _ps_groups(specs, variables, coalesce_bytes)
     groups.sort(key=min)
     return tuple(
@@ -50,7 +52,11 @@ def units_of(
             index=index,
             scheme=variables[group[0]].scheme,
             variables=tuple(group),
-            dtype=specs[group[0]].dtype,
+            dtype=(
+                specs[group[0]].dtype
+                if variables[group[0]].scheme is Scheme.PS
+                else specs[group[0]].sent_dtype
+            ),
             num_elements=(
                 specs[group[0]].num_elements
                 if variables[group[0]].scheme is Scheme.SFB

@@ -62,8 +62,12 @@ class VariableSpec:
         name: Keras path, such as ``sequential/fc1/kernel``.
         factors: ``(M, N)`` where the gradient is one product ``U^T V`` of U: K x M and
             V: K x N; None where it is not.
+        sparse: the gradient is K rows of a table, each with its index.
         rows: K on one worker, or None where it is not known.
+        factor_dtype: of the factors or rows where it is not the variable's, as in mixed
+            precision; else None.
         why_not: why `factors` or `rows` is None.
+        why_rows: sparse: why the optimizer must see every row; empty where their sum will do.
         bias_of: name of the kernel whose factor has this gradient as its column sum.
     """
 
@@ -71,15 +75,24 @@ class VariableSpec:
     shape: tuple[int, ...]
     dtype: str
     factors: tuple[int, int] | None = None
+    sparse: bool = False
     rows: int | None = None
+    factor_dtype: str | None = None
     why_not: str = ""
+    why_rows: str = ""
     bias_of: str | None = None
 
     def __post_init__(self) -> None:
-        if self.dtype not in DTYPE_BYTES:
+        for dtype in (self.dtype, self.factor_dtype or self.dtype):
+            if dtype not in DTYPE_BYTES:
+                raise ConfigError(
+                    f"variable {self.name!r} has dtype {dtype!r}; "
+                    f"known are {', '.join(DTYPE_BYTES)}"
+                )
+        if self.sparse and (self.factors is not None or not self.shape):
             raise ConfigError(
-                f"variable {self.name!r} has dtype {self.dtype!r}; "
-                f"known are {', '.join(DTYPE_BYTES)}"
+                f"variable {self.name!r} of shape {self.shape} with factors {self.factors} has no "
+                "rows that a sparse gradient could be made of"
             )
         if any(dim < 1 for dim in self.shape):
             raise ConfigError(
@@ -106,6 +119,33 @@ class VariableSpec:
     def num_bytes(self) -> int:
         return self.num_elements * self.itemsize
 
+    @property
+    def sent_dtype(self) -> str:
+        """Of factors or rows on the wire."""
+        return self.factor_dtype or self.dtype
+
+    @property
+    def index_dtype(self) -> str:
+        """Of a row's index on the wire: the narrower one that counts the table's rows."""
+        return "int32" if self.shape[0] < 2**31 else "int64"
+
+    @property
+    def row_bytes(self) -> int:
+        """Sparse: of one row and its index."""
+        values = math.prod(self.shape[1:]) * DTYPE_BYTES[self.sent_dtype]
+        return values + DTYPE_BYTES[self.index_dtype]
+
+    @property
+    def form(self) -> tuple[object, ...]:
+        """What the traced step fixes: the same again needs no new plan."""
+        return (
+            self.factors,
+            self.sparse,
+            self.factor_dtype,
+            bool(self.why_rows),
+            self.bias_of is not None,
+        )
+
     def to_json_dict(self) -> dict[str, Any]:
         """The spec as JSON holds it: tuples become lists."""
         return asdict(self)
@@ -118,7 +158,8 @@ class VariableSpec:
             if factors is not None:
                 M, N = (int(side) for side in factors)
                 factors = (M, N)
-            rest = {key: fields[key] for key in ("rows", "why_not", "bias_of")}
+            named = ("sparse", "rows", "factor_dtype", "why_not", "why_rows", "bias_of")
+            rest = {key: fields[key] for key in named}
             return cls(
                 name=str(fields["name"]),
                 shape=tuple(int(dim) for dim in fields["shape"]),
@@ -187,7 +228,10 @@ def _facts(specs: Sequence[VariableSpec], position: int) -> dict[str, object]:
         "dtype": spec.dtype,
         "shape": spec.shape,
         "factors": spec.factors,
+        "sparse": spec.sparse,
+        "dtype of factors": spec.factor_dtype,
         "rows": spec.rows,
+        "why the optimizer needs rows": spec.why_rows,
         "bias of variable": kernel_position(specs, position),
     }
 

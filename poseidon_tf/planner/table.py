@@ -39,40 +39,52 @@ def render(plan: Plan) -> str:
     """
     from tabulate import tabulate
 
+    from .plan import Scheme  # Which itself prints by this file.
+
+    columns: dict[str, list[int | None]] = {
+        "ps/step": [variable.ps_bytes for variable in plan.variables],
+        "sfb/step": [variable.sfb_bytes for variable in plan.variables],
+        "adam/step": [variable.adam_bytes for variable in plan.variables],
+        "rows/step": [variable.rows_bytes for variable in plan.variables],
+    }
+    if not any(
+        variable.scheme is Scheme.ROWS or variable.rows_bytes for variable in plan.variables
+    ):
+        del columns["rows/step"]
     rows = [
         [
             variable.name,
             "x".join(str(dim) for dim in variable.shape) or "scalar",
             variable.scheme.value,
-            human_bytes(variable.ps_bytes),
-            human_bytes(variable.sfb_bytes),
-            human_bytes(variable.adam_bytes),
+            *(human_bytes(column[at]) for column in columns.values()),
             human_count(variable.rebuild_flops) if variable.rebuild_flops else "-",
             variable.reason,
         ]
-        for variable in plan.variables
+        for at, variable in enumerate(plan.variables)
     ]
-    sfb = [v.ps_bytes if v.sfb_bytes is None else v.sfb_bytes for v in plan.variables]
-    adam = [v.ps_bytes if v.adam_bytes is None else v.adam_bytes for v in plan.variables]
     flops = sum(variable.rebuild_flops for variable in plan.variables)
+    totals = [
+        sum(
+            variable.ps_bytes if own is None else own
+            for variable, own in zip(plan.variables, column, strict=True)
+        )
+        for column in columns.values()
+    ]
     rows.append(
         [
             "total",
             "",
             "",
-            human_bytes(sum(variable.ps_bytes for variable in plan.variables)),
-            human_bytes(sum(sfb)),
-            human_bytes(sum(adam)),
+            *(human_bytes(total) for total in totals),
             human_count(flops) if flops else "-",
             f"as planned: {human_bytes(sum(v.node_bytes for v in plan.variables))}",
         ]
     )
-    headers = ["variable", "shape", "scheme", "ps/step", "sfb/step", "adam/step", "rebuild"]
     text = tabulate(
         rows,
-        headers=[*headers, "reason"],
+        headers=["variable", "shape", "scheme", *columns, "rebuild", "reason"],
         tablefmt="simple",
-        colalign=("left", "left", "left", "right", "right", "right", "right", "left"),
+        colalign=("left", "left", "left", *("right" for _ in columns), "right", "left"),
         disable_numparse=True,
     )
     cluster = plan.cluster

@@ -63,7 +63,7 @@ def test_jit_compile_is_refused_and_the_job_can_go_on_without():
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ({"schemes": {"*": "sbf"}}, r"schemes\['\*'\] must be 'ps' or 'sfb', got 'sbf'"),
+        ({"schemes": {"*": "sbf"}}, r"schemes\['\*'\] must be 'ps', 'sfb' or 'rows', got 'sbf'"),
         ({"clip": "none"}, "clip must be 'sum' or 'local', got 'none'"),
         ({"rows_per_step": 0}, "rows_per_step must be 1 or more, got 0"),
         ({"rows_per_step": -8}, "rows_per_step must be 1 or more, got -8"),

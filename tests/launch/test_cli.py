@@ -117,7 +117,7 @@ def test_the_scheme_can_be_chosen_by_pattern(model):
 @pytest.mark.parametrize("value", ["fc", "fc=", "=ps", "fc=ring"])
 def test_a_scheme_that_is_none_is_refused(model, value):
     result = plan(model, "--workers", "2", "--scheme", value)
-    assert result.exit_code == 2 and "expected PATTERN=ps or PATTERN=sfb" in result.stderr
+    assert result.exit_code == 2 and "expected PATTERN=ps, =sfb or =rows" in result.stderr
 
 
 def test_a_plan_that_cannot_be_is_one_line_and_code_2(model):

@@ -10,7 +10,6 @@ def dense(name, num_inputs, num_outputs, rows=32, dtype="float32"):
         dtype=dtype,
         factors=(num_inputs, num_outputs),
         rows=rows,
-        why_not="" if rows else "the batch size is not fixed",
     )
     bias = VariableSpec(name=f"{name}/bias", shape=(num_outputs,), dtype=dtype, bias_of=kernel.name)
     return [kernel, bias]
