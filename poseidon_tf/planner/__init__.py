@@ -27,3 +27,4 @@ from .simulate import speedup_bound as speedup_bound
 from .specs import ClusterSpec as ClusterSpec
 from .specs import VariableSpec as VariableSpec
 from .specs import first_difference as first_difference
+from .specs import index_dtype as index_dtype

@@ -29,6 +29,11 @@ DTYPE_BYTES: Mapping[str, int] = {
 }
 
 
+def index_dtype(shape: Sequence[int]) -> str:
+    """Of a row's index on the wire: the narrower type that counts the rows of such a table."""
+    return "int32" if shape[0] < 2**31 else "int64"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterSpec:
     """The processes that take part in training.
@@ -126,8 +131,7 @@ class VariableSpec:
 
     @property
     def index_dtype(self) -> str:
-        """Of a row's index on the wire: the narrower one that counts the table's rows."""
-        return "int32" if self.shape[0] < 2**31 else "int64"
+        return index_dtype(self.shape)
 
     @property
     def row_bytes(self) -> int:
@@ -138,13 +142,10 @@ class VariableSpec:
     @property
     def form(self) -> tuple[object, ...]:
         """What the traced step fixes: the same again needs no new plan."""
-        return (
-            self.factors,
-            self.sparse,
-            self.factor_dtype,
-            bool(self.why_rows),
-            self.bias_of is not None,
-        )
+        form = (self.factors, self.bias_of is not None)
+        if not self.sparse and self.factor_dtype is None:
+            return form
+        return (*form, self.sparse, self.factor_dtype, self.why_rows)
 
     def to_json_dict(self) -> dict[str, Any]:
         """The spec as JSON holds it: tuples become lists."""

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import tensorflow as tf
 
-from poseidon_tf.planner import Unit
+from poseidon_tf.planner import Plan, Scheme, Unit, index_dtype
+from poseidon_tf.sfb.factors import RowSpec
 from poseidon_tf.strategy.bridge import GraphRoute
-from poseidon_tf.strategy.graph_factors import Factors
+from poseidon_tf.strategy.graph_factors import Compact, Gradient
+from poseidon_tf.strategy.graph_products import Factors
+from poseidon_tf.strategy.graph_rows import SparseRows
+from poseidon_tf.sync.session import Deliver, Route
+from poseidon_tf.sync.worker import Worker
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,16 +26,94 @@ class OpenUnit:
     unit: Unit
     route: GraphRoute
 
+    def exchange(
+        self,
+        gradients: Sequence[Gradient],
+        compact: Mapping[int, Compact],
+        variables: Sequence[tf.Variable],
+    ) -> dict[int, Gradient]:
+        """The sums over all workers of this unit's gradients, by position.
 
-def exchange_sum(
-    open_unit: OpenUnit,
-    gradients: Sequence[tf.Tensor],
-    factors: Mapping[int, Factors],
-    variables: Sequence[tf.Variable],
-) -> dict[int, tf.Tensor]:
-    """The gradients of a PS unit, summed by the servers."""
+        Args:
+          compact: by position, the forms that can travel instead of the gradient.
+        """
+        first = compact.get(self.unit.variables[0])
+        if self.unit.scheme is Scheme.SFB:
+            assert isinstance(first, Factors), f"{self.route.name}: SFB without factors"
+            return _exchange_factors(self, first, gradients, variables)
+        if self.unit.scheme is Scheme.ROWS:
+            assert isinstance(first, SparseRows), f"{self.route.name}: rows of a dense gradient"
+            return _exchange_rows(self, first, gradients, variables)
+        return _exchange_sum(self, gradients, variables)
+
+
+def open_unit(worker: Worker, plan: Plan, unit: Unit, *, number: int, first_key: int) -> OpenUnit:
+    """Open the route of a unit of `plan`; all workers do.
+
+    Args:
+      number: of the plan in this job.
+      first_key: of the plan's first unit in this job.
+    """
+    variable = plan.variables[unit.variables[0]]
+    name = variable.name
+    if unit.scheme is Scheme.PS and len(unit.variables) > 1:
+        name += f" and {len(unit.variables) - 1} more"
+    opener: Callable[[Deliver], Route]
+    if unit.scheme is Scheme.PS:
+        dtypes = [unit.dtype]
+        opener = functools.partial(_open_sum, worker, f"{number}/{name}", unit, plan)
+    else:
+        if unit.scheme is Scheme.SFB:
+            assert variable.factors is not None, f"{name}: SFB without factors"
+            M, N = variable.factors
+            spec = RowSpec.factors(name, M=M, N=N, dtype=unit.dtype)
+        else:
+            spec = _rows_spec(name, variable.shape, unit)
+        dtypes = [columns.dtype for columns in spec.arrays]
+        opener = functools.partial(_open_rows, worker, first_key + unit.index, spec, unit)
+    route = GraphRoute(
+        name,
+        [tf.dtypes.as_dtype(dtype) for dtype in dtypes],
+        opener,
+        lambda: worker.session.failure,
+        num_replicas=worker.num_replicas,
+    )
+    return OpenUnit(unit, route)
+
+
+def _rows_spec(name: str, shape: tuple[int, ...], unit: Unit) -> RowSpec:
+    return RowSpec.sparse(
+        name,
+        num_rows=shape[0],
+        width=unit.num_elements // shape[0],
+        dtype=unit.dtype,
+        index_dtype=index_dtype(shape),
+    )
+
+
+def _open_rows(worker: Worker, key: int, spec: RowSpec, unit: Unit, deliver: Deliver) -> Route:
+    purpose: Literal["sfb", "rows"] = "sfb" if unit.scheme is Scheme.SFB else "rows"
+    return worker.open_factors(key, spec, purpose=purpose, deliver=deliver)
+
+
+def _open_sum(worker: Worker, name: str, unit: Unit, plan: Plan, deliver: Deliver) -> Route:
+    return worker.open_sum(
+        name,
+        unit.dtype,
+        [(p.server, p.offset, p.length) for p in plan.pairs if p.unit == unit.index],
+        num_elements=unit.num_elements,
+        purpose="ps",
+        deliver=deliver,
+    )
+
+
+def _exchange_sum(
+    open_unit: OpenUnit, gradients: Sequence[Gradient], variables: Sequence[tf.Variable]
+) -> dict[int, Gradient]:
+    """The gradients of a PS unit, summed by the servers; sparse ones as their dense table."""
     positions = open_unit.unit.variables
-    (total,) = open_unit.route.exchange([gradients[position] for position in positions])
+    dense = [tf.convert_to_tensor(gradients[position]) for position in positions]
+    (total,) = open_unit.route.exchange(dense)
     sizes = [variables[position].shape.num_elements() for position in positions]
     total = tf.ensure_shape(total, [sum(sizes)])
     return {
@@ -37,23 +122,51 @@ def exchange_sum(
     }
 
 
-def exchange_factors(
+def _exchange_factors(
     open_unit: OpenUnit,
-    gradients: Sequence[tf.Tensor],
-    factors: Mapping[int, Factors],
+    factors: Factors,
+    gradients: Sequence[Gradient],
     variables: Sequence[tf.Variable],
-) -> dict[int, tf.Tensor]:
+) -> dict[int, Gradient]:
     """The gradients of a kernel and its biases, from the factors of all workers.
 
     One product over the rows of all ranks replaces the local one, which nothing uses any more:
-    TensorFlow prunes it.
+    TensorFlow prunes it. Narrow factors are multiplied and added up in float32.
     """
     kernel, *biases = open_unit.unit.variables
-    U_KM, V_KN = open_unit.route.exchange([factors[kernel].U_KM, factors[kernel].V_KN])
-    M, N = factors[kernel].sides
-    U_KM, V_KN = tf.ensure_shape(U_KM, [None, M]), tf.ensure_shape(V_KN, [None, N])
+    U_KM, V_KN = open_unit.route.exchange([factors.U.matrix(), factors.V.matrix()])
+    M, N = factors.sides
+    wide = tf.float64 if factors.dtype == tf.float64 else tf.float32
+    U_KM = tf.cast(tf.ensure_shape(U_KM, [None, M]), wide)
+    V_KN = tf.cast(tf.ensure_shape(V_KN, [None, N]), wide)
     product = tf.matmul(U_KM, V_KN, transpose_a=True, name="poseidon_rebuild")
-    summed = {kernel: tf.reshape(product, variables[kernel].shape)}
+    total = factors.laid_out(product, variables[kernel].shape)
+    summed = {kernel: tf.cast(total, gradients[kernel].dtype)}
     for bias in biases:
-        summed[bias] = tf.reshape(tf.reduce_sum(V_KN, axis=0), variables[bias].shape)
+        total = tf.reshape(tf.reduce_sum(V_KN, axis=0), variables[bias].shape)
+        summed[bias] = tf.cast(total, gradients[bias].dtype)
     return summed
+
+
+def _exchange_rows(
+    open_unit: OpenUnit,
+    rows: SparseRows,
+    gradients: Sequence[Gradient],
+    variables: Sequence[tf.Variable],
+) -> dict[int, Gradient]:
+    """A sparse gradient with the rows of all workers, rank after rank.
+
+    Rows of one index stay apart: the optimizer sees what one process would have shown it.
+    """
+    (position,) = open_unit.unit.variables
+    gradient, shape = gradients[position], variables[position].shape
+    sent = tf.cast(rows.indices, index_dtype(shape))
+    indices, values = open_unit.route.exchange([sent, rows.matrix()])
+    values = tf.cast(tf.ensure_shape(values, [None, rows.num_columns]), gradient.dtype)
+    return {
+        position: tf.IndexedSlices(
+            tf.reshape(values, [-1, *shape[1:]]),
+            tf.cast(tf.reshape(indices, [-1]), rows.indices.dtype),
+            gradient.dense_shape,
+        )
+    }

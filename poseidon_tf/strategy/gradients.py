@@ -15,15 +15,14 @@ from typing import Any, final
 import tensorflow as tf
 
 from poseidon_tf.errors import PlanError
-from poseidon_tf.planner import ClusterSpec, Plan, Scheme, Unit
-from poseidon_tf.sfb.factors import RowSpec
+from poseidon_tf.planner import ClusterSpec, Plan
 from poseidon_tf.strategy import tf_internals
 from poseidon_tf.strategy.agreement import agree_on_plan, agree_on_values
 from poseidon_tf.strategy.batches import BatchSizes
-from poseidon_tf.strategy.bridge import GraphRoute
-from poseidon_tf.strategy.exchanges import OpenUnit, exchange_factors, exchange_sum
-from poseidon_tf.strategy.graph_factors import densified, describe, source_of
-from poseidon_tf.sync.session import Deliver, Route
+from poseidon_tf.strategy.exchanges import OpenUnit, open_unit
+from poseidon_tf.strategy.graph_factors import Gradient, describe
+from poseidon_tf.strategy.graph_products import source_of
+from poseidon_tf.strategy.sparse_optimizers import why_rows
 from poseidon_tf.sync.worker import Worker
 
 
@@ -75,27 +74,31 @@ class GradientExchange:
         self._have_first_values |= {tf_internals.variable_id(v) for v in variables}
 
     def sum(
-        self, optimizer: Any, gradients: Sequence[tf.Tensor], variables: Sequence[Any]
-    ) -> list[tf.Tensor]:
+        self, optimizer: Any, gradients: Sequence[Gradient], variables: Sequence[Any]
+    ) -> list[Gradient]:
         """The gradients summed over all workers, in the same order.
 
         Raises:
           PlanError: the workers' models or options differ, or a gradient was summed before.
         """
-        gradients = densified(gradients)
         names = unique_names(variables)
         _refuse_summed(names, gradients)
         parts = [tf_internals.components(variable)[0] for variable in variables]
         num_replicas, rows = self._worker.num_replicas, self._batches.rows()
-        rows_of_replica = None if rows is None else -(-rows // num_replicas)
-        specs, factors = describe(names, gradients, parts, batch_size=rows_of_replica)
-        # K is a worker's: the factors of its replicas travel as one.
+        specs, compact = describe(
+            names,
+            gradients,
+            parts,
+            batch_size=None if rows is None else -(-rows // num_replicas),
+            why_rows=why_rows(optimizer),
+        )
+        # K is a worker's: what its replicas have travels as one.
         specs = [
             spec if spec.rows is None else replace(spec, rows=spec.rows * num_replicas)
             for spec in specs
         ]
         key = tuple(
-            (tf_internals.variable_id(variable), spec.factors, spec.bias_of is not None)
+            (tf_internals.variable_id(variable), *spec.form)
             for variable, spec in zip(variables, specs, strict=True)
         )
         if key not in self._open:
@@ -105,10 +108,9 @@ class GradientExchange:
             self._open[key] = self._open_units(plan)
             self._plans.append(plan)
             self._announce(plan)
-        summed: dict[int, tf.Tensor] = {}
-        for open_unit in self._open[key]:
-            exchange = exchange_factors if open_unit.unit.scheme is Scheme.SFB else exchange_sum
-            summed |= exchange(open_unit, gradients, factors, parts)
+        summed: dict[int, Gradient] = {}
+        for each in self._open[key]:
+            summed |= each.exchange(gradients, compact, parts)
         return [summed[position] for position in range(len(gradients))]
 
     def record_applied(self, variables: Sequence[Any]) -> None:
@@ -139,49 +141,14 @@ class GradientExchange:
 
     def _open_units(self, plan: Plan) -> list[OpenUnit]:
         number = len(self._plans)
-        opened = []
-        for unit in plan.units:
-            name = plan.variables[unit.variables[0]].name
-            if unit.scheme is Scheme.PS and len(unit.variables) > 1:
-                name += f" and {len(unit.variables) - 1} more"
-            dtype = tf.dtypes.as_dtype(unit.dtype)
-            if unit.scheme is Scheme.SFB:
-                factors = plan.variables[unit.variables[0]].factors
-                assert factors is not None, f"{name}: SFB without factors"
-                opener = functools.partial(
-                    self._open_factors,
-                    self._num_units + unit.index,
-                    RowSpec.factors(name, M=factors[0], N=factors[1], dtype=unit.dtype),
-                )
-                dtypes = [dtype, dtype]
-            else:
-                opener = functools.partial(self._open_sum, f"{number}/{name}", unit, plan)
-                dtypes = [dtype]
-            route = GraphRoute(
-                name,
-                dtypes,
-                opener,
-                lambda: self._worker.session.failure,
-                num_replicas=self._worker.num_replicas,
-            )
-            opened.append(OpenUnit(unit, route))
+        opened = [
+            open_unit(self._worker, plan, unit, number=number, first_key=self._num_units)
+            for unit in plan.units
+        ]
         self._num_units += len(plan.units)
         # Factors may come from a peer as soon as it has a plan: everyone must be listening.
         self._worker.gather("routes open", b"")
         return opened
-
-    def _open_factors(self, key: int, spec: RowSpec, deliver: Deliver) -> Route:
-        return self._worker.open_factors(key, spec, deliver=deliver)
-
-    def _open_sum(self, name: str, unit: Unit, plan: Plan, deliver: Deliver) -> Route:
-        return self._worker.open_sum(
-            name,
-            unit.dtype,
-            [(p.server, p.offset, p.length) for p in plan.pairs if p.unit == unit.index],
-            num_elements=unit.num_elements,
-            purpose="ps",
-            deliver=deliver,
-        )
 
 
 def unique_names(variables: Sequence[Any]) -> list[str]:
@@ -195,7 +162,7 @@ def unique_names(variables: Sequence[Any]) -> list[str]:
     return names
 
 
-def _refuse_summed(names: Sequence[str], gradients: Sequence[tf.Tensor]) -> None:
+def _refuse_summed(names: Sequence[str], gradients: Sequence[Gradient]) -> None:
     for name, gradient in zip(names, gradients, strict=True):
         if hasattr(gradient, "graph") and source_of(gradient).op.type.startswith("QueueDequeue"):
             raise PlanError(

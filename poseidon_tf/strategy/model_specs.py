@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import zipfile
 from typing import Any
 
 import keras
@@ -11,7 +13,8 @@ from poseidon_tf.errors import ConfigError
 from poseidon_tf.planner import VariableSpec
 from poseidon_tf.strategy import tf_internals
 from poseidon_tf.strategy.gradients import unique_names
-from poseidon_tf.strategy.graph_factors import densified, describe
+from poseidon_tf.strategy.graph_factors import describe
+from poseidon_tf.strategy.sparse_optimizers import why_rows
 
 
 def specs_of_saved_model(path: str, *, batch_size: int) -> list[VariableSpec]:
@@ -30,11 +33,30 @@ def specs_of_saved_model(path: str, *, batch_size: int) -> list[VariableSpec]:
     if isinstance(model, (keras.Sequential, tf_internals.Functional)):
         # Loading gives variables shorter paths than building does, and jobs build.
         model = keras.models.clone_model(model)
-    return specs_of_model(model, batch_size=batch_size)
+    return specs_of_model(model, optimizer=_optimizer_of_saved_model(path), batch_size=batch_size)
 
 
-def specs_of_model(model: Any, *, batch_size: int) -> list[VariableSpec]:
+def _optimizer_of_saved_model(path: str) -> Any:
+    """The optimizer that the model was compiled with; None if it had none, or one of the user's.
+
+    Loading the model would do the same, and fail where its loss or metric is the user's.
+    """
+    if not zipfile.is_zipfile(path):
+        return None
+    with zipfile.ZipFile(path) as archive:
+        compiled = json.loads(archive.read("config.json")).get("compile_config") or {}
+    config = compiled.get("optimizer")
+    if not isinstance(config, dict) or config.get("module") != "keras.optimizers":
+        return None
+    return keras.optimizers.deserialize(config)
+
+
+def specs_of_model(model: Any, *, optimizer: Any = None, batch_size: int) -> list[VariableSpec]:
     """The trainable variables of `model`, in the order in which it lists them.
+
+    Args:
+      optimizer: that it trains with; None if that is not known.
+      batch_size: rows of one worker's batch.
 
     The step is that of a training job but for its loss: how an output's error is made does not
     change which gradients are products of two factors.
@@ -61,9 +83,10 @@ def specs_of_model(model: Any, *, batch_size: int) -> list[VariableSpec]:
         variables = [variable for variable, _ in pairs]
         specs, _ = describe(
             unique_names(variables),
-            densified([gradient for _, gradient in pairs]),
+            [gradient for _, gradient in pairs],
             [tf_internals.components(variable)[0] for variable in variables],
             batch_size=batch_size,
+            why_rows=why_rows(optimizer),
         )
         found.extend(specs)
 
