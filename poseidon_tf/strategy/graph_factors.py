@@ -81,7 +81,7 @@ def _spec(
         if rows is None:
             rows = rows_of(found.V.tensor, found.V.num_columns, batch_size)
     elif found is not None:
-        rows = rows_of(found.values, found.num_columns, batch_size)
+        rows = found.num_rows(batch_size)
     if found is not None and rows is None and batch_size is not None:
         why_not = OPEN_ROWS
     is_narrow = found is not None and found.dtype != gradient.dtype

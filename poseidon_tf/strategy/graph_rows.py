@@ -17,20 +17,27 @@ class SparseRows:
     """A sparse gradient: which rows of the table, and what is to be added to each.
 
     Args:
-      values: K rows of any shape; narrower than the gradient where the step computes so.
+      parts: one after another the values, rows of any shape; several where a table is looked up
+        several times; narrower than the gradient where the step computes so.
     """
 
-    values: tf.Tensor
+    parts: tuple[tf.Tensor, ...]
     indices: tf.Tensor
     num_columns: int
 
     @property
     def dtype(self) -> tf.DType:
-        return self.values.dtype
+        return self.parts[0].dtype
 
     def matrix(self) -> tf.Tensor:
         """The values, of shape (K, num_columns)."""
-        return tf.reshape(self.values, [-1, self.num_columns])
+        return tf.concat([tf.reshape(part, [-1, self.num_columns]) for part in self.parts], axis=0)
+
+    def num_rows(self, batch_size: int | None) -> int | None:
+        """K, where the step or the batch tells."""
+        counts = [rows_of(part, self.num_columns, batch_size) for part in self.parts]
+        known = [count for count in counts if count is not None]
+        return sum(known) if len(known) == len(counts) else None
 
 
 def sparse_rows(gradient: tf.IndexedSlices, table: tf.Variable) -> SparseRows:
@@ -38,11 +45,16 @@ def sparse_rows(gradient: tf.IndexedSlices, table: tf.Variable) -> SparseRows:
 
     A wider type that they are cast to afterwards holds nothing more.
     """
-    values = gradient.values
-    if hasattr(values, "graph"):
-        narrow = source_of(values, through_casts=True)
-        values = narrow if narrow.dtype != values.dtype else values
-    return SparseRows(values, gradient.indices, math.prod(table.shape[1:]))
+    num_columns = math.prod(table.shape[1:])
+    parts = [gradient.values]
+    if hasattr(gradient.values, "graph"):
+        op = source_of(gradient.values).op
+        if op.type == "ConcatV2" and tf.get_static_value(op.inputs[-1]) == 0:
+            parts = list(op.inputs[:-1])
+        narrow = [source_of(part, through_casts=True) for part in parts]
+        if len({part.dtype for part in narrow}) == 1:
+            parts = narrow
+    return SparseRows(tuple(parts), gradient.indices, num_columns)
 
 
 def rows_of(tensor: tf.Tensor, num_columns: int, batch_size: int | None) -> int | None:
@@ -54,10 +66,6 @@ def rows_of(tensor: tf.Tensor, num_columns: int, batch_size: int | None) -> int 
     """
     while not tensor.shape.is_fully_defined():
         op = tensor.op
-        if op.type == "ConcatV2" and tf.get_static_value(op.inputs[-1]) == 0:
-            parts = [rows_of(part, num_columns, batch_size) for part in op.inputs[:-1]]
-            known = [part for part in parts if part is not None]
-            return sum(known) if len(known) == len(parts) else None
         if op.type not in ("Identity", "Cast", "Reshape"):
             break
         tensor = op.inputs[0]

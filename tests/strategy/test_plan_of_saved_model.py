@@ -22,7 +22,7 @@ def planned(path: Path, *options: str) -> str:
 
 @pytest.mark.processes
 def test_the_command_and_the_running_job_have_the_same_plan(tmp_path: Path) -> None:
-    """For all nets of the equality tests, to the last field."""
+    """For nets of plain and other dense layers, attention and words, to the last field."""
     with Job("plan_of_job.py", str(tmp_path), num_workers=2, num_servers=2) as job:
         found = job.results()
     assert found[0]["plan"] == found[1]["plan"]

@@ -1,4 +1,9 @@
-"""Trains one step and reports the matrix products of the optimised graph that a kernel's are."""
+"""Trains one step and reports the products of the optimised graph that could be a kernel's.
+
+Argument: which net.
+"""
+
+import sys
 
 import keras
 import numpy as np
@@ -7,18 +12,28 @@ from tensorflow.python.eager import context
 
 import poseidon_tf
 
+KERNEL_EQUATION = b"adc,abc->bd"
+layers = keras.layers
+NETS = {
+    "plain": [
+        keras.Input((24,)),
+        layers.Dense(48, activation="relu", name="fc1"),
+        layers.Dense(32, activation="relu", name="fc2"),
+        layers.Dense(5, name="fc3"),
+    ],
+    "sequences": [
+        keras.Input((4, 24)),
+        layers.EinsumDense("abc,cd->abd", (4, 48), bias_axes="d", name="fc1"),
+        layers.EinsumDense("abc,bd->adc", (6, 48), name="fc2"),
+        layers.Flatten(),
+        layers.Dense(5, name="fc3"),
+    ],
+}
 strategy = poseidon_tf.PoseidonStrategy(schemes={"*/fc?/kernel": "sfb"})
 with strategy.scope():
-    model = keras.Sequential(
-        [
-            keras.Input((24,)),
-            keras.layers.Dense(48, activation="relu", name="fc1"),
-            keras.layers.Dense(32, activation="relu", name="fc2"),
-            keras.layers.Dense(5, name="fc3"),
-        ]
-    )
+    model = keras.Sequential(NETS[sys.argv[1]])
     model.compile("adam", "mse")
-x, y = np.ones((8, 24), "float32"), np.ones((8, 5), "float32")
+x, y = np.ones((8, *model.input_shape[1:]), "float32"), np.ones((8, 5), "float32")
 context.enable_graph_collection()
 context.context().enable_run_metadata()
 model.fit(x, y, batch_size=8, verbose=0)
@@ -39,7 +54,9 @@ for functions in graphs:
         [
             [origin(name) for name in node.input[:2]]
             for node in nodes.values()
-            if "MatMul" in node.op and node.attr["transpose_a"].b
+            if node.attr["transpose_a"].b
+            or node.attr["adj_x"].b
+            or (node.op == "Einsum" and node.attr["equation"].s == KERNEL_EQUATION)
         ]
     )
 result("products", products)

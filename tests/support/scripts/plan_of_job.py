@@ -5,16 +5,33 @@ from pathlib import Path
 
 import keras
 import numpy as np
+from compact import attention_net, einsum_net, few_words_net, policy, sequence_net, words_net
 from equality import NETS
 from report import result
 
 import poseidon_tf
 
+
+def half_precision_net():
+    with policy("mixed_float16"):
+        return attention_net()
+
+
+NETS |= {
+    "sequence": sequence_net,
+    "einsum": einsum_net,
+    "attention": attention_net,
+    "half": half_precision_net,
+    "words": words_net,
+    "few words": few_words_net,
+    "few words of adam": few_words_net,
+}
 strategy = poseidon_tf.PoseidonStrategy()
 for name, build in NETS.items():
     with strategy.scope():
         model = build()
-        model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        optimizer = "adam" if "adam" in name else "sgd"
+        model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     if strategy.rank == 0:
         model.save(Path(sys.argv[1]) / f"{name}.keras")
     x = np.ones((24, *model.input_shape[1:]), "float32")
