@@ -13,6 +13,7 @@ import keras
 import tensorflow as tf
 
 from poseidon_tf.errors import ConfigError
+from poseidon_tf.strategy.metric_values import results_of_all
 from poseidon_tf.strategy.strategy import ClusterStrategy, among_others
 
 
@@ -125,7 +126,6 @@ def metrics_result(original: Callable[..., Any]) -> Callable[..., Any]:
         strategy = among_others(self.distribute_strategy)
         if strategy is None:
             return original(self, logs)
-        with strategy.extended.reductions.reading_together():
-            return original(self, logs)
+        return results_of_all(strategy, self, logs, lambda logs: original(self, logs))
 
     return metrics_result

@@ -6,12 +6,10 @@ Gradients are not here: they have a plan. A value goes by the place in the progr
 from __future__ import annotations
 
 import contextlib
-import io
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Any, final
 
-import numpy as np
 import tensorflow as tf
 
 from poseidon_tf.errors import ConfigError
@@ -39,24 +37,18 @@ class Reductions:
         self._local = threading.local()
 
     @contextlib.contextmanager
-    def reading_together(self) -> Iterator[None]:
-        """Within: all workers read the same metric variables, so that they can be summed.
-
-        Elsewhere such a read gives this worker's own value: a lone read must wait for nobody.
-        """
-        with self._flag("reading_together"):
-            yield
-
-    @contextlib.contextmanager
     def shapes_only(self) -> Iterator[None]:
         """Within: nothing is reduced, since only the shapes of the results count."""
-        with self._flag("shapes_only"):
+        self._local.shapes_only = True
+        try:
             yield
+        finally:
+            self._local.shapes_only = False
 
     def reduce(self, reduce_op: Any, value: Any) -> tf.Tensor:
         """One value: a replica's in a replica, this worker's replicas' (`PerReplica`) elsewhere."""
         own = joined_replicas(value)
-        if self._has("shapes_only") or not tf_internals.is_tracing_for_real():
+        if self._is_for_shapes or not tf_internals.is_tracing_for_real():
             return value.values[0] if isinstance(value, tf_internals.PerReplica) else own
         dtype = own.dtype.name
         if dtype not in _SUMMABLE:
@@ -71,24 +63,15 @@ class Reductions:
         return total
 
     def read(self, reduce_op: Any, variable: Any) -> tf.Tensor:
-        """A metric's variable: this worker's value, or all workers' where they read together."""
+        """A metric's variable. A lone read must wait for nobody: it gives this worker's value."""
         components = tf_internals.components(variable)
-        if self._has("shapes_only") or not tf_internals.is_tracing_for_real():
+        if self._is_for_shapes or not tf_internals.is_tracing_for_real():
             return components[0].read_value()
         is_mean = reduce_op == tf.distribute.ReduceOp.MEAN
         own = components[0].read_value()
         if len(components) > 1:
             own = tf.add_n([own, *(each.read_value() for each in components[1:])])
-        if not self._has("reading_together"):
-            return tf.cast(own / len(components), own.dtype) if is_mean else own
-        stream = io.BytesIO()
-        np.save(stream, own.numpy(), allow_pickle=False)
-        values = [
-            np.load(io.BytesIO(part), allow_pickle=False)
-            for part in self._worker.gather("metric", stream.getvalue())
-        ]
-        total = np.sum(values, axis=0, dtype=values[0].dtype)
-        return tf.constant(total / self._num_replicas if is_mean else total, own.dtype)
+        return tf.cast(own / len(components), own.dtype) if is_mean else own
 
     def _route(self, dtype: str, tf_dtype: tf.DType) -> GraphRoute:
         graph = None if tf.executing_eagerly() else tf_internals.graph()
@@ -116,17 +99,9 @@ class Reductions:
             )
         return route
 
-    @contextlib.contextmanager
-    def _flag(self, name: str) -> Iterator[None]:
-        before = self._has(name)
-        setattr(self._local, name, True)
-        try:
-            yield
-        finally:
-            setattr(self._local, name, before)
-
-    def _has(self, name: str) -> bool:
-        return bool(getattr(self._local, name, False))
+    @property
+    def _is_for_shapes(self) -> bool:
+        return getattr(self._local, "shapes_only", False)
 
 
 def joined_replicas(value: Any) -> Any:
