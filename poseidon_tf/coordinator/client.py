@@ -1,4 +1,4 @@
-"""A member's side of the coordinator: arrive, gather, report a failure, leave.
+"""A member's side of the coordinator: arrive, gather, stop together, report a failure, leave.
 
 This file speaks and waits; what comes back is kept in `hearing`. The callbacks run in the
 stream's thread, so they must not call anything here that waits.
@@ -22,7 +22,9 @@ from poseidon_tf.coordinator.messages import (
     Ping,
     Role,
     RosterView,
+    StopOffer,
 )
+from poseidon_tf.coordinator.stopping import Stopping
 from poseidon_tf.errors import (
     MemberError,
     PoseidonError,
@@ -50,6 +52,7 @@ class CoordinatorClient:
         said goodbye or reported a failure itself.
       on_left: called with (rank, last step) when another worker says goodbye.
       on_ended: called when all workers have.
+      stop_timeout_s: how long the workers may take to agree on a stop.
       clock: this process's wall clock, in seconds.
       notice_period_s: seconds between two log lines while the coordinator cannot be reached.
     """
@@ -68,6 +71,7 @@ class CoordinatorClient:
         on_failure: Callable[[PoseidonError], None],
         on_left: Callable[[int, int], None] = lambda rank, last_step: None,
         on_ended: Callable[[], None] = lambda: None,
+        stop_timeout_s: float = 600.0,
         logger: logging.Logger | None = None,
         clock: Callable[[], float] = time.time,
         notice_period_s: float = 10.0,
@@ -89,9 +93,12 @@ class CoordinatorClient:
             on_failure=on_failure,
             on_left=on_left,
             on_ended=on_ended,
+            on_offer=self._send,
+            stopping=Stopping(timeout_s=stop_timeout_s),
             clock=clock,
             logger=self._log,
         )
+        self._stop_timeout_s = stop_timeout_s
         self._channel = channel_factory(address)
         self._stream: Stream | None = None
 
@@ -200,6 +207,46 @@ class CoordinatorClient:
         raise StepTimeout(
             f"gather {name!r}: no word from the coordinator at {self._address} in {timeout_s:g} s"
         )
+
+    @property
+    def stopping(self) -> Stopping:
+        """Where this worker is; only to be asked, and changed through `advance`."""
+        return self._hearing.stopping
+
+    def advance(self, event: Callable[[Stopping], StopOffer | None]) -> bool:
+        """Tell `stopping` of one of its events; whether all workers stop here.
+
+        Waits where this worker may not go on before it knows what was agreed.
+
+        Raises:
+          StepTimeout: some worker did not offer in time; the text names it.
+          PoseidonError: whatever else the job failed with meanwhile.
+        """
+        with self._hearing.changed:
+            self._wait_agreed()
+            if (offer := event(self._hearing.stopping)) is not None:
+                self._send(offer)
+            self._wait_agreed()
+            return self._hearing.stopping.is_due
+
+    def _wait_agreed(self) -> None:
+        hearing = self._hearing
+        if not hearing.stopping.must_wait:
+            return
+
+        def is_over() -> bool:
+            return not hearing.stopping.must_wait or hearing.is_closed or bool(hearing.failure)
+
+        is_heard = hearing.changed.wait_for(is_over, self._stop_timeout_s + GRACE_S)
+        if hearing.failure is not None:
+            raise hearing.failure
+        if hearing.is_closed:
+            raise hearing.loss()
+        if not is_heard:
+            raise StepTimeout(
+                f"a stop of all workers: no word from the coordinator at {self._address} in "
+                f"{self._stop_timeout_s:g} s"
+            )
 
     def report_failure(self, text: str) -> None:
         """End the job for everyone with `text`; the first failure is the one that counts."""

@@ -30,6 +30,9 @@ from poseidon_tf.coordinator.messages import (
     Pong,
     Role,
     RosterView,
+    StopAgreed,
+    StopAsked,
+    StopOffer,
 )
 from poseidon_tf.errors import (
     ConfigError,
@@ -83,6 +86,10 @@ def encode_member_message(message: MemberMessage) -> bytes:
             envelope.goodbye.last_step = last_step
         case Ping(t):
             envelope.ping.t = t
+        case StopOffer():
+            envelope.stop_offer.number = message.number
+            envelope.stop_offer.after = message.after
+            envelope.stop_offer.timeout_s = message.timeout_s
     return bytes(envelope.SerializeToString())
 
 
@@ -101,13 +108,15 @@ def decode_member_message(message_bytes: bytes) -> MemberMessage:
                 num_servers=body.num_servers,
             )
         case pb.Gather():
-            if not (math.isfinite(body.timeout_s) and body.timeout_s > 0):
-                raise ProtocolError(f"gather {body.name!r} waits {body.timeout_s} s: not a time")
+            _check_timeout(f"gather {body.name!r}", body.timeout_s)
             return Gather(name=body.name, payload=body.payload, timeout_s=body.timeout_s)
         case pb.MemberFailure():
             return MemberFailure(body.text)
         case pb.Goodbye():
             return Goodbye(body.last_step)
+        case pb.StopOffer():
+            _check_timeout(f"stop {body.number}", body.timeout_s)
+            return StopOffer(number=body.number, after=body.after, timeout_s=body.timeout_s)
         case _:
             return Ping(body.t)
 
@@ -144,6 +153,12 @@ def encode_coordinator_message(message: CoordinatorMessage) -> bytes:
         case Pong():
             envelope.pong.t_echo = message.t_echo
             envelope.pong.coordinator_time_ns = message.coordinator_time_ns
+        case StopAsked():
+            envelope.stop_asked.number = message.number
+            envelope.stop_asked.after = message.after
+        case StopAgreed():
+            envelope.stop_agreed.number = message.number
+            envelope.stop_agreed.after = message.after
     return bytes(envelope.SerializeToString())
 
 
@@ -175,6 +190,10 @@ def decode_coordinator_message(message_bytes: bytes) -> CoordinatorMessage:
             return Left(role=_role(body.role), rank=body.rank, last_step=body.last_step)
         case pb.Ended():
             return Ended()
+        case pb.StopAsked():
+            return StopAsked(number=body.number, after=body.after)
+        case pb.StopAgreed():
+            return StopAgreed(number=body.number, after=body.after)
         case _:
             return Pong(t_echo=body.t_echo, coordinator_time_ns=body.coordinator_time_ns)
 
@@ -188,6 +207,11 @@ def _parse(envelope: Any, message_bytes: bytes) -> Any:
     if kind is None:
         raise ProtocolError(f"a message of {len(message_bytes)} bytes that says nothing")
     return getattr(envelope, kind)
+
+
+def _check_timeout(what: str, timeout_s: float) -> None:
+    if not (math.isfinite(timeout_s) and timeout_s > 0):
+        raise ProtocolError(f"{what} waits {timeout_s} s: not a time")
 
 
 def _role(number: pb.Role) -> Role:

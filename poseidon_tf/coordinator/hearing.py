@@ -22,7 +22,11 @@ from poseidon_tf.coordinator.messages import (
     Notice,
     Pong,
     RosterView,
+    StopAgreed,
+    StopAsked,
+    StopOffer,
 )
+from poseidon_tf.coordinator.stopping import Stopping
 from poseidon_tf.errors import PeerLost, PoseidonError, ProtocolError
 
 
@@ -37,6 +41,8 @@ class Hearing:
         on_failure: Callable[[PoseidonError], None],
         on_left: Callable[[int, int], None],
         on_ended: Callable[[], None],
+        on_offer: Callable[[StopOffer], None],
+        stopping: Stopping,
         clock: Callable[[], float],
         logger: logging.Logger,
     ) -> None:
@@ -44,6 +50,7 @@ class Hearing:
         self.view: RosterView | None = None
         self.failure: PoseidonError | None = None
         self.open_gathers: dict[str, tuple[bytes, ...] | None] = {}  # None: not answered yet.
+        self.stopping = stopping
         self.last_notice = ""
         self.num_pongs = 0
         self.clock_offset_s = 0.0
@@ -57,6 +64,7 @@ class Hearing:
         self._on_failure = on_failure
         self._on_left = on_left
         self._on_ended = on_ended
+        self._on_offer = on_offer
         self._clock = clock
         self._log = logger
 
@@ -77,6 +85,12 @@ class Hearing:
                     self.is_leaving = True
                 case Pong():
                     self._take_pong(heard, arrived_s)
+                case StopAsked():
+                    # Sent under the lock: what this worker does next must not overtake it.
+                    if offer := self.stopping.asked(heard.number, heard.after):
+                        self._on_offer(offer)
+                case StopAgreed():
+                    self.stopping.agree(heard.after)
             self.changed.notify_all()
         match heard:
             case Notice(text):

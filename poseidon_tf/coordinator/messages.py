@@ -64,6 +64,18 @@ class Goodbye:
     last_step: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StopOffer:
+    """A worker can stop after `after` executions; it waits `timeout_s` seconds for the others.
+
+    The first offer of stop `number` asks for it. Numbers count the stops of a job from 1.
+    """
+
+    number: int
+    after: int
+    timeout_s: float
+
+
 @dataclass(frozen=True, slots=True)
 class Ping:
     """A question for the coordinator's time; `t` comes back unchanged."""
@@ -71,7 +83,7 @@ class Ping:
     t: float
 
 
-MemberMessage: TypeAlias = Join | Gather | MemberFailure | Goodbye | Ping
+MemberMessage: TypeAlias = Join | Gather | MemberFailure | Goodbye | Ping | StopOffer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,4 +173,22 @@ class Pong:
     coordinator_time_ns: int
 
 
-CoordinatorMessage: TypeAlias = RosterView | Gathered | Notice | Failure | Left | Ended | Pong
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StopAsked:
+    """Another worker asks for stop `number` and offers `after`."""
+
+    number: int
+    after: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StopAgreed:
+    """All workers stop after `after` executions."""
+
+    number: int
+    after: int
+
+
+CoordinatorMessage: TypeAlias = (
+    RosterView | Gathered | Notice | Failure | Left | Ended | Pong | StopAsked | StopAgreed
+)

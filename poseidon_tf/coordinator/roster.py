@@ -25,8 +25,11 @@ from poseidon_tf.coordinator.messages import (
     Notice,
     Role,
     RosterView,
+    StopAgreed,
+    StopAsked,
+    StopOffer,
 )
-from poseidon_tf.coordinator.waiting import Gathers, Wait
+from poseidon_tf.coordinator.waiting import Gathers, StopOffers, Wait
 from poseidon_tf.errors import (
     ConfigError,
     MemberError,
@@ -84,6 +87,7 @@ class Roster:
         self._present: set[MemberKey] = set()
         self._last_steps: dict[MemberKey, int] = {}  # of those who said goodbye
         self._gathers = Gathers(num_workers)
+        self._stop = StopOffers(num_workers)
         self._failure: PoseidonError | None = None
 
     @property
@@ -100,6 +104,11 @@ class Roster:
     def has_ended(self) -> bool:
         """Whether all workers said goodbye."""
         return len(self._last_steps) == self._sizes["worker"]
+
+    @property
+    def _gone(self) -> set[int]:
+        """The ranks of workers that said goodbye."""
+        return {key.rank for key in self._last_steps}
 
     def describe(self, member: MemberKey) -> str:
         """The member with the address at which it is, or is expected, if that is known."""
@@ -158,6 +167,31 @@ class Roster:
             return self._to_all(Gathered(gather.name, payloads), role="worker")
         return self._fail_if_a_leaver_is_missed()
 
+    def offer_stop(self, member: MemberKey, offer: StopOffer, now_s: float) -> list[Action]:
+        """One worker can stop; the first one asks the others, the last one settles it for all."""
+        self._check_present(member)
+        if self._failure is not None:
+            return [(member, Failure(self._failure))]
+        if not self.is_complete or member.role != "worker":
+            raise ProtocolError(
+                f"{self.describe(member)} may not stop the job: only workers may, and only when "
+                "the roster is complete"
+            )
+        if not self._stop.expects(member.rank, offer.number):
+            raise ProtocolError(f"{member} offers stop {offer.number} twice, or out of turn")
+        actions: list[Action] = []
+        if self._stop.add(member.rank, offer, now_s):
+            asked = StopAsked(number=offer.number, after=offer.after)
+            actions = [each for each in self._to_all(asked, role="worker") if each[0] != member]
+        return actions + self._settle_stop()
+
+    def _settle_stop(self) -> list[Action]:
+        # Who has left begins nothing more: nobody waits for its offer.
+        after = self._stop.settle(self._gone)
+        if after is None:
+            return []
+        return self._to_all(StopAgreed(number=self._stop.number, after=after), role="worker")
+
     def goodbye(self, member: MemberKey, last_step: int) -> list[Action]:
         """A member leaves in order; the last worker ends the job."""
         self._check_present(member)
@@ -171,10 +205,11 @@ class Roster:
         if failed := self._fail_if_a_leaver_is_missed():
             return failed
         left = self._to_all(Left(role=member.role, rank=member.rank, last_step=last_step))
+        left += self._settle_stop()
         return left + self._to_all(Ended()) if self.has_ended else left
 
     def _fail_if_a_leaver_is_missed(self) -> list[Action]:
-        missed = self._gathers.waiting_for({key.rank for key in self._last_steps})
+        missed = self._gathers.waiting_for(self._gone)
         if missed is None:
             return []
         name, waiting_rank, rank = missed
@@ -217,6 +252,13 @@ class Roster:
             if opened.wait.is_over(now_s):
                 return self._fail(StepTimeout(text))
             if opened.wait.take_notice(now_s):
+                actions += self._notice(text)
+        if self._stop.wait is not None:
+            missing = self._list(MemberKey("worker", r) for r in self._stop.missing(self._gone))
+            text = f"a stop waits for {missing}: {self._stop.wait.progress(now_s)}"
+            if self._stop.wait.is_over(now_s):
+                return self._fail(StepTimeout(text))
+            if self._stop.wait.take_notice(now_s):
                 actions += self._notice(text)
         return actions
 

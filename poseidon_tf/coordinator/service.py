@@ -31,6 +31,7 @@ from poseidon_tf.coordinator.messages import (
     Notice,
     Ping,
     Pong,
+    StopOffer,
 )
 from poseidon_tf.coordinator.roster import HOST, Action, Roster
 from poseidon_tf.errors import PoseidonError, ProtocolError
@@ -139,6 +140,8 @@ class CoordinatorService:
         match message:
             case Gather():
                 return self._roster.gather(member, message, self._clock())
+            case StopOffer():
+                return self._roster.offer_stop(member, message, self._clock())
             case MemberFailure(text):
                 return self._roster.fail(member, text)
             case Goodbye(last_step):

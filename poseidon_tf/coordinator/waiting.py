@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import final
 
-from poseidon_tf.coordinator.messages import Gather
+from poseidon_tf.coordinator.messages import Gather, StopOffer
 
 NOTICE_PERIOD_S = 10.0
 
@@ -91,3 +91,43 @@ class Gathers:
     def clear(self) -> None:
         """Close all without a result."""
         self._open.clear()
+
+
+@final
+class StopOffers:
+    """The stop that `num_workers` workers are agreeing on, if they are."""
+
+    def __init__(self, num_workers: int) -> None:
+        self._num_workers = num_workers
+        self._offers: dict[int, int] = {}  # by rank
+        self.number = 0  # Of the last stop that was asked for.
+        self.wait: Wait | None = None  # None: nobody waits.
+
+    def expects(self, rank: int, number: int) -> bool:
+        """Whether an offer of `rank` for stop `number` may come now."""
+        if self.wait is None:
+            return number == self.number + 1
+        return number == self.number and rank not in self._offers
+
+    def add(self, rank: int, offer: StopOffer, now_s: float) -> bool:
+        """Take an offer that is expected; whether it is the first of this stop."""
+        is_first = self.wait is None
+        if self.wait is None:
+            self.number = offer.number
+            self.wait = Wait(now_s, now_s + offer.timeout_s)
+        self._offers[rank] = offer.after
+        return is_first
+
+    def missing(self, gone: Collection[int] = ()) -> list[int]:
+        """The ranks whose offers are waited for."""
+        ranks = range(self._num_workers)
+        return [rank for rank in ranks if rank not in self._offers and rank not in gone]
+
+    def settle(self, gone: Collection[int]) -> int | None:
+        """After how many executions all stop, once everyone who is not gone has offered."""
+        if self.wait is None or self.missing(gone):
+            return None
+        after = max(self._offers.values())
+        self.wait = None
+        self._offers.clear()
+        return after

@@ -163,6 +163,7 @@ def join(
         num_servers=config.num_servers,
         on_failure=lambda error: session.fail(error, told=True),
         on_left=lambda left, last_step: session.peer_left(left),
+        stop_timeout_s=deadlines.step_s,
     )
     session = Session(
         rank=rank,

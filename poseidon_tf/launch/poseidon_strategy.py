@@ -51,6 +51,8 @@ class PoseidonStrategy(ClusterStrategy):
       clip: what the optimizer's `clipnorm`, `clipvalue` and `global_clipnorm` apply to: "sum",
         the gradient summed over all workers, which gives what one process would have, or
         "local", each worker's share before it is sent, as under TensorFlow's own strategies.
+      write_on: where callbacks of Keras that write files or send events do so: "chief", rank 0
+        only, or "all" workers.
       ports: first and last port for a server that this worker starts on its own host; the
         system's choice if None. Everything else uses the port that TF_CONFIG gives this task.
       deadlines: how long anything may take, in seconds; see `Deadlines`.
@@ -73,6 +75,7 @@ class PoseidonStrategy(ClusterStrategy):
         rows_per_step: int | None = None,
         clip: Literal["sum", "local"] = "sum",
         devices: Sequence[str] | None = None,
+        write_on: Literal["chief", "all"] = "chief",
         ports: tuple[int, int] | None = None,
         deadlines: Deadlines | None = None,
         timeline_dir: str | None = None,
@@ -86,6 +89,8 @@ class PoseidonStrategy(ClusterStrategy):
                 )
         if clip not in ("sum", "local"):
             raise ConfigError(f"clip must be 'sum' or 'local', got {clip!r}")
+        if write_on not in ("chief", "all"):
+            raise ConfigError(f"write_on must be 'chief' or 'all', got {write_on!r}")
         if ports is not None and not 0 < ports[0] <= ports[1] < 65536:
             raise ConfigError(f"ports must be (first, last) within 1..65535, got {ports}")
         check_kv_pair_bytes(kv_pair_bytes)
@@ -133,6 +138,7 @@ class PoseidonStrategy(ClusterStrategy):
             coalesce_bytes=coalesce_bytes,
             rows_per_step=rows_per_step,
             clip=clip,
+            write_on=write_on,
             announce=self._announce,
             devices=own_devices,
         )

@@ -73,6 +73,11 @@ class GradientExchange:
         agree_on_values(self._worker, variables, what=what)
         self._have_first_values |= {tf_internals.variable_id(v) for v in variables}
 
+    def without_first_values(self, variables: Sequence[Any]) -> list[Any]:
+        """Those of `variables` whose values were never agreed on."""
+        known = self._have_first_values
+        return [v for v in variables if tf_internals.variable_id(v) not in known]
+
     def sum(
         self, optimizer: Any, gradients: Sequence[Gradient], variables: Sequence[Any]
     ) -> list[Gradient]:
@@ -131,11 +136,7 @@ class GradientExchange:
 
     def _first_values_of_step(self, optimizer: Any, variables: Sequence[Any]) -> None:
         """In a custom loop nobody has given the variables rank 0's values yet."""
-        new = [
-            variable
-            for variable in (*variables, *getattr(optimizer, "variables", ()))
-            if tf_internals.variable_id(variable) not in self._have_first_values
-        ]
+        new = self.without_first_values([*variables, *getattr(optimizer, "variables", ())])
         # All workers ask, even one that has nothing new: they must agree on that as well.
         self.agree_on_first_values(new, what="first values")
 

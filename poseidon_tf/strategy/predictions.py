@@ -10,7 +10,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from poseidon_tf.strategy.keras_trainer_hooks import verbosity, with_callback
+from poseidon_tf.strategy.keras_trainer_hooks import verbosity
+from poseidon_tf.strategy.keras_writers import arranged
 from poseidon_tf.strategy.strategy import ClusterStrategy, among_others
 
 
@@ -43,14 +44,15 @@ def predict(original: Callable[..., Any]) -> Callable[..., Any]:
         # Several steps in one execution come back as one batch, in which ranks cannot take turns.
         steps_per_execution, self.steps_per_execution = self.steps_per_execution, 1
         try:
-            own = original(
-                self,
-                x,
-                batch_size=batch_size,
-                verbose=verbosity(strategy, verbose),
-                steps=steps,
-                callbacks=with_callback(callbacks, counts, self),
-            )
+            with arranged(strategy, callbacks, self, first=[counts], last=[]) as arrangement:
+                own = original(
+                    self,
+                    x,
+                    batch_size=batch_size,
+                    verbose=verbosity(strategy, verbose),
+                    steps=steps,
+                    callbacks=arrangement,
+                )
         finally:
             self.steps_per_execution = steps_per_execution
         own_rows = np.asarray(counts.rows, np.int64)

@@ -12,6 +12,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from poseidon_tf.coordinator.messages import StopOffer
+from poseidon_tf.coordinator.stopping import Stopping
 from poseidon_tf.errors import ConfigError
 from poseidon_tf.planner import ClusterSpec, Plan
 from poseidon_tf.strategy.batches import BatchSizes
@@ -43,6 +45,7 @@ class ClusterStrategy(tf.distribute.Strategy):  # type: ignore[misc]
         coalesce_bytes: int,
         rows_per_step: int | None,
         clip: str,
+        write_on: str,
         announce: Callable[[Plan], None],
         devices: Sequence[str],
     ) -> None:
@@ -50,6 +53,7 @@ class ClusterStrategy(tf.distribute.Strategy):  # type: ignore[misc]
         self._worker = worker
         self._batches = BatchSizes(rows_per_step)
         self.clips_sums = clip == "sum"
+        self.writes_on_all = write_on == "all"
         self._gradients: GradientExchange | None = None
         if worker is not None:
             self._gradients = GradientExchange(
@@ -112,10 +116,27 @@ class ClusterStrategy(tf.distribute.Strategy):  # type: ignore[misc]
         assert self._gradients is not None, "one worker has nobody to agree with"
         self._gradients.agree_on_first_values(variables, what=what)
 
+    def agree_on_new_values(self, variables: Sequence[Any], *, what: str) -> None:
+        """The same for those of `variables` that were never agreed on; talks only if there are."""
+        assert self._gradients is not None, "one worker has nobody to agree with"
+        if new := self._gradients.without_first_values(variables):
+            self._gradients.agree_on_first_values(new, what=what)
+
     def gather_bytes(self, what: str, payload: bytes) -> list[bytes]:
         """Every worker's `payload`, in rank order; all workers call it together."""
         assert self._worker is not None, "one worker has nobody to gather from"
         return self._worker.gather(what, payload)
+
+    def advance(self, event: Callable[[Stopping], StopOffer | None]) -> bool:
+        """Tell where this worker is in its training; whether all workers stop here."""
+        assert self._worker is not None, "one worker stops by itself"
+        return self._worker.advance(event)
+
+    @property
+    def stopping(self) -> Stopping:
+        """Where this worker is in its training, to be read."""
+        assert self._worker is not None, "one worker stops by itself"
+        return self._worker.coordinator.stopping
 
     @contextlib.contextmanager
     def training(self, batch_size: int | None) -> Iterator[None]:

@@ -117,6 +117,28 @@ def replica_id() -> int:
     return get_current_replica_id_as_int() or 0
 
 
+def gradient_accumulators(optimizer: Any) -> list[Any]:
+    """Variables in which each worker adds up its own gradients until the next update."""
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    return [v for v in getattr(inner, "_accumulated_gradients", ()) if v is not None]
+
+
+def initial_epoch(model: Any) -> int | None:
+    """The epoch at which a callback lets `fit` begin; Keras has no public name for it."""
+    epoch: int | None = model._initial_epoch
+    return epoch
+
+
+def set_initial_epoch(model: Any, epoch: int | None) -> None:
+    """Let `fit` begin at `epoch`; called when training begins."""
+    model._initial_epoch = epoch
+
+
+def build_symbolically(model: Any, batch: Any) -> None:
+    """Make the variables of a model and its optimizer, as `train_on_batch` is about to."""
+    model._maybe_symbolic_build(data_batch=batch)
+
+
 def components(variable: Any) -> tuple[Any, ...]:
     """The plain variables behind a distributed or a Keras one."""
     value = variable.value if isinstance(variable, keras.Variable) else variable
@@ -151,9 +173,12 @@ __all__ = [
     "acd_manager",
     "components",
     "convert_replica_fn",
+    "build_symbolically",
     "dataset_batch_size",
     "distribute_lib",
+    "gradient_accumulators",
     "graph",
+    "initial_epoch",
     "input_util",
     "is_in_replica",
     "is_tracing_for_real",
@@ -161,6 +186,7 @@ __all__ = [
     "replace_method",
     "replica_id",
     "run_independently",
+    "set_initial_epoch",
     "user_seeded_tensorflow",
     "variable_id",
 ]

@@ -12,6 +12,8 @@ from dataclasses import replace
 from typing import Literal, final, get_args
 
 from poseidon_tf.coordinator.client import CoordinatorClient
+from poseidon_tf.coordinator.messages import StopOffer
+from poseidon_tf.coordinator.stopping import Stopping
 from poseidon_tf.errors import PoseidonError
 from poseidon_tf.kv.client import OnSum, ServerLink
 from poseidon_tf.kv.service import streams_per_server
@@ -166,6 +168,18 @@ class Worker:
         name = f"{what} ({self._num_gathers})"
         try:
             return self.coordinator.gather(name, payload, timeout_s=self.session.deadlines.start_s)
+        except PoseidonError as failure:
+            self.session.fail(failure)
+            raise
+
+    def advance(self, event: Callable[[Stopping], StopOffer | None]) -> bool:
+        """Tell where this worker is in its training; whether all workers stop here.
+
+        Raises:
+          PoseidonError: the workers could not agree in time, or the job failed.
+        """
+        try:
+            return self.coordinator.advance(event)
         except PoseidonError as failure:
             self.session.fail(failure)
             raise

@@ -33,21 +33,23 @@ FAILURE_KIND_CONFIG_ERROR: FailureKind
 FAILURE_KIND_PROTOCOL_ERROR: FailureKind
 
 class MemberMessage(_message.Message):
-    __slots__ = ("join", "gather", "failure", "goodbye", "ping")
+    __slots__ = ("join", "gather", "failure", "goodbye", "ping", "stop_offer")
     JOIN_FIELD_NUMBER: _ClassVar[int]
     GATHER_FIELD_NUMBER: _ClassVar[int]
     FAILURE_FIELD_NUMBER: _ClassVar[int]
     GOODBYE_FIELD_NUMBER: _ClassVar[int]
     PING_FIELD_NUMBER: _ClassVar[int]
+    STOP_OFFER_FIELD_NUMBER: _ClassVar[int]
     join: Join
     gather: Gather
     failure: MemberFailure
     goodbye: Goodbye
     ping: Ping
-    def __init__(self, join: _Optional[_Union[Join, _Mapping]] = ..., gather: _Optional[_Union[Gather, _Mapping]] = ..., failure: _Optional[_Union[MemberFailure, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., ping: _Optional[_Union[Ping, _Mapping]] = ...) -> None: ...
+    stop_offer: StopOffer
+    def __init__(self, join: _Optional[_Union[Join, _Mapping]] = ..., gather: _Optional[_Union[Gather, _Mapping]] = ..., failure: _Optional[_Union[MemberFailure, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., ping: _Optional[_Union[Ping, _Mapping]] = ..., stop_offer: _Optional[_Union[StopOffer, _Mapping]] = ...) -> None: ...
 
 class CoordinatorMessage(_message.Message):
-    __slots__ = ("roster", "gathered", "notice", "failure", "left", "ended", "pong")
+    __slots__ = ("roster", "gathered", "notice", "failure", "left", "ended", "pong", "stop_asked", "stop_agreed")
     ROSTER_FIELD_NUMBER: _ClassVar[int]
     GATHERED_FIELD_NUMBER: _ClassVar[int]
     NOTICE_FIELD_NUMBER: _ClassVar[int]
@@ -55,6 +57,8 @@ class CoordinatorMessage(_message.Message):
     LEFT_FIELD_NUMBER: _ClassVar[int]
     ENDED_FIELD_NUMBER: _ClassVar[int]
     PONG_FIELD_NUMBER: _ClassVar[int]
+    STOP_ASKED_FIELD_NUMBER: _ClassVar[int]
+    STOP_AGREED_FIELD_NUMBER: _ClassVar[int]
     roster: Roster
     gathered: Gathered
     notice: Notice
@@ -62,7 +66,9 @@ class CoordinatorMessage(_message.Message):
     left: Left
     ended: Ended
     pong: Pong
-    def __init__(self, roster: _Optional[_Union[Roster, _Mapping]] = ..., gathered: _Optional[_Union[Gathered, _Mapping]] = ..., notice: _Optional[_Union[Notice, _Mapping]] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ..., left: _Optional[_Union[Left, _Mapping]] = ..., ended: _Optional[_Union[Ended, _Mapping]] = ..., pong: _Optional[_Union[Pong, _Mapping]] = ...) -> None: ...
+    stop_asked: StopAsked
+    stop_agreed: StopAgreed
+    def __init__(self, roster: _Optional[_Union[Roster, _Mapping]] = ..., gathered: _Optional[_Union[Gathered, _Mapping]] = ..., notice: _Optional[_Union[Notice, _Mapping]] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ..., left: _Optional[_Union[Left, _Mapping]] = ..., ended: _Optional[_Union[Ended, _Mapping]] = ..., pong: _Optional[_Union[Pong, _Mapping]] = ..., stop_asked: _Optional[_Union[StopAsked, _Mapping]] = ..., stop_agreed: _Optional[_Union[StopAgreed, _Mapping]] = ...) -> None: ...
 
 class Join(_message.Message):
     __slots__ = ("role", "rank", "address", "info", "num_workers", "num_servers")
@@ -107,6 +113,16 @@ class Ping(_message.Message):
     T_FIELD_NUMBER: _ClassVar[int]
     t: float
     def __init__(self, t: _Optional[float] = ...) -> None: ...
+
+class StopOffer(_message.Message):
+    __slots__ = ("number", "after", "timeout_s")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    after: int
+    timeout_s: float
+    def __init__(self, number: _Optional[int] = ..., after: _Optional[int] = ..., timeout_s: _Optional[float] = ...) -> None: ...
 
 class Member(_message.Message):
     __slots__ = ("role", "rank", "address", "info")
@@ -165,6 +181,22 @@ class Left(_message.Message):
 class Ended(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class StopAsked(_message.Message):
+    __slots__ = ("number", "after")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    after: int
+    def __init__(self, number: _Optional[int] = ..., after: _Optional[int] = ...) -> None: ...
+
+class StopAgreed(_message.Message):
+    __slots__ = ("number", "after")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    after: int
+    def __init__(self, number: _Optional[int] = ..., after: _Optional[int] = ...) -> None: ...
 
 class Pong(_message.Message):
     __slots__ = ("t_echo", "coordinator_time_ns")

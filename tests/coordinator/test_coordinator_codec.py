@@ -17,6 +17,9 @@ from poseidon_tf.coordinator.messages import (
     Ping,
     Pong,
     RosterView,
+    StopAgreed,
+    StopAsked,
+    StopOffer,
 )
 from poseidon_tf.errors import (
     ConfigError,
@@ -46,6 +49,7 @@ JOIN = Join(
         Goodbye(-1),
         Ping(0.0),
         Ping(1.7e9),
+        StopOffer(number=1, after=0, timeout_s=0.5),
     ],
 )
 def test_a_member_message_comes_back_equal(message):
@@ -67,6 +71,8 @@ def test_a_member_message_comes_back_equal(message):
         Left(role="worker", rank=0, last_step=0),
         Ended(),
         Pong(t_echo=0.0, coordinator_time_ns=0),
+        StopAsked(number=2, after=7),
+        StopAgreed(number=2, after=2**40),
     ],
 )
 def test_a_coordinator_message_comes_back_equal(message):

@@ -14,6 +14,7 @@ from poseidon_tf.coordinator.client import CoordinatorClient
 from poseidon_tf.coordinator.messages import Failure, Gather, Join, Pong
 from poseidon_tf.coordinator.roster import Roster
 from poseidon_tf.coordinator.service import CoordinatorService
+from poseidon_tf.coordinator.stopping import Stopping
 from poseidon_tf.errors import (
     ConfigError,
     MemberError,
@@ -297,6 +298,47 @@ def test_a_gather_that_one_worker_never_joins_ends_at_its_deadline(job):
         wait([waiting], timeout=0.05)
     with pytest.raises(StepTimeout, match=r"gather 'x' waits for worker rank 1 \(worker-1:1\)"):
         waiting.result(WAIT_S)
+
+
+def test_a_worker_that_wants_to_stop_waits_until_the_other_has_offered(job):
+    """It is told to go on; both stop after the execution that the other adds."""
+    first, second, _ = job.joined()
+    for client in (first, second):
+        assert not client.advance(Stopping.begin)
+        assert not client.advance(Stopping.end)
+    wanting = job.pool.submit(first.advance, Stopping.want)
+    assert not wait([wanting], timeout=0.1).done
+    assert not second.advance(Stopping.begin)
+    assert wanting.result(WAIT_S) is False
+    assert not first.advance(Stopping.begin)
+    assert [client.advance(Stopping.end) for client in (first, second)] == [True, True]
+
+
+def test_a_failure_ends_the_wait_for_a_stop(job):
+    """Whoever waits raises it."""
+    first, second, _ = job.joined()
+    second.advance(Stopping.begin)
+    first.advance(Stopping.begin)
+    second.advance(Stopping.end)
+    wanting = job.pool.submit(second.advance, Stopping.want)
+    assert not wait([wanting], timeout=0.1).done
+    first.report_failure("out of memory")
+    with pytest.raises(MemberError, match="out of memory"):
+        wanting.result(WAIT_S)
+
+
+def test_a_stop_that_one_worker_never_offers_ends_at_its_deadline(job):
+    """The text names it."""
+    first, second, _ = job.joined()
+    for client in (first, second):
+        client.advance(Stopping.begin)
+    first.advance(Stopping.end)
+    wanting = job.pool.submit(first.advance, Stopping.want)
+    while not wanting.done():  # The clock goes on until the coordinator has had the offer for long.
+        job.clock.now_s += 601.0
+        wait([wanting], timeout=0.05)
+    with pytest.raises(StepTimeout, match=r"a stop waits for worker rank 1 \(worker-1:1\)"):
+        wanting.result(WAIT_S)
 
 
 def test_closing_gives_up_on_members_that_stay(job):

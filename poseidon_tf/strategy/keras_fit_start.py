@@ -1,0 +1,99 @@
+"""What all workers have in common when `fit` begins: arguments, values, first epoch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, final
+
+import keras
+
+from poseidon_tf.errors import ConfigError
+from poseidon_tf.strategy import tf_internals
+from poseidon_tf.strategy.strategy import ClusterStrategy
+
+# Arguments that decide which steps there are; with others a worker would wait for steps that
+# nobody else takes. With Keras's defaults.
+_SAME_EVERYWHERE: Mapping[str, Any] = {
+    "epochs": 1,
+    "initial_epoch": 0,
+    "batch_size": None,
+    "steps_per_epoch": None,
+    "validation_split": 0.0,
+    "validation_steps": None,
+    "validation_batch_size": None,
+    "validation_freq": 1,
+}
+
+
+def agree_on_start(
+    strategy: ClusterStrategy, model: Any, arguments: Mapping[str, Any], callbacks: Sequence[Any]
+) -> bool:
+    """Compare what `fit` was given; whether some callback may change values when it begins.
+
+    Raises:
+      ConfigError: on all workers, if one was given other arguments; names the first of them.
+    """
+    mine = {name: arguments.get(name, default) for name, default in _SAME_EVERYWHERE.items()}
+    mine["validation_data"] = "none" if arguments.get("validation_data") is None else "given"
+    mine["steps_per_execution of compile"] = model.steps_per_execution
+    mine["run_eagerly of compile"] = bool(model.run_eagerly)
+    changes = any(_may_change_values(callback) for callback in callbacks)
+    text = json.dumps([mine, changes], default=str).encode()
+    everyone = [json.loads(part) for part in strategy.gather_bytes("arguments of fit", text)]
+    for rank, (theirs, _) in enumerate(everyone):
+        for name, value in everyone[0][0].items():
+            if theirs[name] != value:
+                raise ConfigError(
+                    f"the workers called fit with different arguments: {name} is {value} on rank 0 "
+                    f"and {theirs[name]} on rank {rank}; give all workers the same"
+                )
+    return any(changes for _, changes in everyone)
+
+
+def _may_change_values(callback: Any) -> bool:
+    """Whether a callback does something when training begins; of Keras's only a restoring one."""
+    if isinstance(callback, keras.callbacks.BackupAndRestore):
+        return True
+    if type(callback).__module__.startswith("keras."):
+        return isinstance(callback, keras.callbacks.LambdaCallback)
+    begin = getattr(callback.on_train_begin, "__func__", None)
+    return begin is not keras.callbacks.Callback.on_train_begin
+
+
+def variables_of(model: Any) -> list[Any]:
+    """What all workers must hold alike to go on alike.
+
+    Not what each adds up of its own gradients: it differs by right.
+    """
+    optimizer = getattr(model, "optimizer", None)
+    own = {id(variable) for variable in tf_internals.gradient_accumulators(optimizer)}
+    optimizers = [v for v in getattr(optimizer, "variables", ()) if id(v) not in own]
+    return [*model.weights, *optimizers]
+
+
+@final
+class FirstValues(keras.callbacks.Callback):  # type: ignore[misc]
+    """Gives the model and its optimizer rank 0's values before any other callback sees them."""
+
+    def __init__(self, strategy: ClusterStrategy) -> None:
+        super().__init__()
+        self._strategy = strategy
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self._strategy.agree_on_first_values(variables_of(self.model), what="values before fit")
+
+
+@final
+class RestoredValues(keras.callbacks.Callback):  # type: ignore[misc]
+    """Gives all workers what callbacks have changed on rank 0: values, and the first epoch."""
+
+    def __init__(self, strategy: ClusterStrategy) -> None:
+        super().__init__()
+        self._strategy = strategy
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self._strategy.agree_on_first_values(variables_of(self.model), what="values restored")
+        mine = json.dumps(tf_internals.initial_epoch(self.model)).encode()
+        first, *_ = self._strategy.gather_bytes("first epoch", mine)
+        tf_internals.set_initial_epoch(self.model, json.loads(first))
