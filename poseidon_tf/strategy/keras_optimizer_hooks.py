@@ -12,6 +12,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from poseidon_tf.errors import ConfigError
 from poseidon_tf.strategy import tf_internals
 from poseidon_tf.strategy.strategy import ClusterStrategy, among_others
 
@@ -20,6 +21,7 @@ def update_step(original: Callable[..., Any]) -> Callable[..., Any]:
     def update_step(
         self: Any, grads: Sequence[Any], trainable_variables: Sequence[Any], learning_rate: Any
     ) -> Any:
+        _check_made_in_scope(self)
         strategy = _strategy_that_sums()
         if strategy is None:
             return original(self, grads, trainable_variables, learning_rate)
@@ -61,12 +63,28 @@ def loss_scale_step(original: Callable[..., Any]) -> Callable[..., Any]:
         strategy = _strategy_that_sums()
         if strategy is None:
             return original(self, grads, trainable_variables)
+        inner = self.inner_optimizer
+        if not strategy.clips_sums and (inner.clipnorm or inner.clipvalue or inner.global_clipnorm):
+            # Overflow must be looked for in the sums, and clipping comes after that.
+            raise ConfigError(
+                "clip='local' cannot be combined with loss scaling (mixed_float16): gradients are "
+                "summed before they are unscaled; use PoseidonStrategy(clip='sum')"
+            )
         variables = trainable_variables or self._trainable_variables
         summed = _summed(strategy, self, grads, variables)
         with strategy.extended.sums_done():
             return original(self, summed, trainable_variables)
 
     return loss_scale_step
+
+
+def _check_made_in_scope(optimizer: Any) -> None:
+    strategy = tf.distribute.get_strategy()
+    if isinstance(strategy, ClusterStrategy) and optimizer._distribution_strategy is not strategy:
+        raise ConfigError(
+            f"the optimizer {optimizer.name!r} was created outside of the strategy's scope; create "
+            "it, or call model.compile with its name, within `with strategy.scope():`"
+        )
 
 
 def _strategy_that_sums() -> ClusterStrategy | None:

@@ -1,0 +1,86 @@
+"""Files are written once, load anywhere, and bring all workers back to where rank 0 was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.findings import assert_close
+from tests.support.jobs import Job, run_alone
+
+pytestmark = pytest.mark.processes
+
+Findings = list[dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Findings]:
+    """The folder with a directory per worker, and what each worker found."""
+    folder = tmp_path_factory.mktemp("written")
+    with Job("saving.py", str(folder), "write") as job:
+        return folder, job.results(timeout_s=240)
+
+
+@pytest.fixture(scope="module")
+def loaded(written: tuple[Path, Findings]) -> dict[str, Any]:
+    """What a process without poseidon_tf makes of it."""
+    folder, _ = written
+    return run_alone("loading.py", str(folder / "rank-0"), str(folder / "rank-1"))
+
+
+def test_callbacks_that_write_do_so_on_rank_0_only(written: tuple[Path, Findings]) -> None:
+    """Also one that is derived from them; what is the user's own runs everywhere."""
+    _, (chief, other) = written
+    assert chief["written"] == sorted(
+        ["1.weights.h5", "2.weights.h5", "backup", "best.keras", "board", "diary.txt"]
+        + ["log.csv", "tested"]
+    )
+    assert other["written"] == ["diary.txt"]
+
+
+def test_the_users_callbacks_stay_as_they_are(written: tuple[Path, Findings]) -> None:
+    """A list, and a CallbackList, which gets its own callbacks back."""
+    _, found = written
+    assert all(worker["is-same-list"] for worker in found)
+    assert [worker["callback-list"] for worker in found] == [[True, True], [True, False]]
+
+
+def test_one_worker_saves_alone_while_the_others_train(written: tuple[Path, Findings]) -> None:
+    """Whole models, weights, checkpoints and exports make nobody wait; training goes on."""
+    _, (chief, other) = written
+    assert other["read"] == 8 and "read" not in chief
+    assert chief["weights"] == other["weights"] and chief["after"] == other["after"]
+
+
+def test_what_was_written_loads_without_poseidon_tf(
+    written: tuple[Path, Findings], loaded: dict[str, Any]
+) -> None:
+    """Weights bit for bit, the optimizer's steps, and the same predictions."""
+    _, (chief, _) = written
+    assert loaded["without"]
+    assert loaded["weights"] == [chief["weights"]] * 3
+    assert loaded["weights-of-best"][0] == loaded["weights-of-best"][1]
+    assert loaded["steps-of-best"] == 6 and loaded["steps"] == [9, 9]
+    assert_close(loaded["predicted"][0], chief["predicted"])
+    assert_close(loaded["predicted"][1], chief["predicted"])
+    assert loaded["trains"]
+
+
+def test_a_job_goes_on_from_the_backup_of_rank_0(tmp_path: Path) -> None:
+    """No shared file system: the others have empty directories, and end with the same bits as in
+    a job that nothing disturbed. With `write_on="all"` each has a backup of its own."""
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    with Job("saving.py", str(whole), "train", environ={"WRITE_ON": "all"}) as job:
+        undisturbed = job.results()
+    assert [worker["written"] for worker in undisturbed] == [["backup"], ["backup"]]
+    with Job("saving.py", str(broken), "train", "2") as job:
+        codes = job.wait()
+    assert codes[1] == 9 and codes[0] not in (0, 9)
+    with Job("saving.py", str(broken), "train") as job:
+        resumed = job.results()
+    assert [worker["written"] for worker in resumed] == [["backup"], []]
+    assert [worker["epochs"] for worker in resumed] == [[2, 3]] * 2
+    assert [worker["steps"] for worker in resumed] == [[6, 9]] * 2
+    assert {worker["last"] for worker in (*undisturbed, *resumed)} == {undisturbed[0]["last"]}

@@ -1,0 +1,139 @@
+"""Writes with Keras's callbacks and by hand, and goes on from a backup; a directory per worker.
+
+Arguments: the folder; "write", or "train" with a backup that is kept: "until" an epoch in which the
+last worker dies, or to the end. WRITE_ON is the strategy's argument.
+"""
+
+import hashlib
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from report import result
+
+from poseidon_tf import PoseidonStrategy
+
+BATCH, ROWS = 12, 36
+strategy = PoseidonStrategy(write_on=os.environ.get("WRITE_ON", "chief"))
+folder = Path(sys.argv[1]) / f"rank-{strategy.rank}"
+folder.mkdir(parents=True, exist_ok=True)
+random = np.random.default_rng(4)
+x = random.normal(size=(ROWS, 6)).astype("float32")
+y = random.normal(size=(ROWS, 1)).astype("float32")
+
+
+def net() -> Any:
+    """Every process draws its own values."""
+    with strategy.scope():
+        model = keras.Sequential(
+            [
+                keras.Input((6,)),
+                keras.layers.Dense(5, activation="tanh"),
+                keras.layers.BatchNormalization(),
+                keras.layers.Dense(1),
+            ]
+        )
+        model.compile(keras.optimizers.Adam(0.01), "mse")
+    return model
+
+
+def digest(variables: Any) -> str:
+    joined = b"".join(np.asarray(variable).tobytes() for variable in variables)
+    return hashlib.sha256(joined).hexdigest()
+
+
+class Diary(keras.callbacks.Callback):
+    """The user's own: it writes on every worker."""
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        (folder / "diary.txt").write_text(str(epoch))
+
+
+class OwnCheckpoint(keras.callbacks.ModelCheckpoint):
+    """Derived from a callback that writes."""
+
+
+class Board(keras.callbacks.TensorBoard):
+    """Opens its files, and leaves out what needs the package of that name."""
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        pass
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        tf.summary.write("epoch", tf.constant(epoch), step=epoch)
+
+    def on_test_end(self, logs: Any = None) -> None:
+        self._pop_writer()
+
+
+def write() -> None:
+    model = net()
+    checkpoint = keras.callbacks.ModelCheckpoint(str(folder / "best.keras"), "loss")
+    callbacks = [
+        checkpoint,
+        OwnCheckpoint(str(folder / "{epoch}.weights.h5"), "loss", save_weights_only=True),
+        [keras.callbacks.CSVLogger(str(folder / "log.csv"))],
+        Board(str(folder / "board"), write_graph=False),
+        keras.callbacks.BackupAndRestore(str(folder / "backup"), delete_checkpoint=False),
+        Diary(),
+    ]
+    model.fit(x, y, BATCH, 2, 0, callbacks)
+    model.evaluate(x, y, BATCH, callbacks=[Board(str(folder / "tested"), write_graph=False)])
+    result("is-same-list", len(callbacks) == 6 and callbacks[0] is checkpoint)
+    result("written", sorted(each.name for each in folder.iterdir()))
+    # The user's list of callbacks comes back whole.
+    given = keras.callbacks.CallbackList(
+        [keras.callbacks.CSVLogger(str(folder / "second.csv"))], add_history=True, model=model
+    )
+    before = list(given.callbacks)
+    model.fit(x, y, BATCH, 1, 0, given)
+    result("callback-list", [given.callbacks == before, (folder / "second.csv").exists()])
+    # By hand, on one worker while the other goes on to the next step.
+    if strategy.rank == strategy.num_workers - 1:
+        model.save(folder / "lone.keras")
+        model.save_weights(folder / "lone.weights.h5")
+        tf.train.Checkpoint(model=model, optimizer=model.optimizer).write(str(folder / "lone"))
+        model.export(folder / "exported", verbose=False)
+        result("read", len(model.get_weights()))
+    result("weights", digest(model.get_weights()))
+    result("predicted", model.predict(x[:4], verbose=0).tolist())
+    model.fit(x, y, BATCH, 1, 0)
+    result("after", digest([*model.get_weights(), *model.optimizer.variables]))
+
+
+class Dying(keras.callbacks.Callback):
+    """Kills the last worker when an epoch begins."""
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        if epoch == int(sys.argv[3]) and strategy.rank == strategy.num_workers - 1:
+            os._exit(9)
+
+
+def train() -> None:
+    keras.utils.set_random_seed(3)  # The same first values as in the run that nothing disturbs.
+    model = net()
+    epochs: list[int] = []
+    steps: list[int] = []
+    callbacks = [
+        keras.callbacks.BackupAndRestore(str(folder / "backup"), delete_checkpoint=False),
+        keras.callbacks.LambdaCallback(
+            on_epoch_begin=lambda epoch, logs: (
+                epochs.append(epoch),
+                steps.append(int(model.optimizer.iterations.numpy())),
+            )
+        ),
+        *([Dying()] if len(sys.argv) > 3 else []),
+    ]
+    model.fit(x, y, BATCH, 4, 0, callbacks, shuffle=False)
+    result("epochs", epochs)
+    result("steps", steps)
+    result("last", digest([*model.get_weights(), *model.optimizer.variables]))
+    result("written", sorted(each.name for each in folder.iterdir()))
+
+
+if __name__ == "__main__":
+    write() if sys.argv[2] == "write" else train()
