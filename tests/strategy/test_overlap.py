@@ -7,10 +7,12 @@ from tests.support.jobs import Job
 pytestmark = pytest.mark.processes
 
 
-@pytest.mark.parametrize("mode", ["fit", "loop"])
-def test_the_top_gradient_reaches_the_server_before_the_bottom_is_differentiated(mode: str) -> None:
+@pytest.mark.parametrize("mode", [["fit"], ["loop"], ["fit", "mixed"]], ids=" ".join)
+def test_the_top_gradient_reaches_the_server_before_the_bottom_is_differentiated(
+    mode: list[str],
+) -> None:
     """The bottom's backward pass waits for the server, so the job ends only if pushes overlap."""
-    with Job("overlap.py", mode, num_servers=1, start_servers=False) as job:
+    with Job("overlap.py", *mode, num_servers=1, start_servers=False) as job:
         assert [found["steps"] for found in job.results()] == [3, 3]
 
 

@@ -130,6 +130,7 @@ class Gan(keras.Model):
         )
         self.critic_loss = keras.metrics.Mean(name="critic_loss")
         self.generator_loss = keras.metrics.Mean(name="generator_loss")
+        self.built = True  # It has no `call`; under a strategy Keras would build it by that.
 
     def compile(self, critic: Any, generator: Any) -> None:  # type: ignore[override]
         super().compile()

@@ -1,7 +1,8 @@
 """Blocks the bottom layer's backward pass until the server has the top layer's gradient.
 
 Rank 0 serves in a thread of its own process, so that its backward pass can wait for what its
-server has received. Arguments: "fit" or "loop"; "chained" takes away what lets pushes leave early,
+server has received. Arguments: "fit" or "loop"; "mixed" for
+mixed_float16 with loss scaling; "chained" takes away what lets pushes leave early,
 "delayed" holds all of them back until the last gradient is there.
 """
 
@@ -60,7 +61,7 @@ def wait_received(gradient: np.ndarray) -> np.ndarray:
 @tf.custom_gradient
 def gate(x: tf.Tensor) -> tuple[tf.Tensor, object]:
     def backward(upstream: tf.Tensor) -> tf.Tensor:
-        held = tf.numpy_function(wait_received, [upstream], tf.float32, stateful=False)
+        held = tf.numpy_function(wait_received, [upstream], upstream.dtype, stateful=False)
         held.set_shape(upstream.shape)
         return held
 
@@ -72,6 +73,8 @@ class Gate(keras.layers.Layer):
         return gate(x)
 
 
+if "mixed" in sys.argv:
+    keras.mixed_precision.set_dtype_policy("mixed_float16")
 strategy = poseidon_tf.PoseidonStrategy(schemes={"*": "ps"})
 with strategy.scope():
     model = keras.Sequential(

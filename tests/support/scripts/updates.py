@@ -53,7 +53,7 @@ class Unused(keras.layers.Layer):
 def net(*layers: Any, dtype: Any = None, regularizer: Any = None) -> Any:
     return keras.Sequential(
         [
-            keras.Input((6,), dtype=dtype),
+            keras.Input((6,)),
             *layers,
             keras.layers.Dense(8, "tanh", kernel_regularizer=regularizer, dtype=dtype),
             keras.layers.Dense(1, dtype=dtype),

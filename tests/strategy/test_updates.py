@@ -1,0 +1,122 @@
+"""What Keras's optimizers can be told, and dtypes: the weights are those of one process."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.support.findings import assert_close
+from tests.support.jobs import Job, run_alone
+
+pytestmark = pytest.mark.processes
+
+CLIPPED = ["clipnorm", "clipvalue", "global_clipnorm"]
+CASES = [
+    *CLIPPED,
+    "accumulation-sgd",
+    "accumulation-clipped",
+    "plain",
+    "weight-decay",
+    "ema",
+    "ema-overwrite",
+    "ema-swap",
+    "loss-scale-factor",
+    "RMSprop",
+    "Adagrad",
+    "Adadelta",
+    "Adamax",
+    "Nadam",
+    "Ftrl",
+    "Lion",
+    "Lamb",
+    "regularizer",
+    "unused",
+    "float64",
+]
+# Relative and absolute rounding of the type that weights or activations have.
+ROUNDED = {
+    "float16": (5e-3, 5e-3),
+    "bfloat16": (4e-2, 4e-2),
+    "mixed_bfloat16": (4e-2, 4e-3),
+    "mixed_float16": (5e-3, 1e-3),
+    "mixed-clipped": (5e-3, 1e-3),
+    "mixed-accumulation": (5e-3, 1e-3),
+}
+
+
+@pytest.fixture(scope="module")
+def alone() -> dict[str, Any]:
+    """What one process ends with."""
+    return run_alone("updates.py", timeout_s=240)
+
+
+@pytest.fixture(scope="module")
+def found() -> list[dict[str, Any]]:
+    """What each of two workers ends with."""
+    with Job("updates.py") as job:
+        return job.results(timeout_s=280)
+
+
+@pytest.fixture(scope="module")
+def clipped_shares() -> list[dict[str, Any]]:
+    """The same with `clip="local"`."""
+    with Job("updates.py", "local") as job:
+        return job.results(timeout_s=240)
+
+
+@pytest.mark.parametrize("case", [*CASES, *ROUNDED])
+def test_weights_and_losses_are_those_of_one_process(
+    alone: dict[str, Any], found: list[dict[str, Any]], case: str
+) -> None:
+    """And equal bit for bit on both workers."""
+    rtol, atol = ROUNDED.get(case, (1e-5, 1e-6))
+    assert found[0][case] == found[1][case]
+    for what in ("weights", "loss"):
+        assert_close(found[0][case][what], alone[case][what], rtol=rtol, atol=atol)
+
+
+def test_accumulated_gradients_are_exchanged_in_every_second_step_only(
+    found: list[dict[str, Any]],
+) -> None:
+    """Half as many pushes as without."""
+    for worker in found:
+        assert worker["pushes-plain"] > 0
+        assert 2 * worker["pushes-sgd"] == worker["pushes-plain"]
+        assert 2 * worker["pushes-clipped"] == worker["pushes-plain"]
+
+
+def test_a_cycle_of_accumulation_goes_on_in_the_next_fit(
+    alone: dict[str, Any], found: list[dict[str, Any]]
+) -> None:
+    """What each worker has added up stays its own: it is not rank 0's, counted twice."""
+    for worker in found:
+        assert_close(worker["mid-cycle"], alone["mid-cycle"])
+
+
+def test_an_overflow_on_one_worker_skips_the_step_on_all_as_in_one_process(
+    alone: dict[str, Any], found: list[dict[str, Any]]
+) -> None:
+    """One of four batches overflows on rank 0 alone, in each of three epochs."""
+    assert alone["scale"] == 2.0**15 / 8 and alone["applied"] == 9
+    for worker in found:
+        assert (worker["scale"], worker["applied"]) == (alone["scale"], alone["applied"])
+
+
+@pytest.mark.parametrize("case", CLIPPED)
+def test_clipping_each_share_gives_other_weights_that_are_equal_on_all(
+    alone: dict[str, Any], clipped_shares: list[dict[str, Any]], case: str
+) -> None:
+    """As TensorFlow's own strategies do it, if one asks for it."""
+    first, second = clipped_shares
+    assert first[case] == second[case]
+    with pytest.raises(AssertionError):
+        assert_close(first[case]["weights"], alone[case]["weights"])
+
+
+def test_clipping_shares_under_loss_scaling_is_refused(
+    clipped_shares: list[dict[str, Any]],
+) -> None:
+    """The sums are there before the scale is taken out; clipping them is something else."""
+    for worker in clipped_shares:
+        assert "clip='local' cannot be combined with loss scaling" in worker["refused"]
