@@ -14,6 +14,7 @@ from typing import Any, final
 from poseidon_tf.coordinator.codec import ATTEND, encode_member_message
 from poseidon_tf.coordinator.hearing import Hearing
 from poseidon_tf.coordinator.messages import (
+    Announce,
     Gather,
     Goodbye,
     Join,
@@ -53,6 +54,7 @@ class CoordinatorClient:
       on_left: called with (rank, last step) when another worker says goodbye.
       on_ended: called when all workers have.
       stop_timeout_s: how long the workers may take to agree on a stop.
+      on_announced: called with (rank, topic, payload) of another worker's announcement.
       clock: this process's wall clock, in seconds.
       notice_period_s: seconds between two log lines while the coordinator cannot be reached.
     """
@@ -72,6 +74,7 @@ class CoordinatorClient:
         on_left: Callable[[int, int], None] = lambda rank, last_step: None,
         on_ended: Callable[[], None] = lambda: None,
         stop_timeout_s: float = 600.0,
+        on_announced: Callable[[int, str, bytes], None] = lambda rank, topic, payload: None,
         logger: logging.Logger | None = None,
         clock: Callable[[], float] = time.time,
         notice_period_s: float = 10.0,
@@ -95,6 +98,7 @@ class CoordinatorClient:
             on_ended=on_ended,
             on_offer=self._send,
             stopping=Stopping(timeout_s=stop_timeout_s),
+            on_announced=on_announced,
             clock=clock,
             logger=self._log,
         )
@@ -247,6 +251,11 @@ class CoordinatorClient:
                 f"a stop of all workers: no word from the coordinator at {self._address} in "
                 f"{self._stop_timeout_s:g} s"
             )
+
+    def announce(self, topic: str, payload: bytes) -> None:
+        """Tell the other workers, unless this one is leaving; waits for nothing."""
+        if self._hearing.is_joined and not self._hearing.is_leaving:
+            self._send(Announce(topic, payload))
 
     def report_failure(self, text: str) -> None:
         """End the job for everyone with `text`; the first failure is the one that counts."""

@@ -14,6 +14,8 @@ from typing import Any
 from google.protobuf.message import DecodeError
 
 from poseidon_tf.coordinator.messages import (
+    Announce,
+    Announced,
     CoordinatorMessage,
     Ended,
     Failure,
@@ -90,6 +92,9 @@ def encode_member_message(message: MemberMessage) -> bytes:
             envelope.stop_offer.number = message.number
             envelope.stop_offer.after = message.after
             envelope.stop_offer.timeout_s = message.timeout_s
+        case Announce(topic, payload):
+            envelope.announce.topic = topic
+            envelope.announce.payload = payload
     return bytes(envelope.SerializeToString())
 
 
@@ -117,6 +122,8 @@ def decode_member_message(message_bytes: bytes) -> MemberMessage:
         case pb.StopOffer():
             _check_timeout(f"stop {body.number}", body.timeout_s)
             return StopOffer(number=body.number, after=body.after, timeout_s=body.timeout_s)
+        case pb.Announce():
+            return Announce(body.topic, body.payload)
         case _:
             return Ping(body.t)
 
@@ -159,6 +166,10 @@ def encode_coordinator_message(message: CoordinatorMessage) -> bytes:
         case StopAgreed():
             envelope.stop_agreed.number = message.number
             envelope.stop_agreed.after = message.after
+        case Announced():
+            envelope.announced.topic = message.topic
+            envelope.announced.rank = message.rank
+            envelope.announced.payload = message.payload
     return bytes(envelope.SerializeToString())
 
 
@@ -194,6 +205,8 @@ def decode_coordinator_message(message_bytes: bytes) -> CoordinatorMessage:
             return StopAsked(number=body.number, after=body.after)
         case pb.StopAgreed():
             return StopAgreed(number=body.number, after=body.after)
+        case pb.Announced():
+            return Announced(topic=body.topic, rank=body.rank, payload=body.payload)
         case _:
             return Pong(t_echo=body.t_echo, coordinator_time_ns=body.coordinator_time_ns)
 

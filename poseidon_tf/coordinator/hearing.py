@@ -15,6 +15,7 @@ from typing import final
 
 from poseidon_tf.coordinator.codec import decode_coordinator_message
 from poseidon_tf.coordinator.messages import (
+    Announced,
     Ended,
     Failure,
     Gathered,
@@ -43,6 +44,7 @@ class Hearing:
         on_ended: Callable[[], None],
         on_offer: Callable[[StopOffer], None],
         stopping: Stopping,
+        on_announced: Callable[[int, str, bytes], None],
         clock: Callable[[], float],
         logger: logging.Logger,
     ) -> None:
@@ -65,6 +67,7 @@ class Hearing:
         self._on_left = on_left
         self._on_ended = on_ended
         self._on_offer = on_offer
+        self._on_announced = on_announced
         self._clock = clock
         self._log = logger
 
@@ -101,6 +104,8 @@ class Hearing:
                 self._on_left(heard.rank, heard.last_step)
             case Ended():
                 self._on_ended()
+            case Announced():
+                self._on_announced(heard.rank, heard.topic, heard.payload)
 
     def on_closed(self, error: Exception | None) -> None:
         """The stream has ended."""

@@ -83,7 +83,15 @@ class Ping:
     t: float
 
 
-MemberMessage: TypeAlias = Join | Gather | MemberFailure | Goodbye | Ping | StopOffer
+@dataclass(frozen=True, slots=True)
+class Announce:
+    """Something for the other workers, whom nobody waits for."""
+
+    topic: str
+    payload: bytes
+
+
+MemberMessage: TypeAlias = Join | Gather | MemberFailure | Goodbye | Ping | StopOffer | Announce
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,6 +197,24 @@ class StopAgreed:
     after: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Announced:
+    """What worker `rank` announced."""
+
+    topic: str
+    rank: int
+    payload: bytes
+
+
 CoordinatorMessage: TypeAlias = (
-    RosterView | Gathered | Notice | Failure | Left | Ended | Pong | StopAsked | StopAgreed
+    RosterView
+    | Gathered
+    | Notice
+    | Failure
+    | Left
+    | Ended
+    | Pong
+    | StopAsked
+    | StopAgreed
+    | Announced
 )

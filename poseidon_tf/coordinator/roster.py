@@ -13,6 +13,8 @@ from collections.abc import Iterable, Sequence
 from typing import TypeAlias, final
 
 from poseidon_tf.coordinator.messages import (
+    Announce,
+    Announced,
     CoordinatorMessage,
     Ended,
     Failure,
@@ -191,6 +193,19 @@ class Roster:
         if after is None:
             return []
         return self._to_all(StopAgreed(number=self._stop.number, after=after), role="worker")
+
+    def announce(self, member: MemberKey, announce: Announce) -> list[Action]:
+        """One worker tells the others something. Raises ProtocolError."""
+        self._check_present(member)
+        if self._failure is not None:
+            return [(member, Failure(self._failure))]
+        if not self.is_complete or member.role != "worker":
+            raise ProtocolError(
+                f"{self.describe(member)} may not announce {announce.topic!r}: only workers may, "
+                "and only when the roster is complete"
+            )
+        announced = Announced(topic=announce.topic, rank=member.rank, payload=announce.payload)
+        return [each for each in self._to_all(announced, role="worker") if each[0] != member]
 
     def goodbye(self, member: MemberKey, last_step: int) -> list[Action]:
         """A member leaves in order; the last worker ends the job."""

@@ -19,6 +19,7 @@ from poseidon_tf.coordinator.codec import (
     encode_coordinator_message,
 )
 from poseidon_tf.coordinator.messages import (
+    Announce,
     CoordinatorMessage,
     Ended,
     Failure,
@@ -142,6 +143,8 @@ class CoordinatorService:
                 return self._roster.gather(member, message, self._clock())
             case StopOffer():
                 return self._roster.offer_stop(member, message, self._clock())
+            case Announce():
+                return self._roster.announce(member, message)
             case MemberFailure(text):
                 return self._roster.fail(member, text)
             case Goodbye(last_step):

@@ -33,23 +33,25 @@ FAILURE_KIND_CONFIG_ERROR: FailureKind
 FAILURE_KIND_PROTOCOL_ERROR: FailureKind
 
 class MemberMessage(_message.Message):
-    __slots__ = ("join", "gather", "failure", "goodbye", "ping", "stop_offer")
+    __slots__ = ("join", "gather", "failure", "goodbye", "ping", "stop_offer", "announce")
     JOIN_FIELD_NUMBER: _ClassVar[int]
     GATHER_FIELD_NUMBER: _ClassVar[int]
     FAILURE_FIELD_NUMBER: _ClassVar[int]
     GOODBYE_FIELD_NUMBER: _ClassVar[int]
     PING_FIELD_NUMBER: _ClassVar[int]
     STOP_OFFER_FIELD_NUMBER: _ClassVar[int]
+    ANNOUNCE_FIELD_NUMBER: _ClassVar[int]
     join: Join
     gather: Gather
     failure: MemberFailure
     goodbye: Goodbye
     ping: Ping
     stop_offer: StopOffer
-    def __init__(self, join: _Optional[_Union[Join, _Mapping]] = ..., gather: _Optional[_Union[Gather, _Mapping]] = ..., failure: _Optional[_Union[MemberFailure, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., ping: _Optional[_Union[Ping, _Mapping]] = ..., stop_offer: _Optional[_Union[StopOffer, _Mapping]] = ...) -> None: ...
+    announce: Announce
+    def __init__(self, join: _Optional[_Union[Join, _Mapping]] = ..., gather: _Optional[_Union[Gather, _Mapping]] = ..., failure: _Optional[_Union[MemberFailure, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., ping: _Optional[_Union[Ping, _Mapping]] = ..., stop_offer: _Optional[_Union[StopOffer, _Mapping]] = ..., announce: _Optional[_Union[Announce, _Mapping]] = ...) -> None: ...
 
 class CoordinatorMessage(_message.Message):
-    __slots__ = ("roster", "gathered", "notice", "failure", "left", "ended", "pong", "stop_asked", "stop_agreed")
+    __slots__ = ("roster", "gathered", "notice", "failure", "left", "ended", "pong", "stop_asked", "stop_agreed", "announced")
     ROSTER_FIELD_NUMBER: _ClassVar[int]
     GATHERED_FIELD_NUMBER: _ClassVar[int]
     NOTICE_FIELD_NUMBER: _ClassVar[int]
@@ -59,6 +61,7 @@ class CoordinatorMessage(_message.Message):
     PONG_FIELD_NUMBER: _ClassVar[int]
     STOP_ASKED_FIELD_NUMBER: _ClassVar[int]
     STOP_AGREED_FIELD_NUMBER: _ClassVar[int]
+    ANNOUNCED_FIELD_NUMBER: _ClassVar[int]
     roster: Roster
     gathered: Gathered
     notice: Notice
@@ -68,7 +71,8 @@ class CoordinatorMessage(_message.Message):
     pong: Pong
     stop_asked: StopAsked
     stop_agreed: StopAgreed
-    def __init__(self, roster: _Optional[_Union[Roster, _Mapping]] = ..., gathered: _Optional[_Union[Gathered, _Mapping]] = ..., notice: _Optional[_Union[Notice, _Mapping]] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ..., left: _Optional[_Union[Left, _Mapping]] = ..., ended: _Optional[_Union[Ended, _Mapping]] = ..., pong: _Optional[_Union[Pong, _Mapping]] = ..., stop_asked: _Optional[_Union[StopAsked, _Mapping]] = ..., stop_agreed: _Optional[_Union[StopAgreed, _Mapping]] = ...) -> None: ...
+    announced: Announced
+    def __init__(self, roster: _Optional[_Union[Roster, _Mapping]] = ..., gathered: _Optional[_Union[Gathered, _Mapping]] = ..., notice: _Optional[_Union[Notice, _Mapping]] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ..., left: _Optional[_Union[Left, _Mapping]] = ..., ended: _Optional[_Union[Ended, _Mapping]] = ..., pong: _Optional[_Union[Pong, _Mapping]] = ..., stop_asked: _Optional[_Union[StopAsked, _Mapping]] = ..., stop_agreed: _Optional[_Union[StopAgreed, _Mapping]] = ..., announced: _Optional[_Union[Announced, _Mapping]] = ...) -> None: ...
 
 class Join(_message.Message):
     __slots__ = ("role", "rank", "address", "info", "num_workers", "num_servers")
@@ -124,6 +128,14 @@ class StopOffer(_message.Message):
     timeout_s: float
     def __init__(self, number: _Optional[int] = ..., after: _Optional[int] = ..., timeout_s: _Optional[float] = ...) -> None: ...
 
+class Announce(_message.Message):
+    __slots__ = ("topic", "payload")
+    TOPIC_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    topic: str
+    payload: bytes
+    def __init__(self, topic: _Optional[str] = ..., payload: _Optional[bytes] = ...) -> None: ...
+
 class Member(_message.Message):
     __slots__ = ("role", "rank", "address", "info")
     ROLE_FIELD_NUMBER: _ClassVar[int]
@@ -177,6 +189,16 @@ class Left(_message.Message):
     rank: int
     last_step: int
     def __init__(self, role: _Optional[_Union[Role, str]] = ..., rank: _Optional[int] = ..., last_step: _Optional[int] = ...) -> None: ...
+
+class Announced(_message.Message):
+    __slots__ = ("topic", "rank", "payload")
+    TOPIC_FIELD_NUMBER: _ClassVar[int]
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    topic: str
+    rank: int
+    payload: bytes
+    def __init__(self, topic: _Optional[str] = ..., rank: _Optional[int] = ..., payload: _Optional[bytes] = ...) -> None: ...
 
 class Ended(_message.Message):
     __slots__ = ()

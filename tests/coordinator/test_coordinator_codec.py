@@ -4,6 +4,8 @@ import pytest
 
 from poseidon_tf.coordinator import codec
 from poseidon_tf.coordinator.messages import (
+    Announce,
+    Announced,
     Ended,
     Failure,
     Gather,
@@ -50,6 +52,8 @@ JOIN = Join(
         Ping(0.0),
         Ping(1.7e9),
         StopOffer(number=1, after=0, timeout_s=0.5),
+        Announce("", b""),
+        Announce("data", b"\x00\xff"),
     ],
 )
 def test_a_member_message_comes_back_equal(message):
@@ -73,6 +77,8 @@ def test_a_member_message_comes_back_equal(message):
         Pong(t_echo=0.0, coordinator_time_ns=0),
         StopAsked(number=2, after=7),
         StopAgreed(number=2, after=2**40),
+        Announced(topic="", rank=0, payload=b""),
+        Announced(topic="data", rank=3, payload=b"\xff"),
     ],
 )
 def test_a_coordinator_message_comes_back_equal(message):

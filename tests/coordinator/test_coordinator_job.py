@@ -75,6 +75,7 @@ class Job:
             on_failure=heard.put,
             on_left=lambda rank, last_step: heard.put(("left", rank, last_step)),
             on_ended=lambda: heard.put("ended"),
+            on_announced=lambda *announced: heard.put(announced),
         )
         client = CoordinatorClient(self.address, **(description | changes))
         self.clients.append(client)
@@ -189,6 +190,15 @@ def test_gathers_of_many_names_at_once_come_back_in_rank_order(job):
     }
     for (name, _), answer in parts.items():
         assert answer.result(WAIT_S) == [f"{name}0".encode(), f"{name}1".encode()]
+
+
+def test_announcements_reach_the_other_workers_in_order(job):
+    worker, *_ = job.joined()
+    for payload in (b"1", b"2"):
+        worker.announce("data", payload)
+    assert job.next_heard("worker", 1) == (0, "data", b"1")
+    assert job.next_heard("worker", 1) == (0, "data", b"2")
+    assert job.heard["worker", 0].empty() and job.heard["server", 0].empty()
 
 
 def test_a_missing_member_is_named_in_the_log_and_at_the_deadline(job):

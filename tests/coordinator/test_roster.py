@@ -5,6 +5,8 @@ from dataclasses import replace
 import pytest
 
 from poseidon_tf.coordinator.messages import (
+    Announce,
+    Announced,
     Ended,
     Failure,
     Gather,
@@ -305,3 +307,24 @@ def test_the_first_failure_is_kept_and_every_later_event_hears_it():
     with pytest.raises(MemberError, match="no space left"):
         roster.join(join(W2))
     assert str(roster.failure) == text
+
+
+def test_an_announcement_reaches_the_other_workers_that_are_still_there():
+    roster = complete_roster()
+    announced = Announced(topic="data", rank=1, payload=b"5")
+    assert roster.announce(W1, Announce("data", b"5")) == [(W0, announced), (W2, announced)]
+    roster.goodbye(W0, 3)
+    assert roster.announce(W1, Announce("data", b"5")) == [(W2, announced)]
+
+
+def test_only_workers_of_a_complete_roster_announce():
+    roster = make_roster()
+    roster.join(join(W0))
+    with pytest.raises(ProtocolError, match="worker rank 0 .* may not announce 'data'"):
+        roster.announce(W0, Announce("data", b""))
+    roster = complete_roster()
+    with pytest.raises(ProtocolError, match="server 1 .* may not announce"):
+        roster.announce(S1, Announce("data", b""))
+    roster.fail(W1, "why")
+    ((key, message),) = roster.announce(W0, Announce("data", b""))
+    assert key == W0 and isinstance(message, Failure)
