@@ -164,6 +164,7 @@ def join(
         on_failure=lambda error: session.fail(error, told=True),
         on_left=lambda left, last_step: session.peer_left(left),
         stop_timeout_s=deadlines.step_s,
+        on_announced=lambda rank, topic, payload: worker.on_announced(rank, topic, payload),
     )
     session = Session(
         rank=rank,

@@ -107,6 +107,10 @@ class Session:
       rank: this worker's.
       describe_missing: says who owes contributions now, for reports; empty if unknown.
       report: tells the coordinator why this worker gives up.
+
+    Attributes:
+      on_failure: called, with nothing, when the session has failed.
+      on_left: called with the rank of a worker that has said goodbye.
     """
 
     def __init__(
@@ -131,6 +135,8 @@ class Session:
         self._waited_s = 0.0
         self._closing = threading.Event()
         self._timers: list[threading.Timer] = []
+        self.on_failure: list[Callable[[], None]] = []
+        self.on_left: list[Callable[[int], None]] = []
         self._watch_thread = threading.Thread(
             target=self._watch, name="poseidon-watch", daemon=True
         )
@@ -180,6 +186,8 @@ class Session:
             self._report(str(error))
         for route, step in waiting:
             route.deliver(step, [], str(error))
+        for callback in self.on_failure:
+            callback()
 
     def lost(self, peer: int | None, error: Exception) -> None:
         """A stream broke (of worker `peer`, or of a server); the coordinator may know why.
@@ -208,6 +216,8 @@ class Session:
         """Worker `rank` has said goodbye."""
         with self._lock:
             self._left.add(rank)
+        for callback in self.on_left:
+            callback(rank)
 
     def close(self) -> None:
         """Stop watching; what breaks from now on is no surprise."""

@@ -14,13 +14,14 @@ from typing import Literal, final, get_args
 from poseidon_tf.coordinator.client import CoordinatorClient
 from poseidon_tf.coordinator.messages import StopOffer
 from poseidon_tf.coordinator.stopping import Stopping
-from poseidon_tf.errors import PoseidonError
+from poseidon_tf.errors import PoseidonError, ProtocolError
 from poseidon_tf.kv.client import OnSum, ServerLink
 from poseidon_tf.kv.service import streams_per_server
 from poseidon_tf.kv.store import KeySpec
 from poseidon_tf.sfb.exchange import CompleteSet
 from poseidon_tf.sfb.factors import RowSpec
 from poseidon_tf.sfb.service import FactorService
+from poseidon_tf.sync.data_ends import DataEnds
 from poseidon_tf.sync.replicas import ReplicaJoin, stacking, summing
 from poseidon_tf.sync.session import Deliver, Route, Session
 from poseidon_tf.sync.statistics import PayloadStatistics, PeerStatistics, Statistics
@@ -30,6 +31,7 @@ from poseidon_tf.wire.dtypes import Array, wire_dtype
 
 Purpose = Literal["ps", "sfb", "rows", "all_reduce"]
 _log = logging.getLogger("poseidon_tf")
+_DATA = "data"  # The topic under which workers announce where their data ends.
 
 
 @final
@@ -62,6 +64,16 @@ class Worker:
         self._factor_syncers: dict[int, FactorSyncer] = {}
         self._routes: list[tuple[Purpose, Route]] = []
         self._num_gathers = 0
+        self.data_ends = DataEnds(
+            num_workers=num_workers,
+            rank=rank,
+            announce=lambda message: coordinator.announce(_DATA, message),
+            failure=lambda: session.failure,
+            fail=session.fail,
+            timeout_s=session.deadlines.step_s,
+        )
+        session.on_failure.append(self.data_ends.wake)
+        session.on_left.append(self.data_ends.left)
 
     def connect(self, addresses: Sequence[str]) -> None:
         """Open the streams to the servers."""
@@ -157,6 +169,15 @@ class Worker:
     def on_complete(self, complete: CompleteSet) -> None:
         """Take the factors of all workers for one kernel and step."""
         self._factor_syncers[complete.key].receive(complete)
+
+    def on_announced(self, rank: int, topic: str, payload: bytes) -> None:
+        """Take what another worker announced; called on the coordinator's stream."""
+        try:
+            if topic != _DATA:
+                raise ProtocolError(f"rank {rank} announced {topic!r}, which nobody here expects")
+            self.data_ends.heard(rank, payload)
+        except ProtocolError as failure:
+            self.session.fail(failure)
 
     def gather(self, what: str, payload: bytes) -> list[bytes]:
         """Every worker's payload, in rank order; all workers call in the same order.
