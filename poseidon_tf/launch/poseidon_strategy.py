@@ -53,6 +53,9 @@ class PoseidonStrategy(ClusterStrategy):
         "local", each worker's share before it is sent, as under TensorFlow's own strategies.
       write_on: where callbacks of Keras that write files or send events do so: "chief", rank 0
         only, or "all" workers.
+      loss_weighting: what a step on unequal shares of a batch gives, such as a partial last one:
+        "replica", the mean of the replicas' means, an empty share counting zero, as under
+        TensorFlow's own strategies, or "sample", what one process gives on the joined batch.
       ports: first and last port for a server that this worker starts on its own host; the
         system's choice if None. Everything else uses the port that TF_CONFIG gives this task.
       deadlines: how long anything may take, in seconds; see `Deadlines`.
@@ -76,6 +79,7 @@ class PoseidonStrategy(ClusterStrategy):
         clip: Literal["sum", "local"] = "sum",
         devices: Sequence[str] | None = None,
         write_on: Literal["chief", "all"] = "chief",
+        loss_weighting: Literal["replica", "sample"] = "replica",
         ports: tuple[int, int] | None = None,
         deadlines: Deadlines | None = None,
         timeline_dir: str | None = None,
@@ -91,6 +95,10 @@ class PoseidonStrategy(ClusterStrategy):
             raise ConfigError(f"clip must be 'sum' or 'local', got {clip!r}")
         if write_on not in ("chief", "all"):
             raise ConfigError(f"write_on must be 'chief' or 'all', got {write_on!r}")
+        if loss_weighting not in ("replica", "sample"):
+            raise ConfigError(
+                f"loss_weighting must be 'replica' or 'sample', got {loss_weighting!r}"
+            )
         if ports is not None and not 0 < ports[0] <= ports[1] < 65536:
             raise ConfigError(f"ports must be (first, last) within 1..65535, got {ports}")
         check_kv_pair_bytes(kv_pair_bytes)
@@ -139,6 +147,7 @@ class PoseidonStrategy(ClusterStrategy):
             rows_per_step=rows_per_step,
             clip=clip,
             write_on=write_on,
+            loss_weighting=loss_weighting,
             announce=self._announce,
             devices=own_devices,
         )

@@ -14,6 +14,7 @@ to the buffer, so TensorFlow neither frees nor reuses it before the last view of
 
 from __future__ import annotations
 
+import copy
 import functools
 import itertools
 from collections.abc import Callable, Sequence
@@ -67,6 +68,16 @@ class GraphRoute:
                 for _ in range(num_replicas)
             ]
         self._route = open_route(self._deliver)
+        self._rows: Any = None
+
+    def unless_empty(self, rows: Any) -> GraphRoute:
+        """The same way for a share of `rows` rows: where there are none, zeros are contributed.
+
+        The push looks, so that a gradient is neither copied nor kept waiting.
+        """
+        guarded = copy.copy(self)
+        guarded._rows = rows
+        return guarded
 
     def exchange(self, tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         """Contribute `tensors`; the results, as soon as they are there.
@@ -83,7 +94,8 @@ class GraphRoute:
         scope = "".join(c if c.isalnum() or c in "_./-" else "_" for c in self.name).strip("_/-.")
         with tf.name_scope(f"poseidon/{scope}"), tf.device(_HOST):
             contribute = functools.partial(self._push, replica)
-            push = tf.numpy_function(contribute, list(tensors), [], name="push")
+            rows = [] if self._rows is None else [self._rows]
+            push = tf.numpy_function(contribute, [*tensors, *rows], [], name="push")
             tf_internals.run_independently(push)
             with tf.control_dependencies([push]):
                 pulls = [queue.dequeue(name="pull") for queue in queues]
@@ -97,7 +109,8 @@ class GraphRoute:
 
     def push(self, tensors: Sequence[tf.Tensor]) -> None:
         """Contribute eager `tensors` and go on; one `pull` must come before the next push."""
-        self._push(None, *(tensor.numpy() for tensor in tensors))
+        rows = [] if self._rows is None else [np.asarray(self._rows)]
+        self._push(None, *(tensor.numpy() for tensor in tensors), *rows)
 
     def pull(self) -> list[tf.Tensor]:
         """The results of the last `push`, as eager tensors; waits for them."""
@@ -109,8 +122,12 @@ class GraphRoute:
             raise type(failure)(text) if failure is not None else PoseidonError(text)
         return list(results)
 
-    def _push(self, replica: int | None, *arrays: Any) -> None:
-        self._route.push([np.asarray(array) for array in arrays], replica)
+    def _push(self, replica: int | None, *contribution: Any) -> None:
+        arrays = [np.asarray(array) for array in contribution]
+        if self._rows is not None and not arrays.pop():
+            # Indices of sparse rows stay: row 0 is not touched instead.
+            arrays = [each if each.dtype.kind == "i" else np.zeros_like(each) for each in arrays]
+        self._route.push(arrays, replica)
 
     def _deliver(self, step: int, results: list[Any], error: str) -> None:
         if error:

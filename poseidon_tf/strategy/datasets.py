@@ -1,16 +1,23 @@
 """Hands each worker its share of a dataset.
 
-TensorFlow cuts the batches and shards the data; this file tells it which worker this is.
+TensorFlow cuts the batches and shards the data; this file tells it which worker this is, and sees
+to it that the data ends at the same step everywhere.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
+from collections.abc import Iterator
 from typing import Any, final
 
 import tensorflow as tf
 
 from poseidon_tf.strategy import tf_internals
 from poseidon_tf.strategy.batches import BatchSizes
+from poseidon_tf.strategy.data_agreement import DataFacts, TensorFacts, agree_on_ending
+from poseidon_tf.strategy.shares import Shares
+from poseidon_tf.strategy.voting import voted
 from poseidon_tf.sync.worker import Worker
 
 
@@ -18,28 +25,59 @@ from poseidon_tf.sync.worker import Worker
 class Datasets:
     """The datasets that one worker's strategy distributes.
 
+    All workers distribute the same ones in the same order: they compare what they know of them.
+
     Args:
       worker: None where one worker trains alone.
       batches: remembers how many rows a worker's batch has.
+      shares: get to know which datasets have equal shares at all times.
       num_local_replicas: replicas of each worker.
     """
 
     def __init__(
-        self, worker: Worker | None, batches: BatchSizes, *, num_local_replicas: int
+        self,
+        worker: Worker | None,
+        batches: BatchSizes,
+        shares: Shares,
+        *,
+        num_local_replicas: int,
     ) -> None:
+        self._worker = worker
         self._rank = worker.rank if worker else 0
         self._num_workers = worker.num_workers if worker else 1
+        self._num_local_replicas = num_local_replicas
         self._num_replicas = self._num_workers * num_local_replicas
-        self._batches = batches
+        self._batches, self._shares = batches, shares
+        self._num_distributed = 0
+        self._num_batches: int | None = None
+        self._ends_by_steps = False
+
+    @contextlib.contextmanager
+    def read_by_keras(self, *, num_batches: int | None, ends_by_steps: bool) -> Iterator[None]:
+        """Within: the dataset that is distributed is one that Keras reads.
+
+        Args:
+          num_batches: of it, where Keras knows and the dataset itself does not.
+          ends_by_steps: Keras stops after a number of steps, whatever the data.
+        """
+        self._num_batches, self._ends_by_steps = num_batches, ends_by_steps
+        try:
+            yield
+        finally:
+            self._num_batches, self._ends_by_steps = None, False
 
     def distribute(
         self, strategy: tf.distribute.Strategy, dataset: Any, options: Any, *, input_workers: Any
     ) -> Any:
-        """This worker's share of `dataset`, whose batches are those of all workers together."""
+        """This worker's share of `dataset`, whose batches are those of all workers together.
+
+        Raises:
+          ConfigError: the workers' datasets do not fit together.
+        """
         _refuse_per_replica(options)
         batch_size = tf_internals.dataset_batch_size(dataset)
         self._batches.saw(None if batch_size is None else -(-batch_size // self._num_workers))
-        return tf_internals.input_util.get_distributed_dataset(
+        distributed = tf_internals.input_util.get_distributed_dataset(
             dataset,
             input_workers,
             strategy,
@@ -47,25 +85,66 @@ class Datasets:
             input_context=self._input_context(),
             options=options,
         )
+        return self._with_one_end(
+            strategy,
+            distributed,
+            policy=dataset.options().experimental_distribute.auto_shard_policy.name,
+            given=dataset,
+        )
 
     def from_function(
         self, strategy: tf.distribute.Strategy, dataset_fn: Any, options: Any, *, input_workers: Any
     ) -> Any:
-        """The dataset that `dataset_fn` makes for this worker; its batches are a replica's."""
+        """The dataset that `dataset_fn` makes for this worker; its batches are a replica's.
+
+        Raises:
+          ConfigError: the workers' datasets do not fit together.
+        """
         _refuse_per_replica(options)
+        made: list[Any] = []
 
         def watched_fn(context: tf.distribute.InputContext) -> Any:
             dataset = dataset_fn(context)
-            self._batches.saw(tf_internals.dataset_batch_size(dataset))
+            made.append(dataset)
+            rows = tf_internals.dataset_batch_size(dataset)
+            self._batches.saw(None if rows is None else rows * self._num_local_replicas)
             return dataset
 
-        return tf_internals.input_util.get_distributed_datasets_from_function(
+        distributed = tf_internals.input_util.get_distributed_datasets_from_function(
             watched_fn,
             input_workers,
             [self._input_context()],
             strategy,
             options=options,
         )
+        return self._with_one_end(strategy, distributed, policy="FUNCTION", given=made[0])
+
+    def _with_one_end(self, strategy: Any, distributed: Any, *, policy: str, given: Any) -> Any:
+        """`distributed`, ending at the same step on all workers."""
+        if self._worker is None or not tf.executing_eagerly():
+            return distributed
+        number, self._num_distributed = self._num_distributed, self._num_distributed + 1
+        cardinality = int(given.cardinality())
+        if cardinality == tf.data.UNKNOWN_CARDINALITY and self._num_batches is not None:
+            cardinality = self._num_batches
+        mine = DataFacts(
+            policy=policy,
+            cardinality=cardinality,
+            batch_rows=_rows_of(given.element_spec),
+            share_rows=_rows_of(tf_internals.of_one_replica(distributed.element_spec)),
+            spec=_spec_facts(given.element_spec),
+        )
+        parts = self._worker.gather(f"dataset {number}", json.dumps(mine.to_json()).encode())
+        ending = agree_on_ending(
+            [DataFacts.from_json(json.loads(part)) for part in parts],
+            num_local_replicas=self._num_local_replicas,
+            ends_by_steps=self._ends_by_steps,
+        )
+        self._shares.agreed_rows.add(ending.share_rows)
+        if not ending.is_voted:
+            tf_internals.set_num_steps(distributed, ending.steps)
+            return distributed
+        return voted(distributed, self._worker.data_ends, number, strategy)
 
     def _input_context(self) -> tf.distribute.InputContext:
         return tf.distribute.InputContext(
@@ -82,3 +161,24 @@ def _refuse_per_replica(options: Any) -> None:
             "InputReplicationMode.PER_REPLICA is not supported; PER_WORKER is the same here, as "
             "every worker has one replica"
         )
+
+
+def _rows_of(element_spec: Any) -> int | None:
+    """Leading dimension of every tensor of an element, if it is known and the same for all."""
+    shapes = [getattr(spec, "shape", None) for spec in tf.nest.flatten(element_spec)]
+    rows = {shape[0] if shape is not None and shape.rank else None for shape in shapes}
+    return rows.pop() if len(rows) == 1 else None
+
+
+def _spec_facts(spec: Any, place: str = "") -> tuple[TensorFacts, ...]:
+    """Place, dtype and shape of every tensor of an element."""
+    if isinstance(spec, (dict, tuple, list)):
+        parts = sorted(spec.items()) if isinstance(spec, dict) else enumerate(spec)
+        return tuple(
+            facts for key, part in parts for facts in _spec_facts(part, f"{place}[{key!r}]")
+        )
+    shape, dtype = getattr(spec, "shape", None), getattr(spec, "dtype", None)
+    sides = None
+    if shape is not None and shape.rank is not None:
+        sides = tuple(-1 if side is None else int(side) for side in shape)
+    return ((place, type(spec).__name__ if dtype is None else dtype.name, sides),)

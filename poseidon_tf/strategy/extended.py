@@ -18,6 +18,7 @@ from poseidon_tf.strategy import tf_internals
 from poseidon_tf.strategy.batches import BatchSizes
 from poseidon_tf.strategy.datasets import Datasets
 from poseidon_tf.strategy.reductions import Reductions
+from poseidon_tf.strategy.shares import Shares
 from poseidon_tf.sync.worker import Worker
 
 # As Keras names them; a layer that derives from BatchNormalization keeps the names.
@@ -40,10 +41,12 @@ class PoseidonExtended(tf_internals.MirroredExtended):  # type: ignore[misc]
         devices: Sequence[str],
         worker: Worker | None,
         batches: BatchSizes,
+        shares: Shares,
     ) -> None:
         self._worker = worker
         self._num_local_replicas = len(devices)
-        self._datasets = Datasets(worker, batches, num_local_replicas=len(devices))
+        self.datasets = Datasets(worker, batches, shares, num_local_replicas=len(devices))
+        self._shares = shares
         self._local = threading.local()
         self.reductions: Reductions | None = None
         if worker is not None:
@@ -82,13 +85,15 @@ class PoseidonExtended(tf_internals.MirroredExtended):  # type: ignore[misc]
         self, fn: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]
     ) -> Any:
         if self._num_local_replicas > 1:
-            return super()._call_for_each_replica(fn, args, kwargs)
+            counted = tf_internals.wrapped(fn, self._shares.counting)
+            return super()._call_for_each_replica(counted, args, kwargs)
         # In the calling thread, as OneDeviceStrategy does: updates within a tf.cond work then.
         replica = tf_internals.distribute_lib.ReplicaContext(
             self._container_strategy(), replica_id_in_sync_group=self._rank
         )
         with tf.device(self._devices[0]), replica:
-            return tf_internals.convert_replica_fn(fn)(*args, **kwargs)
+            counted = self._shares.counting(tf_internals.convert_replica_fn(fn))
+            return counted(*args, **kwargs)
 
     def _create_variable(self, next_creator: Callable[..., Any], **kwargs: Any) -> Any:
         aggregation = tf.VariableAggregation
@@ -124,13 +129,13 @@ class PoseidonExtended(tf_internals.MirroredExtended):  # type: ignore[misc]
 
     def _experimental_distribute_dataset(self, dataset: Any, options: Any) -> Any:
         workers = self._input_workers_with_options(options)
-        return self._datasets.distribute(
+        return self.datasets.distribute(
             self._container_strategy(), dataset, options, input_workers=workers
         )
 
     def _distribute_datasets_from_function(self, dataset_fn: Any, options: Any) -> Any:
         workers = self._input_workers_with_options(options)
-        return self._datasets.from_function(
+        return self.datasets.from_function(
             self._container_strategy(), dataset_fn, options, input_workers=workers
         )
 

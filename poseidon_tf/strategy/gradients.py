@@ -22,6 +22,8 @@ from poseidon_tf.strategy.batches import BatchSizes
 from poseidon_tf.strategy.exchanges import OpenUnit, open_unit
 from poseidon_tf.strategy.graph_factors import Gradient, describe
 from poseidon_tf.strategy.graph_products import source_of
+from poseidon_tf.strategy.sample_weights import OpenWeights, SampleWeights, multiplied
+from poseidon_tf.strategy.shares import Shares
 from poseidon_tf.strategy.sparse_optimizers import why_rows
 from poseidon_tf.sync.worker import Worker
 
@@ -32,6 +34,8 @@ class GradientExchange:
 
     Args:
       arithmetic: by rank, what the bits of a product depend on.
+      shares: know how many rows a replica's share of the batch has.
+      sample_weights: for `loss_weighting="sample"`; None for "replica".
       announce: called with each new plan.
     """
 
@@ -45,6 +49,8 @@ class GradientExchange:
         kv_pair_bytes: int,
         coalesce_bytes: int,
         batches: BatchSizes,
+        shares: Shares,
+        sample_weights: SampleWeights | None,
         announce: Callable[[Plan], None],
     ) -> None:
         self._worker = worker
@@ -58,6 +64,8 @@ class GradientExchange:
             coalesce_bytes=coalesce_bytes,
         )
         self._batches, self._announce = batches, announce
+        self._shares, self._sample_weights = shares, sample_weights
+        self._weights: dict[tuple[Any, ...], OpenWeights] = {}
         self._open: dict[tuple[Any, ...], list[OpenUnit]] = {}
         self._plans: list[Plan] = []
         self._num_units = 0
@@ -86,15 +94,20 @@ class GradientExchange:
         Raises:
           PlanError: the workers' models or options differ, or a gradient was summed before.
         """
+        weighted, share = self._sample_weights, None
+        if weighted is not None:
+            share = weighted.rows(optimizer)
+        static = share if isinstance(share, int) and not tf.executing_eagerly() else None
         names = unique_names(variables)
         _refuse_summed(names, gradients)
         parts = [tf_internals.components(variable)[0] for variable in variables]
-        num_replicas, rows = self._worker.num_replicas, self._batches.rows()
+        num_replicas, rows_of_worker = self._worker.num_replicas, self._batches.rows()
+        rows_of_replica = None if rows_of_worker is None else -(-rows_of_worker // num_replicas)
         specs, compact = describe(
             names,
             gradients,
             parts,
-            batch_size=None if rows is None else -(-rows // num_replicas),
+            batch_size=rows_of_replica,
             why_rows=why_rows(optimizer),
         )
         # K is a worker's: what its replicas have travels as one.
@@ -110,13 +123,25 @@ class GradientExchange:
             with tf.init_scope():
                 self._first_values_of_step(optimizer, variables)
                 plan = self._agree(specs)
+            if weighted is not None:
+                self._weights[key] = weighted.open(static, rows_of_replica)
             self._open[key] = self._open_units(plan)
             self._plans.append(plan)
             self._announce(plan)
+        rows = scale = None
+        if weighted is not None and share is not None:
+            gradients, compact, scale = weighted.weigh(
+                self._weights[key], share, gradients, compact
+            )
+        elif not getattr(optimizer, "gradient_accumulation_steps", None):
+            rows = self._shares.rows_to_check()
         summed: dict[int, Gradient] = {}
         for each in self._open[key]:
+            if rows is not None:
+                each = replace(each, route=each.route.unless_empty(rows))
             summed |= each.exchange(gradients, compact, parts)
-        return [summed[position] for position in range(len(gradients))]
+        in_order = [summed[position] for position in range(len(gradients))]
+        return in_order if scale is None else [multiplied(each, scale) for each in in_order]
 
     def record_applied(self, variables: Sequence[Any]) -> None:
         """Note, for the timeline, when each of these variables has been updated in this step."""

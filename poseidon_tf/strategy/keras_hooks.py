@@ -6,6 +6,7 @@ Each acts only under a PoseidonStrategy and otherwise calls what was there befor
 from __future__ import annotations
 
 from poseidon_tf.strategy import (
+    keras_data_hooks,
     keras_optimizer_hooks,
     keras_trainer_hooks,
     predictions,
@@ -28,3 +29,4 @@ def install() -> None:
         (trainer, "_get_metrics_result_or_logs", keras_trainer_hooks.metrics_result),
     ):
         tf_internals.replace_method(cls, name, hook)
+    keras_data_hooks.install()

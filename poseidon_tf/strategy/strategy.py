@@ -20,6 +20,8 @@ from poseidon_tf.strategy.batches import BatchSizes
 from poseidon_tf.strategy.extended import PoseidonExtended
 from poseidon_tf.strategy.gradients import GradientExchange
 from poseidon_tf.strategy.reductions import joined_replicas
+from poseidon_tf.strategy.sample_weights import SampleWeights
+from poseidon_tf.strategy.shares import Shares, without_empty
 from poseidon_tf.sync.statistics import Statistics
 from poseidon_tf.sync.worker import Worker
 
@@ -46,6 +48,7 @@ class ClusterStrategy(tf.distribute.Strategy):  # type: ignore[misc]
         rows_per_step: int | None,
         clip: str,
         write_on: str,
+        loss_weighting: str,
         announce: Callable[[Plan], None],
         devices: Sequence[str],
     ) -> None:
@@ -54,6 +57,7 @@ class ClusterStrategy(tf.distribute.Strategy):  # type: ignore[misc]
         self._batches = BatchSizes(rows_per_step)
         self.clips_sums = clip == "sum"
         self.writes_on_all = write_on == "all"
+        self.shares = Shares()
         self._gradients: GradientExchange | None = None
         if worker is not None:
             self._gradients = GradientExchange(
@@ -64,9 +68,23 @@ class ClusterStrategy(tf.distribute.Strategy):  # type: ignore[misc]
                 kv_pair_bytes=kv_pair_bytes,
                 coalesce_bytes=coalesce_bytes,
                 batches=self._batches,
+                shares=self.shares,
+                sample_weights=(
+                    SampleWeights(
+                        worker, self.shares, num_replicas=worker.num_workers * len(devices)
+                    )
+                    if loss_weighting == "sample"
+                    else None
+                ),
                 announce=announce,
             )
-        extended = PoseidonExtended(self, devices=devices, worker=worker, batches=self._batches)
+        extended = PoseidonExtended(
+            self,
+            devices=devices,
+            worker=worker,
+            batches=self._batches,
+            shares=self.shares,
+        )
         super().__init__(extended)
 
     @property
@@ -96,13 +114,15 @@ class ClusterStrategy(tf.distribute.Strategy):  # type: ignore[misc]
         assert exchange is not None, "one worker has nothing to sum"
         if not self.extended._use_merge_call():
             return exchange.sum(optimizer, gradients, variables)
+        rows = self.shares.rows_to_check()
+        own = [without_empty(rows, gradient) for gradient in gradients]
 
         def merged(_: Any, *shares: Any) -> list[tf.Tensor]:
             return exchange.sum(optimizer, [joined_replicas(each) for each in shares], variables)
 
         # Eager replicas run one after the other: the last one brings what all have.
         sums: list[tf.Tensor] = tf.distribute.get_replica_context().merge_call(
-            merged, args=tuple(gradients)
+            merged, args=tuple(own)
         )
         return sums
 

@@ -5,18 +5,24 @@ A version that lacks one of them is refused when this file is imported, in one s
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from poseidon_tf.errors import ConfigError
 
 try:
     from keras.src.backend.tensorflow.optimizer import TFOptimizer  # Knows gradients AND variables.
-    from keras.src.backend.tensorflow.trainer import TensorFlowTrainer  # fit, evaluate, predict.
+    from keras.src.backend.tensorflow.trainer import (
+        TensorFlowTrainer,  # fit, evaluate, predict.
+        TFEpochIterator,  # What these read their data through.
+    )
     from keras.src.models.functional import Functional  # Models that can be rebuilt by layer.
     from keras.src.optimizers.loss_scale_optimizer import LossScaleOptimizer  # Looks for overflow.
     from tensorflow.python.autograph.core import ag_ctx  # Replica functions are converted as in TF.
@@ -27,6 +33,12 @@ try:
     from tensorflow.python.distribute import distribute_lib, input_util  # Contexts; data sharding.
     from tensorflow.python.distribute.distribute_utils import (
         regroup,  # One value per local replica.
+    )
+    from tensorflow.python.distribute.input_lib import (
+        DistributedDataset,  # What `fit` reads; its pipeline can be replaced.
+        DistributedDatasetsFromFunction,
+        _create_distributed_tensor_spec,  # What the replaced pipeline gives each replica.
+        _dummy_tensor_fn,  # Empty ragged and sparse tensors.
     )
     from tensorflow.python.distribute.mirrored_strategy import (
         MirroredExtended,  # Mirrored variables and their updates: the base of every TF strategy.
@@ -40,12 +52,19 @@ try:
         get_current_replica_id_as_int,  # The public id is a tensor while a step is traced.
     )
     from tensorflow.python.eager import context  # Whether the user has seeded TensorFlow.
+    from tensorflow.python.ops.control_flow_v2_func_graphs import (
+        CondBranchFuncGraph,  # Graphs that live and die with the one around them.
+        WhileBodyFuncGraph,
+        WhileCondFuncGraph,
+    )
 
     TFOptimizer._backend_update_step  # noqa: B018 - fails early.
     TFOptimizer._clip_gradients  # noqa: B018
     LossScaleOptimizer._tf_apply  # noqa: B018
     TensorFlowTrainer._get_metrics_result_or_logs  # noqa: B018
     TensorFlowTrainer._maybe_symbolic_build  # noqa: B018
+    TFOptimizer._backend_apply_gradients  # noqa: B018
+    keras.layers.BatchNormalization._moments  # noqa: B018
 except (ImportError, AttributeError) as failure:
     raise ConfigError(
         f"poseidon_tf needs TensorFlow 2.16 or newer with Keras 3.10 or newer; TensorFlow "
@@ -77,6 +96,22 @@ def acd_manager() -> Any:
 def graph() -> Any:
     """The graph that is being traced."""
     return tf.compat.v1.get_default_graph()
+
+
+def is_branch(graph: Any) -> bool:
+    """Whether `graph` is a branch or a loop's body within another graph, not a function."""
+    return isinstance(graph, (CondBranchFuncGraph, WhileBodyFuncGraph, WhileCondFuncGraph))
+
+
+def arguments(graph: Any) -> list[Any]:
+    """The tensors that the function traced into `graph` is called with, in order."""
+    captured = {id(tensor) for tensor in graph.internal_captures}
+    placeholders = (op.outputs[0] for op in graph.get_operations() if op.type == "Placeholder")
+    return [
+        tensor
+        for tensor in placeholders
+        if id(tensor) not in captured and tensor.dtype not in (tf.resource, tf.variant)
+    ]
 
 
 def run_independently(operation: tf.Operation) -> None:
@@ -117,6 +152,22 @@ def replica_id() -> int:
     return get_current_replica_id_as_int() or 0
 
 
+def wrapped(fn: Any, wrap: Callable[[Any], Any]) -> Any:
+    """`wrap(fn)`; a `tf.function` stays one, with the options that it was made with.
+
+    TensorFlow traces all replicas of a `tf.function` together. Within a function of another kind
+    the first replica's would wait for the second's.
+    """
+    if not isinstance(fn, tf.types.experimental.PolymorphicFunction):
+        return wrap(fn)
+    if fn not in _wrapped:
+        _wrapped[fn] = fn._clone(python_function=wrap(fn.python_function))
+    return _wrapped[fn]
+
+
+_wrapped: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+
+
 def gradient_accumulators(optimizer: Any) -> list[Any]:
     """Variables in which each worker adds up its own gradients until the next update."""
     inner = getattr(optimizer, "inner_optimizer", optimizer)
@@ -137,6 +188,58 @@ def set_initial_epoch(model: Any, epoch: int | None) -> None:
 def build_symbolically(model: Any, batch: Any) -> None:
     """Make the variables of a model and its optimizer, as `train_on_batch` is about to."""
     model._maybe_symbolic_build(data_batch=batch)
+
+
+def pipeline_of(dataset: Any) -> tf.data.Dataset:
+    """What this worker's iterators of a distributed dataset read."""
+    (pipeline,) = getattr(dataset, _pipelines(dataset))
+    return pipeline
+
+
+@contextlib.contextmanager
+def reading(dataset: Any, pipeline: tf.data.Dataset) -> Iterator[None]:
+    """Within: iterators of the distributed `dataset` that are opened read `pipeline`."""
+    name = _pipelines(dataset)
+    before = getattr(dataset, name)
+    setattr(dataset, name, [pipeline])
+    try:
+        yield
+    finally:
+        setattr(dataset, name, before)
+
+
+def replace_pipeline(dataset: Any, pipeline: tf.data.Dataset, *, strategy: Any) -> None:
+    """Let the distributed `dataset`, of a length nobody knows, read `pipeline` from now on.
+
+    A last step that has elements for some of this worker's replicas only gets empty ones for the
+    others.
+    """
+    setattr(dataset, _pipelines(dataset), [pipeline])
+    dataset._element_spec = _create_distributed_tensor_spec(strategy, pipeline.element_spec)
+    dataset._enable_get_next_as_optional = len(strategy.extended.worker_devices) > 1
+    set_num_steps(dataset, tf.data.UNKNOWN_CARDINALITY)
+
+
+def set_num_steps(dataset: Any, steps: int) -> None:
+    """What the distributed `dataset` says of its length: steps, or tf.data's other numbers."""
+    dataset._cardinality = np.int64(steps)
+
+
+def _pipelines(dataset: Any) -> str:
+    is_made = isinstance(dataset, DistributedDatasetsFromFunction)
+    return "_datasets" if is_made else "_cloned_datasets"
+
+
+def of_one_replica(element_spec: Any) -> Any:
+    """The spec of what one replica gets, where each local one has its own."""
+    return tf.nest.map_structure(
+        lambda spec: getattr(spec, "_value_specs", (spec,))[0], element_spec
+    )
+
+
+def empty_value(spec: Any) -> Any:
+    """A ragged, sparse or other composite value of 0 rows."""
+    return _dummy_tensor_fn(spec)
 
 
 def components(variable: Any) -> tuple[Any, ...]:
@@ -169,12 +272,23 @@ __all__ = [
     "PerReplica",
     "SyncOnReadVariable",
     "TFOptimizer",
+    "TFEpochIterator",
     "TensorFlowTrainer",
     "acd_manager",
+    "arguments",
     "components",
     "convert_replica_fn",
     "build_symbolically",
     "dataset_batch_size",
+    "DistributedDataset",
+    "DistributedDatasetsFromFunction",
+    "empty_value",
+    "is_branch",
+    "of_one_replica",
+    "pipeline_of",
+    "reading",
+    "replace_pipeline",
+    "set_num_steps",
     "distribute_lib",
     "gradient_accumulators",
     "graph",

@@ -1,0 +1,142 @@
+"""Hooks in Keras for data whose shares differ: ends, empty batches, and what they would spoil.
+
+- Epochs end where the data of all workers does, not after this worker's own batches.
+- Building a model before its first step opens no iterator: a generator's batches would be lost.
+- BatchNormalization: no rows have no mean. The moving statistics stand for theirs.
+- Means of single numbers, such as a loss: no rows count nothing, whatever the number is.
+- Gradients that are accumulated: no rows add nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from poseidon_tf.strategy import tf_internals
+from poseidon_tf.strategy.shares import without_empty
+from poseidon_tf.strategy.strategy import ClusterStrategy, among_others
+
+
+def install() -> None:
+    """Put the hooks in place; a second call changes nothing."""
+    epoch_iterator, trainer = tf_internals.TFEpochIterator, tf_internals.TensorFlowTrainer
+    for cls, name, hook in (
+        (epoch_iterator, "__init__", _open_epochs),
+        (epoch_iterator, "reset", _reset_epochs),
+        (trainer, "_maybe_symbolic_build", _build),
+        (keras.layers.BatchNormalization, "_moments", _moments),
+        (keras.metrics.Mean, "update_state", _update_mean),
+        (tf_internals.TFOptimizer, "_backend_apply_gradients", _apply_gradients),
+    ):
+        tf_internals.replace_method(cls, name, hook)
+
+
+def _open_epochs(original: Callable[..., Any]) -> Callable[..., Any]:
+    def __init__(self: Any, distribute_strategy: Any = None, *args: Any, **kwargs: Any) -> None:
+        strategy = among_others(distribute_strategy)
+        if strategy is None:
+            original(self, distribute_strategy, *args, **kwargs)
+            return
+        x = args[0] if args else kwargs.get("x")
+        num_batches = None
+        if isinstance(x, keras.utils.PyDataset):
+            num_batches = x.num_batches
+        ends_by_steps = bool(kwargs.get("steps_per_epoch"))
+        with strategy.extended.datasets.read_by_keras(
+            num_batches=num_batches, ends_by_steps=ends_by_steps
+        ):
+            original(self, distribute_strategy, *args, **kwargs)
+        _take_num_batches(self)
+
+    return __init__
+
+
+def _reset_epochs(original: Callable[..., Any]) -> Callable[..., Any]:
+    def reset(self: Any) -> None:
+        original(self)
+        if among_others(self._distribute_strategy) is not None:
+            _take_num_batches(self)
+
+    return reset
+
+
+def _take_num_batches(epochs: Any) -> None:
+    """The adapter knows how many batches were given; steps are what the workers agreed on."""
+    steps = int(epochs._distributed_dataset.cardinality)
+    epochs._num_batches = None if steps < 0 else steps
+
+
+def _build(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Builds from the elements' shapes where these say enough."""
+
+    def _maybe_symbolic_build(self: Any, iterator: Any = None, data_batch: Any = None) -> Any:
+        if iterator is not None and among_others(self.distribute_strategy) is not None:
+            spec = tf_internals.of_one_replica(iterator._distributed_dataset.element_spec)
+            if all(map(_says_enough, tf.nest.flatten(spec))):
+                data_batch = tf.nest.map_structure(_symbol, spec)
+                return original(self, data_batch=data_batch)
+        return original(self, iterator=iterator, data_batch=data_batch)
+
+    return _maybe_symbolic_build
+
+
+def _says_enough(spec: Any) -> bool:
+    return isinstance(spec, tf.TensorSpec) and spec.shape.rank and None not in spec.shape[1:]
+
+
+def _symbol(spec: tf.TensorSpec) -> keras.KerasTensor:
+    return keras.KerasTensor((None, *spec.shape[1:]), spec.dtype.name)
+
+
+def _moments(original: Callable[..., Any]) -> Callable[..., Any]:
+    def moments(self: Any, inputs: Any, mask: Any) -> Any:
+        mean, variance = original(self, inputs, mask)
+        # Synchronised statistics are those of all shares together.
+        if self.synchronized or _in_replica() is None or tf.TensorShape(inputs.shape)[0]:
+            return mean, variance
+        has_rows = tf.shape(inputs)[0] > 0
+        return (
+            tf.where(has_rows, mean, tf.cast(self.moving_mean, mean.dtype)),
+            tf.where(has_rows, variance, tf.cast(self.moving_variance, variance.dtype)),
+        )
+
+    return moments
+
+
+def _update_mean(original: Callable[..., Any]) -> Callable[..., Any]:
+    def update_state(self: Any, values: Any, sample_weight: Any = None) -> Any:
+        strategy = _in_replica()
+        rows = None if strategy is None else strategy.shares.rows_to_check()
+        is_number = getattr(values, "shape", None) is not None and len(values.shape) == 0
+        if rows is None or not is_number:
+            return original(self, values, sample_weight)
+        values = without_empty(rows, tf.convert_to_tensor(values))
+        counts = tf.cast(tf.greater(rows, 0), self.dtype)
+        weight = counts if sample_weight is None else counts * tf.cast(sample_weight, self.dtype)
+        return original(self, values, weight)
+
+    return update_state
+
+
+def _apply_gradients(original: Callable[..., Any]) -> Callable[..., Any]:
+    def apply_gradients(self: Any, grads: Sequence[Any], trainable_variables: Any) -> Any:
+        strategy = _in_replica()
+        if (
+            self.gradient_accumulation_steps
+            and strategy is not None
+            and not strategy.extended.has_sums
+        ):
+            rows = strategy.shares.rows_to_check()
+            grads = [without_empty(rows, gradient) for gradient in grads]
+        return original(self, grads, trainable_variables)
+
+    return apply_gradients
+
+
+def _in_replica() -> ClusterStrategy | None:
+    """Our strategy, where a replica of it is running or being traced."""
+    strategy = among_others(tf.distribute.get_strategy())
+    return None if tf.distribute.in_cross_replica_context() else strategy
