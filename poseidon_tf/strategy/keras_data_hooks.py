@@ -110,6 +110,8 @@ def _update_mean(original: Callable[..., Any]) -> Callable[..., Any]:
     def update_state(self: Any, values: Any, sample_weight: Any = None) -> Any:
         strategy = _in_replica()
         rows = None if strategy is None else strategy.shares.rows_to_check()
+        if isinstance(rows, int):
+            return None  # Known to be empty.
         is_number = getattr(values, "shape", None) is not None and len(values.shape) == 0
         if rows is None or not is_number:
             return original(self, values, sample_weight)
