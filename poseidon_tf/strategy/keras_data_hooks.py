@@ -1,6 +1,7 @@
 """Hooks in Keras for data whose shares differ: ends, empty batches, and what they would spoil.
 
 - Epochs end where the data of all workers does, not after this worker's own batches.
+- A PyDataset is shuffled in the same way everywhere.
 - Building a model before its first step opens no iterator: a generator's batches would be lost.
 - BatchNormalization: no rows have no mean. The moving statistics stand for theirs.
 - Means of single numbers, such as a loss: no rows count nothing, whatever the number is.
@@ -9,6 +10,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,6 +18,7 @@ import keras
 import tensorflow as tf
 
 from poseidon_tf.strategy import tf_internals
+from poseidon_tf.strategy.py_datasets import InOneOrder
 from poseidon_tf.strategy.shares import without_empty
 from poseidon_tf.strategy.strategy import ClusterStrategy, among_others
 
@@ -40,11 +43,16 @@ def _open_epochs(original: Callable[..., Any]) -> Callable[..., Any]:
         if strategy is None:
             original(self, distribute_strategy, *args, **kwargs)
             return
-        x = args[0] if args else kwargs.get("x")
+        # Keras names all arguments.
+        x, ends_by_steps = kwargs.get("x"), bool(kwargs.get("steps_per_epoch"))
         num_batches = None
         if isinstance(x, keras.utils.PyDataset):
             num_batches = x.num_batches
-        ends_by_steps = bool(kwargs.get("steps_per_epoch"))
+            if kwargs.get("shuffle") and num_batches is not None:
+                drawn = random.getrandbits(63).to_bytes(8, "little")
+                seed = int.from_bytes(strategy.gather_bytes("order of batches", drawn)[0], "little")
+                kwargs["x"] = InOneOrder(x, seed=seed, is_read_on=ends_by_steps)
+                kwargs["shuffle"] = False
         with strategy.extended.datasets.read_by_keras(
             num_batches=num_batches, ends_by_steps=ends_by_steps
         ):

@@ -3,6 +3,7 @@
 Argument: a folder that all workers see.
 """
 
+import random
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -180,8 +181,11 @@ def main() -> None:
     own.mkdir()
     write_files(own)
     cases = Cases(strategy)
-    static = dataset(0, 3 * BATCH, Policy.OFF).unbatch().batch(BATCH, drop_remainder=True)
-    cases.fit("off-equal", static.with_options(static.options()), epochs=1)
+    static = tf.data.Dataset.from_tensor_slices(rows(0, 3 * BATCH))
+    static = static.batch(BATCH, drop_remainder=True).with_options(
+        dataset(0, 1, Policy.OFF).options()
+    )
+    cases.fit("off-equal", static, epochs=1)
     cases.fit("off-uneven", dataset(1000 * rank, BATCH * (1 + rank) + 5, Policy.OFF))
     cases.fit("file", files(own, Policy.FILE))
     cases.fit("file-three-steps-per-execution", files(own, Policy.FILE), spe=3, epochs=1)
@@ -194,7 +198,21 @@ def main() -> None:
     cases.fit("generator", generator(7), epochs=1)
     cases.fit("generator-steps", generator(7), steps_per_epoch=3)
     cases.fit("uneven-generators", generator(3 + rank), epochs=1)
+    random.seed(rank)
     cases.fit("PyDataset", Batches(5))
+    cases.fit("PyDataset-steps", Batches(6), steps_per_epoch=3)
+    distribute = strategy.experimental_distribute_dataset
+    datasets = {
+        "off, equal": static,
+        "off": dataset(0, 24, Policy.OFF),
+        "data": dataset(0, 29),
+        "data, endless": dataset(0, 29).repeat(),
+        "filtered": kept,
+    }
+    result(
+        "cardinalities",
+        {name: int(distribute(data).cardinality) for name, data in datasets.items()},
+    )
     function = strategy.distribute_datasets_from_function(
         lambda context: dataset(1000 * context.input_pipeline_id, BATCH * (1 + rank) + 1)
     )
@@ -212,7 +230,6 @@ def main() -> None:
         data = dataset(0, 24, Policy.OFF)
         return data.repeat() if rank == on else data
 
-    distribute = strategy.experimental_distribute_dataset
     refused("endless-on-one", lambda: distribute(endless(1)))
     refused("other-batches", lambda: distribute(dataset(0, 24 + 24 * rank)))
     refused("other-policy", lambda: distribute(dataset(0, 24, (Policy.DATA, Policy.OFF)[rank > 0])))
