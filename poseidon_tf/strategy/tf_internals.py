@@ -16,6 +16,13 @@ import numpy as np
 import tensorflow as tf
 
 from poseidon_tf.errors import ConfigError
+from poseidon_tf.strategy.versions import OLDEST_KERAS, OLDEST_TENSORFLOW, refusal
+
+_REFUSAL = refusal(
+    tensorflow=tf.__version__, keras=keras.__version__, backend=keras.backend.backend()
+)
+if _REFUSAL:
+    raise ConfigError(_REFUSAL)
 
 try:
     from keras.src.backend.tensorflow.optimizer import TFOptimizer  # Knows gradients AND variables.
@@ -67,18 +74,10 @@ try:
     keras.layers.BatchNormalization._moments  # noqa: B018
 except (ImportError, AttributeError) as failure:
     raise ConfigError(
-        f"poseidon_tf needs TensorFlow 2.16 or newer with Keras 3.10 or newer; TensorFlow "
-        f"{tf.__version__} with Keras {keras.__version__} lacks something it is built on: {failure}"
+        f"poseidon_tf needs TensorFlow {'.'.join(map(str, OLDEST_TENSORFLOW))} or newer with Keras "
+        f"{'.'.join(map(str, OLDEST_KERAS))} or newer; TensorFlow {tf.__version__} with Keras "
+        f"{keras.__version__} lacks something it is built on: {failure}"
     ) from failure
-
-# Under a strategy older ones count a batch too many in metrics, and before 3.8 do not divide the
-# loss by the number of replicas.
-OLDEST_KERAS = (3, 10)
-if tuple(int(part) for part in keras.__version__.split(".")[:2]) < OLDEST_KERAS:
-    raise ConfigError(
-        f"poseidon_tf needs Keras {'.'.join(map(str, OLDEST_KERAS))} or newer, got "
-        f"{keras.__version__}: older ones give other results under a strategy than without"
-    )
 
 
 def is_tracing_for_real() -> bool:

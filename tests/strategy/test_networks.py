@@ -60,7 +60,7 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 def assert_equal(trained: Trained, net: str, *ways: str) -> None:
-    """No variable of the net differs by more than the tolerance, relative to its largest element."""
+    """No variable differs by more than the tolerance, relative to its largest element."""
     expected, got = (trained.weights(way, net) for way in ways)
     assert sorted(got) == sorted(expected)
     for name, value in expected.items():
