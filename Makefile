@@ -1,11 +1,15 @@
 # `make` lists the targets. Everything runs in .venv, which is built from setup.py on first use.
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast test-hosts bench-transport bench-overhead bench-peers bench-scaling check protos check-protos clean
+.PHONY: help install demo test test-fast test-hosts test-networks test-versions bench-transport bench-overhead bench-peers bench-scaling check protos check-protos clean
 
 PYTHON ?= python3
+OLDEST_PYTHON ?= $(PYTHON)
 PIP_QUIET := --quiet --disable-pip-version-check
 PROTOC := .venv-protos/bin/python -m grpc_tools.protoc -Iprotos
 PROTOS := $(wildcard protos/poseidon_tf/wire/*.proto)
+
+# What versions of TensorFlow, Keras, gRPC and protobuf may change, with real processes.
+VERSION_TESTS := tests/strategy tests/examples tests/wire tests/transport/test_grpc_streams.py
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 16
@@ -23,6 +27,13 @@ test-fast: install  ## run the tests that start no processes
 
 test-hosts: install  ## run the tests between emulated hosts; needs root and iproute2
 	.venv/bin/python -m pytest tests_hosts
+
+test-networks: install  ## train VGG16, ResNet50, EfficientNetB0 and InceptionV3 on 2 workers; minutes
+	.venv/bin/python -m pytest -m networks
+
+test-versions: install .venv-oldest/installed  ## run what versions may change on the oldest and the newest ones
+	.venv-oldest/bin/python -m pytest $(VERSION_TESTS)
+	.venv/bin/python -m pytest $(VERSION_TESTS)
 
 bench-transport: install  ## sums and factors against a bare gRPC echo and iperf3
 	.venv/bin/python benchmarks/bench_transport.py
@@ -56,7 +67,7 @@ check-protos: .venv-protos/installed  ## fail if the stubs are not what protos/ 
 	done
 
 clean:  ## remove what make, the tools and Python have built
-	rm -rf .venv .venv-protos .venv-tf-keras .venv-torch build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf .venv .venv-oldest .venv-protos .venv-tf-keras .venv-torch build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/installed: setup.py
@@ -68,6 +79,14 @@ clean:  ## remove what make, the tools and Python have built
 .venv/installed-dev: .venv/installed
 	@echo "adding the linters to .venv"
 	.venv/bin/python -m pip install $(PIP_QUIET) -e ".[dev]"
+	@touch $@
+
+# The oldest of everything that setup.py allows.
+.venv-oldest/installed: setup.py
+	@echo "building .venv-oldest: TensorFlow 2.16 with Keras 3.10"
+	$(OLDEST_PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install $(PIP_QUIET) -e ".[test]" \
+		"tensorflow==2.16.*" "keras==3.10.*" "grpcio==1.62.*" "protobuf==4.25.*"
 	@touch $@
 
 # A generator of its own: stubs from this version run with every protobuf from 4.25 on, while the
