@@ -28,8 +28,9 @@ def refusal(*, tensorflow: str, keras: str, backend: str) -> str | None:
     if _major_and_minor(keras) < OLDEST_KERAS:
         oldest = _dotted(OLDEST_KERAS)
         return (
-            f"poseidon_tf needs Keras {oldest} or newer, got {keras}: older ones give other results "
-            f'under a strategy than without; install it with: pip install "keras>={oldest}"'
+            f"poseidon_tf needs Keras {oldest} or newer, got {keras}: older ones give other "
+            "results under a strategy than without; install it with: "
+            f'pip install "keras>={oldest}"'
         )
     if backend != "tensorflow":
         return (

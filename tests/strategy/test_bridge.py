@@ -26,9 +26,22 @@ DTYPES = [
 NUM_BYTES = 2 * _SHARED_BYTES
 
 
+class _Lent:
+    """A tensor's memory for NumPy: TensorFlow 2.16 has the function, its tensors not the method."""
+
+    def __init__(self, tensor: tf.Tensor) -> None:
+        self._tensor = tensor
+
+    def __dlpack__(self, **_: object) -> object:
+        return tf.experimental.dlpack.to_dlpack(self._tensor)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 1, 0  # The first CPU.
+
+
 def address(tensor: tf.Tensor) -> int:
     bits = tf.bitcast(tensor, tf.uint16) if tensor.dtype == tf.bfloat16 else tensor
-    return int(np.from_dlpack(bits).ctypes.data)
+    return int(np.from_dlpack(_Lent(bits)).ctypes.data)
 
 
 def filled(values: Any, wire: str, number: int) -> Any:
