@@ -99,3 +99,22 @@ def test_the_custom_loop_also_runs_alone():
     losses = [float(line.rpartition(" ")[2]) for line in lines]
     assert losses[-1] < losses[0] / 2
     assert schemes(lines) == {}
+
+
+def test_the_script_of_the_migration_page_saves_on_the_chief_alone():
+    """One accuracy on both workers, and a checkpoint that only rank 0 has written."""
+    lines = run_example("migrated.py")
+    assert [line for line in lines if not PREFIX.match(line)] == []
+    accuracy = said(lines, "accuracy of the last epoch: ")
+    assert set(accuracy) == {"worker 0", "worker 1"}
+    assert accuracy["worker 0"] == accuracy["worker 1"]
+    saved = [line.split("]")[0] for line in lines if "best.weights.h5 has" in line]
+    assert saved == ["[worker 0"]
+
+
+def test_the_migration_page_shows_the_script_that_runs():
+    """Between its imports and its end the page's script is the example, line by line."""
+    page = (ROOT / "docs" / "migration.md").read_text()
+    script = (ROOT / "examples" / "migrated.py").read_text()
+    start = script.index("strategy = poseidon_tf")
+    assert script[start : script.index("accuracy = ")].strip() in page
