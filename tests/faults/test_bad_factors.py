@@ -104,6 +104,19 @@ def test_factors_two_steps_ahead_are_refused():
         peers.expect(1)
 
 
+def test_a_row_that_no_table_has_is_refused_before_anybody_adds_it():
+    """Both ends hear which row of which table, and the set stays as it was."""
+    table = RowSpec.sparse("words", num_rows=4, width=2, dtype="float32", index_dtype="int32")
+    rows = pack(np.array([3, 4], "int32"), np.ones((2, 2), "float32"))
+    part = Part(key=KEY + 1, step=0, rows=2, offset=0, total=len(rows), length=len(rows))
+    with Peers() as peers:
+        peers.service.register(KEY + 1, table)
+        error = peers.refused(BROADCAST, frames.encode(FrameHeader(parts=[part]), [rows]), rank=1)
+        assert isinstance(error, ProtocolError)
+        assert "rank 1, step 0: 'words' has rows 0..3, got a gradient of row 4" in str(error)
+        assert peers.service.missing() == []
+
+
 BAD_STREAMS = {
     "no rank": ({}, "a stream without a rank"),
     "a rank that is no number": ({"rank": "one"}, "a stream without a rank"),

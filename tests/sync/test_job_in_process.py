@@ -73,8 +73,11 @@ def pairs_of(num_elements: int, num_servers: int, length: int) -> list[tuple[int
 SIZES = {"conv": 1000, "bias": 3, "fc": 40_005}  # The last in five pairs.
 
 
+WORDS = RowSpec.sparse("words", num_rows=50, width=5, dtype="float32", index_dtype="int32")
+
+
 class Training:
-    """Whole keys, a key cut over servers, a value of changing size, and factors."""
+    """Whole keys, a key cut over servers, a value of changing size, factors and sparse rows."""
 
     def __init__(self, member, num_workers, num_servers):
         self.worker, self.ranks = member.worker, range(num_workers)
@@ -88,6 +91,10 @@ class Training:
             0,
             RowSpec.factors("fc7", M=30, N=20, dtype="float32"),
             deliver=self.delivered["fc7"],
+        )
+        self.delivered["words"] = Deliveries()
+        self.routes["words"] = self.worker.open_factors(
+            1, WORDS, purpose="rows", deliver=self.delivered["words"]
         )
         self.worker.gather("ready", b"")
 
@@ -104,6 +111,10 @@ class Training:
             **{name: [share(name, rank, step, size)] for name, size in SIZES.items()},
             "loss": [share("loss", rank, step, step % 3, dtype="float64")],
             "fc7": [share("U", rank, step, rows, 30), share("V", rank, step, rows, 20)],
+            "words": [
+                np.arange(rows, dtype="int32") * (rank + 3),
+                share("words", rank, step, rows, 5),
+            ],
         }
 
     def step(self, step):
@@ -114,7 +125,7 @@ class Training:
         for name in own:
             at, results, error = self.delivered[name].next()
             assert (at, error) == (step, "")
-            together = np.concatenate if name == "fc7" else in_rank_order
+            together = np.concatenate if name in ("fc7", "words") else in_rank_order
             wanted = [together(arrays) for arrays in zip(*(p[name] for p in by_rank), strict=True)]
             assert [a.tobytes() for a in results] == [a.tobytes() for a in wanted]
 
@@ -152,6 +163,7 @@ def test_twenty_steps_have_the_bits_of_sums_in_rank_order(num_workers, num_serve
         assert each.all_reduce.sent_bytes == 8 * sum(step % 3 for step in range(20))
         assert each.sfb.sent_bytes == (num_workers - 1) * row_bytes * own_rows[rank]
         assert each.sfb.received_bytes == row_bytes * (sum(own_rows) - own_rows[rank])
+        assert each.rows.sent_bytes == (num_workers - 1) * WORDS.row_bytes * own_rows[rank]
 
 
 @pytest.mark.parametrize("num_workers, num_servers", CLUSTERS)

@@ -159,6 +159,21 @@ def train(name: str, scope: Any, strategy: Any) -> dict[str, Any]:
     return found
 
 
+def train_with_an_empty_share(scope: Any) -> list[Any]:
+    """The weights after a batch of 8 rows and one of 1, of which the last worker has none."""
+    weights = []
+    for build in (attention_net, words_net):
+        keras.utils.set_random_seed(12)
+        with scope():
+            model = build()
+            loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+            model.compile("adam", loss)
+        x = np.ones((BATCH + 1, *model.input_shape[1:]), model.inputs[0].dtype)
+        model.fit(x, np.zeros(BATCH + 1), batch_size=BATCH, shuffle=False, verbose=0)
+        weights += model.get_weights()
+    return weights
+
+
 def payload(statistics: Any, scheme: str) -> int:
     counted = getattr(statistics, scheme)
     return int(counted.sent_bytes + counted.received_bytes)
@@ -179,6 +194,10 @@ def main() -> None:
         told[case] = found
     np.savez(folder / f"{way}-{rank}.npz", **arrays)
     result("cases", told)
+    if strategy:
+        uneven = train_with_an_empty_share(scope)
+        result("finite", all(bool(np.isfinite(weight).all()) for weight in uneven))
+        arrays |= {f"uneven/{at}": weight for at, weight in enumerate(uneven)}
     content = b"".join(array.tobytes() for array in arrays.values())
     result("digest", hashlib.sha256(content).hexdigest())
 
