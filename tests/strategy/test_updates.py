@@ -79,11 +79,10 @@ def test_weights_and_losses_are_those_of_one_process(
 def test_accumulated_gradients_are_exchanged_in_every_second_step_only(
     found: list[dict[str, Any]],
 ) -> None:
-    """Half as many pushes as without."""
+    """What was added up goes through the servers as one, so eight steps make four exchanges."""
     for worker in found:
-        assert worker["pushes-plain"] > 0
-        assert 2 * worker["pushes-sgd"] == worker["pushes-plain"]
-        assert 2 * worker["pushes-clipped"] == worker["pushes-plain"]
+        assert worker["pushes-sgd"] == worker["pushes-clipped"] == 4
+        assert worker["pushes-plain"] >= 8
 
 
 def test_a_cycle_of_accumulation_goes_on_in_the_next_fit(

@@ -150,21 +150,20 @@ class Gan(keras.Model):
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         with tf.GradientTape() as tape:
             critic_loss = self.loss_fn(labels, self.critic(both, training=True))
-            share = critic_loss / replicas
-        gradients = tape.gradient(share, self.critic.trainable_weights)
+        gradients = tape.gradient(critic_loss, self.critic.trainable_weights)
         self.critic_optimizer.apply_gradients(
             zip(gradients, self.critic.trainable_weights, strict=True)
         )
         with tf.GradientTape() as tape:
             verdicts = self.critic(self.generator(noise, training=True))
             generator_loss = self.loss_fn(tf.zeros_like(ones), verdicts)
-            share = generator_loss / replicas
-        gradients = tape.gradient(share, self.generator.trainable_weights)
+        gradients = tape.gradient(generator_loss, self.generator.trainable_weights)
         self.generator_optimizer.apply_gradients(
             zip(gradients, self.generator.trainable_weights, strict=True)
         )
-        self.critic_loss.update_state(critic_loss)
-        self.generator_loss.update_state(generator_loss)
+        # Under a strategy a loss of Keras is the share's mean divided by the number of replicas.
+        self.critic_loss.update_state(critic_loss * replicas)
+        self.generator_loss.update_state(generator_loss * replicas)
         return {
             "critic_loss": self.critic_loss.result(),
             "generator_loss": self.generator_loss.result(),
@@ -175,7 +174,7 @@ def adversaries() -> None:
     keras.utils.set_random_seed(4)
     with strategy.scope():
         gan = Gan()
-        gan.compile(keras.optimizers.Adam(0.01), keras.optimizers.Adam(0.02))
+        gan.compile(SGD(0.05, momentum=0.9), SGD(0.02, momentum=0.9))
     dataset = tf.data.Dataset.from_tensor_slices(x).batch(BATCH)
     history = gan.fit(dataset, epochs=2, verbose=0).history
     losses = [float(v) for name in sorted(history) for v in history[name]]
