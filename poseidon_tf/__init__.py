@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from poseidon_tf.launch.poseidon_strategy import PoseidonStrategy as PoseidonStrategy
     from poseidon_tf.planner import Plan as Plan
+    from poseidon_tf.strategy.gradient_tape import GradientTape as GradientTape
     from poseidon_tf.sync.session import Deadlines as Deadlines
     from poseidon_tf.sync.statistics import Statistics as Statistics
 
@@ -25,6 +26,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "ConfigError": "poseidon_tf.errors",
     "Deadlines": "poseidon_tf.sync.session",
+    "GradientTape": "poseidon_tf.strategy.gradient_tape",
     "MemberError": "poseidon_tf.errors",
     "PeerLost": "poseidon_tf.errors",
     "Plan": "poseidon_tf.planner",

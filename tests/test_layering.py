@@ -19,7 +19,12 @@ STRATEGY = SYNC | {"planner", "strategy"}
 
 # What a package may import of ours, besides itself and ANYONE.
 MAY_IMPORT = {
-    "__init__": {"launch", "planner", "sync"},  # For type checkers; at run time by name, lazily.
+    "__init__": {
+        "launch",
+        "planner",
+        "strategy",
+        "sync",
+    },  # For type checkers; at run time by name, lazily.
     "__main__": {"launch"},
     "errors": set(),
     "trace": set(),

@@ -9,6 +9,7 @@ import pytest
 
 import poseidon_tf
 
+LOAD_TENSORFLOW = ("GradientTape", "PoseidonStrategy")
 HEAVY = ("tensorflow", "keras", "grpc")
 
 
@@ -26,7 +27,7 @@ def test_public_names_are_sorted_and_each_is_somewhere():
     names = poseidon_tf.__all__
     assert names == sorted(set(names))
     for name in names:
-        if name != "PoseidonStrategy":  # It loads TensorFlow: asked for below, in another process.
+        if name not in LOAD_TENSORFLOW:  # Asked for below, in other processes.
             assert getattr(poseidon_tf, name).__name__ == name
             assert getattr(poseidon_tf, name).__doc__
     assert set(names) <= set(dir(poseidon_tf))
@@ -60,7 +61,9 @@ def test_a_server_loads_no_tensorflow():
     assert loaded_after("import poseidon_tf.launch.server_main") == {"grpc"}
 
 
-def test_the_strategy_is_what_loads_tensorflow():
-    """Its first use imports TensorFlow and Keras: the check for heavy modules can fail."""
+def test_the_strategy_and_the_tape_are_what_loads_tensorflow():
+    """Their first use imports TensorFlow and Keras: the check for heavy modules can fail."""
+    code = "from poseidon_tf import GradientTape; assert GradientTape.__doc__"
+    assert loaded_after(code) == {"tensorflow", "keras"}
     code = "from poseidon_tf import PoseidonStrategy; assert PoseidonStrategy.__doc__"
     assert loaded_after(code) == set(HEAVY)

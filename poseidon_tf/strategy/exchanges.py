@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import tensorflow as tf
 
@@ -18,6 +18,8 @@ from poseidon_tf.strategy.graph_rows import SparseRows
 from poseidon_tf.sync.session import Deliver, Route
 from poseidon_tf.sync.worker import Worker
 
+Gradients: TypeAlias = Sequence[Gradient] | Mapping[int, Gradient]
+
 
 @dataclass(frozen=True, slots=True)
 class OpenUnit:
@@ -28,23 +30,54 @@ class OpenUnit:
 
     def exchange(
         self,
-        gradients: Sequence[Gradient],
+        gradients: Gradients,
         compact: Mapping[int, Compact],
         variables: Sequence[tf.Variable],
     ) -> dict[int, Gradient]:
         """The sums over all workers of this unit's gradients, by position.
 
         Args:
+          gradients: by position, those of this unit at least.
           compact: by position, the forms that can travel instead of the gradient.
         """
+        results = self.route.exchange(self.contribution(gradients, compact, variables))
+        return self.sums(results, gradients, compact, variables)
+
+    def contribution(
+        self,
+        gradients: Gradients,
+        compact: Mapping[int, Compact],
+        variables: Sequence[tf.Variable],
+    ) -> list[tf.Tensor]:
+        """What a replica puts on the route."""
+        first = self.unit.variables[0]
+        form = compact.get(first)
+        if self.unit.scheme is Scheme.SFB:
+            assert isinstance(form, Factors), f"{self.route.name}: SFB without factors"
+            return [form.U.matrix(), form.V.matrix()]
+        if self.unit.scheme is Scheme.ROWS:
+            assert isinstance(form, SparseRows), f"{self.route.name}: rows of a dense gradient"
+            indices = tf.cast(form.indices, index_dtype(variables[first].shape))
+            return [indices, form.matrix()]
+        # Sparse ones as their dense table.
+        return [tf.convert_to_tensor(gradients[position]) for position in self.unit.variables]
+
+    def sums(
+        self,
+        results: Sequence[tf.Tensor],
+        gradients: Gradients,
+        compact: Mapping[int, Compact],
+        variables: Sequence[tf.Variable],
+    ) -> dict[int, Gradient]:
+        """The sums of this unit's gradients, of what came back on the route."""
         first = compact.get(self.unit.variables[0])
         if self.unit.scheme is Scheme.SFB:
             assert isinstance(first, Factors), f"{self.route.name}: SFB without factors"
-            return _exchange_factors(self, first, gradients, variables)
+            return _sums_of_factors(self, results, first, gradients, variables)
         if self.unit.scheme is Scheme.ROWS:
             assert isinstance(first, SparseRows), f"{self.route.name}: rows of a dense gradient"
-            return _exchange_rows(self, first, gradients, variables)
-        return _exchange_sum(self, gradients, variables)
+            return _sum_of_rows(self, results, first, gradients, variables)
+        return _split_total(self, results, variables)
 
 
 def open_unit(worker: Worker, plan: Plan, unit: Unit, *, number: int, first_key: int) -> OpenUnit:
@@ -107,13 +140,12 @@ def _open_sum(worker: Worker, name: str, unit: Unit, plan: Plan, deliver: Delive
     )
 
 
-def _exchange_sum(
-    open_unit: OpenUnit, gradients: Sequence[Gradient], variables: Sequence[tf.Variable]
+def _split_total(
+    open_unit: OpenUnit, results: Sequence[tf.Tensor], variables: Sequence[tf.Variable]
 ) -> dict[int, Gradient]:
-    """The gradients of a PS unit, summed by the servers; sparse ones as their dense table."""
+    """The gradients of a PS unit, which the servers have summed as one vector."""
     positions = open_unit.unit.variables
-    dense = [tf.convert_to_tensor(gradients[position]) for position in positions]
-    (total,) = open_unit.route.exchange(dense)
+    (total,) = results
     sizes = [variables[position].shape.num_elements() for position in positions]
     total = tf.ensure_shape(total, [sum(sizes)])
     return {
@@ -122,10 +154,11 @@ def _exchange_sum(
     }
 
 
-def _exchange_factors(
+def _sums_of_factors(
     open_unit: OpenUnit,
+    results: Sequence[tf.Tensor],
     factors: Factors,
-    gradients: Sequence[Gradient],
+    gradients: Gradients,
     variables: Sequence[tf.Variable],
 ) -> dict[int, Gradient]:
     """The gradients of a kernel and its biases, from the factors of all workers.
@@ -134,7 +167,7 @@ def _exchange_factors(
     TensorFlow prunes it. Narrow factors are multiplied and added up in float32.
     """
     kernel, *biases = open_unit.unit.variables
-    U_KM, V_KN = open_unit.route.exchange([factors.U.matrix(), factors.V.matrix()])
+    U_KM, V_KN = results
     M, N = factors.sides
     wide = tf.float64 if factors.dtype == tf.float64 else tf.float32
     U_KM = tf.cast(tf.ensure_shape(U_KM, [None, M]), wide)
@@ -148,10 +181,11 @@ def _exchange_factors(
     return summed
 
 
-def _exchange_rows(
+def _sum_of_rows(
     open_unit: OpenUnit,
+    results: Sequence[tf.Tensor],
     rows: SparseRows,
-    gradients: Sequence[Gradient],
+    gradients: Gradients,
     variables: Sequence[tf.Variable],
 ) -> dict[int, Gradient]:
     """A sparse gradient with the rows of all workers, rank after rank.
@@ -160,8 +194,7 @@ def _exchange_rows(
     """
     (position,) = open_unit.unit.variables
     gradient, shape = gradients[position], variables[position].shape
-    sent = tf.cast(rows.indices, index_dtype(shape))
-    indices, values = open_unit.route.exchange([sent, rows.matrix()])
+    indices, values = results
     values = tf.cast(tf.ensure_shape(values, [None, rows.num_columns]), gradient.dtype)
     return {
         position: tf.IndexedSlices(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, final
 
@@ -48,6 +49,7 @@ class PoseidonExtended(tf_internals.MirroredExtended):  # type: ignore[misc]
         self.datasets = Datasets(worker, batches, shares, num_local_replicas=len(devices))
         self._shares = shares
         self._local = threading.local()
+        self._counted: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
         self.reductions: Reductions | None = None
         if worker is not None:
             self.reductions = Reductions(worker, num_replicas=self._num_replicas_in_sync)
@@ -85,8 +87,7 @@ class PoseidonExtended(tf_internals.MirroredExtended):  # type: ignore[misc]
         self, fn: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]
     ) -> Any:
         if self._num_local_replicas > 1:
-            counted = tf_internals.wrapped(fn, self._shares.counting)
-            return super()._call_for_each_replica(counted, args, kwargs)
+            return super()._call_for_each_replica(self._counting(fn), args, kwargs)
         # In the calling thread, as OneDeviceStrategy does: updates within a tf.cond work then.
         replica = tf_internals.distribute_lib.ReplicaContext(
             self._container_strategy(), replica_id_in_sync_group=self._rank
@@ -94,6 +95,14 @@ class PoseidonExtended(tf_internals.MirroredExtended):  # type: ignore[misc]
         with tf.device(self._devices[0]), replica:
             counted = self._shares.counting(tf_internals.convert_replica_fn(fn))
             return counted(*args, **kwargs)
+
+    def _counting(self, fn: Any) -> Any:
+        """`fn` that counts the rows of its share; the same again, or it would be traced again."""
+        if not isinstance(fn, tf.types.experimental.PolymorphicFunction):
+            return self._shares.counting(fn)
+        if fn not in self._counted:
+            self._counted[fn] = tf_internals.wrapped(fn, self._shares.counting)
+        return self._counted[fn]
 
     def _create_variable(self, next_creator: Callable[..., Any], **kwargs: Any) -> Any:
         aggregation = tf.VariableAggregation

@@ -14,13 +14,13 @@ from typing import Any, final
 
 import tensorflow as tf
 
-from poseidon_tf.errors import PlanError
-from poseidon_tf.planner import ClusterSpec, Plan
+from poseidon_tf.errors import PlanError, PoseidonError
+from poseidon_tf.planner import ClusterSpec, Plan, VariableSpec
 from poseidon_tf.strategy import tf_internals
 from poseidon_tf.strategy.agreement import agree_on_plan, agree_on_values
 from poseidon_tf.strategy.batches import BatchSizes
 from poseidon_tf.strategy.exchanges import OpenUnit, open_unit
-from poseidon_tf.strategy.graph_factors import Gradient, describe
+from poseidon_tf.strategy.graph_factors import Compact, Gradient, describe
 from poseidon_tf.strategy.graph_products import source_of
 from poseidon_tf.strategy.sample_weights import OpenWeights, SampleWeights, multiplied
 from poseidon_tf.strategy.shares import Shares
@@ -70,6 +70,7 @@ class GradientExchange:
         self._plans: list[Plan] = []
         self._num_units = 0
         self._have_first_values: set[str] = set()
+        self._agreed_optimizers: set[tuple[str, ...]] = set()
 
     @property
     def plan(self) -> Plan | None:
@@ -100,31 +101,14 @@ class GradientExchange:
         static = share if isinstance(share, int) and not tf.executing_eagerly() else None
         names = unique_names(variables)
         _refuse_summed(names, gradients)
-        parts = [tf_internals.components(variable)[0] for variable in variables]
-        num_replicas, rows_of_worker = self._worker.num_replicas, self._batches.rows()
-        rows_of_replica = None if rows_of_worker is None else -(-rows_of_worker // num_replicas)
-        specs, compact = describe(
-            names,
-            gradients,
-            parts,
-            batch_size=rows_of_replica,
-            why_rows=why_rows(optimizer),
-        )
-        # K is a worker's: what its replicas have travels as one.
-        specs = [
-            spec if spec.rows is None else replace(spec, rows=spec.rows * num_replicas)
-            for spec in specs
-        ]
-        key = tuple(
-            (tf_internals.variable_id(variable), *spec.form)
-            for variable, spec in zip(variables, specs, strict=True)
-        )
+        specs, compact = self._described(optimizer, gradients, variables)
+        key = _key_of(variables, specs)
         if key not in self._open:
             with tf.init_scope():
                 self._first_values_of_step(optimizer, variables)
                 plan = self._agree(specs)
             if weighted is not None:
-                self._weights[key] = weighted.open(static, rows_of_replica)
+                self._weights[key] = weighted.open(static, self._rows_of_replica())
             self._open[key] = self._open_units(plan)
             self._plans.append(plan)
             self._announce(plan)
@@ -135,6 +119,7 @@ class GradientExchange:
             )
         elif not getattr(optimizer, "gradient_accumulation_steps", None):
             rows = self._shares.rows_to_check()
+        parts = [tf_internals.components(variable)[0] for variable in variables]
         summed: dict[int, Gradient] = {}
         for each in self._open[key]:
             if rows is not None:
@@ -142,6 +127,61 @@ class GradientExchange:
             summed |= each.exchange(gradients, compact, parts)
         in_order = [summed[position] for position in range(len(gradients))]
         return in_order if scale is None else [multiplied(each, scale) for each in in_order]
+
+    def eager_units(
+        self, gradients: Sequence[Gradient], variables: Sequence[Any]
+    ) -> list[OpenUnit]:
+        """The units in which these eager gradients, of no known optimizer, have been summed."""
+        specs, _ = self._described(None, gradients, variables)
+        return self._open[_key_of(variables, specs)]
+
+    @property
+    def rows_to_check(self) -> Any:
+        """Rows of the calling replica's share of the batch, where there may be none."""
+        return self._shares.rows_to_check()
+
+    @property
+    def weighs_samples(self) -> bool:
+        """Whether shares count by their rows."""
+        return self._sample_weights is not None
+
+    def _rows_of_replica(self) -> int | None:
+        rows = self._batches.rows()
+        return None if rows is None else -(-rows // self._worker.num_replicas)
+
+    def _described(
+        self, optimizer: Any, gradients: Sequence[Gradient], variables: Sequence[Any]
+    ) -> tuple[list[VariableSpec], dict[int, Compact]]:
+        """What the planner is told of these gradients, and their compact forms by position."""
+        specs, compact = describe(
+            unique_names(variables),
+            gradients,
+            [tf_internals.components(variable)[0] for variable in variables],
+            batch_size=self._rows_of_replica(),
+            why_rows=why_rows(optimizer),
+        )
+        # K is a worker's: what its replicas have travels as one.
+        num_replicas = self._worker.num_replicas
+        return [
+            spec if spec.rows is None else replace(spec, rows=spec.rows * num_replicas)
+            for spec in specs
+        ], compact
+
+    def agree_on_optimizer(self, optimizer: Any) -> None:
+        """Give an optimizer whose gradients are summed elsewhere rank 0's values, once."""
+        key = tuple(tf_internals.variable_id(variable) for variable in optimizer.variables)
+        if key not in self._agreed_optimizers:
+            self._agreed_optimizers.add(key)
+            with tf.init_scope():
+                self._first_values_of_step(optimizer, [])
+
+    def fail(self, error: PoseidonError) -> None:
+        """End the job on all workers: this one cannot finish a step that it has begun."""
+        self._worker.session.fail(error)
+
+    def gather(self, what: str, payload: bytes) -> list[bytes]:
+        """Every worker's `payload`, in rank order; all workers call it together."""
+        return self._worker.gather(what, payload)
 
     def record_applied(self, variables: Sequence[Any]) -> None:
         """Note, for the timeline, when each of these variables has been updated in this step."""
@@ -175,6 +215,14 @@ class GradientExchange:
         # Factors may come from a peer as soon as it has a plan: everyone must be listening.
         self._worker.gather("routes open", b"")
         return opened
+
+
+def _key_of(variables: Sequence[Any], specs: Sequence[VariableSpec]) -> tuple[Any, ...]:
+    """What a trace fixes of these variables: the same again finds its routes open."""
+    return tuple(
+        (tf_internals.variable_id(variable), *spec.form)
+        for variable, spec in zip(variables, specs, strict=True)
+    )
 
 
 def unique_names(variables: Sequence[Any]) -> list[str]:

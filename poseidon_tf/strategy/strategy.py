@@ -18,10 +18,11 @@ from poseidon_tf.errors import ConfigError
 from poseidon_tf.planner import ClusterSpec, Plan
 from poseidon_tf.strategy.batches import BatchSizes
 from poseidon_tf.strategy.extended import PoseidonExtended
-from poseidon_tf.strategy.gradients import GradientExchange
+from poseidon_tf.strategy.gradients import GradientExchange, unique_names
 from poseidon_tf.strategy.reductions import joined_replicas
 from poseidon_tf.strategy.sample_weights import SampleWeights
 from poseidon_tf.strategy.shares import Shares, without_empty
+from poseidon_tf.strategy.tape_sums import TapeSums
 from poseidon_tf.sync.statistics import Statistics
 from poseidon_tf.sync.worker import Worker
 
@@ -59,6 +60,7 @@ class ClusterStrategy(tf.distribute.Strategy):  # type: ignore[misc]
         self.writes_on_all = write_on == "all"
         self.shares = Shares()
         self._gradients: GradientExchange | None = None
+        self.tape_sums: TapeSums | None = None
         if worker is not None:
             self._gradients = GradientExchange(
                 worker,
@@ -78,6 +80,7 @@ class ClusterStrategy(tf.distribute.Strategy):  # type: ignore[misc]
                 ),
                 announce=announce,
             )
+            self.tape_sums = TapeSums(self._gradients, self._sum_over_all)
         extended = PoseidonExtended(
             self,
             devices=devices,
@@ -110,6 +113,15 @@ class ClusterStrategy(tf.distribute.Strategy):  # type: ignore[misc]
         self, optimizer: Any, gradients: Sequence[tf.Tensor], variables: Sequence[Any]
     ) -> list[tf.Tensor]:
         """The gradients summed over all replicas; see `GradientExchange.sum`."""
+        assert self._gradients is not None and self.tape_sums is not None
+        if self.tape_sums.marks.are_sums(unique_names(variables), gradients, variables):
+            self._gradients.agree_on_optimizer(optimizer)
+            return list(gradients)
+        return self._sum_over_all(optimizer, gradients, variables)
+
+    def _sum_over_all(
+        self, optimizer: Any, gradients: Sequence[tf.Tensor], variables: Sequence[Any]
+    ) -> list[tf.Tensor]:
         exchange = self._gradients
         assert exchange is not None, "one worker has nothing to sum"
         if not self.extended._use_merge_call():
@@ -165,6 +177,8 @@ class ClusterStrategy(tf.distribute.Strategy):  # type: ignore[misc]
         Args:
           batch_size: of all workers together, where `fit` makes the batches; else None.
         """
+        if self.tape_sums is not None:
+            self.tape_sums.marks.forget()
         with self._batches.fit(None if batch_size is None else -(-batch_size // self.num_workers)):
             yield
 

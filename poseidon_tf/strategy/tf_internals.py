@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -58,13 +57,18 @@ try:
     from tensorflow.python.distribute.values_util import (
         get_current_replica_id_as_int,  # The public id is a tensor while a step is traced.
     )
-    from tensorflow.python.eager import context  # Whether the user has seeded TensorFlow.
+    from tensorflow.python.eager import (
+        context,  # Whether the user has seeded TensorFlow.
+        record,  # When the gradient of a variable is final; which tapes record.
+    )
     from tensorflow.python.ops.control_flow_v2_func_graphs import (
         CondBranchFuncGraph,  # Graphs that live and die with the one around them.
         WhileBodyFuncGraph,
         WhileCondFuncGraph,
     )
 
+    record.record_operation_backprop_only  # noqa: B018
+    record.should_record_backprop  # noqa: B018
     TFOptimizer._backend_update_step  # noqa: B018 - fails early.
     TFOptimizer._clip_gradients  # noqa: B018
     LossScaleOptimizer._tf_apply  # noqa: B018
@@ -152,19 +156,12 @@ def replica_id() -> int:
 
 
 def wrapped(fn: Any, wrap: Callable[[Any], Any]) -> Any:
-    """`wrap(fn)`; a `tf.function` stays one, with the options that it was made with.
+    """A `tf.function` of `wrap` around what it runs, with the options that it was made with.
 
     TensorFlow traces all replicas of a `tf.function` together. Within a function of another kind
     the first replica's would wait for the second's.
     """
-    if not isinstance(fn, tf.types.experimental.PolymorphicFunction):
-        return wrap(fn)
-    if fn not in _wrapped:
-        _wrapped[fn] = fn._clone(python_function=wrap(fn.python_function))
-    return _wrapped[fn]
-
-
-_wrapped: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+    return fn._clone(python_function=wrap(fn.python_function))
 
 
 def gradient_accumulators(optimizer: Any) -> list[Any]:
@@ -253,6 +250,37 @@ def variable_id(variable: Any) -> str:
     return unique
 
 
+def call_when_final(
+    handle: tf.Tensor, watched: tf.Tensor, receive: Callable[[tf.Tensor], None]
+) -> None:
+    """Have the tapes that watch `watched` call `receive` with the gradient of `handle`'s variable.
+
+    It is recorded as an operation that makes the handle of `watched`: a tape calls an operation's
+    backward function once, as soon as everything that reads its result has been differentiated.
+    No public function records an operation that has run before.
+    """
+
+    def backward(gradient: tf.Tensor) -> list[None]:
+        receive(gradient)
+        return [None]
+
+    record.record_operation_backprop_only("PoseidonFinal", [handle], [watched], backward)
+
+
+def is_watched(tensors: Sequence[tf.Tensor]) -> bool:
+    """Whether a tape that is recording now watches one of these tensors."""
+    watched: bool = record.should_record_backprop(list(tensors))
+    return watched
+
+
+def captured_from_outside(placeholder: tf.Tensor) -> tf.Tensor | None:
+    """The tensor of an enclosing graph that stands behind a function's `placeholder`, if any."""
+    for outer, inner in getattr(placeholder.graph, "captures", ()):
+        if inner.name == placeholder.name:
+            return outer
+    return None
+
+
 def replace_method(cls: type, name: str, wrap: Callable[..., Callable[..., Any]]) -> None:
     """Let `wrap(original)` stand for a method of Keras, once."""
     original = getattr(cls, name)
@@ -275,6 +303,8 @@ __all__ = [
     "TensorFlowTrainer",
     "acd_manager",
     "arguments",
+    "call_when_final",
+    "captured_from_outside",
     "components",
     "convert_replica_fn",
     "build_symbolically",
@@ -296,6 +326,7 @@ __all__ = [
     "is_in_replica",
     "is_tracing_for_real",
     "regroup",
+    "is_watched",
     "replace_method",
     "replica_id",
     "run_independently",

@@ -1,11 +1,12 @@
 """Blocks the bottom layer's backward pass until the server has the top layer's gradient.
 
 Rank 0 serves in a thread of its own process, so that its backward pass can wait for what its
-server has received. Arguments: "fit" or "loop"; "mixed" for
-mixed_float16 with loss scaling; "chained" takes away what lets pushes leave early,
-"delayed" holds all of them back until the last gradient is there.
+server has received. Arguments: "fit" or "loop", with "mixed" for mixed_float16, or "tape" for a
+loop with our own tape, and "eager" for one without `tf.function`; "chained" takes away what lets
+pushes leave early, "delayed" holds all of them back until the last gradient is there.
 """
 
+import itertools
 import os
 import sys
 import threading
@@ -18,16 +19,20 @@ import poseidon_tf
 from poseidon_tf.launch.cluster_env import read_cluster
 from poseidon_tf.launch.server_main import serve
 from poseidon_tf.strategy import tf_internals
+from poseidon_tf.strategy.eager_sums import BackwardPass
 from poseidon_tf.strategy.gradients import GradientExchange
 
 PATIENCE_S = float(os.environ.get("PATIENCE_S", "30"))
 config = read_cluster()
-top_received = threading.Event()
+top_received = [threading.Event() for _ in range(3)]
+steps = itertools.count()
+# In eager mode the workers agree on a plan after the first backward pass.
+late_steps = 1 if "eager" in sys.argv else 0
 
 
 def on_received(rank: int, key: str, step: int) -> None:
     if rank == 0 and "top/kernel" in key:
-        top_received.set()
+        top_received[step].set()
 
 
 if config.rank == 0:
@@ -48,13 +53,13 @@ if "delayed" in sys.argv:
         return sum_at_once(self, optimizer, later, variables)
 
     GradientExchange.sum = sum_later
+    BackwardPass.final = lambda self, position, gradient: None
 
 
 def wait_received(gradient: np.ndarray) -> np.ndarray:
-    if config.rank == 0:
-        if not top_received.wait(PATIENCE_S):
-            raise TimeoutError("the top layer's gradient has not reached the server")
-        top_received.clear()
+    step = next(steps)
+    if config.rank == 0 and step >= late_steps and not top_received[step].wait(PATIENCE_S):
+        raise TimeoutError("the top layer's gradient has not reached the server")
     return gradient
 
 
@@ -75,13 +80,28 @@ class Gate(keras.layers.Layer):
 
 if "mixed" in sys.argv:
     keras.mixed_precision.set_dtype_policy("mixed_float16")
+
+
+class GatedDense(keras.layers.Dense):
+    """Its product waits, and not what TensorFlow's eager tape does before it hands out gradients.
+
+    The tape works off its operations in the order in which they become ready: after a product
+    comes the operation below it, and only then the read of the product's kernel.
+    """
+
+    def call(self, x):
+        return self.activation(gate(tf.matmul(x, self.kernel)) + self.bias)
+
+
 strategy = poseidon_tf.PoseidonStrategy(schemes={"*": "ps"})
 with strategy.scope():
+    bottom = [keras.layers.Dense(256, name="bottom"), Gate()]
+    if "eager" in sys.argv:
+        bottom = [GatedDense(256, activation="relu", name="bottom")]
     model = keras.Sequential(
         [
             keras.Input((32,)),
-            keras.layers.Dense(256, name="bottom"),
-            Gate(),
+            *bottom,
             keras.layers.Dense(128, name="top"),
         ]
     )
@@ -97,10 +117,11 @@ else:
         tf.data.Dataset.from_tensor_slices((x, y)).batch(8)
     )
 
-    @tf.function
+    tape_class = poseidon_tf.GradientTape if "tape" in sys.argv else tf.GradientTape
+
     def train_step(batch):
         def replica_step(features, labels):
-            with tf.GradientTape() as tape:
+            with tape_class() as tape:
                 loss = tf.reduce_mean(tf.square(model(features, training=True) - labels))
             gradients = tape.gradient(loss, model.trainable_variables)
             optimizer.apply(gradients, model.trainable_variables)
@@ -108,6 +129,8 @@ else:
 
         return strategy.run(replica_step, args=batch)
 
+    if "eager" not in sys.argv:
+        train_step = tf.function(train_step)
     for batch in dataset:
         train_step(batch)
 print("RESULT steps", strategy.statistics().steps, flush=True)
