@@ -66,7 +66,7 @@ def predict(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _in_order(strategy: ClusterStrategy, own: Any, rows: Sequence[Any]) -> Any:
-    """All workers' rows: batch after batch, and in each batch rank after rank."""
+    """All workers' rows: batch after batch, and in each batch in the order of the dataset."""
     stream = io.BytesIO()
     np.save(stream, np.asarray(own), allow_pickle=False)
     shares = [
@@ -74,6 +74,28 @@ def _in_order(strategy: ClusterStrategy, own: Any, rows: Sequence[Any]) -> Any:
         for rank, part in enumerate(strategy.gather_bytes("prediction", stream.getvalue()))
     ]
     num_batches = max(len(share) for share in shares)
-    return np.concatenate(
-        [share[batch] for batch in range(num_batches) for share in shares if batch < len(share)]
-    )
+    num_replicas = strategy.extended.num_local_replicas
+    pieces: list[Any] = []
+    for batch in range(num_batches):
+        of_ranks = [share[batch] for share in shares if batch < len(share)]
+        pieces += in_turns(of_ranks, num_replicas=num_replicas)
+    return np.concatenate(pieces)
+
+
+def in_turns(shares: Sequence[Any], *, num_replicas: int) -> list[Any]:
+    """One batch in its order, from the share of each worker, of whose replicas each has a piece.
+
+    TensorFlow cuts a batch of n rows for R replicas into R pieces, of which the first n mod R have
+    a row more, and deals them out: to the first replica of every worker, then to the second.
+    Shares of other sizes come of other data on each worker, and have no such order.
+    """
+    num_workers = len(shares)
+    num_rows, num_pieces = sum(len(share) for share in shares), num_workers * num_replicas
+    sizes = [num_rows // num_pieces + (at < num_rows % num_pieces) for at in range(num_pieces)]
+    cut = []
+    for rank, share in enumerate(shares):
+        own = sizes[rank::num_workers]
+        if sum(own) != len(share):
+            return list(shares)
+        cut.append(np.split(share, np.cumsum(own)[:-1]))
+    return [pieces[replica] for replica in range(num_replicas) for pieces in cut]
