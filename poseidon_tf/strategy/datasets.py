@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, final
 
 import tensorflow as tf
@@ -19,6 +19,11 @@ from poseidon_tf.strategy.data_agreement import DataFacts, TensorFacts, agree_on
 from poseidon_tf.strategy.shares import Shares
 from poseidon_tf.strategy.voting import voted
 from poseidon_tf.sync.worker import Worker
+
+_FROM_HOST = tf.distribute.InputOptions(
+    experimental_fetch_to_device=False,
+    experimental_replication_mode=tf.distribute.InputReplicationMode.PER_REPLICA,
+)
 
 
 @final
@@ -31,7 +36,7 @@ class Datasets:
       worker: None where one worker trains alone.
       batches: remembers how many rows a worker's batch has.
       shares: get to know which datasets have equal shares at all times.
-      num_local_replicas: replicas of each worker.
+      devices: of this worker's replicas.
     """
 
     def __init__(
@@ -40,13 +45,15 @@ class Datasets:
         batches: BatchSizes,
         shares: Shares,
         *,
-        num_local_replicas: int,
+        devices: Sequence[str],
     ) -> None:
         self._worker = worker
         self._rank = worker.rank if worker else 0
         self._num_workers = worker.num_workers if worker else 1
-        self._num_local_replicas = num_local_replicas
-        self._num_replicas = self._num_workers * num_local_replicas
+        self._devices = tuple(devices)
+        self._num_local_replicas = len(devices)
+        self._num_replicas = self._num_workers * len(devices)
+        self._is_on_host = all("CPU" in device for device in devices)
         self._batches, self._shares = batches, shares
         self._num_distributed = 0
         self._num_batches: int | None = None
@@ -77,20 +84,59 @@ class Datasets:
         _refuse_per_replica(options)
         batch_size = tf_internals.dataset_batch_size(dataset)
         self._batches.saw(None if batch_size is None else -(-batch_size // self._num_workers))
-        distributed = tf_internals.input_util.get_distributed_dataset(
-            dataset,
-            input_workers,
-            strategy,
-            num_replicas_in_sync=self._num_replicas,
-            input_context=self._input_context(),
-            options=options,
+
+        def fetched_by_device() -> Any:
+            return tf_internals.input_util.get_distributed_dataset(
+                dataset,
+                input_workers,
+                strategy,
+                num_replicas_in_sync=self._num_replicas,
+                input_context=self._input_context(),
+                options=options,
+            )
+
+        is_read_from_host = self._is_on_host and not (self._worker is None and self._devices[1:])
+        distributed = (
+            self._read_from_host(strategy, dataset) if is_read_from_host else fetched_by_device()
         )
         return self._with_one_end(
             strategy,
             distributed,
             policy=dataset.options().experimental_distribute.auto_shard_policy.name,
             given=dataset,
+            votable=fetched_by_device if self._devices[1:] else None,
         )
+
+    def _read_from_host(self, strategy: Any, dataset: Any) -> Any:
+        """A pipeline for each replica, read where it runs.
+
+        TensorFlow's own iterators over several devices fetch ahead for each. On CPUs that gains
+        nothing, and one that is dropped before its end may crash or stop the process.
+        """
+        parts = [
+            tf_internals.input_util.get_distributed_dataset(
+                dataset,
+                tf_internals.input_workers(device),
+                strategy,
+                num_replicas_in_sync=self._num_replicas,
+                input_context=tf.distribute.InputContext(
+                    num_input_pipelines=self._num_replicas,
+                    input_pipeline_id=self._rank * self._num_local_replicas + replica,
+                    num_replicas_in_sync=self._num_replicas,
+                ),
+                options=_FROM_HOST,
+            )
+            for replica, device in enumerate(self._devices)
+        ]
+        return tf_internals.side_by_side(parts, self._devices)
+
+    @property
+    def deals_in_turns(self) -> bool:
+        """Whether a batch's pieces go to the first replica of every worker, then to the second.
+
+        Otherwise a worker's replicas have neighbouring pieces.
+        """
+        return not self._is_on_host
 
     def from_function(
         self, strategy: tf.distribute.Strategy, dataset_fn: Any, options: Any, *, input_workers: Any
@@ -110,17 +156,30 @@ class Datasets:
             self._batches.saw(None if rows is None else rows * self._num_local_replicas)
             return dataset
 
+        is_read_from_host = self._is_on_host and self._num_local_replicas == 1
         distributed = tf_internals.input_util.get_distributed_datasets_from_function(
             watched_fn,
             input_workers,
             [self._input_context()],
             strategy,
-            options=options,
+            options=_FROM_HOST if is_read_from_host else options,
         )
         return self._with_one_end(strategy, distributed, policy="FUNCTION", given=made[0])
 
-    def _with_one_end(self, strategy: Any, distributed: Any, *, policy: str, given: Any) -> Any:
-        """`distributed`, ending at the same step on all workers."""
+    def _with_one_end(
+        self,
+        strategy: Any,
+        distributed: Any,
+        *,
+        policy: str,
+        given: Any,
+        votable: Callable[[], Any] | None = None,
+    ) -> Any:
+        """`distributed`, ending at the same step on all workers.
+
+        Args:
+          votable: makes the dataset anew, with one pipeline in which to vote.
+        """
         if self._worker is None or not tf.executing_eagerly():
             return distributed
         number, self._num_distributed = self._num_distributed, self._num_distributed + 1
@@ -144,6 +203,7 @@ class Datasets:
         if not ending.is_voted:
             tf_internals.set_num_steps(distributed, ending.steps)
             return distributed
+        distributed = distributed if votable is None else votable()
         return voted(distributed, self._worker.data_ends, number, strategy)
 
     def _input_context(self) -> tf.distribute.InputContext:

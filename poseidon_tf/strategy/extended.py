@@ -46,7 +46,7 @@ class PoseidonExtended(tf_internals.MirroredExtended):  # type: ignore[misc]
     ) -> None:
         self._worker = worker
         self._num_local_replicas = len(devices)
-        self.datasets = Datasets(worker, batches, shares, num_local_replicas=len(devices))
+        self.datasets = Datasets(worker, batches, shares, devices=devices)
         self._shares = shares
         self._local = threading.local()
         self._counted: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()

@@ -78,7 +78,9 @@ def _in_order(strategy: ClusterStrategy, own: Any, rows: Sequence[Any]) -> Any:
     pieces: list[Any] = []
     for batch in range(num_batches):
         of_ranks = [share[batch] for share in shares if batch < len(share)]
-        pieces += in_turns(of_ranks, num_replicas=num_replicas)
+        if strategy.extended.datasets.deals_in_turns:
+            of_ranks = in_turns(of_ranks, num_replicas=num_replicas)
+        pieces += of_ranks
     return np.concatenate(pieces)
 
 

@@ -43,6 +43,7 @@ try:
     from tensorflow.python.distribute.input_lib import (
         DistributedDataset,  # What `fit` reads; its pipeline can be replaced.
         DistributedDatasetsFromFunction,
+        InputWorkers,  # Which host reads for which device.
         _create_distributed_tensor_spec,  # What the replaced pipeline gives each replica.
         _dummy_tensor_fn,  # Empty ragged and sparse tensors.
     )
@@ -186,6 +187,20 @@ def build_symbolically(model: Any, batch: Any) -> None:
     model._maybe_symbolic_build(data_batch=batch)
 
 
+def input_workers(*devices: str) -> Any:
+    """The host that reads a pipeline for each of these devices."""
+    return InputWorkers([("/device:CPU:0", (device,)) for device in devices])
+
+
+def side_by_side(datasets: Sequence[Any], devices: Sequence[str]) -> Any:
+    """Distributed datasets of one replica each as one dataset for all of this worker's."""
+    first, *others = datasets
+    if others:
+        first._cloned_datasets = [pipeline_of(dataset) for dataset in datasets]
+        first._input_workers = input_workers(*devices)
+    return first
+
+
 def pipeline_of(dataset: Any) -> tf.data.Dataset:
     """What this worker's iterators of a distributed dataset read."""
     (pipeline,) = getattr(dataset, _pipelines(dataset))
@@ -323,6 +338,7 @@ __all__ = [
     "graph",
     "initial_epoch",
     "input_util",
+    "input_workers",
     "is_in_replica",
     "is_tracing_for_real",
     "regroup",
@@ -331,6 +347,7 @@ __all__ = [
     "replica_id",
     "run_independently",
     "set_initial_epoch",
+    "side_by_side",
     "user_seeded_tensorflow",
     "variable_id",
 ]
