@@ -56,22 +56,24 @@ class Datasets:
         self._is_on_host = all("CPU" in device for device in devices)
         self._batches, self._shares = batches, shares
         self._num_distributed = 0
-        self._num_batches: int | None = None
+        self._num_batches: Callable[[], int | None] = lambda: None
         self._ends_by_steps = False
 
     @contextlib.contextmanager
-    def read_by_keras(self, *, num_batches: int | None, ends_by_steps: bool) -> Iterator[None]:
+    def read_by_keras(
+        self, *, num_batches: Callable[[], int | None], ends_by_steps: bool
+    ) -> Iterator[None]:
         """Within: the dataset that is distributed is one that Keras reads.
 
         Args:
-          num_batches: of it, where Keras knows and the dataset itself does not.
+          num_batches: of it, where Keras knows and the dataset itself does not, as for arrays.
           ends_by_steps: Keras stops after a number of steps, whatever the data.
         """
         self._num_batches, self._ends_by_steps = num_batches, ends_by_steps
         try:
             yield
         finally:
-            self._num_batches, self._ends_by_steps = None, False
+            self._num_batches, self._ends_by_steps = lambda: None, False
 
     def distribute(
         self, strategy: tf.distribute.Strategy, dataset: Any, options: Any, *, input_workers: Any
@@ -184,8 +186,8 @@ class Datasets:
             return distributed
         number, self._num_distributed = self._num_distributed, self._num_distributed + 1
         cardinality = int(given.cardinality())
-        if cardinality == tf.data.UNKNOWN_CARDINALITY and self._num_batches is not None:
-            cardinality = self._num_batches
+        if cardinality == tf.data.UNKNOWN_CARDINALITY and (known := self._num_batches()):
+            cardinality = known
         mine = DataFacts(
             policy=policy,
             cardinality=cardinality,

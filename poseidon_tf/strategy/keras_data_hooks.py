@@ -44,17 +44,18 @@ def _open_epochs(original: Callable[..., Any]) -> Callable[..., Any]:
             original(self, distribute_strategy, *args, **kwargs)
             return
         # Keras names all arguments.
-        x, ends_by_steps = kwargs.get("x"), bool(kwargs.get("steps_per_epoch"))
-        num_batches = None
-        if isinstance(x, keras.utils.PyDataset):
-            num_batches = x.num_batches
-            if kwargs.get("shuffle") and num_batches is not None:
-                drawn = random.getrandbits(63).to_bytes(8, "little")
-                seed = int.from_bytes(strategy.gather_bytes("order of batches", drawn)[0], "little")
-                kwargs["x"] = InOneOrder(x, seed=seed, is_read_on=ends_by_steps)
-                kwargs["shuffle"] = False
+        x: Any = kwargs.get("x")
+        ends_by_steps = bool(kwargs.get("steps_per_epoch"))
+        is_shuffled = isinstance(x, keras.utils.PyDataset) and kwargs.get("shuffle")
+        if is_shuffled and x.num_batches is not None:
+            drawn = random.getrandbits(63).to_bytes(8, "little")
+            seed = int.from_bytes(strategy.gather_bytes("order of batches", drawn)[0], "little")
+            kwargs["x"] = InOneOrder(x, seed=seed, is_read_on=ends_by_steps)
+            kwargs["shuffle"] = False
         with strategy.extended.datasets.read_by_keras(
-            num_batches=num_batches, ends_by_steps=ends_by_steps
+            # Keras has made its adapter by the time that it distributes the adapter's dataset.
+            num_batches=lambda: self.data_adapter.num_batches,
+            ends_by_steps=ends_by_steps,
         ):
             original(self, distribute_strategy, *args, **kwargs)
         _take_num_batches(self)

@@ -137,8 +137,8 @@ def inputs(scope: Any) -> dict[str, Any]:
         with scope():
             given = [keras.Input((6,), name=name) for name in names or ("x",)]
             joined = keras.layers.concatenate(given) if len(given) > 1 else given[0]
-            hidden = keras.layers.Dense(8, activation="tanh")(joined)
-            outputs = keras.layers.Dense(2)(hidden)
+            hidden = keras.layers.Dense(8, activation="tanh", name="by_server")(joined)
+            outputs = keras.layers.Dense(2, name="by_factors")(hidden)
             model = keras.Model(dict(zip(names, given, strict=True)) if names else given, outputs)
             loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
             model.compile(keras.optimizers.SGD(RATE), loss, metrics=["accuracy"])
@@ -175,7 +175,7 @@ def main() -> None:
         name = f"reference-{num_workers}"
         result("inputs", inputs(contextlib.nullcontext))
     else:
-        strategy = PoseidonStrategy(schemes=SCHEMES, loss_weighting=way)
+        strategy = PoseidonStrategy(schemes=SCHEMES, loss_weighting=way, rows_per_step=BATCH)
         for num_rows in last_rows(strategy.num_workers):
             for with_statistics in (False, True):
                 case = f"{num_rows} {with_statistics}"
