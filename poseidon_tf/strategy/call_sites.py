@@ -53,7 +53,7 @@ def _path_of(graph: Any) -> str:
 
 def _calling_place() -> str:
     frame = sys._getframe(1)
-    generated = ""
+    generated, path = "", ""
     while frame.f_back is not None:
         path = frame.f_code.co_filename
         # Code that AutoGraph generated has a path of its own, which differs between processes.
@@ -64,6 +64,6 @@ def _calling_place() -> str:
         if is_generated and not generated:
             generated = frame.f_code.co_name
         frame = frame.f_back
-    if generated:  # All that a replica's thread may hold of the program.
-        return generated
+    if generated or path == threading.__file__:
+        return generated or "replica"  # All that a replica's thread may know of the program.
     return f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"

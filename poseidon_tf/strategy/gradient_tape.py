@@ -28,9 +28,10 @@ class GradientTape(tf.GradientTape):  # type: ignore[misc]
 
         strategy.run(step, args=batch)
 
-    In eager mode each gradient leaves for the other workers while the layers below are still
-    being differentiated. In `tf.function` it does so as well, and kernels may travel as factors,
-    just as where the optimizer sums.
+    In eager mode, from the second step on, each gradient leaves for the other workers while the
+    layers below are still being differentiated: one or two operations late, since TensorFlow works
+    off a tape in the order in which operations become ready. In `tf.function` it leaves as soon as
+    it exists, and kernels may travel as factors, just as where the optimizer sums.
 
     The sum is over all replicas, and is not their mean. So, as everywhere in `tf.distribute`, each
     divides its loss by `strategy.num_replicas_in_sync` before; objects of `keras.losses` do that by

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 import tensorflow as tf
 
-_SAME_VALUE = frozenset({"Identity", "StopGradient", "Reshape"})
+_SAME_VALUE = frozenset({"Identity", "IdentityN", "StopGradient", "Reshape"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +143,7 @@ def source_of(tensor: tf.Tensor, *, through_casts: bool = False) -> tf.Tensor:
         op = tensor.op
         if op.type not in _SAME_VALUE and not (through_casts and _widens(op)):
             return tensor
-        tensor = op.inputs[0]
+        tensor = op.inputs[tensor.value_index]
 
 
 def _widens(op: tf.Operation) -> bool:

@@ -7,6 +7,7 @@ has data. That is found out in the pipeline, ahead of the step that reads the el
 from __future__ import annotations
 
 import itertools
+import os
 import weakref
 from typing import Any
 
@@ -74,7 +75,16 @@ class Voting:
             .take_while(goes_on)
             .map(lambda _, indexed: indexed[1][1])
             .prefetch(_PREFETCHED)
+            .with_options(_with_own_threads())
         )
+
+
+def _with_own_threads() -> tf.data.Options:
+    """A vote waits in a Python function: in the threads that all pipelines and steps share, a few
+    such waits would stop the very steps that the others wait for."""
+    options = tf.data.Options()
+    options.threading.private_threadpool_size = max(4, os.cpu_count() or 1)
+    return options
 
 
 class VotedDataset(tf_internals.DistributedDataset):  # type: ignore[misc]
