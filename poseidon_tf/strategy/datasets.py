@@ -97,9 +97,8 @@ class Datasets:
                 options=options,
             )
 
-        is_read_from_host = self._is_on_host and not (self._worker is None and self._devices[1:])
         distributed = (
-            self._read_from_host(strategy, dataset) if is_read_from_host else fetched_by_device()
+            self._read_from_host(strategy, dataset) if self._is_on_host else fetched_by_device()
         )
         return self._with_one_end(
             strategy,

@@ -71,8 +71,11 @@ class PoseidonExtended(tf_internals.MirroredExtended):  # type: ignore[misc]
     def _use_merge_call(self) -> bool:
         if self._num_local_replicas == 1:
             return False
-        # Eager replicas run one after the other: the first must not wait for the second.
-        return tf.executing_eagerly() if self._worker else bool(super()._use_merge_call())
+        if self._worker is None:
+            return bool(super()._use_merge_call())
+        # Eager replicas run one after the other: the first must not wait for the second. With the
+        # sums each updates its own variables, and waits for nobody.
+        return tf.executing_eagerly() and not self.has_sums
 
     def _in_multi_worker_mode(self) -> bool:
         return False  # True wraps every batch in PerReplica, and Keras 3 fails on it.

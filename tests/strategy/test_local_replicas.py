@@ -17,13 +17,7 @@ CASES = "fit,eager,several-steps,accumulated,normalized,loop,values"
 @pytest.fixture(scope="module")
 def alone() -> dict[str, Any]:
     """What one process gives without a strategy."""
-    return run_alone("replicas.py", "plain", "1", "fit,accumulated,loop")
-
-
-@pytest.fixture(scope="module")
-def mirrored() -> dict[str, Any]:
-    """What four replicas in one process give, each with statistics of its own share."""
-    return run_alone("replicas.py", "mirrored", "4", "normalized")
+    return run_alone("replicas.py", "plain", "1", "fit,accumulated,loop,normalized-by-shares")
 
 
 @pytest.fixture(scope="module")
@@ -65,10 +59,10 @@ def test_a_loop_gives_the_losses_and_weights_of_one_process(workers: Any, alone:
         assert_close(found["loop"], alone["loop"])
 
 
-def test_each_replica_normalizes_its_own_share(workers: Any, mirrored: Any) -> None:
-    """Trained weights are those of four replicas in one process."""
+def test_each_replica_normalizes_its_own_share(workers: Any, alone: Any) -> None:
+    """Trained weights are those of one process that takes each quarter of the batch by itself."""
     for found in workers:
-        assert_close(found["normalized"]["weights"], mirrored["normalized"]["weights"])
+        assert_close(found["normalized"]["weights"], alone["normalized-by-shares"]["weights"])
 
 
 def test_moving_statistics_are_equal_and_weights_as_well_bit_for_bit(workers: Any) -> None:
@@ -88,6 +82,13 @@ def test_reductions_go_over_all_replicas(workers: Any) -> None:
             "mean": 2.5,
             "sum": 10.0,
         }
+
+
+def test_one_worker_alone_may_have_several_replicas(alone: Any) -> None:
+    """It trains as TensorFlow's mirrored strategy does, without servers or other workers."""
+    found = run_alone("replicas.py", "poseidon", "2", "fit,loop")
+    for case in ("fit", "loop"):
+        assert_close(found[case], alone[case])
 
 
 def test_workers_with_different_numbers_of_replicas_are_told_so() -> None:
