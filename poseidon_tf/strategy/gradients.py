@@ -238,7 +238,8 @@ def unique_names(variables: Sequence[Any]) -> list[str]:
 
 def _refuse_summed(names: Sequence[str], gradients: Sequence[Gradient]) -> None:
     for name, gradient in zip(names, gradients, strict=True):
-        if hasattr(gradient, "graph") and source_of(gradient).op.type.startswith("QueueDequeue"):
+        values = gradient.values if isinstance(gradient, tf.IndexedSlices) else gradient
+        if hasattr(values, "graph") and source_of(values).op.type.startswith("QueueDequeue"):
             raise PlanError(
                 f"the gradient of {name!r} was all-reduced before optimizer.apply, which sums it "
                 "over the workers itself; leave out the all_reduce"
