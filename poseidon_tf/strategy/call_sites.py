@@ -25,6 +25,7 @@ class CallSites:
         self._counts: weakref.WeakKeyDictionary[Any, collections.Counter[tuple[str, int]]] = (
             weakref.WeakKeyDictionary()
         )
+        self._branches: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
 
     def name(self, graph: Any | None, replica: int = 0) -> str:
         """The name of the calling place, the same for every replica that comes by.
@@ -37,18 +38,28 @@ class CallSites:
             return f"eager/{place}"
         counts = self._counts.setdefault(graph, collections.Counter())
         counts[place, replica] += 1
-        return f"{_path_of(graph)}{place}/{counts[place, replica]}"
+        return f"{self._path_of(graph, replica)}{place}/{counts[place, replica]}"
 
+    def _path_of(self, graph: Any, replica: int) -> str:
+        """The branches and loops around `graph`: each has its own graph, and its own counts."""
+        parts: list[str] = []
+        while (outer := getattr(graph, "outer_graph", None)) is not None:
+            if type(graph).__name__ != "FuncGraph":
+                parts.append(self._branch(graph, outer, replica))
+            graph = outer
+        return "".join(f"{part}/" for part in reversed(parts))
 
-def _path_of(graph: Any) -> str:
-    """The branches and loops around `graph`: each has its own graph, and its own counts."""
-    parts: list[str] = []
-    while (outer := getattr(graph, "outer_graph", None)) is not None:
-        kind = type(graph).__name__
-        if kind != "FuncGraph":
-            parts.append(str(graph.name).rstrip("0123456789_"))
-        graph = outer
-    return "".join(f"{part}/" for part in reversed(parts))
+    def _branch(self, graph: Any, outer: Any, replica: int) -> str:
+        """What a branch does, and the how manieth of these in `outer` it is.
+
+        The graph's own name depends on the replica that is traced and on what else is in `outer`.
+        """
+        if graph not in self._branches:
+            kind = str(graph.name).rstrip("0123456789_").rpartition("_")[2]
+            counts = self._counts.setdefault(outer, collections.Counter())
+            counts[kind, replica] += 1
+            self._branches[graph] = f"{kind}-{counts[kind, replica]}"
+        return self._branches[graph]
 
 
 def _calling_place() -> str:
