@@ -186,17 +186,45 @@ class PoseidonExtended(tf_internals.MirroredExtended):  # type: ignore[misc]
             if self._num_replicas_in_sync == 1:
                 return value
             return super()._replica_ctx_all_reduce(reduce_op, value, options)
+        if self._num_local_replicas > 1 and _has_rows(value):
+            return self._merged_all_reduce(reduce_op, value)
         reduce = self.reductions.reduce
         return tf.nest.map_structure(lambda each: reduce(reduce_op, each), value)
+
+    def _merged_all_reduce(self, reduce_op: Any, value: Any) -> Any:
+        """Sparse rows travel with those of the other replicas, or they could not stay in order."""
+
+        def merged(_: Any, *shares: Any) -> list[Any]:
+            return [self._reduce_to(reduce_op, each, each) for each in shares]
+
+        replica = tf.distribute.get_replica_context()
+        reduced = replica.merge_call(merged, args=tuple(tf.nest.flatten(value)))
+        return tf.nest.pack_sequence_as(value, reduced)
 
     def _reduce_to(self, reduce_op: Any, value: Any, destinations: Any, options: Any = None) -> Any:
         if self.reductions is not None:
             if isinstance(value, tf_internals.SyncOnReadVariable):
                 return self.reductions.read(reduce_op, value)
-            if not isinstance(value, (tf_internals.Mirrored, int, float)):
+            if not self._is_tensorflows(reduce_op, value):
                 reduce = self.reductions.reduce
                 return tf.nest.map_structure(lambda each: reduce(reduce_op, each), value)
         return super()._reduce_to(reduce_op, value, destinations, options)
+
+    def _is_tensorflows(self, reduce_op: Any, value: Any) -> bool:
+        """Whether `value` is the same everywhere: TensorFlow has rules for it, and refusals."""
+        if isinstance(value, tf_internals.PerReplica):
+            return False
+        if isinstance(value, (tf.distribute.DistributedValues, int, float)):
+            return True
+        is_shared = self._num_local_replicas > 1 and tf.is_tensor(value)
+        return is_shared and bool(reduce_op == tf.distribute.ReduceOp.SUM)
+
+    def _gather_to_implementation(
+        self, value: Any, destinations: Any, axis: Any, options: Any
+    ) -> Any:
+        if self.reductions is not None:
+            return self.reductions.gather(value, axis)
+        return super()._gather_to_implementation(value, destinations, axis, options)
 
     def _batch_reduce_to(
         self, reduce_op: Any, value_destination_pairs: Any, options: Any = None
@@ -205,3 +233,7 @@ class PoseidonExtended(tf_internals.MirroredExtended):  # type: ignore[misc]
             self._reduce_to(reduce_op, value, destinations, options)
             for value, destinations in value_destination_pairs
         ]
+
+
+def _has_rows(value: Any) -> bool:
+    return any(isinstance(each, tf.IndexedSlices) for each in tf.nest.flatten(value))

@@ -14,9 +14,8 @@ import tensorflow as tf
 
 from poseidon_tf.errors import ConfigError
 from poseidon_tf.strategy import tf_internals
-from poseidon_tf.strategy.bridge import GraphRoute
-from poseidon_tf.strategy.call_sites import CallSites
-from poseidon_tf.sync.session import Deliver, Route
+from poseidon_tf.strategy.gatherings import Gatherings
+from poseidon_tf.strategy.value_sums import ValueSums
 from poseidon_tf.sync.worker import Worker
 
 _SUMMABLE = frozenset({"float16", "bfloat16", "float32", "float64", "int32", "int64"})
@@ -32,8 +31,8 @@ class Reductions:
 
     def __init__(self, worker: Worker, *, num_replicas: int) -> None:
         self._worker, self._num_replicas = worker, num_replicas
-        self._sites = CallSites()
-        self._routes: dict[tuple[str, str], GraphRoute] = {}
+        self._sums = ValueSums(worker, "all_reduce")
+        self._gatherings = Gatherings(worker)
         self._local = threading.local()
 
     @contextlib.contextmanager
@@ -45,27 +44,38 @@ class Reductions:
         finally:
             self._local.shapes_only = False
 
-    def reduce(self, reduce_op: Any, value: Any) -> tf.Tensor:
-        """One value: a replica's in a replica, this worker's replicas' (`PerReplica`) elsewhere."""
+    def reduce(self, reduce_op: Any, value: Any) -> Any:
+        """One value: a replica's in a replica, this worker's replicas' (`PerReplica`) elsewhere.
+
+        Elsewhere, any other value stands for each of this worker's replicas. Sparse rows stay
+        sparse: those of all replicas, in the order of the replicas' ids.
+        """
         own = joined_replicas(value)
-        if self._is_for_shapes or not tf_internals.is_tracing_for_real():
+        if self._only_shapes_count():
             return value.values[0] if isinstance(value, tf_internals.PerReplica) else own
         dtype = own.dtype.name
         if dtype not in _SUMMABLE:
             raise ConfigError(
                 f"all_reduce of a {dtype} tensor: only {', '.join(sorted(_SUMMABLE))} can be summed"
             )
-        (total,) = self._route(dtype, own.dtype).exchange([own])
-        total = tf.reshape(total, tf.shape(own))
+        is_mean = reduce_op == tf.distribute.ReduceOp.MEAN
+        if isinstance(own, tf.IndexedSlices):
+            rows = self._gatherings.gather_rows(own)
+            return self._divided(rows, value) if is_mean else rows
+        total = tf.reshape(self._sums.sum(own, self._sums.site()), tf.shape(own))
         total.set_shape(own.shape)
-        if reduce_op == tf.distribute.ReduceOp.MEAN:
-            total = tf.cast(total / self._num_replicas, own.dtype)
-        return total
+        return self._divided(total, value) if is_mean else total
+
+    def gather(self, value: Any, axis: int | tf.Tensor) -> tf.Tensor:
+        """What all replicas hold, joined along `axis`; see `Gatherings.gather`."""
+        if self._only_shapes_count():
+            return self._gatherings.own_part(value, axis)
+        return self._gatherings.gather(value, axis)
 
     def read(self, reduce_op: Any, variable: Any) -> tf.Tensor:
         """A metric's variable. A lone read must wait for nobody: it gives this worker's value."""
         components = tf_internals.components(variable)
-        if self._is_for_shapes or not tf_internals.is_tracing_for_real():
+        if self._only_shapes_count():
             return components[0].read_value()
         is_mean = reduce_op == tf.distribute.ReduceOp.MEAN
         own = components[0].read_value()
@@ -73,35 +83,27 @@ class Reductions:
             own = tf.add_n([own, *(each.read_value() for each in components[1:])])
         return tf.cast(own / len(components), own.dtype) if is_mean else own
 
-    def _route(self, dtype: str, tf_dtype: tf.DType) -> GraphRoute:
-        graph = None if tf.executing_eagerly() else tf_internals.graph()
-        site = self._sites.name(graph, tf_internals.replica_id())
-        name = f"all_reduce/{site}"
-        route = self._routes.get((name, dtype))
-        if route is None:
+    def _divided(self, total: Any, value: Any) -> Any:
+        """The mean of what was `value` on each replica; of integers in float64, as TensorFlow's."""
+        is_of_replica = isinstance(value, tf_internals.PerReplica) or tf_internals.is_in_replica()
+        count = self._num_replicas if is_of_replica else self._worker.num_workers
+        if isinstance(total, tf.IndexedSlices):
+            return tf.IndexedSlices(total.values / count, total.indices, total.dense_shape)
+        return total / count
 
-            def open_route(deliver: Deliver) -> Route:
-                return self._worker.open_sum(
-                    f"{name}/{dtype}",
-                    dtype,
-                    None,
-                    num_elements=0,
-                    purpose="all_reduce",
-                    deliver=deliver,
-                )
+    def _only_shapes_count(self) -> bool:
+        """Whether nothing travels, since what is traced now never runs.
 
-            route = self._routes[name, dtype] = GraphRoute(
-                name,
-                [tf_dtype],
-                open_route,
-                lambda: self._worker.session.failure,
-                num_replicas=self._worker.num_replicas,
+        Raises:
+          ConfigError: it runs in a session of TensorFlow 1.
+        """
+        if tf_internals.is_session_graph():
+            raise ConfigError(
+                "poseidon_tf sums and gathers over the workers in eager mode and in tf.function, "
+                "not in a tf.Graph that a session runs; make a tf.function of it"
             )
-        return route
-
-    @property
-    def _is_for_shapes(self) -> bool:
-        return getattr(self._local, "shapes_only", False)
+        is_for_shapes: bool = getattr(self._local, "shapes_only", False)
+        return is_for_shapes or not tf_internals.is_tracing_for_real()
 
 
 def joined_replicas(value: Any) -> Any:

@@ -62,6 +62,7 @@ try:
         context,  # Whether the user has seeded TensorFlow.
         record,  # When the gradient of a variable is final; which tapes record.
     )
+    from tensorflow.python.framework.func_graph import FuncGraph  # What `tf.function` traces into.
     from tensorflow.python.ops.control_flow_v2_func_graphs import (
         CondBranchFuncGraph,  # Graphs that live and die with the one around them.
         WhileBodyFuncGraph,
@@ -90,6 +91,11 @@ def is_tracing_for_real() -> bool:
     if tf.executing_eagerly():
         return True
     return acd_manager() is not None
+
+
+def is_session_graph() -> bool:
+    """Whether the code that runs now builds a `tf.Graph` of TensorFlow 1, for a session to run."""
+    return not (tf.executing_eagerly() or isinstance(graph(), FuncGraph))
 
 
 def acd_manager() -> Any:
@@ -340,6 +346,7 @@ __all__ = [
     "input_util",
     "input_workers",
     "is_in_replica",
+    "is_session_graph",
     "is_tracing_for_real",
     "regroup",
     "is_watched",
