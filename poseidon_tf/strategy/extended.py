@@ -195,7 +195,7 @@ class PoseidonExtended(tf_internals.MirroredExtended):  # type: ignore[misc]
         """Sparse rows travel with those of the other replicas, or they could not stay in order."""
 
         def merged(_: Any, *shares: Any) -> list[Any]:
-            return [self._reduce_to(reduce_op, each, each) for each in shares]
+            return self._batch_reduce_to(reduce_op, [(each, each) for each in shares])
 
         replica = tf.distribute.get_replica_context()
         reduced = replica.merge_call(merged, args=tuple(tf.nest.flatten(value)))
@@ -230,9 +230,20 @@ class PoseidonExtended(tf_internals.MirroredExtended):  # type: ignore[misc]
         self, reduce_op: Any, value_destination_pairs: Any, options: Any = None
     ) -> list[Any]:
         return [
-            self._reduce_to(reduce_op, value, destinations, options)
+            self._on_each_replica(self._reduce_to(reduce_op, value, destinations, options))
             for value, destinations in value_destination_pairs
         ]
+
+    def _on_each_replica(self, value: Any) -> Any:
+        """A tensor of its own for each: several that return the same one seem to be one replica."""
+        is_one = self.reductions is None or self._num_local_replicas == 1
+        if is_one or isinstance(value, tf.distribute.DistributedValues):
+            return value
+        copies = []
+        for device in self._devices:
+            with tf.device(device):
+                copies.append(tf.identity(value))
+        return tf_internals.regroup(copies, wrap_class=tf_internals.Mirrored)
 
 
 def _has_rows(value: Any) -> bool:

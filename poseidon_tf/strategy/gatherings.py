@@ -48,7 +48,17 @@ class Gatherings:
           tf.errors.InvalidArgumentError: the workers' tensors do not fit together, or are too much
             for a server. All workers raise it.
         """
-        own = self.own_part(value, axis)
+        return self._gather_own(self.own_part(value, axis), axis)
+
+    def gather_rows(self, slices: tf.IndexedSlices) -> tf.IndexedSlices:
+        """This worker's rows and those of all others under one another, and their indices."""
+        return tf.IndexedSlices(
+            self._gather_own(slices.values, 0),
+            self._gather_own(slices.indices, 0),
+            slices.dense_shape,
+        )
+
+    def _gather_own(self, own: tf.Tensor, axis: int | tf.Tensor) -> tf.Tensor:
         if own.dtype.name not in _GATHERABLE:
             raise ConfigError(
                 f"gather of a {own.dtype.name} tensor: only numbers and bool can be gathered; turn "
@@ -69,12 +79,6 @@ class Gatherings:
         gathered = tf.transpose(gathered, tf.math.invert_permutation(order))
         gathered.set_shape(_any_length(own.shape, axis))
         return gathered
-
-    def gather_rows(self, slices: tf.IndexedSlices) -> tf.IndexedSlices:
-        """The rows of this worker and all others under one another, and their indices."""
-        return tf.IndexedSlices(
-            self.gather(slices.values, 0), self.gather(slices.indices, 0), slices.dense_shape
-        )
 
     def own_part(self, value: Any, axis: int | tf.Tensor) -> tf.Tensor:
         """What this worker's replicas hold, joined along `axis`; see `gather`."""
