@@ -1,0 +1,171 @@
+"""What programs ask of any `tf.distribute.Strategy` gets TensorFlow's own answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.support.jobs import Job, run_alone
+
+pytestmark = pytest.mark.processes
+
+CASES = "identities,reduced,gathered,all_reduced,sparse_reduced,all_gathered,retraced,updated"
+# Replicas of each of two workers.
+REPLICAS = [1, 2]
+
+
+@pytest.fixture(scope="module")
+def mirrored() -> dict[int, dict[str, Any]]:
+    """By number of replicas, what as many of one process find."""
+    return {
+        count: run_alone("surface.py", "mirrored", str(count), f"{CASES},misused", timeout_s=240)
+        for count in (2, 4)
+    }
+
+
+@pytest.fixture(scope="module")
+def workers() -> dict[int, list[dict[str, Any]]]:
+    """By number of replicas each, what two workers find."""
+    found = {}
+    for count in REPLICAS:
+        with Job("surface.py", "poseidon", str(count)) as job:
+            found[count] = job.results(timeout_s=240)
+    return found
+
+
+def tensor(shown: Any) -> np.ndarray:
+    """The array that a script has shown as dtype, shape and bytes."""
+    dtype, shape, data = shown
+    return np.frombuffer(bytes.fromhex(data), dtype).reshape(shape)
+
+
+def share(shown: Any, rank: int, count: int) -> Any:
+    """Of what all replicas show in one process, what those of one of two workers would."""
+    if isinstance(shown, dict):
+        return {name: share(each, rank, count) for name, each in shown.items()}
+    is_by_replica = len(shown) == 2 * count and all(
+        isinstance(each, list) and each and isinstance(each[0], str) for each in shown
+    )
+    if is_by_replica:
+        return shown[rank * count : (rank + 1) * count]
+    is_tensor = bool(shown) and isinstance(shown[0], str)
+    return shown if is_tensor else [share(each, rank, count) for each in shown]
+
+
+@pytest.mark.parametrize("count", REPLICAS)
+@pytest.mark.parametrize(
+    "case", ["reduced", "gathered", "all_reduced", "sparse_reduced", "all_gathered", "retraced"]
+)
+def test_values_have_the_bits_that_replicas_of_one_process_find(
+    workers: Any, mirrored: Any, case: str, count: int
+) -> None:
+    """Eagerly and in functions; outside of replicas, in them, nested, sparse and as gradients."""
+    for rank, found in enumerate(workers[count]):
+        expected = share(mirrored[2 * count][case], rank, count)
+        assert_same(found[case], expected, case)
+
+
+def assert_same(found: Any, expected: Any, where: str) -> None:
+    """Equal, naming the place where it is not."""
+    if isinstance(expected, dict):
+        assert found.keys() == expected.keys(), where
+        for name, value in expected.items():
+            assert_same(found[name], value, f"{where}, {name}")
+    else:
+        assert found == expected, where
+
+
+@pytest.mark.parametrize("count", REPLICAS)
+def test_a_gather_keeps_every_bit_of_every_dtype(workers: Any, count: int) -> None:
+    """Minus zero stays, NaN and infinity too, and the ends of the integers' ranges."""
+    for found in workers[count]:
+        assert len(found["dtypes"]) == 15
+        for dtype, (expected, ways) in found["dtypes"].items():
+            assert ways == {"eager": [expected], "function": [expected]}, dtype
+
+
+@pytest.mark.parametrize("count", REPLICAS)
+def test_replicas_know_who_they_are(workers: Any, count: int) -> None:
+    """Ids go on from worker to worker, and local results are this worker's."""
+    for rank, found in enumerate(workers[count]):
+        own = list(range(rank * count, (rank + 1) * count))
+        assert found["identities"] == {
+            "num_replicas": 2 * count,
+            "in_run": 2 * count,
+            "values": own,
+            "ids": [own, own],
+            "a plain value": [7],
+            "outside of replicas": [True, True],
+        }
+
+
+@pytest.mark.parametrize("count", REPLICAS)
+def test_variables_are_assigned_what_replicas_of_one_process_assign(
+    workers: Any, mirrored: Any, count: int
+) -> None:
+    """By sum and by mean, in replicas; and outside of them."""
+    for rank, found in enumerate(workers[count]):
+        expected = share(mirrored[2 * count]["updated"], rank, count)
+        assert_same(found["updated"], expected, "updated")
+
+
+@pytest.mark.parametrize("count", REPLICAS)
+def test_branches_and_loops_may_sum_and_assign(workers: Any, count: int) -> None:
+    """Two branches that nothing orders do not take each other's sums, on any replica."""
+    total = np.float32([[4 * i, 4 * i + 1] for i in range(2 * count)]).sum(axis=0)
+    for found in workers[count]:
+        for way in ("eager", "function"):
+            first, second, assigned, looped = found["branches"][way]
+            for shown, expected in (
+                (first, total),
+                (second, 2 * total),
+                (assigned, total),
+                (looped, total / (2 * count)),
+            ):
+                assert len(shown) == count
+                for each in shown:
+                    np.testing.assert_array_equal(tensor(each), expected)
+
+
+@pytest.mark.parametrize("count", REPLICAS)
+def test_misuse_gets_tensorflows_own_errors(workers: Any, mirrored: Any, count: int) -> None:
+    """Of the same type and with the same words; reductions work afterwards."""
+    reference = mirrored[2 * count]["misused"]
+    for rank, found in enumerate(workers[count]):
+        errors = dict(found["misused"])
+        assert errors.pop("afterwards") == share(reference["afterwards"], rank, count)
+        assert errors.keys() == reference.keys() - {"afterwards"}
+        for name, (kind, words) in errors.items():
+            assert kind not in ("nothing", "ConfigError"), name
+            # What follows names the strategy or a place in the code.
+            assert [kind, words.partition(":")[0]] == [
+                reference[name][0],
+                reference[name][1].partition(":")[0],
+            ]
+
+
+@pytest.mark.parametrize(
+    "name, kind, words",
+    [
+        ("text", "ConfigError", "gather of a string tensor: only numbers and bool"),
+        ("scalar", "ValueError", "gather along axis 0 of a tensor of shape ()"),
+        ("axis", "ValueError", "gather along axis 1 of a tensor of shape (1,)"),
+        ("int8", "ConfigError", "all_reduce of a int8 tensor: only bfloat16, float16"),
+        ("session", "ConfigError", "not in a tf.Graph that a session runs; make a tf.function"),
+        ("uneven", "InvalidArgumentError", "tensors differ in more than their length along"),
+        ("uneven in a function", "InvalidArgumentError", "differ in more than their length"),
+        ("long", "InvalidArgumentError", "more than 67108864 bytes together; gather them in"),
+    ],
+)
+@pytest.mark.parametrize("count", REPLICAS)
+def test_what_cannot_be_done_is_refused_on_every_worker(
+    workers: Any, count: int, name: str, kind: str, words: str
+) -> None:
+    """One sentence each, and the next gather works."""
+    for found in workers[count]:
+        assert found["refused"][name][0] == kind
+        assert words in found["refused"][name][1]
+        everything = [["int8", [2 * count], "01" * 2 * count]]
+        assert found["refused"]["afterwards"] == {"eager": everything, "function": everything}
