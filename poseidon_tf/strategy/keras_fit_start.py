@@ -62,14 +62,14 @@ def _may_change_values(callback: Any) -> bool:
 
 
 def variables_of(model: Any) -> list[Any]:
-    """What all workers must hold alike to go on alike.
+    """What all workers must hold alike to go on alike, states of random generators included.
 
     Not what each adds up of its own gradients: it differs by right.
     """
     optimizer = getattr(model, "optimizer", None)
     own = {id(variable) for variable in tf_internals.gradient_accumulators(optimizer)}
     optimizers = [v for v in getattr(optimizer, "variables", ()) if id(v) not in own]
-    return [*model.weights, *optimizers]
+    return [*model.variables, *optimizers]
 
 
 @final

@@ -8,6 +8,7 @@ from __future__ import annotations
 from poseidon_tf.strategy import (
     keras_data_hooks,
     keras_optimizer_hooks,
+    keras_random_hooks,
     keras_trainer_hooks,
     predictions,
     tf_internals,
@@ -30,3 +31,4 @@ def install() -> None:
     ):
         tf_internals.replace_method(cls, name, hook)
     keras_data_hooks.install()
+    keras_random_hooks.install()

@@ -158,13 +158,19 @@ class Job:
         return [worker.results() for worker in self.workers]
 
 
-def run_alone(script: str | Path, *args: str, timeout_s: float = 120.0) -> dict[str, Any]:
+def run_alone(
+    script: str | Path,
+    *args: str,
+    environ: Mapping[str, str] | None = None,
+    timeout_s: float = 120.0,
+) -> dict[str, Any]:
     """The same script in one process without TF_CONFIG."""
     environ = {
         **{name: value for name, value in os.environ.items() if name != "TF_CONFIG"},
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "TF_NUM_INTRAOP_THREADS": "1",
         "CUDA_VISIBLE_DEVICES": "-1",
+        **(environ or {}),
     }
     done = subprocess.run(
         [sys.executable, str(SCRIPTS / script), *args],
