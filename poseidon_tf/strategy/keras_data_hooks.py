@@ -3,7 +3,8 @@
 - Epochs end where the data of all workers does, not after this worker's own batches.
 - A PyDataset is shuffled in the same way everywhere.
 - Building a model before its first step opens no iterator: a generator's batches would be lost.
-- BatchNormalization: no rows have no mean. The moving statistics stand for theirs.
+- BatchNormalization: no rows have no mean. The moving statistics stand for theirs. Synchronised,
+  it has gradients that count every row alike where shares are weighed by their rows.
 - Means of single numbers, such as a loss: no rows count nothing, whatever the number is.
 - Gradients that are accumulated: no rows add nothing.
 """
@@ -19,6 +20,7 @@ import tensorflow as tf
 
 from poseidon_tf.strategy import tf_internals
 from poseidon_tf.strategy.py_datasets import InOneOrder
+from poseidon_tf.strategy.sample_weights import across_shares
 from poseidon_tf.strategy.shares import without_empty
 from poseidon_tf.strategy.strategy import ClusterStrategy, among_others
 
@@ -102,9 +104,14 @@ def _symbol(spec: tf.TensorSpec) -> keras.KerasTensor:
 
 def _moments(original: Callable[..., Any]) -> Callable[..., Any]:
     def moments(self: Any, inputs: Any, mask: Any) -> Any:
+        strategy = _in_replica()
+        if self.synchronized and strategy is not None and strategy.weighs_samples:
+            rows = strategy.shares.rows()
+            if rows is not None:
+                return across_shares(lambda own: original(self, own, mask), inputs, rows)
         mean, variance = original(self, inputs, mask)
         # Synchronised statistics are those of all shares together.
-        if self.synchronized or _in_replica() is None or tf.TensorShape(inputs.shape)[0]:
+        if self.synchronized or strategy is None or tf.TensorShape(inputs.shape)[0]:
             return mean, variance
         has_rows = tf.shape(inputs)[0] > 0
         return (

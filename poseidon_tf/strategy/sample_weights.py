@@ -13,7 +13,7 @@ of their own: no gradient waits for them before it leaves.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, final
 
@@ -132,6 +132,29 @@ class SampleWeights:
             {at: _weighed(each, weight) for at, each in compact.items()},
             scale,
         )
+
+
+def across_shares(
+    function: Callable[[tf.Tensor], Sequence[tf.Tensor]], inputs: tf.Tensor, rows: int | tf.Tensor
+) -> list[tf.Tensor]:
+    """`function(inputs)`, which all-reduces within, with the gradient that weights by rows need.
+
+    Backpropagation through an all_reduce adds up what the losses of all shares say, and what
+    comes of it is multiplied by this share's n_w at the end. So every loss is multiplied by its
+    own n_w before they are added up, and the sum divided by this share's.
+    """
+    weight = tf.cast(rows, inputs.dtype)
+    inverse = tf.math.divide_no_nan(tf.ones([], inputs.dtype), weight)
+    results = function(_with_gradient_times(inputs, inverse))
+    return [_with_gradient_times(each, tf.cast(weight, each.dtype)) for each in results]
+
+
+def _with_gradient_times(tensor: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
+    @tf.custom_gradient  # type: ignore[untyped-decorator]
+    def same(value: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
+        return tf.identity(value), lambda gradient: gradient * factor
+
+    return same(tensor)
 
 
 def _weighed(compact: Compact, weight: tf.Tensor) -> Compact:

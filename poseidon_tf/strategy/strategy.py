@@ -109,6 +109,11 @@ class ClusterStrategy(tf.distribute.Strategy):  # type: ignore[misc]
         """What this worker has sent, received and waited for until now, as a frozen object."""
         return self._worker.statistics() if self._worker else Statistics()
 
+    @property
+    def weighs_samples(self) -> bool:
+        """Whether shares of a batch count by their rows."""
+        return self._gradients is not None and self._gradients.weighs_samples
+
     def sum_gradients(
         self, optimizer: Any, gradients: Sequence[tf.Tensor], variables: Sequence[Any]
     ) -> list[tf.Tensor]:
