@@ -1,0 +1,129 @@
+"""Variables that replicas assign their own values to: synchronization and aggregation.
+
+Runs under `MirroredStrategy` too, which is the reference. Arguments: "mirrored" or "poseidon", and
+the number of this process's replicas.
+"""
+
+import itertools
+import sys
+from typing import Any
+
+import tensorflow as tf
+from report import result
+
+from poseidon_tf import PoseidonStrategy
+
+STEPS = 2
+SYNCHRONIZATIONS = ("AUTO", "ON_READ")  # AUTO is ON_WRITE.
+AGGREGATIONS = ("NONE", "SUM", "MEAN", "ONLY_FIRST_REPLICA")
+
+
+def numbers(tensors: Any) -> list[float]:
+    return [float(each) for each in tensors]
+
+
+def assigned(strategy: Any, synchronization: str, aggregation: str, traced: bool) -> Any:
+    """What two steps of assignments leave, in and out of the replicas; or the error."""
+    with strategy.scope():
+        variable = tf.Variable(
+            1.0,
+            trainable=False,
+            synchronization=tf.VariableSynchronization[synchronization],
+            aggregation=tf.VariableAggregation[aggregation],
+        )
+
+    def replica_step() -> Any:
+        context = tf.distribute.get_replica_context()
+        own = tf.cast(context.replica_id_in_sync_group, tf.float32) + 1.0
+        variable.assign(2.0 * own)
+        before = variable.read_value()
+        variable.assign_add(10.0 * own)
+        variable.assign_sub(own)
+        return before, variable.read_value()
+
+    def step() -> Any:
+        return strategy.run(replica_step)
+
+    if traced:
+        step = tf.function(step)
+    inside = []
+    for _ in range(STEPS):
+        before, after = step()
+        local = strategy.experimental_local_results
+        inside.append([numbers(local(before)), numbers(local(after))])
+    found = {"inside": inside, "components": numbers(strategy.experimental_local_results(variable))}
+    if synchronization != "ON_READ" or aggregation != "NONE":
+        found["read"] = float(variable.read_value())
+        found["numpy"] = float(variable.numpy())
+    # All workers ask together for what the replicas hold.
+    own = strategy.run(lambda: tf.identity(variable.read_value()))
+    found["asked"] = float(strategy.reduce("SUM", own, axis=None))
+    return found
+
+
+def across(strategy: Any, synchronization: str, aggregation: str) -> Any:
+    """What an assignment outside of the replicas leaves in each of them."""
+    with strategy.scope():
+        variable = tf.Variable(
+            1.0,
+            trainable=False,
+            synchronization=tf.VariableSynchronization[synchronization],
+            aggregation=tf.VariableAggregation[aggregation],
+        )
+    variable.assign(12.0)
+    components = numbers(strategy.experimental_local_results(variable))
+    return [components, float(variable.read_value())]
+
+
+def counted(strategy: Any) -> Any:
+    """A counter that all replicas advance alike, one that adds up their ids, and one too many."""
+    with strategy.scope():
+        alike = tf.Variable(
+            0, aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA, trainable=False
+        )
+        rows = tf.Variable(0, aggregation=tf.VariableAggregation.SUM, trainable=False)
+
+    @tf.function
+    def step() -> None:
+        def replica_step() -> None:
+            context = tf.distribute.get_replica_context()
+            alike.assign_add(1)
+            rows.assign_add(context.replica_id_in_sync_group + 1)
+
+        strategy.run(replica_step)
+
+    for _ in range(STEPS):
+        step()
+
+    try:
+        with strategy.scope():
+            tf.Variable(0, aggregation=tf.VariableAggregation.MEAN, trainable=False)
+        error = ""
+    except ValueError as failure:
+        error = str(failure)
+    return [int(alike.numpy()), int(rows.numpy()), error]
+
+
+def main() -> None:
+    way, num_replicas = sys.argv[1], int(sys.argv[2])
+    (cpu,) = tf.config.list_physical_devices("CPU")
+    tf.config.set_logical_device_configuration(
+        cpu, [tf.config.LogicalDeviceConfiguration()] * num_replicas
+    )
+    devices = [f"CPU:{at}" for at in range(num_replicas)]
+    if way == "mirrored":
+        strategy: Any = tf.distribute.MirroredStrategy(devices)
+    else:
+        strategy = PoseidonStrategy(devices=devices)
+    for synchronization, aggregation in itertools.product(SYNCHRONIZATIONS, AGGREGATIONS):
+        name = f"{synchronization}/{aggregation}"
+        for traced in (False, True):
+            kind = "traced" if traced else "eager"
+            result(f"{name}/{kind}", assigned(strategy, synchronization, aggregation, traced))
+        if (synchronization, aggregation) != ("ON_READ", "NONE"):
+            result(f"{name}/across", across(strategy, synchronization, aggregation))
+    result("counted", counted(strategy))
+
+
+if __name__ == "__main__":
+    main()
