@@ -138,6 +138,25 @@ def user_seeded_tensorflow() -> bool:
     return context.global_seed() is not None
 
 
+@contextlib.contextmanager
+def random_seed_moved(by: int) -> Iterator[None]:
+    """Within: random operations of TensorFlow draw as if another seed had been set.
+
+    Those of a graph take the seed that the graph was made with. Setting a seed by public means
+    would also begin anew the seeds of operations, which workers must draw alike elsewhere.
+    """
+    holder, name = (context.context(), "_seed") if tf.executing_eagerly() else (graph(), "seed")
+    before = getattr(holder, name)
+    if before is None:
+        yield
+        return
+    setattr(holder, name, (before + by) % 2**31)
+    try:
+        yield
+    finally:
+        setattr(holder, name, before)
+
+
 def convert_replica_fn(fn: Callable[..., Any]) -> Callable[..., Any]:
     """`fn` with AutoGraph as the caller has it, as TensorFlow's strategies do."""
     converted: Callable[..., Any] = autograph.tf_convert(
@@ -351,6 +370,7 @@ __all__ = [
     "regroup",
     "is_watched",
     "replace_method",
+    "random_seed_moved",
     "replica_id",
     "run_independently",
     "set_initial_epoch",

@@ -12,20 +12,23 @@ from tests.support.jobs import Job, run_alone
 pytestmark = pytest.mark.processes
 
 CASES = ["fit", "eager", "several-steps", "loop"]
+OF_TENSORFLOW = ["tensorflow", "tensorflow-eager"]
 Findings = list[dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
 def seeded() -> Findings:
     """What two workers with the same seed find."""
-    with Job("randomness.py", "poseidon", "1", ",".join(CASES), environ={"SEED": "5"}) as job:
+    cases = ",".join([*CASES, *OF_TENSORFLOW])
+    with Job("randomness.py", "poseidon", "1", cases, environ={"SEED": "5"}) as job:
         return job.results(timeout_s=200)
 
 
 @pytest.fixture(scope="module")
 def several() -> Findings:
     """What two workers with two replicas each find, that nobody has seeded."""
-    with Job("randomness.py", "poseidon", "2", "fit,eager") as job:
+    cases = ",".join(["fit", "eager", *OF_TENSORFLOW])
+    with Job("randomness.py", "poseidon", "2", cases) as job:
         return job.results(timeout_s=200)
 
 
@@ -34,16 +37,16 @@ def drawn(found: Any) -> list[list[Any]]:
     return [by_replica for _, by_replica in sorted(found.items())]
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [*CASES, *OF_TENSORFLOW])
 def test_workers_with_the_same_seed_draw_other_numbers(seeded: Findings, case: str) -> None:
-    """Dropout and a layer with a generator of its own, in every step."""
+    """Dropout, a layer with its own generator, and TensorFlow's operations, in every step."""
     first, second = (drawn(worker[case]["first"]) for worker in seeded)
     for (mine,), (theirs,) in zip(first, second, strict=True):
         steps = list(zip(mine, theirs, strict=True))[-2:]  # The last two rows are the two steps'.
         assert all(my_step != their_step for my_step, their_step in steps)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [*CASES, *OF_TENSORFLOW])
 def test_weights_stay_the_same(seeded: Findings, case: str) -> None:
     """Bit for bit, with the optimizer's variables."""
     first, second = seeded
@@ -76,7 +79,7 @@ def test_a_job_draws_the_same_again_whatever_the_others_seeds(seeded: Findings) 
             assert worker["fit"][name] == before["fit"][name]
 
 
-@pytest.mark.parametrize("case", ["fit", "eager"])
+@pytest.mark.parametrize("case", ["fit", "eager", *OF_TENSORFLOW])
 def test_every_replica_of_every_worker_draws_its_own(several: Findings, case: str) -> None:
     """No two of four replicas have the same draws, in a first `fit` and in a second one."""
     for when in ("first", "second"):

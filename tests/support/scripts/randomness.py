@@ -19,6 +19,7 @@ from report import result
 from poseidon_tf import PoseidonStrategy
 
 ROWS, WIDTH = 4, 6
+MASKED = 128  # Two masks of so many units are not the same by chance.
 
 
 class Noise(keras.layers.Layer):
@@ -47,10 +48,25 @@ class Masks(keras.layers.Layer):
 
     def call(self, inputs: Any, training: bool = False) -> Any:
         if training:
-            mask = self.drop(tf.ones((1, WIDTH)), training=True)
+            mask = self.drop(tf.ones((1, MASKED)), training=True)
             self.drawn.assign(tf.concat([self.drawn[1:], mask], 0))
-            inputs = inputs * mask
+            inputs = inputs * mask[:, :WIDTH]
         return inputs
+
+
+class Plain(keras.layers.Layer):
+    """Draws with TensorFlow, and remembers what."""
+
+    def __init__(self, drawn: Any, **options: Any) -> None:
+        super().__init__(**options)
+        self.drawn = drawn
+
+    def call(self, inputs: Any, training: bool = False) -> Any:
+        if not training:
+            return inputs
+        noise = tf.random.normal((1, WIDTH))
+        self.drawn.assign(tf.concat([self.drawn[1:], noise], 0))
+        return inputs + noise
 
 
 def digest(variables: Any) -> str:
@@ -58,14 +74,17 @@ def digest(variables: Any) -> str:
     return hashlib.sha256(joined).hexdigest()
 
 
-def net(scope: Any) -> tuple[Any, list[Any]]:
+def net(scope: Any, *, with_tensorflow: bool = False) -> tuple[Any, list[Any]]:
     """The model, and for each random layer the last draws: one row per step, by replica."""
     if "SEED" in os.environ:
         keras.utils.set_random_seed(int(os.environ["SEED"]))
     with scope():
+        widths = {"noise": WIDTH, "masks": MASKED} | (
+            {"tensorflow": WIDTH} if with_tensorflow else {}
+        )
         drawn = [
-            tf.Variable(tf.zeros((4, WIDTH)), trainable=False, name=name)
-            for name in ("noise", "masks")
+            tf.Variable(tf.zeros((4, width)), trainable=False, name=name)
+            for name, width in widths.items()
         ]
         model = keras.Sequential(
             [
@@ -73,6 +92,7 @@ def net(scope: Any) -> tuple[Any, list[Any]]:
                 Noise(drawn[0]),
                 keras.layers.Dense(WIDTH),
                 Masks(drawn[1]),
+                *([Plain(drawn[2])] if with_tensorflow else []),
                 keras.layers.Dropout(0.3),
                 keras.layers.GaussianNoise(0.1),
                 keras.layers.Dense(1),
@@ -104,8 +124,10 @@ def states(model: Any) -> Any:
     return [v.numpy().tolist() for v in model.variables if id(v) not in weights]
 
 
-def fit(scope: Any, num_workers: int, **options: Any) -> dict[str, Any]:
-    model, drawn = net(scope)
+def fit(
+    scope: Any, num_workers: int, *, with_tensorflow: bool = False, **options: Any
+) -> dict[str, Any]:
+    model, drawn = net(scope, with_tensorflow=with_tensorflow)
     if options:
         with scope():
             model.compile(keras.optimizers.SGD(0.1, momentum=0.9), "mse", **options)
@@ -151,6 +173,8 @@ CASES = {
     "eager": functools.partial(fit, run_eagerly=True),
     "several-steps": functools.partial(fit, steps_per_execution=2),
     "loop": loop,
+    "tensorflow": functools.partial(fit, with_tensorflow=True),
+    "tensorflow-eager": functools.partial(fit, with_tensorflow=True, run_eagerly=True),
 }
 
 
