@@ -1,6 +1,6 @@
 # `make` lists the targets. Everything runs in .venv, which is built from setup.py on first use.
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast test-hosts test-networks test-versions bench-transport bench-overhead bench-peers bench-scaling check protos check-protos clean
+.PHONY: help install demo test test-fast test-hosts test-networks test-thorough test-versions bench-transport bench-overhead bench-peers bench-scaling check protos check-protos clean
 
 PYTHON ?= python3
 OLDEST_PYTHON ?= $(PYTHON)
@@ -30,6 +30,9 @@ test-hosts: install  ## run the tests between emulated hosts; needs root and ipr
 
 test-networks: install  ## train VGG16, ResNet50, EfficientNetB0 and InceptionV3 on 2 workers; minutes
 	.venv/bin/python -m pytest -m networks
+
+test-thorough: install  ## run with three workers what make test runs with two
+	.venv/bin/python -m pytest -m thorough
 
 test-versions: install .venv-oldest/installed  ## run what versions may change on the oldest and the newest ones
 	.venv-oldest/bin/python -m pytest $(VERSION_TESTS)

@@ -81,15 +81,21 @@ def _take_num_batches(epochs: Any) -> None:
 
 
 def _build(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Builds from the elements' shapes where these say enough."""
+    """Builds from the elements' shapes where these say enough, else from the first batch.
+
+    Keras averages that batch over all replicas only to have its shapes.
+    """
 
     def _maybe_symbolic_build(self: Any, iterator: Any = None, data_batch: Any = None) -> Any:
-        if iterator is not None and among_others(self.distribute_strategy) is not None:
+        strategy = among_others(self.distribute_strategy)
+        if strategy is None:
+            return original(self, iterator=iterator, data_batch=data_batch)
+        if iterator is not None:
             spec = tf_internals.of_one_replica(iterator._distributed_dataset.element_spec)
             if all(map(_says_enough, tf.nest.flatten(spec))):
-                data_batch = tf.nest.map_structure(_symbol, spec)
-                return original(self, data_batch=data_batch)
-        return original(self, iterator=iterator, data_batch=data_batch)
+                iterator, data_batch = None, tf.nest.map_structure(_symbol, spec)
+        with strategy.extended.reductions.shapes_only():
+            return original(self, iterator=iterator, data_batch=data_batch)
 
     return _maybe_symbolic_build
 

@@ -25,7 +25,6 @@ def install() -> None:
         (trainer, "fit", keras_trainer_hooks.fit),
         (trainer, "evaluate", keras_trainer_hooks.evaluate),
         (trainer, "predict", predictions.predict),
-        (trainer, "_maybe_symbolic_build", keras_trainer_hooks.symbolic_build),
         (trainer, "train_on_batch", keras_trainer_hooks.train_on_batch),
         (trainer, "_get_metrics_result_or_logs", keras_trainer_hooks.metrics_result),
     ):

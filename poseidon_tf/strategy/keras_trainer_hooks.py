@@ -129,19 +129,6 @@ def evaluate(original: Callable[..., Any]) -> Callable[..., Any]:
     return evaluate
 
 
-def symbolic_build(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Keras averages the first batch over all replicas only to have its shapes."""
-
-    def symbolic_build(self: Any, *args: Any, **kwargs: Any) -> Any:
-        strategy = among_others(self.distribute_strategy)
-        if strategy is None:
-            return original(self, *args, **kwargs)
-        with strategy.extended.reductions.shapes_only():
-            return original(self, *args, **kwargs)
-
-    return symbolic_build
-
-
 def metrics_result(original: Callable[..., Any]) -> Callable[..., Any]:
     def metrics_result(self: Any, logs: Any) -> Any:
         strategy = among_others(self.distribute_strategy)

@@ -324,10 +324,11 @@ def captured_from_outside(placeholder: tf.Tensor) -> tf.Tensor | None:
 def replace_method(cls: type, name: str, wrap: Callable[..., Callable[..., Any]]) -> None:
     """Let `wrap(original)` stand for a method of Keras, once."""
     original = getattr(cls, name)
-    if getattr(original, "_poseidon_tf", False):
+    if (before := getattr(original, "_poseidon_tf", None)) is not None:
+        assert before is wrap, f"{cls.__name__}.{name} has two hooks: {before}, {wrap}"
         return
     replacement = functools.wraps(original)(wrap(original))
-    replacement._poseidon_tf = True  # type: ignore[attr-defined]
+    replacement._poseidon_tf = wrap  # type: ignore[attr-defined]
     setattr(cls, name, replacement)
 
 

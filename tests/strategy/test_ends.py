@@ -17,7 +17,11 @@ ROWS_OF_FILES = [17, 5, 26, 9]
 Findings = list[dict[str, Any]]
 
 
-@pytest.fixture(scope="module", params=[2, 3], ids=["2-workers", "3-workers"])
+@pytest.fixture(
+    scope="module",
+    params=[2, pytest.param(3, marks=pytest.mark.thorough)],
+    ids=["2-workers", "3-workers"],
+)
 def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Findings:
     """What each worker saw, by case."""
     folder: Path = tmp_path_factory.mktemp("ends")

@@ -29,7 +29,11 @@ def alone() -> dict[str, Any]:
     return run_alone("kinds_of_fit.py")
 
 
-@pytest.fixture(scope="module", params=[2, 3], ids=["2-workers", "3-workers"])
+@pytest.fixture(
+    scope="module",
+    params=[2, pytest.param(3, marks=pytest.mark.thorough)],
+    ids=["2-workers", "3-workers"],
+)
 def found(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
     """What each worker ends with."""
     with Job("kinds_of_fit.py", num_workers=request.param) as job:

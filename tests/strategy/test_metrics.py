@@ -18,7 +18,11 @@ def alone() -> dict[str, Any]:
     return run_alone("metrics.py")
 
 
-@pytest.fixture(scope="module", params=[2, 3], ids=["2-workers", "3-workers"])
+@pytest.fixture(
+    scope="module",
+    params=[2, pytest.param(3, marks=pytest.mark.thorough)],
+    ids=["2-workers", "3-workers"],
+)
 def job(request: pytest.FixtureRequest) -> tuple[list[dict[str, Any]], list[str]]:
     """What each worker finds, and all that it printed."""
     with Job("metrics.py", num_workers=request.param) as job:
