@@ -14,7 +14,14 @@ from tests.support.jobs import Job, run_alone
 pytestmark = pytest.mark.processes
 
 WAYS = ["ps", "sfb", "auto"]
-NUM_WORKERS = [2, 3]
+THOROUGH = pytest.mark.thorough
+NUM_WORKERS = [2, pytest.param(3, marks=THOROUGH)]
+# Three workers go through both ways at once wherever the planner mixes them.
+JOBS = [
+    *((way, 2) for way in WAYS),
+    *(pytest.param(way, 3, marks=THOROUGH) for way in ("ps", "sfb")),
+    ("auto", 3),
+]
 CASES = [
     f"{net} {opt}" for net in ("dense", "conv", "lstm", "shared") for opt in ("momentum", "adam")
 ]
@@ -70,8 +77,7 @@ def trained(
     return get
 
 
-@pytest.mark.parametrize("num_workers", NUM_WORKERS)
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way, num_workers", JOBS)
 def test_weights_are_those_of_one_process_on_the_joined_batch(
     trained: Any, alone: dict[str, np.ndarray], way: str, num_workers: int
 ) -> None:
@@ -84,8 +90,7 @@ def test_weights_are_those_of_one_process_on_the_joined_batch(
         np.testing.assert_allclose(together[name], expected, rtol=1e-5, atol=1e-6, err_msg=name)
 
 
-@pytest.mark.parametrize("num_workers", NUM_WORKERS)
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way, num_workers", JOBS)
 def test_weights_are_equal_bit_for_bit_on_all_workers(
     trained: Any, way: str, num_workers: int
 ) -> None:
@@ -96,10 +101,10 @@ def test_weights_are_equal_bit_for_bit_on_all_workers(
     assert all(worker["digests"] == found[0]["digests"] for worker in found)
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_all_workers_have_the_same_plan(trained: Any, way: str) -> None:
-    """Names, schemes and reasons are equal on three workers."""
-    _, found = trained(way, 3)
+@pytest.mark.parametrize("way, num_workers", JOBS)
+def test_all_workers_have_the_same_plan(trained: Any, way: str, num_workers: int) -> None:
+    """Names, schemes and reasons are equal."""
+    _, found = trained(way, num_workers)
     assert found[0]["plan"]
     assert all(worker["plan"] == found[0]["plan"] for worker in found)
 
@@ -127,6 +132,7 @@ def test_servers_beside_the_workers_change_no_bit(tmp_path: Path) -> None:
         np.testing.assert_allclose(together[name], expected, rtol=1e-5, atol=1e-6, err_msg=name)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("way", ["ps", "sfb"])
 def test_two_replicas_on_each_worker_give_the_same_weights(
     tmp_path: Path, alone: dict[str, np.ndarray], way: str

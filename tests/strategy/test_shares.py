@@ -17,7 +17,11 @@ Found = tuple[str, list[dict[str, Any]], list[Weights]]
 Reference = tuple[int, dict[str, Any], Weights, dict[str, Any]]
 
 
-@pytest.fixture(scope="module", params=[2, 3], ids=["2-workers", "3-workers"])
+@pytest.fixture(
+    scope="module",
+    params=[2, pytest.param(3, marks=pytest.mark.thorough)],
+    ids=["2-workers", "3-workers"],
+)
 def reference(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Reference:

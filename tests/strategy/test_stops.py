@@ -27,7 +27,11 @@ STOPS = {
 }
 
 
-@pytest.fixture(scope="module", params=[2, 3], ids=["2-workers", "3-workers"])
+@pytest.fixture(
+    scope="module",
+    params=[2, pytest.param(3, marks=pytest.mark.thorough)],
+    ids=["2-workers", "3-workers"],
+)
 def found(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
     """Where each worker stopped in each case."""
     with Job("stopping.py", num_workers=request.param) as job:
