@@ -17,7 +17,11 @@ KINDS = ["eager", "traced"]
 NUM_WORKERS = 2
 
 
-@pytest.fixture(scope="module", params=[1, 2], ids=["1-replica", "2-replicas"])
+@pytest.fixture(
+    scope="module",
+    params=[1, pytest.param(2, marks=pytest.mark.thorough)],
+    ids=["1-replica", "2-replicas"],
+)
 def found(request: pytest.FixtureRequest) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """What two workers find, and what TensorFlow's strategy does with as many replicas."""
     num_replicas = NUM_WORKERS * request.param

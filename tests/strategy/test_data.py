@@ -24,7 +24,11 @@ PREDICTIONS = {
 Findings = list[dict[str, Any]]
 
 
-@pytest.fixture(scope="module", params=[2, 3], ids=["2-workers", "3-workers"])
+@pytest.fixture(
+    scope="module",
+    params=[2, pytest.param(3, marks=pytest.mark.thorough)],
+    ids=["2-workers", "3-workers"],
+)
 def job(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, Findings]:

@@ -23,7 +23,11 @@ def alone() -> dict[str, Any]:
     return run_alone("normalization.py", "plain", "1", ",".join([*FITS, "eager", *FORWARD]))
 
 
-@pytest.fixture(scope="module", params=[1, 2], ids=["1-replica", "2-replicas"])
+@pytest.fixture(
+    scope="module",
+    params=[1, pytest.param(2, marks=pytest.mark.thorough)],
+    ids=["1-replica", "2-replicas"],
+)
 def two(request: pytest.FixtureRequest) -> Findings:
     """Two workers, with one replica or two each; shares count by their rows."""
     cases = [*FITS, *(["eager"] if request.param == 1 else [])]

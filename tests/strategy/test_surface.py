@@ -13,26 +13,36 @@ pytestmark = pytest.mark.processes
 
 CASES = "identities,reduced,gathered,all_reduced,sparse_reduced,all_gathered,retraced,updated"
 # Replicas of each of two workers.
-REPLICAS = [1, 2]
+REPLICAS = [1, pytest.param(2, marks=pytest.mark.thorough)]
 
 
-@pytest.fixture(scope="module")
-def mirrored() -> dict[int, dict[str, Any]]:
-    """By number of replicas, what as many of one process find."""
-    return {
-        count: run_alone("surface.py", "mirrored", str(count), f"{CASES},misused", timeout_s=240)
-        for count in (2, 4)
-    }
+class Mirrored(dict[int, dict[str, Any]]):
+    """By number of replicas, what as many of one process find; found when it is asked for."""
+
+    def __missing__(self, count: int) -> dict[str, Any]:
+        self[count] = run_alone(
+            "surface.py", "mirrored", str(count), f"{CASES},misused", timeout_s=240
+        )
+        return self[count]
 
 
-@pytest.fixture(scope="module")
-def workers() -> dict[int, list[dict[str, Any]]]:
-    """By number of replicas each, what two workers find."""
-    found = {}
-    for count in REPLICAS:
+class Workers(dict[int, list[dict[str, Any]]]):
+    """By number of replicas each, what two workers find; found when it is asked for."""
+
+    def __missing__(self, count: int) -> list[dict[str, Any]]:
         with Job("surface.py", "poseidon", str(count)) as job:
-            found[count] = job.results(timeout_s=240)
-    return found
+            self[count] = job.results(timeout_s=240)
+        return self[count]
+
+
+@pytest.fixture(scope="module")
+def mirrored() -> Mirrored:
+    return Mirrored()
+
+
+@pytest.fixture(scope="module")
+def workers() -> Workers:
+    return Workers()
 
 
 def tensor(shown: Any) -> np.ndarray:
