@@ -31,7 +31,7 @@ test-hosts: install  ## run the tests between emulated hosts; needs root and ipr
 test-networks: install  ## train VGG16, ResNet50, EfficientNetB0 and InceptionV3 on 2 workers; minutes
 	.venv/bin/python -m pytest -m networks
 
-test-thorough: install  ## run with three workers what make test runs with two
+test-thorough: install  ## run what make test leaves out: three workers, several replicas, ...; 10 minutes
 	.venv/bin/python -m pytest -m thorough
 
 test-versions: install .venv-oldest/installed  ## run what versions may change on the oldest and the newest ones

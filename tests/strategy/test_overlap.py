@@ -7,7 +7,16 @@ from tests.support.jobs import Job
 pytestmark = pytest.mark.processes
 
 
-@pytest.mark.parametrize("mode", ["fit", "fit mixed", "loop", "tape", "tape eager"])
+@pytest.mark.parametrize(
+    "mode",
+    [
+        "fit",
+        pytest.param("fit mixed", marks=pytest.mark.thorough),
+        "loop",
+        pytest.param("tape", marks=pytest.mark.thorough),
+        "tape eager",
+    ],
+)
 def test_the_top_gradient_reaches_the_server_before_the_bottom_is_differentiated(mode: str) -> None:
     """The bottom's backward pass waits for the server, so the job ends only if pushes overlap."""
     with Job("overlap.py", *mode.split(), num_servers=1, start_servers=False) as job:
