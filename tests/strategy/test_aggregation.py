@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.jobs import Job, run_alone
 
-pytestmark = pytest.mark.processes
+pytestmark = [pytest.mark.processes, pytest.mark.thorough]
 
 AGGREGATIONS = ["NONE", "SUM", "MEAN", "ONLY_FIRST_REPLICA"]
 KINDS = ["eager", "traced"]

@@ -116,6 +116,7 @@ def test_two_runs_of_a_job_give_the_same_bits(trained: Any, tmp_path: Path) -> N
     assert [worker["digests"] for worker in again] == [worker["digests"] for worker in first]
 
 
+@pytest.mark.thorough
 def test_servers_beside_the_workers_change_no_bit(tmp_path: Path) -> None:
     """Servers that share their workers' memory give the weights of dedicated ones, which are those
     of one process, for gradients of many KV pairs."""

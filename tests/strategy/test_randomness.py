@@ -67,6 +67,7 @@ def test_rank_0_draws_what_one_process_draws(seeded: Findings) -> None:
     assert [worker["fit"]["states"] for worker in seeded] == [alone["states"]] * 2
 
 
+@pytest.mark.thorough
 def test_a_job_draws_the_same_again_whatever_the_others_seeds(seeded: Findings) -> None:
     """Rank 0's state counts: a worker that had another seed draws and ends alike."""
     with Job(
@@ -79,6 +80,7 @@ def test_a_job_draws_the_same_again_whatever_the_others_seeds(seeded: Findings) 
             assert worker["fit"][name] == before["fit"][name]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("case", ["fit", "eager", *OF_TENSORFLOW])
 def test_every_replica_of_every_worker_draws_its_own(several: Findings, case: str) -> None:
     """No two of four replicas have the same draws, in a first `fit` and in a second one."""
@@ -93,6 +95,7 @@ def test_every_replica_of_every_worker_draws_its_own(several: Findings, case: st
     assert first[case]["weights"] == second[case]["weights"]
 
 
+@pytest.mark.thorough
 def test_states_that_nobody_seeded_become_those_of_rank_0(several: Findings) -> None:
     """The workers began with other ones."""
     before, after = zip(*(worker["fit"]["states"] for worker in several), strict=True)
