@@ -217,6 +217,9 @@ class PoseidonExtended(tf_internals.MirroredExtended):  # type: ignore[misc]
             if not self._is_tensorflows(reduce_op, value):
                 reduce = self.reductions.reduce
                 return tf.nest.map_structure(lambda each: reduce(reduce_op, each), value)
+        elif self._num_replicas_in_sync == 1 and isinstance(value, tf_internals.SyncOnReadVariable):
+            # TensorFlow gives the variable itself, of which older Keras makes no number.
+            return tf_internals.components(value)[0].read_value()
         return super()._reduce_to(reduce_op, value, destinations, options)
 
     def _is_tensorflows(self, reduce_op: Any, value: Any) -> bool:
