@@ -109,9 +109,8 @@ class BackwardPass:
             for open_unit in group.units:
                 results = open_unit.route.pull()
                 total = open_unit.sums(results, *self._contributed(group, open_unit))
-                sums_of_unit = {group.positions[at]: each for at, each in total.items()}
-                for position, each in sums_of_unit.items():
-                    sums[position] = each
+                for at, each in total.items():
+                    sums[group.positions[at]] = each
         new = tuple(
             position
             for position, gradient in enumerate(gradients)

@@ -22,7 +22,7 @@ from poseidon_tf.strategy import tf_internals
 from poseidon_tf.strategy.py_datasets import InOneOrder
 from poseidon_tf.strategy.sample_weights import across_shares
 from poseidon_tf.strategy.shares import without_empty
-from poseidon_tf.strategy.strategy import ClusterStrategy, among_others
+from poseidon_tf.strategy.strategy import among_others, of_replica
 
 
 def install() -> None:
@@ -110,7 +110,7 @@ def _symbol(spec: tf.TensorSpec) -> keras.KerasTensor:
 
 def _moments(original: Callable[..., Any]) -> Callable[..., Any]:
     def moments(self: Any, inputs: Any, mask: Any) -> Any:
-        strategy = _in_replica()
+        strategy = of_replica()
         if self.synchronized and strategy is not None and strategy.weighs_samples:
             rows = strategy.shares.rows()
             if rows is not None:
@@ -130,7 +130,7 @@ def _moments(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _update_mean(original: Callable[..., Any]) -> Callable[..., Any]:
     def update_state(self: Any, values: Any, sample_weight: Any = None) -> Any:
-        strategy = _in_replica()
+        strategy = of_replica()
         rows = None if strategy is None else strategy.shares.rows_to_check()
         if isinstance(rows, int):
             return None  # Known to be empty.
@@ -147,7 +147,7 @@ def _update_mean(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _apply_gradients(original: Callable[..., Any]) -> Callable[..., Any]:
     def apply_gradients(self: Any, grads: Sequence[Any], trainable_variables: Any) -> Any:
-        strategy = _in_replica()
+        strategy = of_replica()
         if (
             self.gradient_accumulation_steps
             and strategy is not None
@@ -158,9 +158,3 @@ def _apply_gradients(original: Callable[..., Any]) -> Callable[..., Any]:
         return original(self, grads, trainable_variables)
 
     return apply_gradients
-
-
-def _in_replica() -> ClusterStrategy | None:
-    """Our strategy, where a replica of it is running or being traced."""
-    strategy = among_others(tf.distribute.get_strategy())
-    return None if tf.distribute.in_cross_replica_context() else strategy

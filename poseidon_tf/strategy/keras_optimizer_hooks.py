@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from poseidon_tf.errors import ConfigError
 from poseidon_tf.strategy import tf_internals
-from poseidon_tf.strategy.strategy import ClusterStrategy, among_others
+from poseidon_tf.strategy.strategy import ClusterStrategy, of_replica
 
 
 def update_step(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -89,10 +89,8 @@ def _check_made_in_scope(optimizer: Any) -> None:
 
 def _strategy_that_sums() -> ClusterStrategy | None:
     """The strategy in a replica whose gradients have not been summed yet."""
-    strategy = among_others(tf.distribute.get_strategy())
-    if strategy is None or strategy.extended.has_sums:
-        return None
-    return None if tf.distribute.in_cross_replica_context() else strategy
+    strategy = of_replica()
+    return None if strategy is None or strategy.extended.has_sums else strategy
 
 
 def _summed(

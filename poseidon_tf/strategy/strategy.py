@@ -194,6 +194,12 @@ def among_others(strategy: Any) -> ClusterStrategy | None:
     return strategy if is_ours else None
 
 
+def of_replica() -> ClusterStrategy | None:
+    """Our strategy, where a replica of it is running or being traced and there are others."""
+    strategy = among_others(tf.distribute.get_strategy())
+    return None if tf.distribute.in_cross_replica_context() else strategy
+
+
 def local_devices() -> list[str]:
     """The devices that this worker's replicas run on: its accelerators, else the CPU."""
     accelerators = [
