@@ -19,7 +19,14 @@ setup(
         "tabulate>=0.9",
     ],
     extras_require={
-        "test": ["pytest>=8", "pytest-timeout", "scikit-learn", "matplotlib", "psutil"],
+        "test": [
+            "pytest>=8",
+            "pytest-timeout",
+            "hypothesis",
+            "scikit-learn",
+            "matplotlib",
+            "psutil",
+        ],
         "dev": ["ruff", "mypy", "types-tabulate"],
     },
     entry_points={"console_scripts": ["poseidon-tf = poseidon_tf.launch.cli:main"]},

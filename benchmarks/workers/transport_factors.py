@@ -8,6 +8,7 @@ from transport_member import Arrivals, cpu, task, timed
 from poseidon_tf.launch.memory import keep_freed_memory
 from poseidon_tf.sfb.factors import RowSpec
 from poseidon_tf.sfb.service import FactorService
+from poseidon_tf.transport.connections import ConnectionSettings
 from poseidon_tf.transport.over_grpc import Server
 
 # A row of both factors together: 1 KiB of float32.
@@ -35,7 +36,7 @@ def start(factor_kib: int, count: int) -> None:
     num_keys, num_rows, packed = count, factor_kib, bytes(factor_kib * 1024)
     for key in range(count):
         service.register(key, RowSpec.factors(f"kernel{key}", M=M, N=N, dtype="float32"))
-    service.connect(dict(enumerate(addresses)), keepalive_s=30.0)
+    service.connect(dict(enumerate(addresses)), settings=ConnectionSettings())
 
 
 def run(steps: int) -> list[float]:

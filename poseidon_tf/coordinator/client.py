@@ -33,6 +33,7 @@ from poseidon_tf.errors import (
     StartTimeout,
     StepTimeout,
 )
+from poseidon_tf.transport.connections import ConnectionSettings
 from poseidon_tf.transport.over_grpc import Channel, Stream
 
 NUM_PINGS = 8
@@ -49,6 +50,7 @@ class CoordinatorClient:
       address: where worker rank 0 hosts the coordinator.
       role, rank, own_address, info: what the other members get to know; `info` must be JSON.
       num_workers, num_servers: P1 and P2 as this member was told.
+      settings: how the connection behaves.
       on_failure: called once, if the job fails after `join` has returned and before this member
         said goodbye or reported a failure itself.
       on_left: called with (rank, last step) when another worker says goodbye.
@@ -69,7 +71,7 @@ class CoordinatorClient:
         info: Mapping[str, Any],
         num_workers: int,
         num_servers: int,
-        channel_factory: Callable[[str], Channel] = Channel,
+        settings: ConnectionSettings = ConnectionSettings(),
         on_failure: Callable[[PoseidonError], None],
         on_left: Callable[[int, int], None] = lambda rank, last_step: None,
         on_ended: Callable[[], None] = lambda: None,
@@ -103,7 +105,7 @@ class CoordinatorClient:
             logger=self._log,
         )
         self._stop_timeout_s = stop_timeout_s
-        self._channel = channel_factory(address)
+        self._channel = Channel(address, settings=settings)
         self._stream: Stream | None = None
 
     @property

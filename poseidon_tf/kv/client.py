@@ -9,6 +9,7 @@ from poseidon_tf.errors import MemberError
 from poseidon_tf.kv.service import EXCHANGE, INSPECT, REGISTER, STREAMS_PER_SERVER
 from poseidon_tf.kv.store import KeySpec
 from poseidon_tf.transport.base import Traffic
+from poseidon_tf.transport.connections import ConnectionSettings
 from poseidon_tf.transport.frame_queue import FrameQueue
 from poseidon_tf.transport.over_grpc import Channel
 from poseidon_tf.transport.shared_memory import SharedMemory
@@ -59,6 +60,7 @@ class ServerLink:
       window_bytes: see `WINDOW_BYTES`.
       num_streams: as the server has it.
       memory: shared with this server, which this worker has started on its own host.
+      settings: how the connections behave.
     """
 
     def __init__(
@@ -72,7 +74,7 @@ class ServerLink:
         window_bytes: int = WINDOW_BYTES,
         num_streams: int = STREAMS_PER_SERVER,
         memory: SharedMemory | None = None,
-        keepalive_s: float = 30.0,
+        settings: ConnectionSettings = ConnectionSettings(),
     ) -> None:
         self.address = address
         self._rank = rank
@@ -88,7 +90,7 @@ class ServerLink:
             )
             for _ in range(num_streams)
         ]
-        self._channels = [Channel(address, keepalive_s=keepalive_s) for _ in range(num_streams)]
+        self._channels = [Channel(address, settings=settings) for _ in range(num_streams)]
         self._streams = [
             channel.open_stream(
                 EXCHANGE,

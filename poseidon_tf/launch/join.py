@@ -15,7 +15,7 @@ import threading
 import time
 import types
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, final
 
 from poseidon_tf.coordinator.client import CoordinatorClient
@@ -29,6 +29,7 @@ from poseidon_tf.sfb.service import FactorService
 from poseidon_tf.sync.session import Deadlines, Session
 from poseidon_tf.sync.worker import Worker
 from poseidon_tf.trace import Recorder
+from poseidon_tf.transport.connections import ConnectionSettings
 from poseidon_tf.transport.over_grpc import Server
 from poseidon_tf.transport.shared_memory import SharedMemory
 
@@ -137,12 +138,13 @@ def join(
     """
     keep_freed_memory()
     rank, num_workers = config.rank, config.num_workers
+    settings = ConnectionSettings(keepalive_s=deadlines.keepalive_s)
     num_members = num_workers + config.num_servers
     coordinator_streams = num_members + _ROOM_FOR_STRANGERS if rank == 0 else 0
     server = Server(
         config.address,
         max_streams=FactorService.streams_needed(num_workers) + coordinator_streams,
-        keepalive_s=deadlines.keepalive_s,
+        settings=settings,
     )
     recorder = Recorder(f"worker {rank}", directory=timeline_dir, clock=clock)
     coordinator = _host_coordinator(server, config, deadlines) if rank == 0 else None
@@ -161,6 +163,7 @@ def join(
         clock=clock,
         num_workers=num_workers,
         num_servers=config.num_servers,
+        settings=settings,
         on_failure=lambda error: session.fail(error, told=True),
         on_left=lambda left, last_step: session.peer_left(left),
         stop_timeout_s=deadlines.step_s,
@@ -193,7 +196,7 @@ def join(
     server.start()
     try:
         if config.co_located:
-            own_server = _start_own_server(config, deadlines, ports, memory)
+            own_server = _start_own_server(config, deadlines, ports, memory, settings)
         view = client.join(timeout_s=deadlines.start_s)
         _check_replicas(view)
     except PoseidonError:
@@ -208,9 +211,9 @@ def join(
             memory.close()
         raise
     recorder.offset_s = client.clock_offset_s
-    worker.connect(view.server_addresses)
+    worker.connect(view.server_addresses, settings=settings)
     addresses = dict(enumerate(view.worker_addresses))
-    factors.connect(addresses, keepalive_s=deadlines.keepalive_s)
+    factors.connect(addresses, settings=settings)
     return Membership(
         worker=worker,
         view=view,
@@ -253,6 +256,7 @@ def _start_own_server(
     deadlines: Deadlines,
     ports: tuple[int, int] | None,
     memory: SharedMemory | None,
+    settings: ConnectionSettings,
 ) -> subprocess.Popen[str]:
     """A fresh process: forking one that has imported TensorFlow deadlocks."""
     host, _ = split_address(config.address)
@@ -269,6 +273,7 @@ def _start_own_server(
         "address": f"{host}:0",
         "ports": ports,
         "start_timeout_s": deadlines.start_s,
+        "settings": asdict(settings),
         "memory": None if memory is None else memory.descriptor,
     }
     assert child.stdin is not None

@@ -19,6 +19,7 @@ from poseidon_tf.kv.service import KVService, streams_per_server
 from poseidon_tf.launch.cluster_env import ClusterConfig, read_cluster
 from poseidon_tf.launch.memory import keep_freed_memory
 from poseidon_tf.trace import Recorder
+from poseidon_tf.transport.connections import ConnectionSettings
 from poseidon_tf.transport.over_grpc import Server
 from poseidon_tf.transport.shared_memory import SharedMemory
 
@@ -36,6 +37,7 @@ def serve(
     start_timeout_s: float = START_TIMEOUT_S,
     parent_gone: threading.Event | None = None,
     memory: SharedMemory | None = None,
+    settings: ConnectionSettings = ConnectionSettings(),
     on_received: Callable[[int, str, int], None] | None = None,
 ) -> int:
     """Serve as server `index` on `address` until the job ends; the process's exit code.
@@ -43,6 +45,7 @@ def serve(
     Args:
       parent_gone: set by the caller when the process that wants this server is gone.
       memory: shared with that process, the worker whose rank is `index`.
+      settings: how its connections behave.
       on_received: hears of every contribution: (rank, key name, step).
     """
     keep_freed_memory()
@@ -51,6 +54,7 @@ def serve(
         address,
         max_streams=KVService.streams_needed(config.num_workers, num_streams),
         ports=ports,
+        settings=settings,
     )
     recorder: Recorder | None = None
 
@@ -88,6 +92,7 @@ def serve(
         info={},
         num_workers=config.num_workers,
         num_servers=config.num_servers,
+        settings=settings,
         on_failure=on_failure,
         on_ended=on_ended,
     )
@@ -158,6 +163,7 @@ def child_main() -> int:
         ports=tuple(orders["ports"]) if orders["ports"] else None,
         start_timeout_s=orders["start_timeout_s"],
         parent_gone=parent_gone,
+        settings=ConnectionSettings(**orders["settings"]),
         memory=None if orders["memory"] is None else SharedMemory(orders["memory"]),
     )
 

@@ -14,6 +14,7 @@ from poseidon_tf.errors import MemberError, ProtocolError
 from poseidon_tf.sfb.exchange import CompleteSet, Deserted, FactorExchange
 from poseidon_tf.sfb.factors import RowSpec
 from poseidon_tf.transport.base import Traffic
+from poseidon_tf.transport.connections import ConnectionSettings
 from poseidon_tf.transport.over_grpc import Channel, Server, Stream
 from poseidon_tf.wire import frames
 from poseidon_tf.wire.frame_pb2 import FrameHeader, Part
@@ -58,11 +59,11 @@ class FactorService:
         """How many streams stay open here, each of which holds a thread."""
         return num_workers - 1
 
-    def connect(self, addresses: Mapping[int, str], *, keepalive_s: float) -> None:
+    def connect(self, addresses: Mapping[int, str], *, settings: ConnectionSettings) -> None:
         """Open a stream to every peer; `addresses` by rank, this worker's own is passed over."""
         for rank, address in sorted(addresses.items()):
             if rank != self._rank:
-                channel = Channel(address, keepalive_s=keepalive_s)
+                channel = Channel(address, settings=settings)
                 self._channels.append(channel)
                 self._streams.append(
                     channel.open_stream(

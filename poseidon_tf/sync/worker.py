@@ -26,6 +26,7 @@ from poseidon_tf.sync.replicas import ReplicaJoin, stacking, summing
 from poseidon_tf.sync.session import Deliver, Route, Session
 from poseidon_tf.sync.statistics import PayloadStatistics, PeerStatistics, Statistics
 from poseidon_tf.sync.syncers import FactorSyncer, Pair, ServerSyncer
+from poseidon_tf.transport.connections import ConnectionSettings
 from poseidon_tf.transport.shared_memory import SharedMemory
 from poseidon_tf.wire.dtypes import Array, wire_dtype
 
@@ -75,7 +76,7 @@ class Worker:
         session.on_failure.append(self.data_ends.wake)
         session.on_left.append(self.data_ends.left)
 
-    def connect(self, addresses: Sequence[str]) -> None:
+    def connect(self, addresses: Sequence[str], *, settings: ConnectionSettings) -> None:
         """Open the streams to the servers."""
         for index, address in enumerate(addresses):
             self._links.append(
@@ -87,7 +88,7 @@ class Worker:
                     on_sent=self._sent_recorder(index),
                     num_streams=streams_per_server(len(addresses)),
                     memory=self._memory if index == self._own_server else None,
-                    keepalive_s=self.session.deadlines.keepalive_s,
+                    settings=settings,
                 )
             )
 

@@ -28,6 +28,7 @@ import grpc
 
 from poseidon_tf.errors import ConfigError, PeerLost, PoseidonError, ProtocolError
 from poseidon_tf.transport.base import MAX_MESSAGE_BYTES, MessageQueue, Outgoing, Receiver, Traffic
+from poseidon_tf.transport.connections import ConnectionSettings
 
 # gRPC's five bytes before each message: a flag and the length.
 GRPC_PREFIX_BYTES = 5
@@ -39,7 +40,8 @@ _NO_ANSWER = (
 )
 
 
-def _options(keepalive_s: float) -> list[tuple[str, Any]]:
+def _options(settings: ConnectionSettings) -> list[tuple[str, Any]]:
+    keepalive_s = settings.keepalive_s
     return [
         ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -133,7 +135,7 @@ class Server:
       max_streams: the streams that the cluster needs; each holds a thread for its life. One more
         is refused with a message instead of waiting for ever.
       ports: first and last port to try where the port is 0.
-      keepalive_s: seconds of silence after which a peer counts as dead.
+      settings: how its connections behave.
 
     Raises:
       ConfigError: the port is in use.
@@ -149,14 +151,14 @@ class Server:
         *,
         max_streams: int,
         ports: tuple[int, int] | None = None,
-        keepalive_s: float = 30.0,
+        settings: ConnectionSettings = ConnectionSettings(),
     ) -> None:
         self._max_streams = max_streams
         self._open_streams = 0
         self._lock = threading.Lock()
         self._server = grpc.server(
             _DaemonThreads(),
-            options=_options(keepalive_s),
+            options=_options(settings),
             maximum_concurrent_rpcs=(1 + self._CALLS_PER_STREAM) * max_streams + self._SPARE_CALLS,
         )
         host, _, port = address.rpartition(":")
@@ -270,9 +272,11 @@ class _DaemonThreads(Executor):
 class Channel:
     """Connections to one address; each channel has its own."""
 
-    def __init__(self, address: str, *, keepalive_s: float = 30.0) -> None:
+    def __init__(
+        self, address: str, *, settings: ConnectionSettings = ConnectionSettings()
+    ) -> None:
         self.address = address
-        self._channel = grpc.insecure_channel(address, options=_options(keepalive_s))
+        self._channel = grpc.insecure_channel(address, options=_options(settings))
 
     def wait_ready(self, *, timeout_s: float) -> bool:
         """Wait until the other side answers; False at the deadline."""
