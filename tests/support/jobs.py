@@ -10,10 +10,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from tests.support import warm
+from tests.support.warm import WarmProcess
 
 SCRIPTS = Path(__file__).parent / "scripts"
 
@@ -34,7 +37,7 @@ class Member:
     role: str
     rank: int
     address: str
-    process: subprocess.Popen[bytes]
+    process: WarmProcess | subprocess.Popen[bytes]
     output_path: Path
 
     def output(self) -> str:
@@ -109,20 +112,22 @@ class Job:
 
     def start(self, kind: str, index: int) -> Member:
         """Start one process of the cluster; `kind` is "worker" or "ps"."""
-        command: Sequence[str] = [sys.executable, str(self._script), *self._args]
-        if kind == "ps" and not self._servers_run_script:
-            command = [sys.executable, "-m", "poseidon_tf", "server"]
         config = {"cluster": self.cluster, "task": {"type": kind, "index": index}}
         path = Path(self._folder.name) / f"{kind}-{index}.txt"
         extra = self._rank_environ.get(index, {}) if kind == "worker" else {}
+        environ = {**self._environ, "TF_CONFIG": json.dumps(config), **extra}
+        process: WarmProcess | subprocess.Popen[bytes]
         with path.open("wb") as output:
-            process = subprocess.Popen(
-                command,
-                env={**self._environ, "TF_CONFIG": json.dumps(config), **extra},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
+            if kind == "ps" and not self._servers_run_script:
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "poseidon_tf", "server"],
+                    env=environ,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                )
+            else:
+                process = warm.start(self._script, self._args, environ, output, rank=index)
         return Member(kind, index, self.cluster[kind][index], process, path)
 
     def wait(self, *, timeout_s: float = 120.0, after_failure_s: float = 20.0) -> list[int]:
@@ -172,16 +177,19 @@ def run_alone(
         "CUDA_VISIBLE_DEVICES": "-1",
         **(environ or {}),
     }
-    done = subprocess.run(
-        [sys.executable, str(SCRIPTS / script), *args],
-        env=environ,
-        capture_output=True,
-        text=True,
-        timeout=timeout_s,
-    )
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    with tempfile.TemporaryFile() as output:
+        process = warm.start(SCRIPTS / script, args, environ, output, rank=0)
+        try:
+            code = process.wait(timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise
+        output.seek(0)
+        printed = output.read().decode(errors="replace")
+    assert code == 0, printed[-8000:]
     return dict(
         (line.split(" ", 2)[1], json.loads(line.split(" ", 2)[2]))
-        for line in done.stdout.splitlines()
+        for line in printed.splitlines()
         if line.startswith("RESULT ")
     )
