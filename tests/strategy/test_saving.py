@@ -27,7 +27,8 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Findings]:
 def loaded(written: tuple[Path, Findings]) -> dict[str, Any]:
     """What a process without poseidon_tf makes of it."""
     folder, _ = written
-    return run_alone("loading.py", str(folder / "rank-0"), str(folder / "rank-1"))
+    ranks = [str(folder / f"rank-{rank}") for rank in (0, 1)]
+    return run_alone("loading.py", *ranks, is_fresh=True)
 
 
 def test_callbacks_that_write_do_so_on_rank_0_only(written: tuple[Path, Findings]) -> None:

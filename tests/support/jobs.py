@@ -168,8 +168,13 @@ def run_alone(
     *args: str,
     environ: Mapping[str, str] | None = None,
     timeout_s: float = 120.0,
+    is_fresh: bool = False,
 ) -> dict[str, Any]:
-    """The same script in one process without TF_CONFIG."""
+    """The same script in one process without TF_CONFIG.
+
+    Args:
+      is_fresh: nothing has been imported before, as where a user starts it.
+    """
     environ = {
         **{name: value for name, value in os.environ.items() if name != "TF_CONFIG"},
         "TF_CPP_MIN_LOG_LEVEL": "3",
@@ -178,7 +183,7 @@ def run_alone(
         **(environ or {}),
     }
     with tempfile.TemporaryFile() as output:
-        process = warm.start(SCRIPTS / script, args, environ, output, rank=0)
+        process = warm.start(SCRIPTS / script, args, environ, output, rank=0, is_fresh=is_fresh)
         try:
             code = process.wait(timeout=timeout_s)
         except subprocess.TimeoutExpired:

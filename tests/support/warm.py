@@ -105,12 +105,22 @@ def _parent(number: int) -> Parent:
 
 
 def start(
-    script: Path, args: Sequence[str], environ: Mapping[str, str], output: IO[bytes], *, rank: int
+    script: Path,
+    args: Sequence[str],
+    environ: Mapping[str, str],
+    output: IO[bytes],
+    *,
+    rank: int,
+    is_fresh: bool = False,
 ) -> WarmProcess | subprocess.Popen[bytes]:
-    """Run a script of Python in a process; both its outputs go to `output`."""
+    """Run a script of Python in a process; both its outputs go to `output`.
+
+    Args:
+      is_fresh: import nothing that the script does not.
+    """
     parent = _parent(rank % NUM_PARENTS)
     argv = [str(script), *args]
-    if _early(environ) == _early(parent.environ):
+    if not is_fresh and _early(environ) == _early(parent.environ):
         return WarmProcess(parent, parent.fork(argv, environ, output))
     return subprocess.Popen(
         [sys.executable, *argv],
