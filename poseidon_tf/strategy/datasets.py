@@ -16,6 +16,7 @@ import tensorflow as tf
 from poseidon_tf.strategy import tf_internals
 from poseidon_tf.strategy.batches import BatchSizes
 from poseidon_tf.strategy.data_agreement import DataFacts, TensorFacts, agree_on_ending
+from poseidon_tf.strategy.dealt_data import dealt
 from poseidon_tf.strategy.shares import Shares
 from poseidon_tf.strategy.voting import voted
 from poseidon_tf.sync.worker import Worker
@@ -87,57 +88,20 @@ class Datasets:
         batch_size = tf_internals.dataset_batch_size(dataset)
         self._batches.saw(None if batch_size is None else -(-batch_size // self._num_workers))
 
-        def fetched_by_device() -> Any:
-            return tf_internals.input_util.get_distributed_dataset(
-                dataset,
-                input_workers,
-                strategy,
-                num_replicas_in_sync=self._num_replicas,
-                input_context=self._input_context(),
-                options=options,
-            )
-
-        distributed = (
-            self._read_from_host(strategy, dataset) if self._is_on_host else fetched_by_device()
+        distributed = tf_internals.input_util.get_distributed_dataset(
+            dataset,
+            self._readers(input_workers),
+            strategy,
+            num_replicas_in_sync=self._num_replicas,
+            input_context=self._input_context(),
+            options=_FROM_HOST if self._is_on_host else options,
         )
         return self._with_one_end(
             strategy,
-            distributed,
+            self._dealt(distributed),
             policy=dataset.options().experimental_distribute.auto_shard_policy.name,
             given=dataset,
-            votable=fetched_by_device if self._devices[1:] else None,
         )
-
-    def _read_from_host(self, strategy: Any, dataset: Any) -> Any:
-        """A pipeline for each replica, read where it runs.
-
-        TensorFlow's own iterators over several devices fetch ahead for each. On CPUs that gains
-        nothing, and one that is dropped before its end may crash or stop the process.
-        """
-        parts = [
-            tf_internals.input_util.get_distributed_dataset(
-                dataset,
-                tf_internals.input_workers(device),
-                strategy,
-                num_replicas_in_sync=self._num_replicas,
-                input_context=tf.distribute.InputContext(
-                    num_input_pipelines=self._num_replicas,
-                    input_pipeline_id=self._rank * self._num_local_replicas + replica,
-                    num_replicas_in_sync=self._num_replicas,
-                ),
-                options=_FROM_HOST,
-            )
-            for replica, device in enumerate(self._devices)
-        ]
-        return tf_internals.side_by_side(parts, self._devices)
-
-    @property
-    def deals_in_turns(self) -> bool:
-        """Whether a batch's pieces go to the first replica of every worker, then to the second.
-
-        Otherwise a worker's replicas have neighbouring pieces.
-        """
-        return not self._is_on_host
 
     def from_function(
         self, strategy: tf.distribute.Strategy, dataset_fn: Any, options: Any, *, input_workers: Any
@@ -157,30 +121,28 @@ class Datasets:
             self._batches.saw(None if rows is None else rows * self._num_local_replicas)
             return dataset
 
-        is_read_from_host = self._is_on_host and self._num_local_replicas == 1
         distributed = tf_internals.input_util.get_distributed_datasets_from_function(
             watched_fn,
-            input_workers,
+            self._readers(input_workers),
             [self._input_context()],
             strategy,
-            options=_FROM_HOST if is_read_from_host else options,
+            options=_FROM_HOST if self._is_on_host else options,
         )
-        return self._with_one_end(strategy, distributed, policy="FUNCTION", given=made[0])
+        return self._with_one_end(
+            strategy, self._dealt(distributed), policy="FUNCTION", given=made[0]
+        )
 
-    def _with_one_end(
-        self,
-        strategy: Any,
-        distributed: Any,
-        *,
-        policy: str,
-        given: Any,
-        votable: Callable[[], Any] | None = None,
-    ) -> Any:
-        """`distributed`, ending at the same step on all workers.
+    def _readers(self, input_workers: Any) -> Any:
+        """Which host reads for which device: TensorFlow's, but on CPUs always one for all."""
+        return tf_internals.input_workers(self._devices) if self._is_on_host else input_workers
 
-        Args:
-          votable: makes the dataset anew, with one pipeline in which to vote.
-        """
+    def _dealt(self, distributed: Any) -> Any:
+        """On CPUs, what one plain iterator reads for all replicas of this worker."""
+        is_among_several = self._is_on_host and self._num_local_replicas > 1
+        return dealt(distributed) if is_among_several else distributed
+
+    def _with_one_end(self, strategy: Any, distributed: Any, *, policy: str, given: Any) -> Any:
+        """`distributed`, ending at the same step on all workers."""
         if self._worker is None or not tf.executing_eagerly():
             return distributed
         number, self._num_distributed = self._num_distributed, self._num_distributed + 1
@@ -204,7 +166,6 @@ class Datasets:
         if not ending.is_voted:
             tf_internals.set_num_steps(distributed, ending.steps)
             return distributed
-        distributed = distributed if votable is None else votable()
         return voted(distributed, self._worker.data_ends, number, strategy)
 
     def _input_context(self) -> tf.distribute.InputContext:

@@ -78,22 +78,21 @@ def _in_order(strategy: ClusterStrategy, own: Any, rows: Sequence[Any]) -> Any:
     pieces: list[Any] = []
     for batch in range(num_batches):
         of_ranks = [share[batch] for share in shares if batch < len(share)]
-        if strategy.extended.datasets.deals_in_turns:
-            of_ranks = in_turns(of_ranks, num_replicas=num_replicas)
-        pieces += of_ranks
+        pieces += in_turns(of_ranks, num_replicas=num_replicas)
     return np.concatenate(pieces)
 
 
 def in_turns(shares: Sequence[Any], *, num_replicas: int) -> list[Any]:
     """One batch in its order, from the share of each worker, of whose replicas each has a piece.
 
-    TensorFlow cuts a batch of n rows for R replicas into R pieces, of which the first n mod R have
-    a row more, and deals them out: to the first replica of every worker, then to the second.
-    Shares of other sizes come of other data on each worker, and have no such order.
+    TensorFlow cuts a batch for R replicas into pieces of an Rth of it, rounded up, the last ones
+    being shorter or empty, and deals them out: to the first replica of every worker, then to the
+    second. Shares of other sizes come of other data on each worker, and have no such order.
     """
     num_workers = len(shares)
     num_rows, num_pieces = sum(len(share) for share in shares), num_workers * num_replicas
-    sizes = [num_rows // num_pieces + (at < num_rows % num_pieces) for at in range(num_pieces)]
+    whole = -(-num_rows // num_pieces)
+    sizes = [min(whole, max(0, num_rows - at * whole)) for at in range(num_pieces)]
     cut = []
     for rank, share in enumerate(shares):
         own = sizes[rank::num_workers]

@@ -43,6 +43,9 @@ try:
     from tensorflow.python.distribute.input_lib import (
         DistributedDataset,  # What `fit` reads; its pipeline can be replaced.
         DistributedDatasetsFromFunction,
+        DistributedDatasetSpec,  # What a tf.function makes an argument anew from.
+        DistributedIterator,
+        DistributedIteratorSpec,
         InputWorkers,  # Which host reads for which device.
         _create_distributed_tensor_spec,  # What the replaced pipeline gives each replica.
         _dummy_tensor_fn,  # Empty ragged and sparse tensors.
@@ -212,18 +215,9 @@ def build_symbolically(model: Any, batch: Any) -> None:
     model._maybe_symbolic_build(data_batch=batch)
 
 
-def input_workers(*devices: str) -> Any:
-    """The host that reads a pipeline for each of these devices."""
-    return InputWorkers([("/device:CPU:0", (device,)) for device in devices])
-
-
-def side_by_side(datasets: Sequence[Any], devices: Sequence[str]) -> Any:
-    """Distributed datasets of one replica each as one dataset for all of this worker's."""
-    first, *others = datasets
-    if others:
-        first._cloned_datasets = [pipeline_of(dataset) for dataset in datasets]
-        first._input_workers = input_workers(*devices)
-    return first
+def input_workers(devices: Sequence[str]) -> Any:
+    """The host that reads one pipeline for all of these devices."""
+    return InputWorkers([("/device:CPU:0", tuple(devices))])
 
 
 def pipeline_of(dataset: Any) -> tf.data.Dataset:
@@ -352,6 +346,9 @@ __all__ = [
     "dataset_batch_size",
     "DistributedDataset",
     "DistributedDatasetsFromFunction",
+    "DistributedDatasetSpec",
+    "DistributedIterator",
+    "DistributedIteratorSpec",
     "empty_value",
     "is_branch",
     "of_one_replica",
@@ -375,7 +372,6 @@ __all__ = [
     "replica_id",
     "run_independently",
     "set_initial_epoch",
-    "side_by_side",
     "user_seeded_tensorflow",
     "variable_id",
 ]

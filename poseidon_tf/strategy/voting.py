@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from poseidon_tf.errors import ConfigError
 from poseidon_tf.strategy import tf_internals
+from poseidon_tf.strategy.dealt_data import DealtDataset
 from poseidon_tf.sync.data_ends import DataEnds
 
 _PREFETCHED = 2  # The same on all workers: none asks for what another never gets to.
@@ -96,6 +97,15 @@ class VotedDataset(tf_internals.DistributedDataset):  # type: ignore[misc]
         return _numbered_iterator(self, super().__iter__)
 
 
+class VotedDealtDataset(DealtDataset):
+    """Like `VotedDataset`, for several replicas."""
+
+    voting: Voting
+
+    def __iter__(self) -> Any:
+        return _numbered_iterator(self, super().__iter__)
+
+
 class VotedDatasetFromFunction(tf_internals.DistributedDatasetsFromFunction):  # type: ignore[misc]
     """Like `VotedDataset`, for what a function makes for each worker."""
 
@@ -103,6 +113,9 @@ class VotedDatasetFromFunction(tf_internals.DistributedDatasetsFromFunction):  #
 
     def __iter__(self) -> Any:
         return _numbered_iterator(self, super().__iter__)
+
+
+_VOTED = {cls.__base__: cls for cls in (VotedDataset, VotedDealtDataset, VotedDatasetFromFunction)}
 
 
 def _numbered_iterator(dataset: Any, open_iterator: Any) -> Any:
@@ -120,8 +133,7 @@ def voted(dataset: Any, ends: DataEnds, number: int, strategy: Any) -> Any:
     """`dataset`, distributed already, with votes in its pipeline."""
     dataset.voting = Voting(ends, number, tf_internals.pipeline_of(dataset))
     tf_internals.replace_pipeline(dataset, dataset.voting.for_graphs(), strategy=strategy)
-    is_made = isinstance(dataset, tf_internals.DistributedDatasetsFromFunction)
-    dataset.__class__ = VotedDatasetFromFunction if is_made else VotedDataset
+    dataset.__class__ = _VOTED[type(dataset)]
     return dataset
 
 

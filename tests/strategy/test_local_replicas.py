@@ -11,7 +11,7 @@ from tests.support.jobs import Job, run_alone
 
 pytestmark = pytest.mark.processes
 
-CASES = "fit,eager,several-steps,accumulated,normalized,loop,values"
+CASES = "fit,eager,several-steps,accumulated,normalized,loop,values,predicted,read"
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,9 @@ def test_each_replica_normalizes_its_own_share(workers: Any, alone: Any) -> None
 
 def test_moving_statistics_are_equal_and_weights_as_well_bit_for_bit(workers: Any) -> None:
     """Whatever a case trained, both workers hold the same numbers."""
-    first, second = workers
+    first, second = (
+        {case: found for case, found in worker.items() if case != "read"} for worker in workers
+    )
     assert np.ptp(first["normalized"]["moving"][0]) > 0
     assert first == second
 
@@ -82,6 +84,46 @@ def test_reductions_go_over_all_replicas(workers: Any) -> None:
             "mean": 2.5,
             "sum": 10.0,
         }
+
+
+@pytest.mark.parametrize("kind", ["array", "dataset", "odd-batches", "unknown-length", "generator"])
+def test_predictions_have_the_order_of_the_data(workers: Any, kind: str) -> None:
+    """Whether or not its length is known, and the batch can be cut evenly."""
+    for found in workers:
+        assert found["predicted"][kind] == list(range(21))
+
+
+@pytest.mark.parametrize("way", ["by hand", "in a function"])
+@pytest.mark.parametrize(
+    "data, sizes",
+    [
+        ("known", (32, 32)),
+        ("unknown", (29, 29)),
+        ("function", (24, 24)),
+        ("voted-function", (24, 32)),
+    ],
+)
+def test_replicas_share_their_workers_data(
+    workers: Any, data: str, sizes: tuple[int, int], way: str
+) -> None:
+    """Where every worker has its own: no sample is left out, and none read by both replicas."""
+    for found, size in zip(workers, sizes, strict=True):
+        assert sorted(_flat(found["read"][data][way])) == list(range(size))
+
+
+def test_pieces_are_dealt_out_in_turns(workers: Any) -> None:
+    """In graphs as well: the first to the first replica, the next to the second."""
+    for found in workers:
+        of_function = [list(range(first, first + 8)) for first in (0, 8, 16)]
+        assert found["read"]["function"]["by hand"] == [of_function[:2], [of_function[2], []]]
+        assert found["read"]["function"]["in a function"] == _flat(of_function)
+        assert found["read"]["unknown"]["two steps"] == [[0, 1], [2, 3], [4, 5], [6, 7]]
+
+
+def _flat(nested: Any) -> list[float]:
+    if not isinstance(nested, list):
+        return [nested]
+    return [number for each in nested for number in _flat(each)]
 
 
 def test_one_worker_alone_may_have_several_replicas(alone: Any) -> None:

@@ -14,7 +14,10 @@ def test_pieces_go_to_the_first_replicas_of_all_workers_and_then_to_the_second(
     num_workers: int, num_replicas: int, num_rows: int
 ) -> None:
     """Dealt out as TensorFlow does, and put together again, a batch is what it was."""
-    pieces = np.array_split(np.arange(num_rows), num_workers * num_replicas)
+    whole = -(-num_rows // (num_workers * num_replicas))
+    pieces = np.split(
+        np.arange(num_rows), [whole * at for at in range(1, num_workers * num_replicas)]
+    )
     shares = [np.concatenate(pieces[rank::num_workers]) for rank in range(num_workers)]
     together = np.concatenate(in_turns(shares, num_replicas=num_replicas))
     assert together.tolist() == list(range(num_rows))

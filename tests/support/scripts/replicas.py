@@ -152,6 +152,73 @@ def values(strategy: Any) -> dict[str, Any]:
     }
 
 
+def numbered(rows: int, *, policy: str = "DATA") -> tf.data.Dataset:
+    """Batches of rows that count from 0."""
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy[policy]
+    ids = np.arange(rows, dtype="float32")[:, None]
+    return tf.data.Dataset.from_tensor_slices(ids).batch(8).with_options(options)
+
+
+def predicted(strategy: Any) -> dict[str, list[float]]:
+    """The ids of all rows, by how the data comes; the last batch has too few rows for all."""
+    with strategy.scope():
+        model = keras.Sequential([keras.Input((1,)), keras.layers.Identity()])
+    kinds = {
+        "array": np.arange(21, dtype="float32")[:, None],
+        "dataset": numbered(21),
+        "odd-batches": numbered(21).unbatch().batch(7),
+        "unknown-length": numbered(21).filter(lambda ids: ids[0, 0] >= 0),
+        "generator": ((ids,) for ids in numbered(21).as_numpy_iterator()),
+    }
+    return {
+        kind: [float(row[0]) for row in model.predict(data, batch_size=8, verbose=0)]
+        for kind, data in kinds.items()
+    }
+
+
+def read(strategy: Any) -> dict[str, Any]:
+    """Each worker's own data, read by hand and in functions: every step's ids, by replica."""
+    ids = tf.data.Dataset.from_tensor_slices(np.arange(32, dtype="float32")[:, None])
+    options = numbered(0, policy="OFF").options()
+    shuffled = ids.shuffle(32).batch(8, drop_remainder=True).with_options(options)
+    unknown = numbered(29, policy="OFF").filter(lambda ids: ids[0, 0] >= 0)
+    distributed = {
+        "known": strategy.experimental_distribute_dataset(shuffled),
+        "unknown": strategy.experimental_distribute_dataset(unknown),
+        "function": strategy.distribute_datasets_from_function(lambda _: numbered(24)),
+        "voted-function": strategy.distribute_datasets_from_function(
+            lambda context: numbered(24 + 8 * context.input_pipeline_id)
+        ),
+    }
+
+    def ids_of(batch: Any) -> Any:
+        return [tf.reshape(each, [-1]) for each in strategy.experimental_local_results(batch)]
+
+    @tf.function
+    def of_dataset(data: Any) -> Any:
+        read = tf.TensorArray(tf.float32, 0, True, infer_shape=False, element_shape=[None])
+        for batch in data:
+            for ids in ids_of(batch):
+                read = read.write(read.size(), ids)
+        return read.concat()
+
+    @tf.function
+    def of_iterator(iterator: Any) -> Any:
+        return ids_of(next(iterator)) + ids_of(next(iterator))
+
+    found: dict[str, Any] = {}
+    for name, data in distributed.items():
+        iterator = iter(data)
+        found[name] = {
+            "by hand": [[ids.numpy().tolist() for ids in ids_of(batch)] for batch in data],
+            "in a function": of_dataset(data).numpy().tolist(),
+            "two steps": [ids.numpy().tolist() for ids in of_iterator(iterator)],
+        }
+        del iterator  # Before its end.
+    return found
+
+
 accumulating = functools.partial(momentum, gradient_accumulation_steps=2)
 CASES = {
     "fit": fitted,
@@ -162,6 +229,8 @@ CASES = {
     "normalized-by-shares": normalized_by_shares,
     "loop": loop,
     "values": values,
+    "predicted": predicted,
+    "read": read,
 }
 
 
