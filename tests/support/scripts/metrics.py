@@ -38,7 +38,8 @@ class Spread(keras.metrics.Metric):
         mean = self.total[0] / count
         return {
             "variance": self.total[1] / count - mean * mean,
-            "level": keras.ops.convert_to_tensor(self.level),
+            # Older Keras logs a variable itself as one, which no strategy makes a number of.
+            "level": 1.0 * self.level,
         }
 
 
