@@ -26,6 +26,7 @@ setup(
             "scikit-learn",
             "matplotlib",
             "psutil",
+            "tensorboard",  # TensorFlow itself needs it in its older versions only.
         ],
         "dev": ["ruff", "mypy", "types-tabulate"],
     },

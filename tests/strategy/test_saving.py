@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.util import tensor_util
 
 from tests.support.findings import assert_close
 from tests.support.jobs import Job, run_alone
@@ -41,6 +44,36 @@ def test_callbacks_that_write_do_so_on_rank_0_only(written: tuple[Path, Findings
     assert other["written"] == ["diary.txt"]
 
 
+def test_tensorboard_shows_the_scores_of_the_whole_job(written: tuple[Path, Findings]) -> None:
+    """Those of `history`, by epoch, from one writer; also the model and histograms of weights."""
+    folder, (chief, _) = written
+    logs = folder / "rank-0" / "board"
+    train, validation = (events(logs / kind) for kind in ("train", "validation"))
+    assert scalars(train, "epoch_loss") == as_float32(chief["history"]["loss"])
+    assert scalars(validation, "epoch_loss") == as_float32(chief["history"]["val_loss"])
+    assert len(scalars(train, "batch_loss")) == 6
+    tags = train.Tags()["tensors"]
+    shown = {tag.split("/")[-2] for tag in tags if tag.endswith("/histogram")}
+    assert "keras" in tags and shown >= {"kernel", "bias", "gamma", "moving_mean"}
+    tested = events(folder / "rank-0" / "tested" / "validation")
+    assert scalars(tested, "evaluation_loss_vs_iterations") == as_float32([chief["tested"]])
+
+
+def events(folder: Path) -> EventAccumulator:
+    """What is in the one event file of a folder."""
+    (file,) = folder.glob("events.out.tfevents.*")
+    return EventAccumulator(str(file)).Reload()
+
+
+def scalars(events: EventAccumulator, tag: str) -> list[float]:
+    """In the order of their steps."""
+    return [float(tensor_util.make_ndarray(each.tensor_proto)) for each in events.Tensors(tag)]
+
+
+def as_float32(values: list[float]) -> list[float]:
+    return [float(np.float32(value)) for value in values]
+
+
 def test_the_users_callbacks_stay_as_they_are(written: tuple[Path, Findings]) -> None:
     """A list, and a CallbackList, which gets its own callbacks back."""
     _, found = written
@@ -71,17 +104,17 @@ def test_what_was_written_loads_without_poseidon_tf(
 
 def test_a_job_goes_on_from_the_backup_of_rank_0(tmp_path: Path) -> None:
     """No shared file system: the others have empty directories, and end with the same bits as in
-    a job that nothing disturbed. With `write_on="all"` each has a backup of its own."""
+    a job that nothing disturbed. With `write_on="all"` each writes its own backup and events."""
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     with Job("saving.py", str(whole), "train", environ={"WRITE_ON": "all"}) as job:
         undisturbed = job.results()
-    assert [worker["written"] for worker in undisturbed] == [["backup"], ["backup"]]
+    assert [worker["written"] for worker in undisturbed] == [["backup", "board"]] * 2
     with Job("saving.py", str(broken), "train", "2") as job:
         codes = job.wait()
     assert codes[1] == 9 and codes[0] not in (0, 9)
     with Job("saving.py", str(broken), "train") as job:
         resumed = job.results()
-    assert [worker["written"] for worker in resumed] == [["backup"], []]
+    assert [worker["written"] for worker in resumed] == [["backup", "board"], []]
     assert [worker["epochs"] for worker in resumed] == [[2, 3]] * 2
     assert [worker["steps"] for worker in resumed] == [[6, 9]] * 2
     assert {worker["last"] for worker in (*undisturbed, *resumed)} == {undisturbed[0]["last"]}

@@ -57,17 +57,9 @@ class OwnCheckpoint(keras.callbacks.ModelCheckpoint):
     """Derived from a callback that writes."""
 
 
-class Board(keras.callbacks.TensorBoard):
-    """Opens its files, and leaves out what needs the package of that name."""
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        pass
-
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        tf.summary.write("epoch", tf.constant(epoch), step=epoch)
-
-    def on_test_end(self, logs: Any = None) -> None:
-        self._pop_writer()
+def board(name: str) -> keras.callbacks.TensorBoard:
+    """Writes the graph, the scores of every epoch and of every step, and histograms of weights."""
+    return keras.callbacks.TensorBoard(str(folder / name), histogram_freq=1, update_freq=1)
 
 
 def write() -> None:
@@ -77,12 +69,14 @@ def write() -> None:
         checkpoint,
         OwnCheckpoint(str(folder / "{epoch}.weights.h5"), "loss", save_weights_only=True),
         [keras.callbacks.CSVLogger(str(folder / "log.csv"))],
-        Board(str(folder / "board"), write_graph=False),
+        board("board"),
         keras.callbacks.BackupAndRestore(str(folder / "backup"), delete_checkpoint=False),
         Diary(),
     ]
-    model.fit(x, y, BATCH, 2, 0, callbacks)
-    model.evaluate(x, y, BATCH, callbacks=[Board(str(folder / "tested"), write_graph=False)])
+    held_out = x[:BATCH], y[:BATCH]
+    history = model.fit(x, y, BATCH, 2, 0, callbacks, validation_data=held_out).history
+    result("history", history)
+    result("tested", model.evaluate(x, y, BATCH, 0, callbacks=[board("tested")]))
     result("is-same-list", len(callbacks) == 6 and callbacks[0] is checkpoint)
     result("written", sorted(each.name for each in folder.iterdir()))
     # The user's list of callbacks comes back whole.
@@ -120,6 +114,7 @@ def train() -> None:
     steps: list[int] = []
     callbacks = [
         keras.callbacks.BackupAndRestore(str(folder / "backup"), delete_checkpoint=False),
+        board("board"),
         keras.callbacks.LambdaCallback(
             on_epoch_begin=lambda epoch, logs: (
                 epochs.append(epoch),
