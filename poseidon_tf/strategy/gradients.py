@@ -99,8 +99,7 @@ class GradientExchange:
         if weighted is not None:
             share = weighted.rows(optimizer)
         static = share if isinstance(share, int) and not tf.executing_eagerly() else None
-        names = unique_names(variables)
-        _refuse_summed(names, gradients)
+        _refuse_summed(gradients, variables)
         specs, compact = self._described(optimizer, gradients, variables)
         key = _key_of(variables, specs)
         if key not in self._open:
@@ -236,11 +235,11 @@ def unique_names(variables: Sequence[Any]) -> list[str]:
     return names
 
 
-def _refuse_summed(names: Sequence[str], gradients: Sequence[Gradient]) -> None:
-    for name, gradient in zip(names, gradients, strict=True):
+def _refuse_summed(gradients: Sequence[Gradient], variables: Sequence[Any]) -> None:
+    for at, gradient in enumerate(gradients):
         values = gradient.values if isinstance(gradient, tf.IndexedSlices) else gradient
         if hasattr(values, "graph") and source_of(values).op.type.startswith("QueueDequeue"):
             raise PlanError(
-                f"the gradient of {name!r} was all-reduced before optimizer.apply, which sums it "
-                "over the workers itself; leave out the all_reduce"
+                f"the gradient of {unique_names(variables)[at]!r} was all-reduced before "
+                "optimizer.apply, which sums it over the workers itself; leave out the all_reduce"
             )
