@@ -9,6 +9,7 @@ import sys
 from typing import Any
 
 import tensorflow as tf
+from devices import logical_cpus
 from report import result
 
 from poseidon_tf import PoseidonStrategy
@@ -106,11 +107,7 @@ def counted(strategy: Any) -> Any:
 
 def main() -> None:
     way, num_replicas = sys.argv[1], int(sys.argv[2])
-    (cpu,) = tf.config.list_physical_devices("CPU")
-    tf.config.set_logical_device_configuration(
-        cpu, [tf.config.LogicalDeviceConfiguration()] * num_replicas
-    )
-    devices = [f"CPU:{at}" for at in range(num_replicas)]
+    devices = logical_cpus(num_replicas)
     if way == "mirrored":
         strategy: Any = tf.distribute.MirroredStrategy(devices)
     else:

@@ -17,6 +17,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from devices import logical_cpus
 from report import result
 
 from poseidon_tf import PoseidonStrategy
@@ -120,16 +121,6 @@ def train(net: str, optimizer: str, scope: Any) -> list[np.ndarray]:
     return [np.asarray(weight) for weight in model.get_weights()]
 
 
-def devices() -> list[str]:
-    """As many logical devices as this worker is to have replicas."""
-    count = int(os.environ.get("LOCAL_REPLICAS", "1"))
-    (cpu,) = tf.config.list_physical_devices("CPU")
-    tf.config.set_logical_device_configuration(
-        cpu, [tf.config.LogicalDeviceConfiguration()] * count
-    )
-    return [f"CPU:{index}" for index in range(count)]
-
-
 def listening_ports() -> list[int]:
     """Ports on which this process listens."""
     ports = []
@@ -147,7 +138,8 @@ def main() -> None:
     if way == "one_device":
         strategy = tf.distribute.OneDeviceStrategy("/device:CPU:0")
     elif way != "plain":
-        strategy = PoseidonStrategy(schemes=SCHEMES.get(way, {}), devices=devices())
+        devices = logical_cpus(int(os.environ.get("LOCAL_REPLICAS", "1")))
+        strategy = PoseidonStrategy(schemes=SCHEMES.get(way, {}), devices=devices)
     scope = strategy.scope if strategy else contextlib.nullcontext
     weights = {
         f"{net} {optimizer}": train(net, optimizer, scope)

@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from devices import logical_cpus
 from report import result
 
 from poseidon_tf import PoseidonStrategy
@@ -121,14 +122,10 @@ CASES = {
 
 def main() -> None:
     num_replicas = int(sys.argv[2])
-    (cpu,) = tf.config.list_physical_devices("CPU")
-    tf.config.set_logical_device_configuration(
-        cpu, [tf.config.LogicalDeviceConfiguration()] * num_replicas
-    )
+    devices = logical_cpus(num_replicas)
     if sys.argv[1] == "plain":
         strategy: Any = tf.distribute.get_strategy()
     else:
-        devices = [f"CPU:{at}" for at in range(num_replicas)]
         strategy = PoseidonStrategy(devices=devices, loss_weighting=sys.argv[4])
     for case in sys.argv[3].split(","):
         result(case, CASES[case](strategy))

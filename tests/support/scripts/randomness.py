@@ -14,6 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from devices import logical_cpus
 from report import result
 
 from poseidon_tf import PoseidonStrategy
@@ -180,14 +181,11 @@ CASES = {
 
 def main() -> None:
     num_replicas = int(sys.argv[2])
-    (cpu,) = tf.config.list_physical_devices("CPU")
-    tf.config.set_logical_device_configuration(
-        cpu, [tf.config.LogicalDeviceConfiguration()] * num_replicas
-    )
+    devices = logical_cpus(num_replicas)
     if sys.argv[1] == "alone":
         scope, num_workers = tf.distribute.get_strategy().scope, 1
     else:
-        strategy = PoseidonStrategy(devices=[f"CPU:{at}" for at in range(num_replicas)])
+        strategy = PoseidonStrategy(devices=devices)
         scope, num_workers = strategy.scope, strategy.num_workers
     for case in sys.argv[3].split(","):
         result(case, CASES[case](scope, num_workers))

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from devices import logical_cpus
 from report import result
 
 import poseidon_tf
@@ -396,11 +397,7 @@ CASES = {
 
 def main() -> None:
     way, count = sys.argv[1], int(sys.argv[2])
-    (cpu,) = tf.config.list_physical_devices("CPU")
-    tf.config.set_logical_device_configuration(
-        cpu, [tf.config.LogicalDeviceConfiguration()] * count
-    )
-    devices = [f"CPU:{index}" for index in range(count)]
+    devices = logical_cpus(count)
     if way == "mirrored":
         # Its other ways crash in a gather between CPUs.
         one_device = tf.distribute.ReductionToOneDevice()
