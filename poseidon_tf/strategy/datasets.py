@@ -180,8 +180,8 @@ def _refuse_per_replica(options: Any) -> None:
     mode = tf.distribute.InputReplicationMode.PER_REPLICA
     if options and options.experimental_replication_mode == mode:
         raise NotImplementedError(
-            "InputReplicationMode.PER_REPLICA is not supported; PER_WORKER is the same here, as "
-            "every worker has one replica"
+            "InputReplicationMode.PER_REPLICA is not supported; give PER_WORKER, with which one "
+            "pipeline serves all replicas of a worker"
         )
 
 

@@ -152,6 +152,7 @@ def test_loops_by_hand_and_in_a_function_end_together(found: Findings) -> None:
         ("other-batches", ["policy DATA", "2 on rank 0, 4 on rank 1"]),
         ("other-policy", ["DATA on rank 0 and OFF on rank 1"]),
         ("other-dtype", ["different elements", "at [1] on rank 0"]),
+        ("per-replica", ["PER_REPLICA is not supported", "give PER_WORKER"]),
     ],
 )
 def test_data_that_cannot_work_is_refused_on_every_worker(

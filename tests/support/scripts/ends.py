@@ -138,7 +138,7 @@ def refused(name: str, distribute: Callable[[], Any]) -> None:
     try:
         distribute()
         result(name, "nothing")
-    except ConfigError as failure:
+    except (ConfigError, NotImplementedError) as failure:
         result(name, str(failure))
 
 
@@ -236,6 +236,10 @@ def main() -> None:
     refused(
         "other-dtype", lambda: distribute(dataset(0, 24).map(lambda x, y: (x, y if rank else x)))
     )
+    per_replica = tf.distribute.InputOptions(
+        experimental_replication_mode=tf.distribute.InputReplicationMode.PER_REPLICA
+    )
+    refused("per-replica", lambda: distribute(dataset(0, 24), per_replica))
     cases.fit("endless-on-one-steps", endless(1), steps_per_epoch=5, epochs=1)
 
 
