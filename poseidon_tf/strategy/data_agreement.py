@@ -107,8 +107,8 @@ def agree_on_ending(
     num_replicas = len(everyone) * num_local_replicas
     if first.policy in _SHARED:
         return replace(ending, is_voted=False, steps=count)
-    if first.policy == "FUNCTION":
-        return replace(ending, is_voted=False, steps=-(-count // num_local_replicas))
+    if first.policy == "FUNCTION" and count % num_local_replicas == 0:
+        return replace(ending, is_voted=False, steps=count // num_local_replicas)
     batches = {facts.batch_rows for facts in everyone}
     batch = batches.pop() if len(batches) == 1 else None
     if first.policy == "OFF" and batch is not None and batch >= num_replicas:

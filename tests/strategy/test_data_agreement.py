@@ -44,7 +44,7 @@ def test_facts_survive_the_way_to_the_others() -> None:
         (with_all(), 1, 5),
         (with_all(policy="AUTO"), 2, 5),
         (with_all(policy="FUNCTION"), 1, 5),
-        (with_all(policy="FUNCTION"), 2, 3),
+        (with_all(policy="FUNCTION", cardinality=6), 2, 3),
         (with_all(policy="OFF", batch_rows=12), 1, 15),
         (with_all(policy="OFF", batch_rows=12), 2, 15),
         (with_all(policy="FILE", cardinality=INFINITE), 1, INFINITE),
@@ -76,6 +76,13 @@ def test_where_the_ends_may_differ_the_pipelines_vote(first: DataFacts, second: 
     """And no share is known to have as many rows at all times."""
     first, second = replace(first, share_rows=6), replace(second, share_rows=6)
     assert agreed(first, second) == Ending(is_voted=True, steps=UNKNOWN, share_rows=None)
+
+
+def test_the_pipelines_vote_where_a_last_step_has_too_few_batches_for_all_replicas() -> None:
+    """A function's batches are a replica's each: of five, the last is for the first of two."""
+    facts = with_all(policy="FUNCTION", cardinality=5, share_rows=6)
+    ending = agreed(facts, facts, num_local_replicas=2)
+    assert ending == Ending(is_voted=True, steps=UNKNOWN, share_rows=None)
 
 
 @pytest.mark.parametrize("mine, theirs, agreed_on", [(6, 6, 6), (6, 5, None), (6, None, None)])

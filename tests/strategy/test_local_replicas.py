@@ -100,6 +100,8 @@ def test_predictions_have_the_order_of_the_data(workers: Any, kind: str) -> None
         ("known", (32, 32)),
         ("unknown", (29, 29)),
         ("function", (24, 24)),
+        ("even-function", (32, 32)),
+        ("odd-function", (24, 24)),
         ("voted-function", (24, 32)),
     ],
 )

@@ -188,6 +188,10 @@ def read(strategy: Any) -> dict[str, Any]:
         "known": strategy.experimental_distribute_dataset(shuffled),
         "unknown": strategy.experimental_distribute_dataset(unknown),
         "function": strategy.distribute_datasets_from_function(lambda _: numbered(24)),
+        "even-function": strategy.distribute_datasets_from_function(lambda _: ids.batch(8, True)),
+        "odd-function": strategy.distribute_datasets_from_function(
+            lambda _: ids.take(24).batch(8, True)
+        ),
         "voted-function": strategy.distribute_datasets_from_function(
             lambda context: numbered(24 + 8 * context.input_pipeline_id)
         ),
