@@ -7,7 +7,8 @@ from transport_member import Arrivals, cpu, task, timed
 
 from poseidon_tf.kv.service import STREAMS_PER_SERVER
 from poseidon_tf.launch.memory import keep_freed_memory
-from poseidon_tf.transport.over_grpc import Channel, Server, Stream
+from poseidon_tf.transport.over_grpc import Channel, Server
+from poseidon_tf.transport.streams import Stream
 
 ECHO = "/poseidon_tf.Benchmark/Echo"
 

@@ -34,7 +34,8 @@ from poseidon_tf.errors import (
     StepTimeout,
 )
 from poseidon_tf.transport.connections import ConnectionSettings
-from poseidon_tf.transport.over_grpc import Channel, Stream
+from poseidon_tf.transport.over_grpc import Channel
+from poseidon_tf.transport.streams import Stream
 
 NUM_PINGS = 8
 # The coordinator's deadlines end first: it can say who was missing, this side cannot.

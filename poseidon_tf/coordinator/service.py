@@ -36,7 +36,8 @@ from poseidon_tf.coordinator.messages import (
 )
 from poseidon_tf.coordinator.roster import HOST, Action, Roster
 from poseidon_tf.errors import PoseidonError, ProtocolError
-from poseidon_tf.transport.over_grpc import Server, Stream
+from poseidon_tf.transport.over_grpc import Server
+from poseidon_tf.transport.streams import Stream
 
 _log = logging.getLogger("poseidon_tf")
 

@@ -12,8 +12,9 @@ from google.protobuf.message import DecodeError
 from poseidon_tf.errors import ProtocolError
 from poseidon_tf.kv.store import Action, Credit, Deserted, KeySpec, Release, Store
 from poseidon_tf.transport.frame_queue import FRAME_BYTES, FrameQueue
-from poseidon_tf.transport.over_grpc import Server, Stream
+from poseidon_tf.transport.over_grpc import Server
 from poseidon_tf.transport.shared_memory import SharedMemory
+from poseidon_tf.transport.streams import Stream
 from poseidon_tf.wire import frames
 from poseidon_tf.wire.frame_pb2 import (
     FrameHeader,

@@ -114,7 +114,9 @@ class PoseidonStrategy(ClusterStrategy):
                     index=config.rank,
                     address=config.address,
                     start_timeout_s=deadlines.start_s,
-                    settings=ConnectionSettings(keepalive_s=deadlines.keepalive_s),
+                    settings=ConnectionSettings(
+                        keepalive_s=deadlines.keepalive_s, resume_s=deadlines.resume_s
+                    ),
                 )
             )
         own_devices = local_devices() if devices is None else checked_devices(devices)

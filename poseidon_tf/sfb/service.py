@@ -15,7 +15,8 @@ from poseidon_tf.sfb.exchange import CompleteSet, Deserted, FactorExchange
 from poseidon_tf.sfb.factors import RowSpec
 from poseidon_tf.transport.base import Traffic
 from poseidon_tf.transport.connections import ConnectionSettings
-from poseidon_tf.transport.over_grpc import Channel, Server, Stream
+from poseidon_tf.transport.over_grpc import Channel, Server
+from poseidon_tf.transport.streams import Stream
 from poseidon_tf.wire import frames
 from poseidon_tf.wire.frame_pb2 import FrameHeader, Part
 

@@ -37,17 +37,21 @@ class Deadlines:
       start_s: until every member has arrived, and until all workers agree on a plan.
       step_s: until a contribution that is waited for must have come.
       stall_report_s: between two reports of who owes one.
-      verdict_s: how long a broken connection waits for the coordinator to say who died.
+      verdict_s: how long a lost stream waits for the coordinator to say who died. Longer than
+        `resume_s`: the coordinator's own stream to the dead member is lost that much later.
       leave_s: at the end, until the others have said goodbye.
-      keepalive_s: silence after which a peer counts as dead.
+      keepalive_s: silence after which a connection counts as broken.
+      resume_s: how long a broken connection may take to be made again, without loss, before the
+        member at its other end counts as dead; 0 for not at all.
     """
 
     start_s: float = 120.0
     step_s: float = 600.0
     stall_report_s: float = 30.0
-    verdict_s: float = 3.0
+    verdict_s: float = 5.0
     leave_s: float = 600.0
     keepalive_s: float = 30.0
+    resume_s: float = 2.0
 
 
 @final

@@ -10,6 +10,8 @@ from typing import Protocol, final
 
 # The longest message that either side accepts. Whoever has more to say cuts it.
 MAX_MESSAGE_BYTES = 80 * 1024 * 1024
+# gRPC's five bytes before each message: a flag and the length.
+GRPC_PREFIX_BYTES = 5
 
 
 class Receiver(Protocol):
@@ -21,8 +23,8 @@ class Receiver(Protocol):
     def on_closed(self, error: Exception | None) -> None:
         """The stream has ended, once; `error` is None if the peer closed it properly.
 
-        On the side that accepted the stream None may also mean that it was cut: gRPC tells the
-        two apart only later. Who has to know says goodbye before the end.
+        Everything that the peer has sent came before None. A connection that breaks is no end, as
+        long as another takes its place.
         """
 
 
@@ -59,7 +61,10 @@ class MessageQueue:
 @final
 @dataclass(slots=True)
 class Traffic:
-    """Bytes and messages of one stream, counted where they enter and leave the transport."""
+    """Bytes and messages of one stream, counted where they enter and leave the transport.
+
+    What the transport itself says, and what it says again after a connection broke, counts too.
+    """
 
     sent_bytes: int = 0
     sent_messages: int = 0

@@ -1,8 +1,7 @@
 """Moves messages over gRPC: servers, channels and long-lived bidirectional streams.
 
-The only file that imports grpc. It carries bytes and knows nothing of what they mean. Every
-stream has one thread that reads and one that writes; a writer takes its messages from an
-`Outgoing`, so that whoever sends may coalesce or hold back without a queue of finished messages.
+The only file that imports grpc. It carries bytes and knows nothing of what they mean. One call
+is one connection of a stream; `streams` says how one takes another's place.
 
 Settings, with their reasons:
 - a message longer than MAX_MESSAGE_BYTES is refused by gRPC before memory is taken for it;
@@ -17,6 +16,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
+import secrets
 import socket
 import threading
 import time
@@ -27,17 +28,29 @@ from typing import Any, final
 import grpc
 
 from poseidon_tf.errors import ConfigError, PeerLost, PoseidonError, ProtocolError
-from poseidon_tf.transport.base import MAX_MESSAGE_BYTES, MessageQueue, Outgoing, Receiver, Traffic
+from poseidon_tf.transport.base import MAX_MESSAGE_BYTES, Outgoing, Receiver
 from poseidon_tf.transport.connections import ConnectionSettings
+from poseidon_tf.transport.streams import AcceptedStream, Broken, DialledStream, Stream
 
-# gRPC's five bytes before each message: a flag and the length.
-GRPC_PREFIX_BYTES = 5
 _READY = "/poseidon_tf.Ready/Ready"  # Nobody serves it, and every server says so.
 _NO_ANSWER = (
     grpc.StatusCode.DEADLINE_EXCEEDED,
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.CANCELLED,
 )
+_REFUSED = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.RESOURCE_EXHAUSTED)
+# What a call ends with when its connection breaks. Whoever cancels it knows that he did.
+_BROKEN = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.UNKNOWN,
+    grpc.StatusCode.CANCELLED,
+)
+_NOBODY_LISTENS = "Connection refused"  # In the details of a call that could not connect.
+_PAUSE_S = 0.05  # Between two attempts of a call.
+# What a call says about the stream that it belongs to: a number that nobody else has, and whether
+# the server must know it.
+_STREAM_ID, _RESUMES = "poseidon-stream", "poseidon-resumes"
 
 
 def _options(settings: ConnectionSettings) -> list[tuple[str, Any]]:
@@ -61,68 +74,26 @@ def _options(settings: ConnectionSettings) -> list[tuple[str, Any]]:
     ]
 
 
-@final
-class Stream:
-    """One end of a bidirectional stream of messages. Every method may be called by any thread."""
+def _incoming(messages: Iterator[bytes], peer: str) -> Iterator[bytes]:
+    """What comes in one call; however it ends before its stream is a `Broken`."""
+    try:
+        yield from messages
+    except grpc.RpcError as failure:
+        raise _breakage(failure, peer) from failure
 
-    def __init__(self, peer: str, metadata: Mapping[str, str], outgoing: Outgoing) -> None:
-        self.peer = peer
-        self.metadata = dict(metadata)
-        self.traffic = Traffic()
-        self.outgoing = outgoing
-        self.refusal: str | None = None
-        self._cancel: Callable[[], Any] | None = None
-        self._ended = threading.Event()
 
-    def send(self, message: bytes) -> None:
-        """Queue `message`; never blocks, and does nothing once the stream is closed."""
-        self.outgoing.put(message)
+def _breakage(failure: grpc.RpcError, peer: str) -> Broken:
+    if not hasattr(failure, "code"):  # On the server's side gRPC tells nothing.
+        return Broken("it broke")
+    code, detail = failure.code(), failure.details() or ""
+    if code in _REFUSED:
+        return Broken(detail, refusal=ProtocolError(f"{peer} refused: {detail}"))
+    return Broken(detail, is_final=not _may_resume(failure))
 
-    def close(self) -> None:
-        """Send what is queued, then nothing more."""
-        self.outgoing.close()
 
-    def abort(self, reason: str) -> None:
-        """End the stream at once; on the server's side the peer is told `reason`."""
-        self.refusal = reason
-        self.outgoing.close()
-        if self._cancel is not None:
-            self._cancel()
-
-    def wait_ended(self, *, timeout_s: float) -> bool:
-        """Wait until the other side has ended the stream too; False at the deadline."""
-        return self._ended.wait(timeout_s)
-
-    def _messages(self) -> Iterator[bytes]:
-        for message in self.outgoing:
-            self.traffic.count_sent(len(message) + GRPC_PREFIX_BYTES)
-            yield message
-
-    def _deliver(self, messages: Iterator[bytes], receiver: Receiver) -> None:
-        """Hand each message over in order, then say once how the stream ended."""
-        error: Exception | None = None
-        try:
-            for message in messages:
-                self.traffic.count_received(len(message) + GRPC_PREFIX_BYTES)
-                receiver.on_message(message)
-        except grpc.RpcError as failure:
-            code = failure.code() if hasattr(failure, "code") else None
-            if code in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.RESOURCE_EXHAUSTED):
-                error = ProtocolError(f"{self.peer} refused: {failure.details()}")
-            else:
-                detail = failure.details() if hasattr(failure, "details") else ""
-                error = PeerLost(f"connection to {self.peer} lost" + (f": {detail}" * bool(detail)))
-        except Exception as failure:  # The receiver's own: it learns of it in on_closed.
-            error = failure
-            self.refusal = str(failure)
-        try:
-            # First: when the peer hears of a refusal, the stream's place is free again.
-            receiver.on_closed(error)
-        finally:
-            if self.refusal is not None:
-                self.abort(self.refusal)
-            self.outgoing.close()
-            self._ended.set()
+def _may_resume(failure: grpc.RpcError) -> bool:
+    """Whether the connection broke, or could not be made, and another attempt may help."""
+    return failure.code() in _BROKEN and _NOBODY_LISTENS not in (failure.details() or "")
 
 
 @final
@@ -141,8 +112,9 @@ class Server:
       ConfigError: the port is in use.
     """
 
-    # Whoever has a stream may also ask something, and so may a few whose stream is refused.
-    _CALLS_PER_STREAM = 3
+    # Whoever has a stream may also ask something, and so may a few whose stream is refused. A
+    # stream that is taken up again has two calls until the first has left.
+    _CALLS_PER_STREAM = 4
     _SPARE_CALLS = 4
 
     def __init__(
@@ -154,7 +126,8 @@ class Server:
         settings: ConnectionSettings = ConnectionSettings(),
     ) -> None:
         self._max_streams = max_streams
-        self._open_streams = 0
+        self._resume_s = settings.resume_s
+        self._streams: dict[tuple[str, str], AcceptedStream] = {}  # By method and number.
         self._lock = threading.Lock()
         self._server = grpc.server(
             _DaemonThreads(),
@@ -195,43 +168,58 @@ class Server:
         """Serve streams of `method`; `accept` names the receiver, or raises to refuse one."""
 
         def handler(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
-            with self._lock:
-                full = self._open_streams >= self._max_streams
-                self._open_streams += not full
-            if full:
-                context.abort(
-                    grpc.StatusCode.RESOURCE_EXHAUSTED,
-                    f"a stream too many: this cluster needs {self._max_streams} here",
-                )
-            try:
-                yield from self._serve_stream(requests, context, accept)
-            finally:
-                with self._lock:
-                    self._open_streams -= 1
+            metadata = {k: v for k, v in context.invocation_metadata() if isinstance(v, str)}
+            key = (method, metadata.get(_STREAM_ID, ""))
+            with self._lock:  # No second call of a stream may come in before it is known.
+                stream = self._streams.get(key)
+                is_new = stream is None
+                if stream is None:
+                    stream, receiver = self._accept(key, metadata, context, accept)
+            number = stream.attach(_incoming(requests, stream.peer), context.cancel)
+            if is_new:
+                live = functools.partial(self._live, key, stream, receiver)
+                threading.Thread(target=live, name="poseidon-read", daemon=True).start()
+            if not context.add_callback(lambda: stream.detach(number)):
+                stream.detach(number)
+            yield from stream.write(number)
+            if stream.refusal is not None:
+                context.abort(grpc.StatusCode.INVALID_ARGUMENT, stream.refusal)
 
         self._add(method, grpc.stream_stream_rpc_method_handler(handler))
 
-    def _serve_stream(
+    def _accept(
         self,
-        requests: Iterator[bytes],
+        key: tuple[str, str],
+        metadata: dict[str, str],
         context: grpc.ServicerContext,
         accept: Callable[[Stream], Receiver],
-    ) -> Iterator[bytes]:
-        metadata = {k: v for k, v in context.invocation_metadata() if isinstance(v, str)}
-        stream = Stream(context.peer(), metadata, MessageQueue())
+    ) -> tuple[AcceptedStream, Receiver]:
+        """A stream that begins, and who hears it; ends the call if it cannot. Holds the lock."""
+        if not key[1]:
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, "a stream without a number")
+        if _RESUMES in metadata:
+            # It took too long: its end has been told to whoever waited.
+            context.abort(grpc.StatusCode.NOT_FOUND, "the stream has ended there")
+        if sum(not stream.is_closed for stream in self._streams.values()) >= self._max_streams:
+            context.abort(
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                f"a stream too many: this cluster needs {self._max_streams} here",
+            )
+        stream = AcceptedStream(context.peer(), metadata, resume_s=self._resume_s)
         try:
             receiver = accept(stream)
         except (ProtocolError, ConfigError) as refusal:
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(refusal))
-            return
-        context.add_callback(stream.outgoing.close)
-        reader = threading.Thread(
-            target=stream._deliver, args=(requests, receiver), name="poseidon-read", daemon=True
-        )
-        reader.start()
-        yield from stream._messages()
-        if stream.refusal is not None:
-            context.abort(grpc.StatusCode.INVALID_ARGUMENT, stream.refusal)
+            raise  # abort() raises; this line is for readers and type checkers.
+        self._streams[key] = stream
+        return stream, receiver
+
+    def _live(self, key: tuple[str, str], stream: AcceptedStream, receiver: Receiver) -> None:
+        try:
+            stream.live(receiver)
+        finally:
+            with self._lock:
+                del self._streams[key]
 
     def _add(self, method: str, handler: grpc.RpcMethodHandler) -> None:
         service, name = method.strip("/").rsplit("/", 1)
@@ -244,7 +232,13 @@ class Server:
 
     def stop(self, *, grace_s: float = 1.0) -> None:
         """Let open streams end for `grace_s` seconds, cut the rest, give the port back."""
-        self._server.stop(grace_s).wait(grace_s + 5.0)
+        stopped = self._server.stop(grace_s)
+        with self._lock:
+            self._resume_s = 0.0
+            streams = list(self._streams.values())
+        for stream in streams:
+            stream.forsake()
+        stopped.wait(grace_s + 5.0)
 
 
 @final
@@ -276,6 +270,7 @@ class Channel:
         self, address: str, *, settings: ConnectionSettings = ConnectionSettings()
     ) -> None:
         self.address = address
+        self._resume_s = settings.resume_s
         self._channel = grpc.insecure_channel(address, options=_options(settings))
 
     def wait_ready(self, *, timeout_s: float) -> bool:
@@ -294,23 +289,34 @@ class Channel:
             return True
 
     def call(self, method: str, request: bytes, *, timeout_s: float) -> bytes:
-        """One question, one answer.
+        """One question, one answer; asked again when the connection breaks meanwhile.
 
         Raises:
           ProtocolError: the other side refused the request.
-          PeerLost: it did not answer within `timeout_s` seconds.
+          PeerLost: it did not answer within `timeout_s` seconds, or its connection broke and could
+            not be made again.
         """
-        try:
-            answer: bytes = self._channel.unary_unary(method)(
-                request, timeout=timeout_s, wait_for_ready=True
-            )
-            return answer
-        except grpc.RpcError as failure:
-            if failure.code() is grpc.StatusCode.INVALID_ARGUMENT:
-                raise ProtocolError(f"{self.address} refused: {failure.details()}") from failure
-            raise PeerLost(
-                f"{method} to {self.address}: no answer in {timeout_s:g} s ({failure.details()})"
-            ) from failure
+        deadline_s = time.monotonic() + timeout_s
+        is_broken = False
+        while True:
+            left_s = max(0.0, deadline_s - time.monotonic())
+            try:
+                answer: bytes = self._channel.unary_unary(method)(
+                    request, timeout=left_s, wait_for_ready=not is_broken
+                )
+                return answer
+            except grpc.RpcError as failure:
+                if failure.code() is grpc.StatusCode.INVALID_ARGUMENT:
+                    raise ProtocolError(f"{self.address} refused: {failure.details()}") from failure
+                if not is_broken:
+                    deadline_s = min(deadline_s, time.monotonic() + self._resume_s)
+                is_broken = True
+                if not _may_resume(failure) or time.monotonic() >= deadline_s:
+                    raise PeerLost(
+                        f"{method} to {self.address}: no answer in {timeout_s:g} s "
+                        f"({failure.details()})"
+                    ) from failure
+            time.sleep(_PAUSE_S)
 
     def open_stream(
         self,
@@ -321,13 +327,28 @@ class Channel:
         outgoing: Outgoing | None = None,
     ) -> Stream:
         """Open a stream; `receiver` hears of every message and of the end."""
-        stream = Stream(self.address, metadata or {}, outgoing or MessageQueue())
-        call = self._channel.stream_stream(method)(
-            stream._messages(), metadata=tuple(stream.metadata.items()), wait_for_ready=True
+        stream_id = secrets.token_hex(16)
+
+        def dial(
+            stream: DialledStream, messages: Iterator[bytes], is_first: bool
+        ) -> tuple[Iterator[bytes], Callable[[], object]]:
+            about = {_STREAM_ID: stream_id} | ({_RESUMES: "1"} if stream.is_known else {})
+            try:
+                # Whoever was there and is not any more will not be waited for.
+                call = self._channel.stream_stream(method)(
+                    messages,
+                    metadata=tuple((stream.metadata | about).items()),
+                    wait_for_ready=is_first,
+                )
+            except ValueError as failure:  # That is how gRPC says that the channel is closed.
+                raise Broken(str(failure), is_final=True) from failure
+            return _incoming(call, self.address), call.cancel
+
+        stream = DialledStream(
+            self.address, metadata or {}, outgoing, resume_s=self._resume_s, dial=dial
         )
-        stream._cancel = call.cancel
         threading.Thread(
-            target=stream._deliver, args=(call, receiver), name="poseidon-read", daemon=True
+            target=stream.live, args=(receiver,), name="poseidon-read", daemon=True
         ).start()
         return stream
 

@@ -1,0 +1,141 @@
+"""Which messages of one stream the peer has, and which it must be sent again: pure bookkeeping.
+
+A stream outlives its connections. Each end keeps what it has sent until the peer says that it has
+it, and counts what has come. Every connection begins with a greeting from both ends: how many
+messages have come so far. From there the other end sends on, so that each message is heard once
+and in order, wherever the last connection broke.
+
+What the two ends say to each other here begins with a zero byte, with which no protobuf message
+and no frame begins. A payload that does gets two bytes more.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import deque
+from typing import final
+
+from poseidon_tf.errors import ProtocolError
+
+_MARK = 0
+_ACKNOWLEDGE = b"\x00a"  # And how many messages have come since the stream began.
+_END = b"\x00e"  # Nothing follows; numbered and kept like a payload.
+_ESCAPE = b"\x00\x00"  # The rest is a payload.
+_COUNT = struct.Struct("<Q")
+# What may come before the peer is told of it; the peer keeps as much.
+ACKNOWLEDGE_MESSAGES = 64
+ACKNOWLEDGE_BYTES = 4 * 1024 * 1024
+
+
+@final
+class Ledger:
+    """One end of one stream, over all its connections. The first begins at once.
+
+    Attributes:
+      num_received: messages that have come, over all connections.
+      num_acknowledged: own messages that the peer has, as far as is known.
+      is_resumed: whether it is known where to go on on this connection.
+      has_ended: nothing is added any more.
+      peer_has_ended: everything from the peer has come.
+    """
+
+    def __init__(self) -> None:
+        self.num_received = self.num_acknowledged = 0
+        self.is_resumed = True
+        self.has_ended = self.peer_has_ended = False
+        self._unacknowledged: deque[bytes] = deque()
+        self._unsent: deque[bytes] = deque()  # On this connection; the last of the above.
+        self._must_greet = True
+        self._num_told = 0
+        self._untold_bytes = 0
+
+    def reconnect(self) -> None:
+        """A new connection; what was under way on the last one may be lost."""
+        self._unsent.clear()
+        self._must_greet = True
+        self.is_resumed = False
+
+    def add(self, payload: bytes) -> None:
+        """One message to be sent after all others."""
+        if payload and payload[0] == _MARK:
+            payload = _ESCAPE + payload
+        self._add(payload)
+
+    def end(self) -> None:
+        """Nothing is to be sent after what has been added."""
+        self.has_ended = True
+        self._add(_END)
+
+    def _add(self, message: bytes) -> None:
+        self._unacknowledged.append(message)
+        if self.is_resumed:
+            self._unsent.append(message)
+
+    def take(self) -> bytes | None:
+        """What to send next on this connection; None if there is nothing."""
+        if self.must_tell:
+            self._must_greet = False
+            self._num_told, self._untold_bytes = self.num_received, 0
+            return _ACKNOWLEDGE + _COUNT.pack(self.num_received)
+        return self._unsent.popleft() if self._unsent else None
+
+    def hear(self, message: bytes) -> bytes | None:
+        """The payload of what has come on this connection; None if it has none.
+
+        Raises:
+          ProtocolError: the peer says what it cannot say here. Nothing has changed.
+        """
+        payload: bytes | None = message
+        if message and message[0] == _MARK:
+            if message.startswith(_ACKNOWLEDGE):
+                self._acknowledge(message)
+                return None
+            if message != _END and not message.startswith(_ESCAPE):
+                raise ProtocolError("neither a message nor a word about the stream")
+            payload = None if message == _END else message[len(_ESCAPE) :]
+        if self.peer_has_ended:
+            raise ProtocolError("a message after the end of the stream")
+        if not self.is_resumed:
+            raise ProtocolError("a message before the greeting of its connection")
+        self.peer_has_ended = payload is None
+        self.num_received += 1
+        self._untold_bytes += len(message)
+        return payload
+
+    def _acknowledge(self, message: bytes) -> None:
+        if len(message) != len(_ACKNOWLEDGE) + _COUNT.size:
+            raise ProtocolError("an acknowledgement that cannot be read")
+        (count,) = _COUNT.unpack_from(message, len(_ACKNOWLEDGE))
+        num_new = count - self.num_acknowledged
+        if not 0 <= num_new <= len(self._unacknowledged) - len(self._unsent):
+            raise ProtocolError(
+                f"an acknowledgement of {count} messages; {self.num_acknowledged} of "
+                f"{self.num_acknowledged + len(self._unacknowledged)} had been acknowledged before"
+            )
+        for _ in range(num_new):
+            self._unacknowledged.popleft()
+        self.num_acknowledged = count
+        if not self.is_resumed:
+            self._unsent.extend(self._unacknowledged)
+            self.is_resumed = True
+
+    @property
+    def must_tell(self) -> bool:
+        """Whether the peer must hear how much has come."""
+        num_untold = self.num_received - self._num_told
+        return (
+            self._must_greet
+            or num_untold >= ACKNOWLEDGE_MESSAGES
+            or self._untold_bytes >= ACKNOWLEDGE_BYTES
+            or (self.peer_has_ended and num_untold > 0)
+        )
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the peer has all that was added."""
+        return not self._unacknowledged
+
+    @property
+    def is_done(self) -> bool:
+        """Whether both directions have ended, and both ends know it."""
+        return self.has_ended and self.is_idle and self.peer_has_ended and not self.must_tell
