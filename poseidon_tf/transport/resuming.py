@@ -45,12 +45,15 @@ class Ledger:
         self.has_ended = self.peer_has_ended = False
         self._unacknowledged: deque[bytes] = deque()
         self._unsent: deque[bytes] = deque()  # On this connection; the last of the above.
+        self._num_sent = 0  # Before this connection; the peer cannot have more.
         self._must_greet = True
         self._num_told = 0
         self._untold_bytes = 0
 
     def reconnect(self) -> None:
         """A new connection; what was under way on the last one may be lost."""
+        if self.is_resumed:
+            self._num_sent = self._sent()
         self._unsent.clear()
         self._must_greet = True
         self.is_resumed = False
@@ -106,18 +109,21 @@ class Ledger:
         if len(message) != len(_ACKNOWLEDGE) + _COUNT.size:
             raise ProtocolError("an acknowledgement that cannot be read")
         (count,) = _COUNT.unpack_from(message, len(_ACKNOWLEDGE))
-        num_new = count - self.num_acknowledged
-        if not 0 <= num_new <= len(self._unacknowledged) - len(self._unsent):
+        num_sent = self._sent() if self.is_resumed else self._num_sent
+        if not self.num_acknowledged <= count <= num_sent:
             raise ProtocolError(
-                f"an acknowledgement of {count} messages; {self.num_acknowledged} of "
-                f"{self.num_acknowledged + len(self._unacknowledged)} had been acknowledged before"
+                f"an acknowledgement of {count} messages; {self.num_acknowledged} of {num_sent} "
+                "had been acknowledged before"
             )
-        for _ in range(num_new):
+        for _ in range(count - self.num_acknowledged):
             self._unacknowledged.popleft()
         self.num_acknowledged = count
         if not self.is_resumed:
             self._unsent.extend(self._unacknowledged)
             self.is_resumed = True
+
+    def _sent(self) -> int:
+        return self.num_acknowledged + len(self._unacknowledged) - len(self._unsent)
 
     @property
     def must_tell(self) -> bool:

@@ -177,7 +177,7 @@ def test_a_message_that_is_too_long_is_refused_by_both_sides():
     with Store(spare_streams=3) as store:
         options = [("grpc.max_send_message_length", -1)]
         with grpc.insecure_channel(store.server.address, options=options) as channel:
-            metadata = [("rank", "0"), ("stream", "0")]
+            metadata = [("rank", "0"), ("stream", "0"), ("poseidon-stream", "7")]
             answers = channel.stream_stream(EXCHANGE)(iter([too_long]), metadata=metadata)
             with pytest.raises(grpc.RpcError) as raised:
                 next(answers)
