@@ -1,0 +1,66 @@
+"""A training job whose connections are reset mid-message ends bit for bit as without that."""
+
+import contextlib
+import json
+import random
+import threading
+
+import pytest
+
+from tests.support.jobs import Job, free_addresses
+from tests.support.proxies import Proxy
+
+pytestmark = pytest.mark.processes
+
+
+def limits(seed):
+    """Bytes after which connections break; more than any message that the job sends."""
+    rng = random.Random(seed)
+    while True:
+        yield rng.randrange(400_000, 1_200_000)
+
+
+@contextlib.contextmanager
+def resetting(proxies):
+    """All connections are reset four times a second meanwhile."""
+    is_over = threading.Event()
+
+    def reset():
+        while not is_over.wait(0.25):
+            for proxy in proxies:
+                proxy.reset()
+
+    thread = threading.Thread(target=reset)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def undisturbed():
+    with Job("proxied.py", environ={"LISTENING": "{}"}, servers_run_script=True) as job:
+        return job.results()
+
+
+def test_resets_in_every_connection_change_no_bit_of_the_weights(undisturbed):
+    """Two workers and a server, each behind a proxy that resets after some bytes, and all of
+    them together four times a second."""
+    assert undisturbed[0] == undisturbed[1]
+    with contextlib.ExitStack() as stack:
+        proxies = [
+            stack.enter_context(Proxy(address, limits(seed)))
+            for seed, address in enumerate(free_addresses(3))
+        ]
+        listening = {proxy.address: proxy.target for proxy in proxies}
+        environ = {"LISTENING": json.dumps(listening)}
+        job = Job("proxied.py", environ=environ, servers_run_script=True)
+        *workers, server = listening
+        job.cluster = {"worker": workers, "ps": [server]}
+        stack.enter_context(job)
+        stack.enter_context(resetting(proxies))
+        assert job.results() == undisturbed
+        # To the coordinator and the first worker, to the second worker, to the server.
+        assert all(proxy.num_resets >= 10 for proxy in proxies)

@@ -1,0 +1,69 @@
+"""A whole job whose every connection is reset again and again: its results are the same bits."""
+
+import contextlib
+import random
+
+import pytest
+from jobs_in_process import SIZES, InProcess, Training
+
+from poseidon_tf.launch import join, server_main
+from poseidon_tf.transport.over_grpc import Server
+from tests.support.jobs import free_addresses
+from tests.support.proxies import Proxy
+
+NUM_STEPS = 20
+
+
+def limits(seed):
+    """Bytes after which connections break; more than any message that the job sends."""
+    rng = random.Random(seed)
+    while True:
+        yield rng.randrange(300_000, 900_000)
+
+
+@pytest.fixture
+def proxied(monkeypatch):
+    """An `InProcess` job and its proxies: members listen elsewhere than the cluster says."""
+    with contextlib.ExitStack() as stack:
+        job = InProcess(2, 1)
+        listening = free_addresses(3)
+        proxies = [stack.enter_context(Proxy(to, limits(n))) for n, to in enumerate(listening)]
+        job.workers = tuple(proxy.address for proxy in proxies[:2])
+        job.servers = (proxies[2].address,)
+        behind = {proxy.address: proxy.target for proxy in proxies}
+
+        def listen(address, **options):
+            server = Server(behind[address], **options)
+            server.address = address
+            return server
+
+        monkeypatch.setattr(join, "Server", listen)
+        monkeypatch.setattr(server_main, "Server", listen)
+        yield job, proxies
+
+
+def test_twenty_steps_have_the_same_bits_though_every_connection_breaks(proxied):
+    """Sums, factors, rows and gathers: each connection breaks every few hundred KB, and all of
+    them in the middle of each step. Nothing is counted twice."""
+    job, proxies = proxied
+
+    def work(member):
+        worker = member.worker
+        training = Training(member, 2, 1)
+        for step in range(NUM_STEPS):
+            if worker.rank == 0:
+                for proxy in proxies:
+                    proxy.reset()
+            training.step(step)
+            payload = bytes([worker.rank, step])
+            assert worker.gather(f"step {step}", payload) == [bytes([0, step]), bytes([1, step])]
+        assert worker.session.failure is None
+        return worker.statistics()
+
+    statistics, codes = job.run(work)
+    assert codes == [0]
+    for each in statistics:
+        assert (each.steps, each.ps.exchanges) == (NUM_STEPS, NUM_STEPS * len(SIZES))
+        assert each.ps.sent_bytes == each.ps.received_bytes == NUM_STEPS * 4 * sum(SIZES.values())
+    assert all(proxy.num_resets >= NUM_STEPS for proxy in proxies)
+    assert proxies[2].num_connections > NUM_STEPS
