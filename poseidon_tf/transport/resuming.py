@@ -37,6 +37,7 @@ class Ledger:
       is_resumed: whether it is known where to go on on this connection.
       has_ended: nothing is added any more.
       peer_has_ended: everything from the peer has come.
+      must_tell: the peer must hear how much has come.
     """
 
     def __init__(self) -> None:
@@ -46,16 +47,15 @@ class Ledger:
         self._unacknowledged: deque[bytes] = deque()
         self._unsent: deque[bytes] = deque()  # On this connection; the last of the above.
         self._num_sent = 0  # Before this connection; the peer cannot have more.
-        self._must_greet = True
-        self._num_told = 0
-        self._untold_bytes = 0
+        self.must_tell = True
+        self._untold_messages = self._untold_bytes = 0
 
     def reconnect(self) -> None:
         """A new connection; what was under way on the last one may be lost."""
         if self.is_resumed:
             self._num_sent = self._sent()
         self._unsent.clear()
-        self._must_greet = True
+        self.must_tell = True
         self.is_resumed = False
 
     def add(self, payload: bytes) -> None:
@@ -77,8 +77,8 @@ class Ledger:
     def take(self) -> bytes | None:
         """What to send next on this connection; None if there is nothing."""
         if self.must_tell:
-            self._must_greet = False
-            self._num_told, self._untold_bytes = self.num_received, 0
+            self.must_tell = False
+            self._untold_messages = self._untold_bytes = 0
             return _ACKNOWLEDGE + _COUNT.pack(self.num_received)
         return self._unsent.popleft() if self._unsent else None
 
@@ -102,7 +102,14 @@ class Ledger:
             raise ProtocolError("a message before the greeting of its connection")
         self.peer_has_ended = payload is None
         self.num_received += 1
+        self._untold_messages += 1
         self._untold_bytes += len(message)
+        if (
+            self._untold_messages >= ACKNOWLEDGE_MESSAGES
+            or self._untold_bytes >= ACKNOWLEDGE_BYTES
+            or self.peer_has_ended
+        ):
+            self.must_tell = True
         return payload
 
     def _acknowledge(self, message: bytes) -> None:
@@ -124,17 +131,6 @@ class Ledger:
 
     def _sent(self) -> int:
         return self.num_acknowledged + len(self._unacknowledged) - len(self._unsent)
-
-    @property
-    def must_tell(self) -> bool:
-        """Whether the peer must hear how much has come."""
-        num_untold = self.num_received - self._num_told
-        return (
-            self._must_greet
-            or num_untold >= ACKNOWLEDGE_MESSAGES
-            or self._untold_bytes >= ACKNOWLEDGE_BYTES
-            or (self.peer_has_ended and num_untold > 0)
-        )
 
     @property
     def is_idle(self) -> bool:
