@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from poseidon_tf.strategy.gradient_tape import GradientTape as GradientTape
     from poseidon_tf.sync.session import Deadlines as Deadlines
     from poseidon_tf.sync.statistics import Statistics as Statistics
+    from poseidon_tf.transport.security import Security as Security
 
 __version__ = "0.1.0"
 
@@ -34,6 +35,7 @@ _HOMES = {
     "PoseidonError": "poseidon_tf.errors",
     "PoseidonStrategy": "poseidon_tf.launch.poseidon_strategy",
     "ProtocolError": "poseidon_tf.errors",
+    "Security": "poseidon_tf.transport.security",
     "StartTimeout": "poseidon_tf.errors",
     "Statistics": "poseidon_tf.sync.statistics",
     "StepTimeout": "poseidon_tf.errors",

@@ -24,6 +24,7 @@ MAY_IMPORT = {
         "planner",
         "strategy",
         "sync",
+        "transport",
     },  # For type checkers; at run time by name, lazily.
     "__main__": {"launch"},
     "errors": set(),
@@ -43,6 +44,9 @@ LIBRARIES = {
     "planner": {"tabulate"},
     "wire": {"numpy", "google"},
     "transport/over_grpc.py": {"grpc"},
+    "transport/admission.py": {"grpc"},
+    "transport/credentials.py": {"grpc"},
+    "transport/readiness.py": {"grpc"},
     "transport/shared_memory.py": {"numpy"},
     "kv": {"numpy", "google"},
     "sfb": {"numpy", "google"},

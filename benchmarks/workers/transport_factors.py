@@ -36,7 +36,7 @@ def start(factor_kib: int, count: int) -> None:
     num_keys, num_rows, packed = count, factor_kib, bytes(factor_kib * 1024)
     for key in range(count):
         service.register(key, RowSpec.factors(f"kernel{key}", M=M, N=N, dtype="float32"))
-    service.connect(dict(enumerate(addresses)), settings=ConnectionSettings())
+    service.connect(dict(enumerate(addresses)), settings=ConnectionSettings(), timeout_s=60.0)
 
 
 def run(steps: int) -> list[float]:

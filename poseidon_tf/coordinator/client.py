@@ -124,7 +124,7 @@ class CoordinatorClient:
 
         Raises:
           StartTimeout: the coordinator cannot be reached, or someone is missing.
-          ConfigError: the coordinator refuses this member.
+          ConfigError: the coordinator refuses this member, or has another token or certificate.
           PoseidonError: whatever else the job failed with meanwhile.
         """
         started_s = time.monotonic()
@@ -145,8 +145,8 @@ class CoordinatorClient:
                 self._log.warning("%s: %s", self._unreachable(), waited)
 
     def _unreachable(self) -> str:
-        error = self._hearing.closed_error
-        reason = f" ({error})" if error is not None else ""
+        error = self._hearing.closed_error or self._channel.unready_reason
+        reason = f" ({error})" if error else ""
         return f"the coordinator (worker rank 0 at {self._address}) cannot be reached{reason}"
 
     def _attend(self, timeout_s: float, deadline_s: float) -> RosterView | None:

@@ -105,6 +105,15 @@ class ServerLink:
             for index, (channel, queue) in enumerate(zip(self._channels, self._queues, strict=True))
         ]
 
+    def reach(self, *, timeout_s: float) -> None:
+        """Wait until the server answers.
+
+        Raises:
+          StartTimeout: it did not in `timeout_s` seconds.
+          ConfigError: it has another token, or its certificate is wrong.
+        """
+        self._channels[0].reach("the server", timeout_s=timeout_s)
+
     def register(self, specs: Sequence[KeySpec], *, timeout_s: float) -> list[int]:
         """Announce keys; their numbers, in order.
 

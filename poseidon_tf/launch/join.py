@@ -31,6 +31,7 @@ from poseidon_tf.sync.worker import Worker
 from poseidon_tf.trace import Recorder
 from poseidon_tf.transport.connections import ConnectionSettings
 from poseidon_tf.transport.over_grpc import Server
+from poseidon_tf.transport.security import Security
 from poseidon_tf.transport.shared_memory import SharedMemory
 
 _log = logging.getLogger("poseidon_tf")
@@ -120,6 +121,7 @@ def join(
     ports: tuple[int, int] | None = None,
     timeline_dir: str | None = None,
     num_replicas: int = 1,
+    security: Security = Security(),
     clock: Callable[[], float] = time.time,
 ) -> Membership:
     """Bring this worker into the cluster and wait until everyone is there.
@@ -128,6 +130,7 @@ def join(
       arithmetic: what the bits of this worker's products depend on; must be JSON.
       timeline_dir: where each process writes its trace when it ends; None for none.
       num_replicas: G of this worker, which must be that of all.
+      security: who may connect; its files have been checked.
       clock: this process's wall clock, in seconds.
       ports: first and last port for what needs a port of its own; the system's choice if None.
 
@@ -138,7 +141,9 @@ def join(
     """
     keep_freed_memory()
     rank, num_workers = config.rank, config.num_workers
-    settings = ConnectionSettings(keepalive_s=deadlines.keepalive_s, resume_s=deadlines.resume_s)
+    settings = ConnectionSettings(
+        keepalive_s=deadlines.keepalive_s, resume_s=deadlines.resume_s, security=security
+    )
     num_members = num_workers + config.num_servers
     coordinator_streams = num_members + _ROOM_FOR_STRANGERS if rank == 0 else 0
     server = Server(
@@ -199,8 +204,10 @@ def join(
             own_server = _start_own_server(config, deadlines, ports, memory, settings)
         view = client.join(timeout_s=deadlines.start_s)
         _check_replicas(view)
+        _connect(worker, view, settings, timeout_s=deadlines.start_s)
     except PoseidonError:
         session.close()
+        worker.close(timeout_s=0.0)
         client.close(timeout_s=1.0)
         if coordinator is not None:
             coordinator.close(timeout_s=2.0)
@@ -211,9 +218,6 @@ def join(
             memory.close()
         raise
     recorder.offset_s = client.clock_offset_s
-    worker.connect(view.server_addresses, settings=settings)
-    addresses = dict(enumerate(view.worker_addresses))
-    factors.connect(addresses, settings=settings)
     return Membership(
         worker=worker,
         view=view,
@@ -233,6 +237,18 @@ def _check_replicas(view: RosterView) -> None:
                 f"worker rank 0 has {counts[0]} replicas, worker rank {rank} has {count}; give "
                 "every worker as many devices, with PoseidonStrategy(devices=[...])"
             )
+
+
+def _connect(
+    worker: Worker, view: RosterView, settings: ConnectionSettings, *, timeout_s: float
+) -> None:
+    try:
+        worker.connect(view.server_addresses, settings=settings, timeout_s=timeout_s)
+        addresses = dict(enumerate(view.worker_addresses))
+        worker.factors.connect(addresses, settings=settings, timeout_s=timeout_s)
+    except PoseidonError as failure:
+        worker.coordinator.report_failure(str(failure))  # Why this member is about to be missing.
+        raise
 
 
 def _host_coordinator(

@@ -12,6 +12,7 @@ import json
 import math
 import os
 import queue
+import secrets
 import shutil
 import signal
 import socket
@@ -26,6 +27,7 @@ from typing import TextIO
 
 from poseidon_tf.errors import ConfigError
 from poseidon_tf.launch.output import MemberOutput
+from poseidon_tf.launch.security_env import TOKEN, has_token
 
 SERVER_COMMAND = (sys.executable, "-m", "poseidon_tf", "server")
 
@@ -55,7 +57,8 @@ def run_local(
     Args:
         command: A Python script or a program, and its arguments.
         num_servers: Dedicated servers to start; None or 0: each worker brings its own.
-        environ: What every member inherits; ``TF_CONFIG`` is replaced.
+        environ: What every member inherits; ``TF_CONFIG`` is replaced, and a job's token added
+            if it names none.
         stdout: Where the members' output goes, each line led by ``[worker 0] ``.
 
     Returns:
@@ -67,6 +70,9 @@ def run_local(
             f"servers, got {list(command)}, {num_workers=}, {num_servers=}"
         )
     program = _runnable(command)
+    if not has_token(environ):
+        # Of this job alone: whoever else is on this machine is refused, another job included.
+        environ = {**environ, TOKEN: secrets.token_hex(32)}
     events: _Events = queue.SimpleQueue()
     members: list[_Member] = []
     with ExitStack() as stack:

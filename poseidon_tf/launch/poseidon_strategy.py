@@ -9,8 +9,14 @@ from typing import Literal, final
 import tensorflow as tf
 
 from poseidon_tf.errors import ConfigError
-from poseidon_tf.launch.cluster_env import current_environ, drop_empty_config, read_cluster
+from poseidon_tf.launch.cluster_env import (
+    current_environ,
+    drop_empty_config,
+    read_cluster,
+    split_address,
+)
 from poseidon_tf.launch.join import join
+from poseidon_tf.launch.security_env import read_security
 from poseidon_tf.launch.server_main import serve
 from poseidon_tf.planner import (
     DEFAULT_COALESCE_BYTES,
@@ -25,6 +31,7 @@ from poseidon_tf.strategy.arithmetic import arithmetic_facts
 from poseidon_tf.strategy.strategy import ClusterStrategy, checked_devices, local_devices
 from poseidon_tf.sync.session import Deadlines
 from poseidon_tf.transport.connections import ConnectionSettings
+from poseidon_tf.transport.security import Security
 
 
 @final
@@ -61,9 +68,12 @@ class PoseidonStrategy(ClusterStrategy):
         system's choice if None. Everything else uses the port that TF_CONFIG gives this task.
       deadlines: how long anything may take, in seconds; see `Deadlines`.
       timeline_dir: where each process writes its Chrome trace when it ends; None for none.
+      security: TLS and the job's token; what it leaves open, and all of it if None, is taken from
+        the environment. See `Security`. Servers of their own read the environment only.
 
     Raises:
-      ConfigError: TF_CONFIG or an argument is wrong, or a port is in use.
+      ConfigError: TF_CONFIG or an argument is wrong, a port is in use, or another member has
+        another token or a certificate that proves nothing.
       StartTimeout: not every member came before `deadlines.start_s`; the message names them.
 
     Source: Zhang et al., "Poseidon: An Efficient Communication Architecture for Distributed Deep
@@ -84,6 +94,7 @@ class PoseidonStrategy(ClusterStrategy):
         ports: tuple[int, int] | None = None,
         deadlines: Deadlines | None = None,
         timeline_dir: str | None = None,
+        security: Security | None = None,
     ) -> None:
         if rows_per_step is not None and rows_per_step < 1:
             raise ConfigError(f"rows_per_step must be 1 or more, got {rows_per_step}")
@@ -107,6 +118,8 @@ class PoseidonStrategy(ClusterStrategy):
         deadlines = deadlines or Deadlines()
         drop_empty_config()
         config = read_cluster()
+        security = read_security(current_environ(), security)
+        security.check(split_address(config.address)[0] if config.address else None)
         if config.role == "server":
             sys.exit(
                 serve(
@@ -115,7 +128,9 @@ class PoseidonStrategy(ClusterStrategy):
                     address=config.address,
                     start_timeout_s=deadlines.start_s,
                     settings=ConnectionSettings(
-                        keepalive_s=deadlines.keepalive_s, resume_s=deadlines.resume_s
+                        keepalive_s=deadlines.keepalive_s,
+                        resume_s=deadlines.resume_s,
+                        security=security,
                     ),
                 )
             )
@@ -130,6 +145,7 @@ class PoseidonStrategy(ClusterStrategy):
                 ports=ports,
                 timeline_dir=timeline_dir,
                 num_replicas=len(own_devices),
+                security=security,
             )
             self._membership.leave_with_main_thread()
             arithmetic = [member.info["arithmetic"] for member in self._membership.view.workers]

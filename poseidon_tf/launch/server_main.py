@@ -16,8 +16,14 @@ from collections.abc import Callable
 from poseidon_tf.coordinator.client import CoordinatorClient
 from poseidon_tf.errors import ConfigError, MemberError, PoseidonError
 from poseidon_tf.kv.service import KVService, streams_per_server
-from poseidon_tf.launch.cluster_env import ClusterConfig, read_cluster
+from poseidon_tf.launch.cluster_env import (
+    ClusterConfig,
+    current_environ,
+    read_cluster,
+    split_address,
+)
 from poseidon_tf.launch.memory import keep_freed_memory
+from poseidon_tf.launch.security_env import read_security
 from poseidon_tf.trace import Recorder
 from poseidon_tf.transport.connections import ConnectionSettings
 from poseidon_tf.transport.over_grpc import Server
@@ -128,7 +134,8 @@ def main() -> int:
     """`poseidon-tf server`: the task that TF_CONFIG gives this process.
 
     Raises:
-      ConfigError: TF_CONFIG does not describe a server.
+      ConfigError: TF_CONFIG does not describe a server, or what the environment says of TLS or the
+        token is wrong.
     """
     config = read_cluster()
     if config.role != "server":
@@ -136,7 +143,14 @@ def main() -> int:
             "poseidon-tf server needs a TF_CONFIG with task type 'ps', got a task of role "
             f"{config.role!r}; start workers with `python your_script.py` or `poseidon-tf run`"
         )
-    return serve(config, index=config.rank, address=config.address)
+    security = read_security(current_environ())
+    security.check(split_address(config.address)[0])
+    return serve(
+        config,
+        index=config.rank,
+        address=config.address,
+        settings=ConnectionSettings(security=security),
+    )
 
 
 def child_main() -> int:
@@ -163,7 +177,7 @@ def child_main() -> int:
         ports=tuple(orders["ports"]) if orders["ports"] else None,
         start_timeout_s=orders["start_timeout_s"],
         parent_gone=parent_gone,
-        settings=ConnectionSettings(**orders["settings"]),
+        settings=ConnectionSettings.from_dict(orders["settings"]),
         memory=None if orders["memory"] is None else SharedMemory(orders["memory"]),
     )
 

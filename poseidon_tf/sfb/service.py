@@ -60,12 +60,20 @@ class FactorService:
         """How many streams stay open here, each of which holds a thread."""
         return num_workers - 1
 
-    def connect(self, addresses: Mapping[int, str], *, settings: ConnectionSettings) -> None:
-        """Open a stream to every peer; `addresses` by rank, this worker's own is passed over."""
+    def connect(
+        self, addresses: Mapping[int, str], *, settings: ConnectionSettings, timeout_s: float
+    ) -> None:
+        """Open a stream to every peer; `addresses` by rank, this worker's own is passed over.
+
+        Raises:
+          StartTimeout: a peer did not answer in `timeout_s` seconds.
+          ConfigError: a peer has another token, or its certificate is wrong.
+        """
         for rank, address in sorted(addresses.items()):
             if rank != self._rank:
                 channel = Channel(address, settings=settings)
                 self._channels.append(channel)
+                channel.reach(f"worker rank {rank}", timeout_s=timeout_s)
                 self._streams.append(
                     channel.open_stream(
                         BROADCAST,

@@ -76,8 +76,15 @@ class Worker:
         session.on_failure.append(self.data_ends.wake)
         session.on_left.append(self.data_ends.left)
 
-    def connect(self, addresses: Sequence[str], *, settings: ConnectionSettings) -> None:
-        """Open the streams to the servers."""
+    def connect(
+        self, addresses: Sequence[str], *, settings: ConnectionSettings, timeout_s: float
+    ) -> None:
+        """Open the streams to the servers.
+
+        Raises:
+          StartTimeout: a server did not answer in `timeout_s` seconds.
+          ConfigError: a server has another token, or its certificate is wrong.
+        """
         for index, address in enumerate(addresses):
             self._links.append(
                 ServerLink(
@@ -91,6 +98,7 @@ class Worker:
                     settings=settings,
                 )
             )
+            self._links[-1].reach(timeout_s=timeout_s)
 
     def open_sum(
         self,

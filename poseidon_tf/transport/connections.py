@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
+
+from poseidon_tf.transport.security import Security
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,7 +17,14 @@ class ConnectionSettings:
       keepalive_s: seconds of silence after which a connection counts as broken.
       resume_s: seconds for which a stream whose connection broke is taken up again, without loss,
         before its peer counts as lost; 0 for no longer than the connection.
+      security: who may connect, and whether what is said is encrypted.
     """
 
     keepalive_s: float = 30.0
     resume_s: float = 2.0
+    security: Security = Security()
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> ConnectionSettings:
+        """The settings that `dataclasses.asdict` took apart."""
+        return cls(**{**fields, "security": Security(**fields["security"])})

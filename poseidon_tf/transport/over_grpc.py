@@ -1,7 +1,8 @@
 """Moves messages over gRPC: servers, channels and long-lived bidirectional streams.
 
-The only file that imports grpc. It carries bytes and knows nothing of what they mean. One call
-is one connection of a stream; `streams` says how one takes another's place.
+It carries bytes and knows nothing of what they mean. Besides it only its own parts import grpc:
+`admission`, `credentials` and `readiness`. One call is one connection of a stream; `streams` says
+how one takes another's place.
 
 Settings, with their reasons:
 - a message longer than MAX_MESSAGE_BYTES is refused by gRPC before memory is taken for it;
@@ -27,17 +28,12 @@ from typing import Any, final
 
 import grpc
 
-from poseidon_tf.errors import ConfigError, PeerLost, PoseidonError, ProtocolError
+from poseidon_tf.errors import ConfigError, PeerLost, PoseidonError, ProtocolError, StartTimeout
+from poseidon_tf.transport import admission, credentials, readiness
 from poseidon_tf.transport.base import MAX_MESSAGE_BYTES, Outgoing, Receiver
 from poseidon_tf.transport.connections import ConnectionSettings
 from poseidon_tf.transport.streams import AcceptedStream, Broken, DialledStream, Stream
 
-_READY = "/poseidon_tf.Ready/Ready"  # Nobody serves it, and every server says so.
-_NO_ANSWER = (
-    grpc.StatusCode.DEADLINE_EXCEEDED,
-    grpc.StatusCode.UNAVAILABLE,
-    grpc.StatusCode.CANCELLED,
-)
 _REFUSED = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.RESOURCE_EXHAUSTED)
 # What a call ends with when its connection breaks. Whoever cancels it knows that he did.
 _BROKEN = (
@@ -86,6 +82,8 @@ def _breakage(failure: grpc.RpcError, peer: str) -> Broken:
     if not hasattr(failure, "code"):  # On the server's side gRPC tells nothing.
         return Broken("it broke")
     code, detail = failure.code(), failure.details() or ""
+    if code is grpc.StatusCode.UNAUTHENTICATED:
+        return Broken(detail, refusal=admission.stranger(peer))
     if code in _REFUSED:
         return Broken(detail, refusal=ProtocolError(f"{peer} refused: {detail}"))
     return Broken(detail, is_final=not _may_resume(failure))
@@ -132,8 +130,10 @@ class Server:
         self._server = grpc.server(
             _DaemonThreads(),
             options=_options(settings),
+            interceptors=(admission.Admission(settings.security),),
             maximum_concurrent_rpcs=(1 + self._CALLS_PER_STREAM) * max_streams + self._SPARE_CALLS,
         )
+        self._credentials = credentials.server_credentials(settings.security)
         host, _, port = address.rpartition(":")
         listen = host if _is_local(host) else "0.0.0.0"
         self.address = f"{host}:{self._bind(listen, int(port), ports)}"
@@ -142,7 +142,7 @@ class Server:
         candidates = range(ports[0], ports[1] + 1) if ports and port == 0 else [port]
         for candidate in candidates:
             with contextlib.suppress(RuntimeError):
-                bound: int = self._server.add_insecure_port(f"{host}:{candidate}")
+                bound = credentials.add_port(self._server, f"{host}:{candidate}", self._credentials)
                 if bound:
                     return bound
         if ports and port == 0:
@@ -271,28 +271,43 @@ class Channel:
     ) -> None:
         self.address = address
         self._resume_s = settings.resume_s
-        self._channel = grpc.insecure_channel(address, options=_options(settings))
+        self._security = settings.security
+        self._shown = admission.shown(settings.security)
+        self._channel = credentials.open_channel(address, settings.security, _options(settings))
+        self.unready_reason = ""  # Why the other side did not answer, as far as gRPC knows.
 
     def wait_ready(self, *, timeout_s: float) -> bool:
-        """Wait until the other side answers; False at the deadline."""
-        # Any answer will do. Whoever watches the channel's state instead leaves a thread of gRPC's
-        # behind, which prints a traceback when the channel is closed soon after.
-        deadline_s = time.monotonic() + timeout_s
-        while True:
-            left_s = max(0.0, deadline_s - time.monotonic())
-            try:
-                self._channel.unary_unary(_READY)(b"", timeout=left_s, wait_for_ready=True)
-            except grpc.RpcError as failure:
-                if failure.code() is grpc.StatusCode.UNAVAILABLE and left_s > 0.0:
-                    continue  # The connection broke before there was an answer.
-                return failure.code() not in _NO_ANSWER
-            return True
+        """Wait until the other side answers; False at the deadline.
+
+        Raises:
+          ConfigError: it answers that this process is of another job, or the two can make no
+            connection: its certificate is wrong, or it does not speak TLS.
+        """
+        reason = readiness.wait_ready(
+            self._channel, self.address, self._security, timeout_s=timeout_s
+        )
+        self.unready_reason = reason or ""
+        return reason is None
+
+    def reach(self, who: str, *, timeout_s: float) -> None:
+        """Wait until the other side, which is `who`, answers.
+
+        Raises:
+          StartTimeout: it did not in `timeout_s` seconds; the text says what gRPC made of it.
+          ConfigError: as for `wait_ready`.
+        """
+        if not self.wait_ready(timeout_s=timeout_s):
+            raise StartTimeout(
+                f"{who} at {self.address} cannot be reached in {timeout_s:g} s "
+                f"({self.unready_reason or 'no answer'})"
+            )
 
     def call(self, method: str, request: bytes, *, timeout_s: float) -> bytes:
         """One question, one answer; asked again when the connection breaks meanwhile.
 
         Raises:
           ProtocolError: the other side refused the request.
+          ConfigError: as for `wait_ready`.
           PeerLost: it did not answer within `timeout_s` seconds, or its connection broke and could
             not be made again.
         """
@@ -302,12 +317,17 @@ class Channel:
             left_s = max(0.0, deadline_s - time.monotonic())
             try:
                 answer: bytes = self._channel.unary_unary(method)(
-                    request, timeout=left_s, wait_for_ready=not is_broken
+                    request,
+                    timeout=left_s,
+                    wait_for_ready=not is_broken,
+                    metadata=self._shown,
                 )
                 return answer
             except grpc.RpcError as failure:
                 if failure.code() is grpc.StatusCode.INVALID_ARGUMENT:
                     raise ProtocolError(f"{self.address} refused: {failure.details()}") from failure
+                if failure.code() is grpc.StatusCode.UNAUTHENTICATED:
+                    raise admission.stranger(self.address) from failure
                 if not is_broken:
                     deadline_s = min(deadline_s, time.monotonic() + self._resume_s)
                 is_broken = True
@@ -337,7 +357,7 @@ class Channel:
                 # Whoever was there and is not any more will not be waited for.
                 call = self._channel.stream_stream(method)(
                     messages,
-                    metadata=tuple((stream.metadata | about).items()),
+                    metadata=(*(stream.metadata | about).items(), *self._shown),
                     wait_for_ready=is_first,
                 )
             except ValueError as failure:  # That is how gRPC says that the channel is closed.

@@ -1,0 +1,66 @@
+"""Whether anybody answers at the other end of a channel, and if nobody does, why."""
+
+from __future__ import annotations
+
+import time
+
+import grpc
+
+from poseidon_tf.errors import ConfigError
+from poseidon_tf.transport import admission, credentials
+from poseidon_tf.transport.security import Security
+
+_READY = "/poseidon_tf.Ready/Ready"  # Nobody serves it, and every server says so.
+_LOOK_S = 0.5  # Between two looks at why there is no connection yet.
+_NO_ANSWER = (
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.CANCELLED,
+)
+
+
+def wait_ready(
+    channel: grpc.Channel, address: str, security: Security, *, timeout_s: float
+) -> str | None:
+    """Wait until the other side answers: None; at the deadline, what gRPC last said.
+
+    Raises:
+      ConfigError: it answers that this process is of another job, or the two can make no
+        connection: its certificate is wrong, or it does not speak TLS.
+    """
+    # Any answer will do. Whoever watches the channel's state instead leaves a thread of gRPC's
+    # behind, which prints a traceback when the channel is closed soon after.
+    deadline_s = time.monotonic() + timeout_s
+    reason = ""
+    while True:
+        left_s = max(0.0, deadline_s - time.monotonic())
+        # Who waits for a connection is not told what is wrong with it; who does not wait is.
+        for patience_s, is_waiting in ((min(left_s, _LOOK_S), True), (_LOOK_S, False)):
+            said = _ask(channel, address, security, patience_s, is_waiting)
+            if said is None:
+                return None
+            reason = said or reason
+        if left_s <= _LOOK_S:
+            return reason
+
+
+def _ask(
+    channel: grpc.Channel, address: str, security: Security, patience_s: float, is_waiting: bool
+) -> str | None:
+    try:
+        channel.unary_unary(_READY)(
+            b"",
+            timeout=patience_s,
+            wait_for_ready=is_waiting,
+            metadata=admission.shown(security),
+        )
+    except grpc.RpcError as failure:
+        code, details = failure.code(), failure.details() or ""
+        if code is grpc.StatusCode.UNAUTHENTICATED:
+            raise admission.stranger(address) from failure
+        if fatal := credentials.handshake_failure(details):
+            raise ConfigError(f"no connection to {address}: {fatal} ({details})") from failure
+        if code is grpc.StatusCode.UNAVAILABLE:
+            return credentials.with_hint(details, security)
+        return "" if code in _NO_ANSWER else None
+    return None
