@@ -35,7 +35,7 @@ def wait_ready(
     while True:
         left_s = max(0.0, deadline_s - time.monotonic())
         # Who waits for a connection is not told what is wrong with it; who does not wait is.
-        for patience_s, is_waiting in ((min(left_s, _LOOK_S), True), (_LOOK_S, False)):
+        for patience_s, is_waiting in ((_LOOK_S, False), (min(left_s, _LOOK_S), True)):
             said = _ask(channel, address, security, patience_s, is_waiting)
             if said is None:
                 return None

@@ -1,4 +1,4 @@
-"""Certificates of a test: an authority, and members that it signs. Nothing here outlives the test."""
+"""Certificates of a test: an authority, and the members that it signs."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Authority:
     def _builder(
         self, name: str, key: ec.EllipticCurvePrivateKey, valid_days: tuple[int, int] = (-1, 1)
     ) -> x509.CertificateBuilder:
-        now = datetime.datetime.now(datetime.timezone.utc)
+        now = datetime.datetime.now(datetime.UTC)
         return (
             x509.CertificateBuilder()
             .subject_name(_called(name))

@@ -46,7 +46,7 @@ class Peers:
         self._stack.callback(server.stop, grace_s=0.0)
         return server
 
-    def channel(self, address):
-        channel = Channel(address)
+    def channel(self, address, **options):
+        channel = Channel(address, **options)
         self._stack.callback(channel.close)
         return channel
