@@ -68,6 +68,27 @@ def test_a_program_runs_without_python(capfd):
     assert code == 0 and capfd.readouterr().out == "[worker 0] hello\n"
 
 
+TOKEN = "import os; print(os.environ.get('POSEIDON_TOKEN'), os.environ.get('POSEIDON_TOKEN_FILE'))"
+
+
+def test_members_share_a_token_that_no_other_job_has(run):
+    """A fresh one for every job, the same for all of its members, and not an easy one."""
+    bare = {name: value for name, value in os.environ.items() if "POSEIDON" not in name}
+    jobs = [run(TOKEN, workers=2, servers=1, server=TOKEN, environ=bare) for _ in range(2)]
+    tokens = [{line.split("] ")[1] for line in job.out} for job in jobs]
+    assert all(len(of_job) == 1 for of_job in tokens) and tokens[0] != tokens[1]
+    assert all(len(token) > 32 for of_job in tokens for token in of_job)
+
+
+@pytest.mark.parametrize("name", ["POSEIDON_TOKEN", "POSEIDON_TOKEN_FILE"])
+def test_a_token_of_the_caller_stays(run, name):
+    """Whoever names one, or a file with one, means it."""
+    bare = {each: value for each, value in os.environ.items() if "POSEIDON" not in each}
+    (line,) = run(TOKEN, environ={**bare, name: "mine"}).out
+    expected = {"POSEIDON_TOKEN": "mine None", "POSEIDON_TOKEN_FILE": "None mine"}[name]
+    assert line == f"[worker 0] {expected}"
+
+
 # --- What is shown of them.
 
 
