@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias, final
 
+from poseidon_tf.errors import ConfigError
+
 Kind: TypeAlias = Literal["gradient ready", "sent", "released", "received", "applied"]
 
 
@@ -95,16 +97,34 @@ class Recorder:
 
 
 def merge(paths: Iterable[str | os.PathLike[str]]) -> dict[str, Any]:
-    """One trace of several written ones: a process per file, in the order of `paths`."""
+    """One trace of several written ones: a process per file, in the order of `paths`.
+
+    Raises:
+      ConfigError: a file cannot be read, or is no trace.
+    """
     events: list[dict[str, Any]] = []
     processes: list[Any] = []
     for pid, path in enumerate(paths, start=1):
-        trace = json.loads(Path(path).read_text())
+        trace = _read(path)
         events += [{**event, "pid": pid} for event in trace["traceEvents"]]
         processes.append(trace.get("otherData"))
     # Names first, then time: viewers and readers expect neither to go back.
     events.sort(key=lambda event: event.get("ts", float("-inf")))
     return {"traceEvents": events, "displayTimeUnit": "ms", "otherData": {"processes": processes}}
+
+
+def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
+    try:
+        trace: Any = json.loads(Path(path).read_text())
+    except (OSError, ValueError, RecursionError) as failure:
+        raise ConfigError(f"{os.fspath(path)!r} cannot be read as a trace: {failure}") from failure
+    events = trace.get("traceEvents") if isinstance(trace, dict) else None
+    if not isinstance(events, list) or not all(
+        isinstance(event, dict) and isinstance(event.get("ts", 0.0), int | float)
+        for event in events
+    ):
+        raise ConfigError(f"{os.fspath(path)!r} is not a trace that poseidon_tf has written")
+    return dict(trace)
 
 
 def _chrome_trace(

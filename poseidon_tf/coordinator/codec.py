@@ -13,6 +13,7 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
+from poseidon_tf.coordinator import limits
 from poseidon_tf.coordinator.messages import (
     Announce,
     Announced,
@@ -83,7 +84,7 @@ def encode_member_message(message: MemberMessage) -> bytes:
             envelope.gather.payload = message.payload
             envelope.gather.timeout_s = message.timeout_s
         case MemberFailure(text):
-            envelope.failure.text = text
+            envelope.failure.text = limits.cut_text(text)
         case Goodbye(last_step):
             envelope.goodbye.last_step = last_step
         case Ping(t):
@@ -100,8 +101,12 @@ def encode_member_message(message: MemberMessage) -> bytes:
 
 def decode_member_message(message_bytes: bytes) -> MemberMessage:
     """The message from a member that `message_bytes` hold, or ProtocolError."""
-    envelope = pb.MemberMessage()
-    body = _parse(envelope, message_bytes)
+    message = _member_message(_parse(pb.MemberMessage(), message_bytes))
+    limits.check(message)
+    return message
+
+
+def _member_message(body: Any) -> MemberMessage:
     match body:
         case pb.Join():
             return Join(
@@ -150,7 +155,7 @@ def encode_coordinator_message(message: CoordinatorMessage) -> bytes:
         case Failure(error):
             numbers = (number for number, kind in _KINDS.items() if isinstance(error, kind))
             envelope.failure.kind = next(numbers, pb.FAILURE_KIND_MEMBER_ERROR)
-            envelope.failure.text = str(error)
+            envelope.failure.text = limits.cut_text(str(error))
         case Left():
             envelope.left.role = _ROLE_NUMBERS[message.role]
             envelope.left.rank = message.rank
@@ -238,6 +243,10 @@ def _json_bytes(info: Mapping[str, Any]) -> bytes:
 
 
 def _json_object(info: bytes) -> dict[str, Any]:
+    if len(info) > limits.MAX_INFO_BYTES:
+        raise ProtocolError(
+            f"a member's info of {len(info)} bytes; at most {limits.MAX_INFO_BYTES} are allowed"
+        )
     try:
         parsed = json.loads(info or b"{}")
     except (ValueError, RecursionError) as failure:

@@ -164,6 +164,8 @@ class Roster:
             )
         if self._gathers.has_part(gather.name, member.rank):
             raise ProtocolError(f"{member} contributed twice to gather {gather.name!r}")
+        if excess := self._gathers.excess(gather):
+            raise ProtocolError(f"{member}, gather {gather.name!r}: {excess}")
         payloads = self._gathers.add(member.rank, gather, now_s)
         if payloads is not None:
             return self._to_all(Gathered(gather.name, payloads), role="worker")

@@ -18,6 +18,7 @@ from poseidon_tf.coordinator.codec import (
     decode_member_message,
     encode_coordinator_message,
 )
+from poseidon_tf.coordinator.limits import MAX_STRANGER_PINGS
 from poseidon_tf.coordinator.messages import (
     Announce,
     CoordinatorMessage,
@@ -115,6 +116,7 @@ class CoordinatorService:
         try:
             message = decode_member_message(message_bytes)
             if isinstance(message, Ping):
+                attendance.count_ping()
                 pong = Pong(t_echo=message.t, coordinator_time_ns=arrived_ns)
                 attendance.stream.send(encode_coordinator_message(pong))
                 return
@@ -197,6 +199,15 @@ class _Attendance:
         self.stream = stream
         self.member: MemberKey | None = None
         self._service = service
+        self._num_pings = 0
+
+    def count_ping(self) -> None:
+        """One more. Raises ProtocolError where a stranger asks without end: answers take memory."""
+        self._num_pings += 1
+        if self.member is None and self._num_pings > MAX_STRANGER_PINGS:
+            raise ProtocolError(
+                f"{self.stream.peer} pings {self._num_pings} times and has not joined"
+            )
 
     def on_message(self, message: bytes) -> None:
         self._service.take(self, message)

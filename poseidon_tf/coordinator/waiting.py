@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import final
 
+from poseidon_tf.coordinator.limits import MAX_GATHER_BYTES, MAX_OPEN_GATHERS
 from poseidon_tf.coordinator.messages import Gather, StopOffer
 
 NOTICE_PERIOD_S = 10.0
@@ -62,6 +63,17 @@ class Gathers:
     def has_part(self, name: str, rank: int) -> bool:
         """Whether `rank` has contributed to the open gather `name`."""
         return name in self._open and rank in self._open[name].parts
+
+    def excess(self, gather: Gather) -> str:
+        """What would be too much if `gather` were added; empty if nothing would."""
+        opened = self._open.get(gather.name)
+        if opened is None:
+            too_many = len(self._open) >= MAX_OPEN_GATHERS
+            return f"{MAX_OPEN_GATHERS} gathers are open already" if too_many else ""
+        num_bytes = sum(map(len, opened.parts.values())) + len(gather.payload)
+        if num_bytes <= MAX_GATHER_BYTES:
+            return ""
+        return f"its parts have {num_bytes} bytes together; at most {MAX_GATHER_BYTES} are allowed"
 
     def add(self, rank: int, gather: Gather, now_s: float) -> tuple[bytes, ...] | None:
         """Take one part; all parts in rank order once there are `num_workers`, and it is closed."""

@@ -5,8 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, final
 
-from poseidon_tf.errors import MemberError
-from poseidon_tf.kv.service import EXCHANGE, INSPECT, REGISTER, STREAMS_PER_SERVER
+from google.protobuf.message import DecodeError
+
+from poseidon_tf.errors import MemberError, ProtocolError
+from poseidon_tf.kv.service import (
+    EXCHANGE,
+    INSPECT,
+    MAX_TABLE_KEYS,
+    REGISTER,
+    STREAMS_PER_SERVER,
+)
 from poseidon_tf.kv.store import KeySpec
 from poseidon_tf.transport.base import Traffic
 from poseidon_tf.transport.connections import ConnectionSettings
@@ -118,13 +126,27 @@ class ServerLink:
         """Announce keys; their numbers, in order.
 
         Raises:
-          ProtocolError: another worker announced one of them otherwise.
+          ProtocolError: another worker announced one of them otherwise, or a name is too long.
           PeerLost: no answer within `timeout_s` seconds.
         """
-        keys = [Key(name=s.name, dtype=s.dtype, num_elements=s.num_elements) for s in specs]
-        table = KeyTable(rank=self._rank, keys=keys)
-        reply = self._channels[0].call(REGISTER, table.SerializeToString(), timeout_s=timeout_s)
-        return list(KeyNumbers.FromString(reply).numbers)
+        numbers: list[int] = []
+        for begin in range(0, len(specs), MAX_TABLE_KEYS):
+            some = specs[begin : begin + MAX_TABLE_KEYS]
+            keys = [Key(name=s.name, dtype=s.dtype, num_elements=s.num_elements) for s in some]
+            table = KeyTable(rank=self._rank, keys=keys).SerializeToString()
+            reply = self._channels[0].call(REGISTER, table, timeout_s=timeout_s)
+            try:
+                answer = KeyNumbers.FromString(reply).numbers
+            except DecodeError as failure:
+                raise ProtocolError(
+                    f"the server at {self.address} answered with no numbers"
+                ) from failure
+            if len(answer) != len(some):
+                raise ProtocolError(
+                    f"the server at {self.address} gave {len(some)} keys {len(answer)} numbers"
+                )
+            numbers += answer
+        return numbers
 
     def push(self, pieces: Iterable[Piece], *, step: int) -> None:
         """Queue one contribution per piece; never blocks."""
@@ -137,11 +159,18 @@ class ServerLink:
             queue.put_parts(parts)
 
     def inspect(self, *, timeout_s: float) -> InspectReply:
-        """What the server has received so far."""
+        """What the server has received so far.
+
+        Raises:
+          ProtocolError: the answer cannot be read.
+          PeerLost: no answer within `timeout_s` seconds.
+        """
         request = InspectRequest().SerializeToString()
-        reply: InspectReply = InspectReply.FromString(
-            self._channels[0].call(INSPECT, request, timeout_s=timeout_s)
-        )
+        answer = self._channels[0].call(INSPECT, request, timeout_s=timeout_s)
+        try:
+            reply: InspectReply = InspectReply.FromString(answer)
+        except DecodeError as failure:
+            raise ProtocolError(f"the server at {self.address} answered with no state") from failure
         return reply
 
     def traffic(self) -> list[Traffic]:

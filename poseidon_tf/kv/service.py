@@ -29,6 +29,13 @@ from poseidon_tf.wire.frame_pb2 import (
 STREAMS_PER_SERVER = 2
 _FEW_SERVERS = 2
 
+# Of one table. A worker that has more keys announces them in several.
+MAX_TABLE_KEYS = 1024
+# Its bytes, looked at before they are parsed: a parsed key takes ten times its bytes and more.
+MAX_TABLE_BYTES = 1280 * MAX_TABLE_KEYS
+# A worker's wish for how much credit the server may keep back; a window is far smaller.
+_MAX_CREDIT_STEP = 1024 * 1024 * 1024
+
 REGISTER = "/poseidon_tf.KVStore/Register"
 EXCHANGE = "/poseidon_tf.KVStore/Exchange"
 INSPECT = "/poseidon_tf.KVStore/Inspect"
@@ -87,10 +94,14 @@ class KVService:
         return num_workers * num_streams
 
     def _register(self, request: bytes) -> bytes:
+        if len(request) > MAX_TABLE_BYTES:
+            raise ProtocolError(f"a key table of {len(request)} bytes, more than {MAX_TABLE_BYTES}")
         try:
             table = KeyTable.FromString(request)
         except DecodeError as failure:
             raise ProtocolError("a key table that cannot be read") from failure
+        if len(table.keys) > MAX_TABLE_KEYS:
+            raise ProtocolError(f"a table of {len(table.keys)} keys, more than {MAX_TABLE_KEYS}")
         specs = [KeySpec(key.name, key.dtype, key.num_elements) for key in table.keys]
         with self._lock:
             numbers = self._store.register(table.rank, specs)
@@ -121,8 +132,13 @@ class KVService:
                 f"with {self._num_streams} streams each"
             )
         credit_step = stream.metadata.get("credit_step", "0")
-        if not credit_step.isdecimal():
-            raise ProtocolError(f"a stream whose credit_step is {credit_step!r}, not a number")
+        # The length keeps int() away from a string of thousands of digits.
+        is_number = credit_step.isdecimal() and len(credit_step) <= len(str(_MAX_CREDIT_STEP))
+        if not is_number or int(credit_step) > _MAX_CREDIT_STEP:
+            raise ProtocolError(
+                f"a stream whose credit_step is {credit_step[:20]!r}, not a number up to "
+                f"{_MAX_CREDIT_STEP}"
+            )
         with self._lock:
             if (rank, index) in self._queues:
                 raise ProtocolError(f"stream {index} of rank {rank} is open already")

@@ -32,6 +32,12 @@ from poseidon_tf.wire.dtypes import (
 
 # A key of no fixed size may be at most this long.
 MAX_KEY_BYTES = 64 * 1024 * 1024
+# Keys of one server, some hundred bytes each. With pieces of 64 KiB, 16 GiB of gradients.
+MAX_KEYS = 256 * 1024
+# Names are made of variables' paths and places in programs.
+MAX_NAME_CHARS = 1024
+# Steps of one key whose sums are not finished. A worker waits for a sum before it pushes the next.
+MAX_OPEN_STEPS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +110,18 @@ class Store:
         """The numbers of these keys; a name that is known must be announced alike.
 
         Raises:
-          ProtocolError: unknown rank, a key was announced with another dtype or size before, or
-            the dtype cannot be summed. No key of `specs` is added then.
+          ProtocolError: unknown rank, a key was announced with another dtype or size before, the
+            dtype cannot be summed, or a name or the number of keys is too large. No key of `specs`
+            is added then.
         """
         self._check_rank(rank)
         announced: dict[str, KeySpec] = {}
         for spec in specs:
+            if len(spec.name) > MAX_NAME_CHARS:
+                raise ProtocolError(
+                    f"a key whose name has {len(spec.name)} characters; at most {MAX_NAME_CHARS} "
+                    "are allowed"
+                )
             if spec.num_elements * wire_dtype(spec.dtype).itemsize > MAX_KEY_BYTES:
                 raise ProtocolError(
                     f"key {spec.name!r} of {spec.num_elements} elements is larger than "
@@ -125,6 +137,11 @@ class Store:
                     f"key {spec.name!r}: rank {rank} announces {spec.num_elements} x {spec.dtype}, "
                     f"before it was announced as {known.num_elements} x {known.dtype}"
                 )
+        if len(self._keys) + len(announced) > MAX_KEYS:
+            raise ProtocolError(
+                f"rank {rank} announces {len(announced)} keys more than the {len(self._keys)} that "
+                f"are known; at most {MAX_KEYS} are allowed: use more servers, or larger KV pairs"
+            )
         for spec in specs:
             if spec.name not in self._numbers:
                 self._numbers[spec.name] = len(self._keys)
@@ -205,6 +222,11 @@ class Store:
             )
         itemsize = wire_dtype(state.spec.dtype).itemsize
         open_sum = state.sums.get(step)
+        if open_sum is None and len(state.sums) >= MAX_OPEN_STEPS:
+            raise ProtocolError(
+                f"rank {rank} pushed {name!r} for step {step}; {MAX_OPEN_STEPS} steps before it "
+                "wait for other ranks"
+            )
         if state.spec.num_elements:
             want = state.spec.num_elements * itemsize
         else:

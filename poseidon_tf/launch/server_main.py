@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable
 
 from poseidon_tf.coordinator.client import CoordinatorClient
-from poseidon_tf.errors import ConfigError, MemberError, PoseidonError
+from poseidon_tf.errors import ConfigError, MemberError, PoseidonError, ProtocolError
 from poseidon_tf.kv.service import KVService, streams_per_server
 from poseidon_tf.launch.cluster_env import (
     ClusterConfig,
@@ -104,10 +104,13 @@ def serve(
     )
     try:
         view = client.join(timeout_s=start_timeout_s)
+        # As rank 0 has it: a server has no arguments of its own.
+        directory = view.workers[0].info.get("timeline_dir")
+        if not isinstance(directory, str | None):
+            raise ProtocolError(f"rank 0's timeline_dir is {directory!r}, not a path")
         recorder = Recorder(
             f"server {index}",
-            # As rank 0 has it: a server has no arguments of its own.
-            directory=view.workers[0].info["timeline_dir"],
+            directory=directory,
             offset_s=client.clock_offset_s,
         )
         _log.info("server %d serves on %s", index, server.address)

@@ -123,7 +123,7 @@ class Plan:
                 units=tuple(_unit_from(item) for item in data["units"]),
                 pairs=tuple(KVPair(**item) for item in data["pairs"]),
             )
-        except (KeyError, TypeError, ValueError) as failure:
+        except (KeyError, TypeError, ValueError, RecursionError) as failure:
             raise PlanError(f"not a plan: {text[:80]!r} ({failure!r})") from failure
 
     @classmethod

@@ -50,7 +50,7 @@ class FactorService:
         self._on_complete, self._on_lost = on_complete, on_lost
         self._lock = threading.Lock()
         self._connected: set[int] = set()
-        self._incoming: list[Stream] = []
+        self._incoming: dict[int, Stream] = {}  # By rank, also one that has ended.
         self._channels: list[Channel] = []
         self._streams: list[Stream] = []
         server.add_stream(BROADCAST, self._accept)
@@ -114,7 +114,7 @@ class FactorService:
     def traffic(self) -> list[Traffic]:
         """Bytes and messages of each stream, both directions."""
         with self._lock:
-            return [stream.traffic for stream in (*self._streams, *self._incoming)]
+            return [stream.traffic for stream in (*self._streams, *self._incoming.values())]
 
     def leave(self, last_step: int) -> None:
         """Say goodbye to every peer and send nothing more."""
@@ -142,7 +142,7 @@ class FactorService:
             if rank in self._connected:
                 raise ProtocolError(f"a stream of rank {rank} is open already")
             self._connected.add(rank)
-            self._incoming.append(stream)
+            self._incoming[rank] = stream
         return _PeerStream(self, stream, rank)
 
     def take(self, rank: int, part: Part, piece: memoryview) -> None:

@@ -23,6 +23,8 @@ from poseidon_tf.errors import PoseidonError, ProtocolError, StepTimeout
 _MESSAGE = struct.Struct("<qqq?")
 # Older iterators of the same dataset are of interest to nobody: workers stay within a step.
 _KEPT = 64
+# Iterators of all datasets together; a worker that names more does not mean iterators.
+_MAX_ITERATORS = 16 * 1024
 
 
 class Count(NamedTuple):
@@ -144,6 +146,14 @@ class DataEnds:
         except struct.error as failure:
             raise ProtocolError(f"rank {rank} announced {len(message)} bytes of data") from failure
         with self._changed:
+            is_new = (dataset, iterator) not in self._iterators
+            if min(dataset, iterator, elements) < 0 or (
+                is_new and len(self._iterators) >= _MAX_ITERATORS
+            ):
+                raise ProtocolError(
+                    f"rank {rank} announced {elements} elements of iterator {iterator} of dataset "
+                    f"{dataset}; {len(self._iterators)} iterators are known"
+                )
             state = self._state((dataset, iterator))
             state.saw(rank, Count(elements, is_end))
             self._tell((dataset, iterator), state)

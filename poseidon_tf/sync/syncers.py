@@ -67,7 +67,8 @@ class ServerSyncer:
         self._totals = Buffers(self._num_bytes, memories[0] if memories else None)
         self._done = done
         self._lock = threading.Lock()
-        self._arriving: dict[int, tuple[Array, int]] = {}  # step -> total, pairs missing
+        # Step -> total, and the pairs that it misses.
+        self._arriving: dict[int, tuple[Array, set[tuple[int, int]]]] = {}
         self._sent_bytes = self._received_bytes = 0
 
     def send(self, step: int, arrays: Sequence[Array]) -> None:
@@ -79,7 +80,7 @@ class ServerSyncer:
         if self._num_bytes:
             total, place = self._totals.take()
             with self._lock:
-                self._arriving[step] = (total, len(self._pairs))
+                self._arriving[step] = (total, set(self._pairs))
         by_link: dict[int, tuple[ServerLink, list[Piece]]] = {}
         for pair in self._pairs.values():
             end = pair.offset + pair.num_bytes if self._num_bytes else len(view)
@@ -92,24 +93,46 @@ class ServerSyncer:
             link.push(pieces, step=step)
 
     def receive(self, link: ServerLink, key: int, step: int, payload: memoryview | None) -> None:
-        """Take the sum of one KV pair; None if it is in the shared memory, where it belongs."""
+        """Take the sum of one KV pair; None if it is in the shared memory, where it belongs.
+
+        Raises:
+          ProtocolError: no such sum is due; nothing has changed.
+        """
         pair = self._pairs[id(link), key]
         num_bytes = pair.num_bytes if payload is None else len(payload)
         with self._lock:  # Every stream has a thread of its own.
+            total, missing = self._checked(pair, step, payload)
             self._received_bytes += num_bytes
-        if payload is not None and not self._num_bytes:
+        if total is None:
+            assert payload is not None
             self._done(step, [np.frombuffer(payload, self._dtype)])
             return
         if payload is not None:
-            total = self._arriving[step][0]
             np.copyto(total[pair.offset : pair.offset + num_bytes], np.frombuffer(payload, "u1"))
         with self._lock:
-            total, missing = self._arriving[step]
-            self._arriving[step] = (total, missing - 1)
-            if missing > 1:
+            missing.discard((id(link), key))
+            if missing:
                 return
             del self._arriving[step]
         self._done(step, [total.view(self._dtype)])
+
+    def _checked(
+        self, pair: Pair, step: int, payload: memoryview | None
+    ) -> tuple[Array | None, set[tuple[int, int]]]:
+        """Where the sum goes, and what is missing; None for a value of any size."""
+        where = f"the sum of {self.name!r} of step {step} from {pair.link.address}"
+        if payload is None and pair.link.memory is None:
+            raise ProtocolError(f"{where}: said to be in a memory that is not shared")
+        if not self._num_bytes:
+            if payload is None or len(payload) % self._dtype.itemsize:
+                raise ProtocolError(f"{where}: not a number of {self._dtype}")
+            return None, set()
+        total, missing = self._arriving.get(step, (None, set()))
+        if total is None or (id(pair.link), pair.key) not in missing:
+            raise ProtocolError(f"{where}: it is not due, or came twice")
+        if payload is not None and len(payload) != pair.num_bytes:
+            raise ProtocolError(f"{where}: {len(payload)} bytes, {pair.num_bytes} are due")
+        return total, missing
 
     def payload_bytes(self) -> tuple[int, int]:
         return self._sent_bytes, self._received_bytes

@@ -294,6 +294,11 @@ class Worker:
 
     def _sum_receiver(self, server: int) -> OnSum:
         def receive(key: int, step: int, payload: memoryview | None) -> None:
+            if (server, key) not in self._sums:
+                raise ProtocolError(
+                    f"server {server} ({self._links[server].address}) sent a sum of key number "
+                    f"{key}, which this worker does not wait for"
+                )
             syncer, link = self._sums[server, key]
             syncer.receive(link, key, step, payload)
 

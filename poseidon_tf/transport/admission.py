@@ -1,8 +1,8 @@
 """Lets in who knows the job's token, before anything else looks at a call or a stream.
 
 What travels is a digest of the token: of any length it is a line of metadata, and the token itself,
-which may have come from elsewhere, stays here. A process without a token shows the digest of none,
-so members that were given different settings refuse each other, whichever of them listens.
+which may have come from elsewhere, stays here. Whoever shows one where none is known is refused
+too: so members that were given different settings find out, whichever of them listens.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _REFUSAL = "another job's token, or none"
 
 def shown(security: Security) -> tuple[tuple[str, str], ...]:
     """The metadata that a member shows with every call and stream."""
-    return ((_KEY, _digest(security)),)
+    return ((_KEY, _digest(security)),) if security.token else ()
 
 
 def stranger(address: str) -> ConfigError:
@@ -51,7 +51,8 @@ class Admission(grpc.ServerInterceptor):  # type: ignore[misc]
         """The method's handler for a member, a refusal for a stranger."""
         digests = [v for k, v in handler_call_details.invocation_metadata if k == _KEY]
         # In the same time whatever is shown: how much of it is right is not to be learnt.
-        if len(digests) == 1 and hmac.compare_digest(_bytes_of(digests[0]), self._digest):
+        digest = b"".join(map(_bytes_of, digests))  # Of more than one: another's.
+        if hmac.compare_digest(digest, self._digest):
             return continuation(handler_call_details)
         return self._refusal
 
@@ -62,8 +63,10 @@ def _refuse(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterato
 
 
 def _digest(security: Security) -> str:
-    token = (security.token or "").strip()
-    return hashlib.sha256(b"poseidon_tf job token\0" + token.encode()).hexdigest()
+    if not security.token:
+        return ""
+    secret = security.token.strip().encode()
+    return hashlib.sha256(b"poseidon_tf job token\0" + secret).hexdigest()
 
 
 def _bytes_of(value: Any) -> bytes:

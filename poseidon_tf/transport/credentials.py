@@ -65,6 +65,7 @@ def handshake_failure(details: str) -> str:
 
 def with_hint(details: str, security: Security) -> str:
     """gRPC's `details` of a failed connection, and what may be behind them."""
+    details = details.rpartition("last error: ")[2]
     if _HUNG_UP not in details:
         return details
     guess = "refuse this process's certificate" if security.is_tls else "want TLS"

@@ -11,8 +11,9 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import final
 
+from poseidon_tf.errors import ProtocolError
 from poseidon_tf.transport.shared_memory import SharedMemory
-from poseidon_tf.wire.frames import Buffer, FrameHeader, Part, encode
+from poseidon_tf.wire.frames import MAX_PARTS, Buffer, FrameHeader, Part, encode
 
 # Parts share a frame up to here; a larger part travels alone.
 FRAME_BYTES = 256 * 1024
@@ -82,8 +83,16 @@ class FrameQueue:
                 self._changed.notify()
 
     def take_credit(self, num_bytes: int) -> None:
-        """The peer allows `num_bytes` more."""
+        """The peer allows `num_bytes` more.
+
+        Raises:
+          ProtocolError: that is more than is under way; nothing has changed.
+        """
         with self._changed:
+            if num_bytes > self._in_flight_bytes:
+                raise ProtocolError(
+                    f"credit for {num_bytes} bytes, of which {self._in_flight_bytes} are under way"
+                )
             self._in_flight_bytes -= num_bytes
             if self._parts:
                 self._changed.notify()
@@ -150,7 +159,7 @@ class FrameQueue:
         while self._admitted() and not isinstance(entry := self._parts[0], bytes):
             part, payload = entry
             share += len(payload) / (PLACED_FRAME_BYTES if part.place else FRAME_BYTES)
-            if taken and share > 1.0:
+            if taken and (share > 1.0 or len(taken) == MAX_PARTS):
                 break
             taken.append(entry)
             self._parts.popleft()

@@ -47,6 +47,8 @@ _PAUSE_S = 0.05  # Between two attempts of a call.
 # What a call says about the stream that it belongs to: a number that nobody else has, and whether
 # the server must know it.
 _STREAM_ID, _RESUMES = "poseidon-stream", "poseidon-resumes"
+# Of a status. gRPC takes 8 KiB of metadata, in which a character may be twelve.
+_REASON_CHARS = 500
 
 
 def _options(settings: ConnectionSettings) -> list[tuple[str, Any]]:
@@ -159,7 +161,7 @@ class Server:
             try:
                 return answer(request)
             except (PoseidonError, ValueError) as failure:
-                context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(failure))
+                context.abort(grpc.StatusCode.INVALID_ARGUMENT, _short(str(failure)))
                 raise  # abort() raises; this line is for readers and type checkers.
 
         self._add(method, grpc.unary_unary_rpc_method_handler(handler))
@@ -183,7 +185,7 @@ class Server:
                 stream.detach(number)
             yield from stream.write(number)
             if stream.refusal is not None:
-                context.abort(grpc.StatusCode.INVALID_ARGUMENT, stream.refusal)
+                context.abort(grpc.StatusCode.INVALID_ARGUMENT, _short(stream.refusal))
 
         self._add(method, grpc.stream_stream_rpc_method_handler(handler))
 
@@ -209,7 +211,7 @@ class Server:
         try:
             receiver = accept(stream)
         except (ProtocolError, ConfigError) as refusal:
-            context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(refusal))
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, _short(str(refusal)))
             raise  # abort() raises; this line is for readers and type checkers.
         self._streams[key] = stream
         return stream, receiver
@@ -375,6 +377,11 @@ class Channel:
     def close(self) -> None:
         """Close the connections; open streams end with an error."""
         self._channel.close()
+
+
+def _short(reason: str) -> str:
+    """A reason that fits into a status: one that gRPC takes for too long arrives as another one."""
+    return reason if len(reason) <= _REASON_CHARS else reason[: _REASON_CHARS - 4] + " ..."
 
 
 def _is_local(host: str) -> bool:

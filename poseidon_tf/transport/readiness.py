@@ -12,6 +12,7 @@ from poseidon_tf.transport.security import Security
 
 _READY = "/poseidon_tf.Ready/Ready"  # Nobody serves it, and every server says so.
 _LOOK_S = 0.5  # Between two looks at why there is no connection yet.
+_LEAST_LOOK_S = 0.05  # So that even who has no time learns of a port that is closed.
 _NO_ANSWER = (
     grpc.StatusCode.DEADLINE_EXCEEDED,
     grpc.StatusCode.UNAVAILABLE,
@@ -33,14 +34,14 @@ def wait_ready(
     deadline_s = time.monotonic() + timeout_s
     reason = ""
     while True:
-        left_s = max(0.0, deadline_s - time.monotonic())
         # Who waits for a connection is not told what is wrong with it; who does not wait is.
-        for patience_s, is_waiting in ((_LOOK_S, False), (min(left_s, _LOOK_S), True)):
-            said = _ask(channel, address, security, patience_s, is_waiting)
+        for is_waiting, least_s in ((False, _LEAST_LOOK_S), (True, 0.0)):
+            left_s = max(least_s, deadline_s - time.monotonic())
+            said = _ask(channel, address, security, min(left_s, _LOOK_S), is_waiting)
             if said is None:
                 return None
             reason = said or reason
-        if left_s <= _LOOK_S:
+        if time.monotonic() >= deadline_s:
             return reason
 
 

@@ -65,6 +65,8 @@ class SharedMemory:
         Raises:
           ProtocolError: they are not all within the memory.
         """
+        if offset < 0 or num_bytes < 0:
+            raise ProtocolError(f"{num_bytes} bytes from {offset} on of a shared memory")
         with self._lock:
             if offset + num_bytes > len(self._mapped):
                 size = os.fstat(self.descriptor).st_size

@@ -33,7 +33,9 @@ def wire_dtype(name: str) -> np.dtype[Any]:
     try:
         return _WIRE[name]
     except KeyError:
-        raise ProtocolError(f"dtype {name!r} cannot be summed; known: {', '.join(_WIRE)}") from None
+        raise ProtocolError(
+            f"dtype {name[:40]!r} cannot be summed; known: {', '.join(_WIRE)}"
+        ) from None
 
 
 def is_summed_as_it_comes(name: str) -> bool:

@@ -18,6 +18,14 @@ _HEADER_TAG = 1 << 3 | 2
 _PAYLOAD_TAG = 2 << 3 | 2
 Buffer = bytes | memoryview
 
+# Parts of one frame. Whoever has more to send makes another frame.
+MAX_PARTS = 4096
+# Its header, looked at before it is parsed: a parsed part takes ten times its bytes and more. A
+# part has at most 64 of them; the rest is for a reason.
+MAX_HEADER_BYTES = 64 * MAX_PARTS + 64 * 1024
+# A reason is cut to this many characters, which are at most four bytes each.
+MAX_REASON_CHARS = 8 * 1024
+
 
 def encode(header: FrameHeader, payloads: Iterable[Buffer] = ()) -> bytes:
     """The wire bytes of a frame; `payloads` are those of the parts without a place, in order."""
@@ -39,12 +47,18 @@ def decode(message: bytes) -> tuple[FrameHeader, list[memoryview]]:
     view = memoryview(message)
     try:
         head, rest = _field(view, _HEADER_TAG)
+        if len(head) > MAX_HEADER_BYTES:
+            raise ProtocolError(f"a frame whose header has {len(head)} bytes")
         header = FrameHeader.FromString(bytes(head))
         payload = memoryview(b"")
         if len(rest):
             payload, rest = _field(rest, _PAYLOAD_TAG)
     except (DecodeError, IndexError) as failure:
         raise ProtocolError(f"{len(message)} bytes that are not a frame") from failure
+    if len(header.parts) > MAX_PARTS:
+        raise ProtocolError(
+            f"a frame of {len(header.parts)} parts; at most {MAX_PARTS} are allowed"
+        )
     lengths = [0 if part.place else part.length for part in header.parts]
     if len(rest) or sum(lengths) != len(payload):
         raise ProtocolError(
@@ -59,7 +73,7 @@ def decode(message: bytes) -> tuple[FrameHeader, list[memoryview]]:
 
 def refusal(reason: str) -> bytes:
     """A frame that says why its sender gives up."""
-    return encode(FrameHeader(refusal=reason))
+    return encode(FrameHeader(refusal=reason[:MAX_REASON_CHARS]))
 
 
 def goodbye(last_step: int) -> bytes:
