@@ -1,6 +1,6 @@
 # `make` lists the targets. Everything runs in .venv, which is built from setup.py on first use.
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast test-hosts test-networks test-thorough test-versions bench-transport bench-overhead bench-peers bench-scaling check protos check-protos clean
+.PHONY: help install demo fuzz test test-fast test-hosts test-networks test-thorough test-versions bench-transport bench-overhead bench-peers bench-scaling check protos check-protos clean
 
 PYTHON ?= python3
 OLDEST_PYTHON ?= $(PYTHON)
@@ -10,6 +10,9 @@ PROTOS := $(wildcard protos/poseidon_tf/wire/*.proto)
 
 # What versions of TensorFlow, Keras, gRPC and protobuf may change, with real processes.
 VERSION_TESTS := tests/strategy tests/examples tests/wire tests/transport/test_grpc_streams.py
+
+FUZZ_TARGETS := frame member_message coordinator_message plan kv_service factor_service roster
+FUZZ_SECONDS ?= 60
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 16
@@ -37,6 +40,11 @@ test-thorough: install  ## run what make test leaves out: three workers, several
 test-versions: install .venv-oldest/installed  ## run what versions may change on the oldest and the newest ones
 	.venv-oldest/bin/python -m pytest $(VERSION_TESTS)
 	.venv/bin/python -m pytest $(VERSION_TESTS)
+
+fuzz: .venv/installed-fuzz  ## look for bytes that break a decoder or a service; a minute for each
+	for target in $(FUZZ_TARGETS); do \
+		.venv/bin/python tests/fuzz/run_atheris.py $$target -max_total_time=$(FUZZ_SECONDS) || exit 1; \
+	done
 
 bench-transport: install  ## sums and factors against a bare gRPC echo and iperf3
 	.venv/bin/python benchmarks/bench_transport.py
@@ -70,7 +78,7 @@ check-protos: .venv-protos/installed  ## fail if the stubs are not what protos/ 
 	done
 
 clean:  ## remove what make, the tools and Python have built
-	rm -rf .venv .venv-oldest .venv-protos .venv-tf-keras .venv-torch build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf .fuzz .venv .venv-oldest .venv-protos .venv-tf-keras .venv-torch build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/installed: setup.py
@@ -82,6 +90,11 @@ clean:  ## remove what make, the tools and Python have built
 .venv/installed-dev: .venv/installed
 	@echo "adding the linters to .venv"
 	.venv/bin/python -m pip install $(PIP_QUIET) -e ".[dev]"
+	@touch $@
+
+.venv/installed-fuzz: .venv/installed
+	@echo "adding the fuzzer to .venv"
+	.venv/bin/python -m pip install $(PIP_QUIET) -e ".[fuzz]"
 	@touch $@
 
 # The oldest of everything that setup.py allows.

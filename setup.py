@@ -23,11 +23,13 @@ setup(
             "pytest>=8",
             "pytest-timeout",
             "hypothesis",
+            "cryptography>=42",
             "scikit-learn",
             "matplotlib",
             "psutil",
             "tensorboard",  # TensorFlow itself needs it in its older versions only.
         ],
+        "fuzz": ["atheris"],
         "dev": ["ruff", "mypy", "types-tabulate"],
     },
     entry_points={"console_scripts": ["poseidon-tf = poseidon_tf.launch.cli:main"]},

@@ -1,0 +1,60 @@
+"""What holds for the decoders whatever bytes they are given."""
+
+from __future__ import annotations
+
+from poseidon_tf.coordinator import codec
+from poseidon_tf.errors import PlanError, PoseidonError, ProtocolError
+from poseidon_tf.planner import Plan
+from poseidon_tf.wire import frames
+
+
+def frame(data: bytes) -> None:
+    """A header and one view per part, together the payload; or a ProtocolError."""
+    try:
+        header, views = frames.decode(data)
+    except ProtocolError:
+        return
+    assert len(views) == len(header.parts) <= frames.MAX_PARTS
+    for part, view in zip(header.parts, views, strict=True):
+        assert len(view) == (0 if part.place else part.length)
+    again, same = frames.decode(frames.encode(header, views))
+    assert again == header and [bytes(view) for view in same] == [bytes(view) for view in views]
+
+
+def member_message(data: bytes) -> None:
+    """A whole message that comes back the same, or a ProtocolError."""
+    try:
+        message = codec.decode_member_message(data)
+    except ProtocolError:
+        return
+    # As text: a time that is no number equals nothing, not even itself.
+    assert repr(codec.decode_member_message(codec.encode_member_message(message))) == repr(message)
+
+
+def coordinator_message(data: bytes) -> None:
+    """The same of what the coordinator says."""
+    try:
+        message = codec.decode_coordinator_message(data)
+    except ProtocolError:
+        return
+    again = codec.decode_coordinator_message(codec.encode_coordinator_message(message))
+    assert repr(again) == repr(message)
+
+
+def plan(data: bytes) -> None:
+    """A plan that comes back the same, or one of our own errors."""
+    try:
+        read = Plan.from_json(data.decode(errors="replace"))
+    except PlanError:
+        return
+    except PoseidonError as failure:
+        raise AssertionError(f"another error of ours: {failure!r}") from failure
+    assert Plan.from_json(read.to_json()) == read
+
+
+TARGETS = {
+    "frame": frame,
+    "member_message": member_message,
+    "coordinator_message": coordinator_message,
+    "plan": plan,
+}

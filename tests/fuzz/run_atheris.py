@@ -1,0 +1,43 @@
+"""Looks for bytes that break a target, guided by the branches they reach.
+
+    python tests/fuzz/run_atheris.py TARGET [options of libFuzzer, such as -max_total_time=60]
+
+What was found interesting stays in `.fuzz` for the next run. A finding ends the run with a traceback
+and the file that has its bytes; give that file as an option to see it again. Without a target it
+lists them.
+"""
+
+import random
+import sys
+from pathlib import Path
+
+import atheris
+
+with atheris.instrument_imports(include=["poseidon_tf"]):
+    from fuzz_decoders import TARGETS as DECODERS
+    from fuzz_seeds import SEEDS
+    from fuzz_services import TARGETS as SERVICES
+
+TARGETS = {**DECODERS, **SERVICES}
+FOLDER = Path(__file__).parents[2] / ".fuzz"
+NUM_NOISE, NOISE_BYTES = 50, 600
+
+
+def main() -> None:
+    if len(sys.argv) < 2 or sys.argv[1] not in TARGETS:
+        sys.exit("targets: " + " ".join(TARGETS))
+    name = sys.argv.pop(1)
+    rng = random.Random(0)
+    noise = [rng.randbytes(NOISE_BYTES) for _ in range(NUM_NOISE)]
+    corpus = FOLDER / name
+    corpus.mkdir(parents=True, exist_ok=True)
+    for number, seed in enumerate(SEEDS.get(name, noise)):
+        (corpus / f"seed-{number}").write_bytes(seed)
+    # Less memory than one target needs of its own for what a message only says that it has.
+    limits = ["-rss_limit_mb=1024", f"-artifact_prefix={FOLDER}/{name}-"]
+    atheris.Setup([sys.argv[0], *limits, *sys.argv[1:], str(corpus)], TARGETS[name])
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()

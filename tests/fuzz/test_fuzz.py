@@ -1,0 +1,84 @@
+"""Any bytes, any order of events: an error of ours or a valid result, never anything else."""
+
+import random
+import tracemalloc
+
+import pytest
+from fuzz_decoders import TARGETS as DECODERS
+from fuzz_seeds import SEEDS
+from fuzz_services import TARGETS as SERVICES
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+# The same inputs in every run, and few: `make fuzz` looks for new ones.
+FEW = settings(
+    derandomize=True,
+    max_examples=150,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+# Python's memory that a decoder may take for one byte of input, and for none.
+PER_BYTE, AT_LEAST = 100, 64 * 1024
+
+
+@st.composite
+def changed(draw, seeds):
+    """A valid message with a piece of it replaced, doubled or cut out."""
+    message = draw(st.sampled_from(seeds))
+    begin = draw(st.integers(0, len(message)))
+    end = draw(st.integers(begin, min(len(message), begin + 40)))
+    middle = draw(st.one_of(st.binary(max_size=40), st.just(message[begin:end] * 2)))
+    return message[:begin] + middle + message[end:]
+
+
+def noise(seed):
+    """Bytes of which each is as likely as the next: of these most events are of different kinds."""
+    return random.Random(seed).randbytes(600)
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_a_decoder_refuses_or_returns_something_whole(name):
+    """Random bytes, and valid messages with something wrong in them."""
+
+    @FEW
+    @given(st.one_of(st.binary(max_size=300), changed(SEEDS[name])))
+    def check(data):
+        DECODERS[name](data)
+
+    for seed in SEEDS[name]:
+        DECODERS[name](seed)
+    check()
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_a_decoder_takes_memory_in_proportion_to_its_input(name):
+    """Whatever sizes a message names, what counts is the bytes that came."""
+
+    @settings(FEW, max_examples=60)
+    @given(st.one_of(st.binary(max_size=300), changed(SEEDS[name])))
+    def check(data):
+        tracemalloc.reset_peak()
+        before, _ = tracemalloc.get_traced_memory()
+        DECODERS[name](data)
+        _, peak = tracemalloc.get_traced_memory()
+        assert peak - before <= PER_BYTE * len(data) + AT_LEAST
+
+    DECODERS[name](SEEDS[name][0])  # What is made once, such as compiled patterns.
+    tracemalloc.start()
+    try:
+        check()
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_stays_as_it_was_after_a_refusal(name):
+    """Random orders of good and bad events; the state is compared around each of them."""
+
+    @settings(FEW, max_examples=300)
+    @given(st.one_of(st.binary(max_size=600), st.integers(0).map(noise)))
+    def check(data):
+        SERVICES[name](data)
+
+    check()
