@@ -5,6 +5,7 @@ import threading
 
 import pytest
 
+from poseidon_tf.errors import ConfigError
 from poseidon_tf.trace import Recorder, merge
 
 
@@ -146,3 +147,16 @@ def test_merged_files_share_one_timeline_with_a_process_each(tmp_path):
         (2, "received", 102.5e6),
     ]
     assert json.loads(json.dumps(trace)) == trace
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", "{}", '{"traceEvents": 1}', '{"traceEvents": [1]}', "[" * 100_000]
+    + ['{"traceEvents": [{"ts": "now"}]}'],
+)
+def test_a_file_that_is_no_trace_is_named(tmp_path, text):
+    """Whoever points the command at something else is told at which file it stopped."""
+    path = tmp_path / "other.trace.json"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match="other.trace.json"):
+        merge([path])

@@ -11,7 +11,8 @@ import pytest
 
 from poseidon_tf.coordinator import codec
 from poseidon_tf.coordinator.client import CoordinatorClient
-from poseidon_tf.coordinator.messages import Failure, Gather, Join, Pong
+from poseidon_tf.coordinator.limits import MAX_STRANGER_PINGS
+from poseidon_tf.coordinator.messages import Failure, Gather, Join, Ping, Pong
 from poseidon_tf.coordinator.roster import Roster
 from poseidon_tf.coordinator.service import CoordinatorService
 from poseidon_tf.coordinator.stopping import Stopping
@@ -442,3 +443,21 @@ def test_a_server_that_is_no_coordinator_is_asked_again_until_the_deadline():
         stack.callback(client.close)
         with pytest.raises(StartTimeout, match="cannot be reached.*Method not found"):
             client.join(timeout_s=0.5)
+
+
+def test_a_stranger_that_asks_for_the_time_without_end_is_sent_away(job):
+    """Each answer waits in memory for it to be read; members may ask as often as they like."""
+    stranger = RawMember(job.address)
+    for _ in range(MAX_STRANGER_PINGS + 1):
+        stranger.say(Ping(1.0))
+    heard = [stranger.next_heard() for _ in range(MAX_STRANGER_PINGS + 1)]
+    assert all(isinstance(each, Pong) for each in heard[:-1])
+    assert "pings 65 times and has not joined" in heard[-1].text
+    assert stranger.next_heard() is None
+    stranger.channel.close()
+    member = RawMember(job.address)
+    member.join("worker", 0)
+    for _ in range(2 * MAX_STRANGER_PINGS):
+        member.say(Ping(1.0))
+        assert isinstance(member.next_heard(), Pong)
+    member.channel.close()

@@ -160,3 +160,11 @@ def test_a_worker_may_leave_before_its_first_step():
         stream.close()
         assert heard.error() is None
         assert peers.lost.empty()
+
+
+def test_a_peer_that_comes_again_and_again_leaves_nothing_behind():
+    """Its streams are counted once, however often they broke."""
+    with Peers() as peers:
+        for _ in range(20):
+            assert "not a frame" in str(peers.refused(BROADCAST, b"garbage", rank=1))
+        assert len(peers.service.traffic()) == 1

@@ -9,7 +9,15 @@ from faults_streams import WAIT_S, Endpoint
 
 from poseidon_tf.errors import ProtocolError
 from poseidon_tf.kv.client import Piece, ServerLink
-from poseidon_tf.kv.service import EXCHANGE, INSPECT, REGISTER, STREAMS_PER_SERVER, KVService
+from poseidon_tf.kv.service import (
+    EXCHANGE,
+    INSPECT,
+    MAX_TABLE_BYTES,
+    MAX_TABLE_KEYS,
+    REGISTER,
+    STREAMS_PER_SERVER,
+    KVService,
+)
 from poseidon_tf.kv.store import KeySpec
 from poseidon_tf.transport.base import MAX_MESSAGE_BYTES
 from poseidon_tf.wire import frames
@@ -139,6 +147,14 @@ BAD_STREAMS = {
     "a rank below 0": ({"rank": -1, "stream": 0}, "stream 0 of rank -1"),
     "a stream number too high": ({"rank": 0, "stream": 2}, "stream 2 of rank 0"),
     "one that is open": ({"rank": 0, "stream": 1}, "stream 1 of rank 0 is open already"),
+    "a credit step that is no number": (
+        {"rank": 0, "stream": 0, "credit_step": "-1"},
+        "credit_step is '-1', not a number",
+    ),
+    "a credit step without end": (
+        {"rank": 0, "stream": 0, "credit_step": "9" * 5000},
+        "credit_step is '99999999999999999999', not a number",
+    ),
 }
 
 
@@ -191,6 +207,22 @@ BAD_TABLES = {
     "two sizes at once": ([KeySpec("new", "int32", 1), KeySpec("new", "int32", 2)], "'new'"),
     "a dtype without a sum": ([KeySpec("s", "string", 4)], "dtype 'string' cannot be summed"),
     "a key too large": ([KeySpec("huge", "float32", 2**40)], "larger than"),
+    "a name too long": (
+        [KeySpec("n" * 1025, "float32", 4)],
+        "a key whose name has 1025 characters",
+    ),
+    "too many keys": (
+        [KeySpec(str(number), "float32", 4) for number in range(MAX_TABLE_KEYS + 1)],
+        f"a table of {MAX_TABLE_KEYS + 1} keys",
+    ),
+    "a table too long": (
+        [KeySpec("n" * (MAX_TABLE_BYTES + 1), "float32", 4)],
+        f"a key table of .* bytes, more than {MAX_TABLE_BYTES}",
+    ),
+    "a dtype whose name is a novel": (
+        [KeySpec("s", "x" * 100_000, 4)],
+        "dtype 'x{40}' cannot be summed",
+    ),
 }
 
 
@@ -214,3 +246,21 @@ def test_a_table_that_cannot_be_read_is_refused():
         with pytest.raises(ProtocolError, match="a key table that cannot be read"):
             store.channel().call(REGISTER, b"\xff garbage", timeout_s=WAIT_S)
         assert store.state() == ([], 0)
+
+
+def test_a_worker_with_more_keys_than_a_table_holds_announces_them_in_several():
+    """Numbers come back in the order of the keys."""
+    with Store() as store:
+        store.connect(0)
+        specs = [KeySpec(f"k{number}", "int32", 1) for number in range(2 * MAX_TABLE_KEYS + 3)]
+        numbers = store._links[0].register(specs, timeout_s=WAIT_S)
+        assert numbers == list(range(3, 3 + len(specs)))
+
+
+def test_a_reason_longer_than_gRPC_carries_arrives_cut():
+    """Its beginning says what is wrong; the rest of it would have made another error of it."""
+    with Store() as store:
+        store.register([KeySpec("n" * 1000, "float32", 4)])
+        with pytest.raises(ProtocolError, match="key 'nnn.* \\.\\.\\.$") as raised:
+            store.register([KeySpec("n" * 1000, "float32", 5)])
+        assert len(str(raised.value)) < 600

@@ -2,8 +2,8 @@
 
     python tests/fuzz/run_atheris.py TARGET [options of libFuzzer, such as -max_total_time=60]
 
-What was found interesting stays in `.fuzz` for the next run. A finding ends the run with a traceback
-and the file that has its bytes; give that file as an option to see it again. Without a target it
+What was found interesting stays in `.fuzz` for the next run. A finding ends the run with a
+traceback and a file of its bytes; give that file as an option to see it again. Without a target it
 lists them.
 """
 
@@ -33,7 +33,7 @@ def main() -> None:
     corpus.mkdir(parents=True, exist_ok=True)
     for number, seed in enumerate(SEEDS.get(name, noise)):
         (corpus / f"seed-{number}").write_bytes(seed)
-    # Less memory than one target needs of its own for what a message only says that it has.
+    # Far more than any target needs, far less than what a message could say that it has.
     limits = ["-rss_limit_mb=1024", f"-artifact_prefix={FOLDER}/{name}-"]
     atheris.Setup([sys.argv[0], *limits, *sys.argv[1:], str(corpus)], TARGETS[name])
     atheris.Fuzz()

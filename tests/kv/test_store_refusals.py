@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 
 from poseidon_tf.errors import ProtocolError
-from poseidon_tf.kv.store import MAX_KEY_BYTES, Credit, Deserted, KeySpec, Release, Store
+from poseidon_tf.kv.store import (
+    MAX_KEY_BYTES,
+    MAX_NAME_CHARS,
+    MAX_OPEN_STEPS,
+    Credit,
+    Deserted,
+    KeySpec,
+    Release,
+    Store,
+)
 
 SHARE = memoryview(np.ones(4, np.float32).tobytes())
 
@@ -105,3 +114,39 @@ def test_workers_that_have_finished_leave_in_any_order():
     for rank in range(2):
         store.push(rank, 0, 0, SHARE)
     assert store.leave(1, 0) == [] and store.leave(0, 0) == []
+
+
+def test_a_key_too_many_is_refused_and_none_of_the_table_is_added(monkeypatch):
+    """Keys that are known count once, however often they are announced."""
+    monkeypatch.setattr("poseidon_tf.kv.store.MAX_KEYS", 4)
+    store = Store(2)
+    four = [KeySpec(name, "float32", 4) for name in "abcd"]
+    store.register(0, four)
+    store.register(1, four)
+    before = state(store)
+    with pytest.raises(ProtocolError, match="1 keys more than the 4 that are known; at most 4"):
+        store.register(0, [KeySpec("a", "float32", 4), KeySpec("e", "float32", 4)])
+    assert state(store) == before
+
+
+def test_a_name_too_long_is_refused():
+    store = Store(1)
+    store.register(0, [KeySpec("n" * MAX_NAME_CHARS, "float32", 4)])
+    before = state(store)
+    with pytest.raises(ProtocolError, match=f"{MAX_NAME_CHARS + 1} characters"):
+        store.register(0, [KeySpec("n" * (MAX_NAME_CHARS + 1), "float32", 4)])
+    assert state(store) == before
+
+
+def test_nobody_piles_up_steps_that_others_have_not_begun():
+    """Not even rank 0, whose shares are added, and give credit back, at once."""
+    store = Store(2)
+    store.register(0, [KeySpec("a", "float32", 4)])
+    for step in range(MAX_OPEN_STEPS):
+        store.push(0, 0, step, SHARE)
+    before = state(store)
+    with pytest.raises(ProtocolError, match=f"{MAX_OPEN_STEPS} steps before it wait for other"):
+        store.push(0, 0, MAX_OPEN_STEPS, SHARE)
+    assert state(store) == before
+    store.push(1, 0, 0, SHARE)
+    store.push(0, 0, MAX_OPEN_STEPS, SHARE)

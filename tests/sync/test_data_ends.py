@@ -1,5 +1,6 @@
 """Where the data of several workers ends: nobody asks before somebody has run out."""
 
+import struct
 import threading
 
 import pytest
@@ -153,3 +154,35 @@ def test_a_wait_has_a_deadline_that_names_who_was_waited_for():
 def test_garbage_is_refused():
     with pytest.raises(ProtocolError, match="rank 1 announced 3 bytes"):
         Workers().ends[0].heard(1, b"abc")
+
+
+@pytest.mark.parametrize("numbers", [(-1, 0, 3), (0, -1, 3), (0, 0, -3)])
+def test_an_announcement_of_impossible_numbers_is_refused(numbers):
+    """Nothing counts from below zero."""
+    ends = alone()
+    with pytest.raises(ProtocolError, match="rank 1 announced"):
+        ends.heard(1, struct.pack("<qqq?", *numbers, True))
+
+
+def test_a_worker_may_not_name_iterators_without_end(monkeypatch):
+    """Each would be remembered; those that are known go on."""
+    monkeypatch.setattr("poseidon_tf.sync.data_ends._MAX_ITERATORS", 3)
+    ends = alone()
+    for dataset in range(3):
+        ends.heard(1, struct.pack("<qqq?", dataset, 0, 1, True))
+    with pytest.raises(ProtocolError, match="3 iterators are known"):
+        ends.heard(1, struct.pack("<qqq?", 3, 0, 1, True))
+    ends.heard(1, struct.pack("<qqq?", 2, 0, 5, True))
+    assert ends.has_step(2, 0, 4, has_element=False)
+
+
+def alone():
+    """Rank 0 of two workers, whose announcements go nowhere."""
+    return DataEnds(
+        num_workers=2,
+        rank=0,
+        announce=lambda message: None,
+        failure=lambda: None,
+        fail=lambda error: None,
+        timeout_s=WAIT_S,
+    )

@@ -3,7 +3,7 @@
 from queue_frames import Writer, finished, frames_of, part
 
 from poseidon_tf.transport.frame_queue import FRAME_BYTES, FrameQueue
-from poseidon_tf.wire.frames import decode, goodbye, refusal
+from poseidon_tf.wire.frames import MAX_PARTS, decode, goodbye, refusal
 
 
 def test_small_parts_share_frames_up_to_the_limit():
@@ -118,3 +118,12 @@ def test_no_finished_frame_follows_the_last_word():
     headers = [decode(message)[0] for message in waiting]
     assert [p.key for p in headers[0].parts] == [0]
     assert [header.goodbye.last_step for header in headers[1:]] == [3]
+
+
+def test_no_frame_has_more_parts_than_a_peer_takes():
+    """Parts without bytes take no room of a frame, and are counted all the same."""
+    waiting = FrameQueue()
+    waiting.put_parts([part(key, 0) for key in range(2 * MAX_PARTS + 1)])
+    leaving = frames_of(waiting)
+    assert [len(keys) for keys, _ in leaving] == [MAX_PARTS, MAX_PARTS, 1]
+    assert [key for keys, _ in leaving for key in keys] == list(range(2 * MAX_PARTS + 1))

@@ -5,6 +5,7 @@ import random
 import pytest
 from queue_frames import Writer, finished, frames_of, part
 
+from poseidon_tf.errors import ProtocolError
 from poseidon_tf.transport.frame_queue import FrameQueue
 from poseidon_tf.wire.frames import decode, refusal
 
@@ -147,3 +148,15 @@ def test_any_window_lets_everything_through_in_order(seed):
     assert arrived == list(range(60))
     waiting.close()
     assert writer.next() is None
+
+
+def test_credit_for_more_than_is_under_way_is_refused_and_admits_nothing():
+    """A peer cannot widen the window by giving back what it never got."""
+    waiting = FrameQueue(window_bytes=100)
+    waiting.put_parts([part(0, 60), part(1, 60)])
+    outgoing = iter(waiting)
+    next(outgoing)
+    with pytest.raises(ProtocolError, match="credit for 61 bytes, of which 60 are under way"):
+        waiting.take_credit(61)
+    waiting.put_parts([part(2, 1)])
+    assert frames_of(waiting) == []

@@ -112,6 +112,17 @@ def test_nobody_reaches_beyond_the_end(sides, offset, num_bytes):
         assert bytes(side.view(0, 100)) == bytes(100)
 
 
+@pytest.mark.parametrize("offset, num_bytes", [(-1, 2), (-64, 64), (0, -1)])
+def test_nobody_reaches_before_the_beginning(sides, offset, num_bytes):
+    """Python would count from the end, which may be another's."""
+    creator, child = sides
+    creator.grow(100)
+    for side in (creator, child):
+        side.view(0, 100)
+        with pytest.raises(ProtocolError, match=f"{num_bytes} bytes from {offset} on"):
+            side.view(offset, num_bytes)
+
+
 def test_memory_that_has_not_grown_has_no_bytes(sides):
     """A place in it is refused; nothing at all may be asked for."""
     for side in sides:
