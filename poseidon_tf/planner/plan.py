@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from enum import Enum
 from typing import Any
@@ -117,13 +117,13 @@ class Plan:
         try:
             data = json.loads(text)
             return cls(
-                cluster=ClusterSpec(**data["cluster"]),
-                kv_pair_bytes=data["kv_pair_bytes"],
-                variables=tuple(_variable_from(item) for item in data["variables"]),
-                units=tuple(_unit_from(item) for item in data["units"]),
-                pairs=tuple(KVPair(**item) for item in data["pairs"]),
+                cluster=ClusterSpec(**_typed(ClusterSpec, data["cluster"])),
+                kv_pair_bytes=_READ["int"](data["kv_pair_bytes"]),
+                variables=tuple(VariablePlan(**_typed(VariablePlan, i)) for i in data["variables"]),
+                units=tuple(Unit(**_typed(Unit, item)) for item in data["units"]),
+                pairs=tuple(KVPair(**_typed(KVPair, item)) for item in data["pairs"]),
             )
-        except (KeyError, TypeError, ValueError, RecursionError) as failure:
+        except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as failure:
             raise PlanError(f"not a plan: {text[:80]!r} ({failure!r})") from failure
 
     @classmethod
@@ -222,16 +222,47 @@ def _first_item_difference(kind: str, mine: Sequence[Any], theirs: Sequence[Any]
     return f"{len(mine)} {kind}s against {len(theirs)}: only one plan has {label}"
 
 
-def _variable_from(item: dict[str, Any]) -> VariablePlan:
-    factors = item["factors"]
-    known = {
-        "scheme": Scheme(item["scheme"]),
-        "shape": tuple(item["shape"]),
-        "factors": None if factors is None else (factors[0], factors[1]),
-    }
-    return VariablePlan(**{**item, **known})
+def _exactly(kind: type) -> Callable[[Any], Any]:
+    def read(value: Any) -> Any:
+        if type(value) is not kind:
+            raise TypeError(f"{value!r:.40} where a {kind.__name__} belongs")
+        return value
+
+    return read
 
 
-def _unit_from(item: dict[str, Any]) -> Unit:
-    known = {"scheme": Scheme(item["scheme"]), "variables": tuple(item["variables"])}
-    return Unit(**{**item, **known})
+def _count(value: Any) -> int:
+    # No isinstance: True is none. No number of a plan is negative.
+    if type(value) is not int or value < 0:
+        raise TypeError(f"{value!r:.40} where a number from 0 on belongs")
+    return value
+
+
+def _counts(values: Any) -> tuple[int, ...]:
+    return tuple(_count(each) for each in _exactly(list)(values))
+
+
+def _two_counts(values: Any) -> tuple[int, int]:
+    first, second = _counts(values)
+    return first, second
+
+
+# By a field's type, how it is made of JSON: what is of another type is no plan.
+_READ: dict[str, Callable[[Any], Any]] = {
+    "bool": _exactly(bool),
+    "int": _count,
+    "str": _exactly(str),
+    "Scheme": Scheme,
+    "tuple[int, ...]": _counts,
+    "tuple[int, int]": _two_counts,
+}
+
+
+def _typed(kind: type, item: Any) -> dict[str, Any]:
+    """The fields of a `kind` that `item` has; all of it must be one."""
+    types = {field.name: str(field.type) for field in fields(kind)}
+    result = {}
+    for name, value in item.items():
+        of_type, _, none = types[name].partition(" | ")
+        result[name] = None if none and value is None else _READ[of_type](value)
+    return result

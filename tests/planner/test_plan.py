@@ -1,6 +1,7 @@
 """A plan can be printed, compared, stored and sent."""
 
 import dataclasses
+import json
 
 import pytest
 from planner_models import alexnet, dense, digits_convnet, plain
@@ -23,6 +24,39 @@ def test_a_plan_survives_json():
 def test_text_that_is_no_plan_is_refused(text):
     with pytest.raises(PlanError, match="not a plan"):
         Plan.from_json(text)
+
+
+@pytest.mark.parametrize(
+    "where, value",
+    [
+        (("cluster", "num_workers"), True),
+        (("cluster", "co_located"), 1),
+        (("kv_pair_bytes",), -1),
+        (("kv_pair_bytes",), float("nan")),
+        (("variables", 0, "name"), 7),
+        (("variables", 0, "factors"), [512]),
+        (("variables", 0, "factors"), [512, 512, 512]),
+        (("variables", 0, "shape"), "512"),
+        (("variables", 0, "shape"), [[512]]),
+        (("variables", 0, "scheme"), "carrier pigeon"),
+        (("variables", 0, "rows"), 4.0),
+        (("variables", 0), ["name"]),
+        (("units", 0, "variables"), {"0": 0}),
+        (("pairs", 0, "length"), 2.5),
+        (("pairs", 0, "more"), 1),
+        (("pairs",), 3),
+    ],
+)
+def test_a_plan_with_one_thing_of_another_kind_is_refused(where, value):
+    """Also where JSON is as good as any: a plan is compared, and counted with."""
+    data = json.loads(make_plan(alexnet(), EIGHT).to_json())
+    *path, last = where
+    place = data
+    for step in path:
+        place = place[step]
+    place[last] = value
+    with pytest.raises(PlanError, match="not a plan"):
+        Plan.from_json(json.dumps(data))
 
 
 CHANGES = {
