@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
+from fuzz_choices import Choices
+from fuzz_seeds import SEEDS
+
 from poseidon_tf.coordinator import codec
 from poseidon_tf.errors import PlanError, PoseidonError, ProtocolError
 from poseidon_tf.planner import Plan
@@ -52,7 +57,24 @@ def plan(data: bytes) -> None:
     assert Plan.from_json(read.to_json()) == read
 
 
+def plan_fields(data: bytes) -> None:
+    """The same of JSON that is a plan but for a few values: random bytes seldom are JSON at all."""
+    choices = Choices(data)
+    tree = json.loads(SEEDS["plan"][0])
+    for _ in range(1 + choices.byte() % 3):
+        place, key = {"plan": tree}, "plan"
+        for _ in range(choices.byte() % 6):
+            inside = place[key]
+            keys = [*inside] if isinstance(inside, dict) else [*range(len(inside))]
+            place, key = inside, choices.of(keys)
+            if not isinstance(place[key], dict | list) or not place[key]:
+                break
+        place[key] = choices.of((None, True, -1, 0, 2**70, 0.5, 1e400, "", "ps", [], [0], {}, [{}]))
+    plan(json.dumps(tree).encode())
+
+
 TARGETS = {
+    "plan_fields": plan_fields,
     "frame": frame,
     "member_message": member_message,
     "coordinator_message": coordinator_message,

@@ -42,16 +42,16 @@ def test_a_decoder_refuses_or_returns_something_whole(name):
     """Random bytes, and valid messages with something wrong in them."""
 
     @FEW
-    @given(st.one_of(st.binary(max_size=300), changed(SEEDS[name])))
+    @given(st.one_of(st.binary(max_size=300), changed(SEEDS.get(name, [noise(0)]))))
     def check(data):
         DECODERS[name](data)
 
-    for seed in SEEDS[name]:
+    for seed in SEEDS.get(name, []):
         DECODERS[name](seed)
     check()
 
 
-@pytest.mark.parametrize("name", DECODERS)
+@pytest.mark.parametrize("name", SEEDS)
 def test_a_decoder_takes_memory_in_proportion_to_its_input(name):
     """Whatever sizes a message names, what counts is the bytes that came."""
 

@@ -2,6 +2,7 @@
 
 import itertools
 import random
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -153,6 +154,18 @@ def test_no_memory_is_taken_beyond_the_bound():
     rows = MAX_FACTOR_BYTES // ROW_BYTES + 1
     with pytest.raises(ProtocolError, match=f"{rows} rows"):
         exchange_of(2).add(0, 5, 0, rows, 0, rows * ROW_BYTES, memoryview(bytes(20)))
+
+
+def test_memory_is_taken_for_bytes_that_came_and_not_for_those_announced():
+    """A piece of 20 bytes says that a gigabyte will follow."""
+    exchange, rows = exchange_of(2), MAX_FACTOR_BYTES // ROW_BYTES
+    tracemalloc.start()
+    try:
+        assert exchange.add(0, 5, 0, rows, 0, rows * ROW_BYTES, memoryview(bytes(20))) == []
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 16 * 1024
 
 
 def test_two_steps_ahead_is_impossible_and_refused():
