@@ -11,7 +11,7 @@ PROTOS := $(wildcard protos/poseidon_tf/wire/*.proto)
 # What versions of TensorFlow, Keras, gRPC and protobuf may change, with real processes.
 VERSION_TESTS := tests/strategy tests/examples tests/wire tests/transport/test_grpc_streams.py
 
-FUZZ_TARGETS := frame member_message coordinator_message plan plan_fields kv_service factor_service roster
+FUZZ_TARGETS := frame member_message coordinator_message plan plan_fields array_bytes kv_service factor_service roster
 FUZZ_SECONDS ?= 60
 
 help:  ## show this list

@@ -6,7 +6,6 @@ place. Anywhere else a read gives the worker's own value, since a lone read must
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 
 from poseidon_tf.strategy import tf_internals
 from poseidon_tf.strategy.strategy import ClusterStrategy
+from poseidon_tf.wire import arrays
 
 
 def results_of_all(
@@ -33,7 +33,7 @@ def results_of_all(
     variables = [variable for metric in model.metrics for variable in metric.variables]
     others = _logs_beside_metrics(model, logs)
     mine = [*map(_own_value, variables), *others.values()]
-    everyone = [_unpack(part) for part in strategy.gather_bytes("metrics", _pack(mine))]
+    everyone = [arrays.unpack(part) for part in strategy.gather_bytes("metrics", arrays.pack(mine))]
     by_value = list(zip(*everyone, strict=True))
     totals = [_joined(v.aggregation, each) for v, each in zip(variables, by_value, strict=False)]
     means = dict(
@@ -76,14 +76,3 @@ def _joined(aggregation: str, values: Sequence[Any]) -> Any:
     if aggregation == "mean":
         return np.mean(values, axis=0, dtype=values[0].dtype)
     return values[0]
-
-
-def _pack(arrays: Sequence[Any]) -> bytes:
-    stream = io.BytesIO()
-    np.savez(stream, *arrays)
-    return stream.getvalue()
-
-
-def _unpack(packed: bytes) -> list[Any]:
-    with np.load(io.BytesIO(packed), allow_pickle=False) as stored:
-        return [stored[name] for name in stored.files]

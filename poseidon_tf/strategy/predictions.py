@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ import tensorflow as tf
 from poseidon_tf.strategy.keras_trainer_hooks import verbosity
 from poseidon_tf.strategy.keras_writers import arranged
 from poseidon_tf.strategy.strategy import ClusterStrategy, among_others
+from poseidon_tf.wire import arrays
 
 
 class _RowCounts(keras.callbacks.Callback):  # type: ignore[misc]
@@ -67,11 +67,10 @@ def predict(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _in_order(strategy: ClusterStrategy, own: Any, rows: Sequence[Any]) -> Any:
     """All workers' rows: batch after batch, and in each batch in the order of the dataset."""
-    stream = io.BytesIO()
-    np.save(stream, np.asarray(own), allow_pickle=False)
+    packed = arrays.pack([np.asarray(own)])
     shares = [
-        np.split(np.load(io.BytesIO(part), allow_pickle=False), np.cumsum(rows[rank])[:-1])
-        for rank, part in enumerate(strategy.gather_bytes("prediction", stream.getvalue()))
+        np.split(arrays.unpack(part)[0], np.cumsum(rows[rank])[:-1])
+        for rank, part in enumerate(strategy.gather_bytes("prediction", packed))
     ]
     num_batches = max(len(share) for share in shares)
     num_replicas = strategy.extended.num_local_replicas

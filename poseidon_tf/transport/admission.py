@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 from collections.abc import Callable, Iterator
 from typing import Any, final
 
@@ -18,6 +19,7 @@ from poseidon_tf.errors import ConfigError
 from poseidon_tf.transport.security import Security
 
 _KEY = "poseidon-token"
+_log = logging.getLogger("poseidon_tf")
 _REFUSAL = "another job's token, or none"
 
 
@@ -58,6 +60,7 @@ class Admission(grpc.ServerInterceptor):  # type: ignore[misc]
 
 
 def _refuse(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+    _log.debug("refused %s: %s", context.peer(), _REFUSAL)
     context.abort(grpc.StatusCode.UNAUTHENTICATED, _REFUSAL)
     yield b""  # abort() raises; this line makes it the generator that gRPC wants.
 

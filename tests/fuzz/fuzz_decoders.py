@@ -10,7 +10,7 @@ from fuzz_seeds import SEEDS
 from poseidon_tf.coordinator import codec
 from poseidon_tf.errors import PlanError, PoseidonError, ProtocolError
 from poseidon_tf.planner import Plan
-from poseidon_tf.wire import frames
+from poseidon_tf.wire import arrays, frames
 
 
 def frame(data: bytes) -> None:
@@ -73,7 +73,17 @@ def plan_fields(data: bytes) -> None:
     plan(json.dumps(tree).encode())
 
 
+def array_bytes(data: bytes) -> None:
+    """Arrays whose bytes were all there, or a ProtocolError."""
+    try:
+        read = arrays.unpack(data)
+    except ProtocolError:
+        return
+    assert sum(each.nbytes for each in read) <= len(data)
+
+
 TARGETS = {
+    "array_bytes": array_bytes,
     "plan_fields": plan_fields,
     "frame": frame,
     "member_message": member_message,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from poseidon_tf.coordinator import codec
 from poseidon_tf.coordinator.messages import (
     Announce,
@@ -25,7 +27,7 @@ from poseidon_tf.coordinator.messages import (
 )
 from poseidon_tf.errors import PeerLost
 from poseidon_tf.planner import ClusterSpec, VariableSpec, make_plan
-from poseidon_tf.wire import frames
+from poseidon_tf.wire import arrays, frames
 from poseidon_tf.wire.frame_pb2 import FrameHeader, Part
 
 _JOIN = Join(role="worker", rank=1, address="a:1", info={"x": 1}, num_workers=2, num_servers=0)
@@ -75,5 +77,6 @@ SEEDS: dict[str, list[bytes]] = {
     "coordinator_message": [
         codec.encode_coordinator_message(each) for each in _COORDINATOR_MESSAGES
     ],
+    "array_bytes": [arrays.pack([np.ones((2, 3), "f"), np.zeros((), "int64")])],
     "plan": [_PLAN.to_json().encode()],
 }
