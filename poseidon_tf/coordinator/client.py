@@ -115,6 +115,11 @@ class CoordinatorClient:
         return self._hearing.clock_offset_s
 
     @property
+    def is_preempted(self) -> bool:
+        """Whether the job has ended with workers that were asked to end before they were done."""
+        return self._hearing.is_preempted
+
+    @property
     def clock_round_trip_s(self) -> float:
         """The fastest round trip; the offset is right within half of it."""
         return self._hearing.round_trip_s
@@ -136,23 +141,47 @@ class CoordinatorClient:
                 view = self._attend(timeout_s, deadline_s)
                 if view is not None:
                     return view
+                self._end_attempt(deadline_s)
             now_s = time.monotonic()
             if now_s >= deadline_s:
-                raise StartTimeout(f"{self._unreachable()} in {timeout_s:g} s")
+                raise StartTimeout(self._why_not_yet(f" in {timeout_s:g} s"))
             if now_s >= next_notice_s:
                 next_notice_s = now_s + self._notice_period_s
                 waited = f"{now_s - started_s:.0f} s of {timeout_s:g} s"
-                self._log.warning("%s: %s", self._unreachable(), waited)
+                self._log.warning("%s: %s", self._why_not_yet(), waited)
 
-    def _unreachable(self) -> str:
+    def _why_not_yet(self, when: str = "") -> str:
+        coordinator = f"the coordinator (worker rank 0 at {self._address})"
+        if self._hearing.not_now:
+            return f"{coordinator} began no new run of the job{when}: {self._hearing.not_now}"
         error = self._hearing.closed_error or self._channel.unready_reason
         reason = f" ({error})" if error else ""
-        return f"the coordinator (worker rank 0 at {self._address}) cannot be reached{reason}"
+        return f"{coordinator} cannot be reached{reason}{when}"
+
+    def _end_attempt(self, deadline_s: float) -> None:
+        """Let go of a stream over which there is no joining, and wait a moment."""
+        assert self._stream is not None
+        self._stream.close()
+        if not self._stream.wait_ended(timeout_s=GRACE_S):
+            self._stream.abort("trying again")
+            self._stream.wait_ended(timeout_s=GRACE_S)
+        with self._hearing.changed:
+            left_s = deadline_s - time.monotonic()
+            self._hearing.changed.wait_for(
+                lambda: self._hearing.is_leaving or self._hearing.failure is not None,
+                min(RETRY_S, max(left_s, 0.0)),
+            )
+            if self._hearing.failure is not None:
+                raise self._hearing.failure
 
     def _attend(self, timeout_s: float, deadline_s: float) -> RosterView | None:
-        """Join over a new stream; None if what answered is no coordinator, or not yet one."""
+        """Join over a new stream.
+
+        None if what answered is no coordinator, one of an earlier run, or one that ended before
+        everyone had arrived.
+        """
         hearing = self._hearing
-        hearing.is_closed = False
+        hearing.begin_anew()
         self._stream = self._channel.open_stream(ATTEND, hearing)
         self._send(self._join)
         with hearing.changed:
@@ -162,7 +191,7 @@ class CoordinatorClient:
             self._wait_start(deadline_s, num_pongs=NUM_PINGS, everyone=True)
             if hearing.failure is not None:
                 raise hearing.failure
-            if not hearing.is_closed:
+            if not hearing.is_closed and not hearing.not_now:
                 if hearing.view is None:
                     last_notice = f": {hearing.last_notice}" if hearing.last_notice else ""
                     raise StartTimeout(
@@ -171,9 +200,8 @@ class CoordinatorClient:
                     )
                 hearing.is_joined = True
                 return hearing.view
-            if hearing.is_heard or isinstance(hearing.closed_error, ProtocolError):
-                raise hearing.loss()
-            hearing.changed.wait_for(lambda: hearing.is_leaving, RETRY_S)
+            if isinstance(hearing.closed_error, ProtocolError):
+                raise hearing.closed_error
             return None
 
     def _wait_start(self, deadline_s: float, *, num_pongs: int, everyone: bool) -> None:
@@ -181,7 +209,8 @@ class CoordinatorClient:
 
         def is_over() -> bool:
             is_here = hearing.num_pongs >= num_pongs and (hearing.view is not None or not everyone)
-            return is_here or hearing.is_closed or hearing.failure is not None
+            is_refused = bool(hearing.not_now) or hearing.failure is not None
+            return is_here or is_refused or hearing.is_closed
 
         hearing.changed.wait_for(is_over, max(deadline_s + GRACE_S - time.monotonic(), 0.0))
 
@@ -255,10 +284,24 @@ class CoordinatorClient:
                 f"{self._stop_timeout_s:g} s"
             )
 
-    def announce(self, topic: str, payload: bytes) -> None:
-        """Tell the other workers, unless this one is leaving; waits for nothing."""
-        if self._hearing.is_joined and not self._hearing.is_leaving:
+    def announce(self, topic: str, payload: bytes) -> bool:
+        """Tell the other workers, unless this member is leaving; waits for nothing.
+
+        Returns:
+          False if nobody was told: not everyone has arrived, or this member is leaving.
+        """
+        is_in = self._hearing.is_joined and not self._hearing.is_leaving
+        if is_in:
             self._send(Announce(topic, payload))
+        return is_in
+
+    def give_up(self, error: PoseidonError) -> bool:
+        """End a `join` that waits, with `error`; False if everyone has arrived already."""
+        with self._hearing.changed:
+            if not self._hearing.is_joined and self._hearing.failure is None:
+                self._hearing.failure = error
+                self._hearing.changed.notify_all()
+            return not self._hearing.is_joined
 
     def report_failure(self, text: str) -> None:
         """End the job for everyone with `text`; the first failure is the one that counts."""
@@ -269,13 +312,19 @@ class CoordinatorClient:
             self._hearing.changed.notify_all()
         self._send(MemberFailure(text))
 
-    def goodbye(self, last_step: int, *, timeout_s: float = GRACE_S) -> bool:
-        """Leave in order after `last_step` (-1: none); False if it may not have been heard."""
+    def goodbye(
+        self, last_step: int, *, preempted: bool = False, timeout_s: float = GRACE_S
+    ) -> bool:
+        """Leave in order after `last_step` (-1: none); False if it may not have been heard.
+
+        Args:
+          preempted: it leaves before it is done, having been asked to.
+        """
         self._leave()
         if self._stream is None:
             return False
         if self._hearing.failure is None:
-            self._send(Goodbye(last_step))
+            self._send(Goodbye(last_step, preempted))
         self._stream.close()
         return self._stream.wait_ended(timeout_s=timeout_s) and self._hearing.closed_error is None
 

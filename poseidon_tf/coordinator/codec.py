@@ -29,6 +29,7 @@ from poseidon_tf.coordinator.messages import (
     MemberFailure,
     MemberMessage,
     Notice,
+    NotNow,
     Ping,
     Pong,
     Role,
@@ -61,6 +62,7 @@ _KINDS: dict[pb.FailureKind, type[PoseidonError]] = {
     pb.FAILURE_KIND_MEMBER_ERROR: MemberError,
     pb.FAILURE_KIND_CONFIG_ERROR: ConfigError,
     pb.FAILURE_KIND_PROTOCOL_ERROR: ProtocolError,
+    pb.FAILURE_KIND_NOT_NOW: NotNow,
 }
 
 
@@ -85,8 +87,9 @@ def encode_member_message(message: MemberMessage) -> bytes:
             envelope.gather.timeout_s = message.timeout_s
         case MemberFailure(text):
             envelope.failure.text = limits.cut_text(text)
-        case Goodbye(last_step):
+        case Goodbye(last_step, preempted):
             envelope.goodbye.last_step = last_step
+            envelope.goodbye.preempted = preempted
         case Ping(t):
             envelope.ping.t = t
         case StopOffer():
@@ -123,7 +126,7 @@ def _member_message(body: Any) -> MemberMessage:
         case pb.MemberFailure():
             return MemberFailure(body.text)
         case pb.Goodbye():
-            return Goodbye(body.last_step)
+            return Goodbye(body.last_step, body.preempted)
         case pb.StopOffer():
             _check_timeout(f"stop {body.number}", body.timeout_s)
             return StopOffer(number=body.number, after=body.after, timeout_s=body.timeout_s)
@@ -160,8 +163,9 @@ def encode_coordinator_message(message: CoordinatorMessage) -> bytes:
             envelope.left.role = _ROLE_NUMBERS[message.role]
             envelope.left.rank = message.rank
             envelope.left.last_step = message.last_step
-        case Ended():
+        case Ended(preempted):
             envelope.ended.SetInParent()
+            envelope.ended.preempted = preempted
         case Pong():
             envelope.pong.t_echo = message.t_echo
             envelope.pong.coordinator_time_ns = message.coordinator_time_ns
@@ -205,7 +209,7 @@ def decode_coordinator_message(message_bytes: bytes) -> CoordinatorMessage:
         case pb.Left():
             return Left(role=_role(body.role), rank=body.rank, last_step=body.last_step)
         case pb.Ended():
-            return Ended()
+            return Ended(body.preempted)
         case pb.StopAsked():
             return StopAsked(number=body.number, after=body.after)
         case pb.StopAgreed():

@@ -21,6 +21,7 @@ from poseidon_tf.coordinator.messages import (
     Gathered,
     Left,
     Notice,
+    NotNow,
     Pong,
     RosterView,
     StopAgreed,
@@ -54,6 +55,8 @@ class Hearing:
         self.open_gathers: dict[str, tuple[bytes, ...] | None] = {}  # None: not answered yet.
         self.stopping = stopping
         self.last_notice = ""
+        self.not_now = ""  # Why this member has to try again later.
+        self.is_preempted = False  # The job has ended, but some workers were not done.
         self.num_pongs = 0
         self.clock_offset_s = 0.0
         self.round_trip_s = float("inf")  # Of the fastest ping.
@@ -71,6 +74,15 @@ class Hearing:
         self._clock = clock
         self._log = logger
 
+    def begin_anew(self) -> None:
+        """Another stream is about to be opened; what the last one said is void."""
+        with self.changed:
+            self.view = None
+            self.last_notice = self.not_now = ""
+            self.num_pongs = 0
+            self.is_heard = self.is_closed = False
+            self.closed_error = None
+
     def on_message(self, message: bytes) -> None:
         """One message from the coordinator."""
         arrived_s = self._clock()
@@ -84,8 +96,10 @@ class Hearing:
                     self.open_gathers[name] = payloads
                 case Notice(text):
                     self.last_notice = text
-                case Ended():
-                    self.is_leaving = True
+                case Ended(preempted):
+                    self.is_leaving, self.is_preempted = True, preempted
+                case Failure(NotNow() as refusal):
+                    self.not_now = str(refusal)
                 case Pong():
                     self._take_pong(heard, arrived_s)
                 case StopAsked():
@@ -98,7 +112,7 @@ class Hearing:
         match heard:
             case Notice(text):
                 self._log.warning("%s", text)
-            case Failure(error):
+            case Failure(error) if not isinstance(error, NotNow):
                 self.fail(error)
             case Left():
                 self._on_left(heard.rank, heard.last_step)

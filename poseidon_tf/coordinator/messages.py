@@ -15,6 +15,10 @@ from poseidon_tf.errors import PoseidonError
 Role: TypeAlias = Literal["worker", "server"]
 
 
+class NotNow(PoseidonError):
+    """A newcomer is too early: an earlier run of the job is not over. It tries again later."""
+
+
 class MemberKey(NamedTuple):
     """Names one member of the cluster; keys sort by rank within a role."""
 
@@ -59,9 +63,13 @@ class MemberFailure:
 
 @dataclass(frozen=True, slots=True)
 class Goodbye:
-    """A member leaves in order after `last_step`; -1 if it took no step."""
+    """A member leaves in order after `last_step`; -1 if it took no step.
+
+    `preempted`: it was asked to end before it was done.
+    """
 
     last_step: int
+    preempted: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +93,7 @@ class Ping:
 
 @dataclass(frozen=True, slots=True)
 class Announce:
-    """Something for the other workers, whom nobody waits for."""
+    """Something for the other workers, or from a server for all, whom nobody waits for."""
 
     topic: str
     payload: bytes
@@ -106,6 +114,11 @@ class Member:
     @property
     def key(self) -> MemberKey:
         return MemberKey(self.role, self.rank)
+
+    @property
+    def identity(self) -> str:
+        """What tells it from a process of another run at the same address; "" if it has none."""
+        return str(self.info.get("identity", ""))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,7 +183,9 @@ class Left:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """All workers said goodbye."""
+    """All workers said goodbye; `preempted`: some of them before they were done."""
+
+    preempted: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,7 +214,7 @@ class StopAgreed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Announced:
-    """What worker `rank` announced."""
+    """What the member with `rank` announced: a worker or a server, as the topic has it."""
 
     topic: str
     rank: int

@@ -5,6 +5,8 @@ Rule 1: every event is a method; it returns the messages that follow from it, ea
 Rule 2: an event that the protocol does not allow raises and changes nothing.
 Rule 3: the first failure is the job's failure: it is kept, and later ones change nothing.
 Rule 4: this file does not know how an event arrived or how a message leaves.
+Rule 5: a run of the job begins when everyone has arrived. Who is lost before that is forgotten and
+        may come again. Who comes after that is of the next run, and is told to wait for it.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from poseidon_tf.coordinator.messages import (
     Member,
     MemberKey,
     Notice,
+    NotNow,
     Role,
     RosterView,
     StopAgreed,
@@ -85,9 +88,10 @@ class Roster:
         self._data_seed = data_seed
         self._incarnation = incarnation
         self._start = Wait(started_s, started_s + start_timeout_s)
-        self._members: dict[MemberKey, Member] = {}  # everyone who ever joined
+        self._members: dict[MemberKey, Member] = {}  # of this run: who has joined
         self._present: set[MemberKey] = set()
         self._last_steps: dict[MemberKey, int] = {}  # of those who said goodbye
+        self._is_preempted = False
         self._gathers = Gathers(num_workers)
         self._stop = StopOffers(num_workers)
         self._failure: PoseidonError | None = None
@@ -112,6 +116,10 @@ class Roster:
         """The ranks of workers that said goodbye."""
         return {key.rank for key in self._last_steps}
 
+    def is_present(self, member: MemberKey) -> bool:
+        """Whether `member` has joined, and neither left nor been lost."""
+        return member in self._present
+
     def describe(self, member: MemberKey) -> str:
         """The member with the address at which it is, or is expected, if that is known."""
         if member in self._members:
@@ -120,10 +128,26 @@ class Roster:
         return f"{member} ({address})" if address else str(member)
 
     def join(self, join: Join) -> list[Action]:
-        """A newcomer; the last one completes the roster. Raises ConfigError to refuse it."""
+        """A newcomer; the last one completes the roster.
+
+        Raises:
+          ConfigError: it does not fit this cluster.
+          NotNow: this run of the job has begun without it; the next one may be its.
+        """
         if self._failure is not None:
-            raise self._failure
+            raise self._not_now(join, f"has failed ({self._failure})")
+        if self.has_ended:
+            raise self._not_now(join, "has ended")
         self._check_fits(join)
+        if self.is_complete:
+            address = self._members[join.key].address
+            raise self._not_now(join, f"has that rank already, at {address}")
+        if join.key in self._members:
+            raise ConfigError(
+                f"{join.key} ({join.address}): that rank is taken by "
+                f"{self._members[join.key].address}; "
+                "two processes were given the same task in TF_CONFIG"
+            )
         self._members[join.key] = Member(
             role=join.role, rank=join.rank, address=join.address, info=join.info
         )
@@ -146,11 +170,12 @@ class Roster:
                 )
         if not 0 <= join.rank < self._sizes[join.role]:
             raise ConfigError(f"{who}: this job has {self._sizes[join.role]} {join.role}s")
-        if join.key in self._members:
-            raise ConfigError(
-                f"{who}: that rank is taken by {self._members[join.key].address}; "
-                "two processes were given the same task in TF_CONFIG"
-            )
+
+    def _not_now(self, join: Join, state: str) -> NotNow:
+        return NotNow(
+            f"{join.key} ({join.address}) is not of the run of the job that worker rank 0 hosts: "
+            f"that one {state}; the next run begins when its worker rank 0 has started"
+        )
 
     def gather(self, member: MemberKey, gather: Gather, now_s: float) -> list[Action]:
         """One worker's part; the last one hands everyone's to all. Raises ProtocolError."""
@@ -197,20 +222,22 @@ class Roster:
         return self._to_all(StopAgreed(number=self._stop.number, after=after), role="worker")
 
     def announce(self, member: MemberKey, announce: Announce) -> list[Action]:
-        """One worker tells the others something. Raises ProtocolError."""
+        """One member tells the workers something. Raises ProtocolError."""
         self._check_present(member)
         if self._failure is not None:
             return [(member, Failure(self._failure))]
-        if not self.is_complete or member.role != "worker":
+        if not self.is_complete:
             raise ProtocolError(
-                f"{self.describe(member)} may not announce {announce.topic!r}: only workers may, "
-                "and only when the roster is complete"
+                f"{self.describe(member)} may not announce {announce.topic!r} before the roster "
+                "is complete"
             )
         announced = Announced(topic=announce.topic, rank=member.rank, payload=announce.payload)
         return [each for each in self._to_all(announced, role="worker") if each[0] != member]
 
-    def goodbye(self, member: MemberKey, last_step: int) -> list[Action]:
-        """A member leaves in order; the last worker ends the job."""
+    def goodbye(
+        self, member: MemberKey, last_step: int, *, preempted: bool = False
+    ) -> list[Action]:
+        """A member leaves in order, `preempted` before it is done; the last worker ends the job."""
         self._check_present(member)
         self._present.remove(member)
         if self._failure is not None or self.has_ended:
@@ -219,11 +246,12 @@ class Roster:
             unready = "all workers were done" if self.is_complete else "everyone had arrived"
             return self._fail(MemberError(f"{self.describe(member)} left before {unready}"))
         self._last_steps[member] = last_step
+        self._is_preempted |= preempted
         if failed := self._fail_if_a_leaver_is_missed():
             return failed
         left = self._to_all(Left(role=member.role, rank=member.rank, last_step=last_step))
         left += self._settle_stop()
-        return left + self._to_all(Ended()) if self.has_ended else left
+        return left + self._to_all(Ended(self._is_preempted)) if self.has_ended else left
 
     def _fail_if_a_leaver_is_missed(self) -> list[Action]:
         missed = self._gathers.waiting_for(self._gone)
@@ -241,12 +269,21 @@ class Roster:
         )
 
     def lost(self, member: MemberKey, reason: str) -> list[Action]:
-        """A member's connection has closed. After its goodbye, or the end, that is in order."""
+        """A member's connection has closed. After its goodbye, or the end, that is in order.
+
+        Before everyone has arrived it is forgotten: its replacement may come.
+        """
         if member not in self._present:
             return []
         self._present.remove(member)
         if self.has_ended:
             return []
+        if not self.is_complete and self._failure is None:
+            name = self.describe(member)
+            del self._members[member]
+            return self._notice(
+                f"{name} was lost before everyone had arrived ({reason}); waiting for another one"
+            )
         return self._fail(
             PeerLost(f"{self.describe(member)} closed its connection without a goodbye: {reason}")
         )

@@ -150,8 +150,8 @@ class CoordinatorService:
                 return self._roster.announce(member, message)
             case MemberFailure(text):
                 return self._roster.fail(member, text)
-            case Goodbye(last_step):
-                actions = self._roster.goodbye(member, last_step)
+            case Goodbye(last_step, preempted):
+                actions = self._roster.goodbye(member, last_step, preempted=preempted)
                 self._outbox.append((attendance.stream, None))
                 return actions
             case _:

@@ -48,6 +48,11 @@ class Stopping:
         return self._agreed is not None and self._finished >= self._agreed
 
     @property
+    def is_asked(self) -> bool:
+        """Whether another worker wants to stop, and this one has run what that one has."""
+        return self._asked_after is not None and self._finished >= self._asked_after
+
+    @property
     def is_agreed(self) -> bool:
         """Whether this worker knows after which execution all stop."""
         return self._agreed is not None
@@ -56,8 +61,7 @@ class Stopping:
         """The next execution begins."""
         self._is_pausing = False
         self._begun += 1
-        is_there = self._asked_after is not None and self._finished >= self._asked_after
-        return self._offer(self._begun) if is_there else None
+        return self._offer(self._begun) if self.is_asked else None
 
     def end(self) -> StopOffer | None:
         """The execution has ended."""

@@ -21,7 +21,7 @@ from poseidon_tf.transport.connections import ConnectionSettings
 from poseidon_tf.transport.frame_queue import FrameQueue
 from poseidon_tf.transport.over_grpc import Channel
 from poseidon_tf.transport.shared_memory import SharedMemory
-from poseidon_tf.wire import frames
+from poseidon_tf.wire import frames, identities
 from poseidon_tf.wire.frame_pb2 import (
     InspectReply,
     InspectRequest,
@@ -60,7 +60,7 @@ class ServerLink:
     """Streams to one server.
 
     Args:
-      address: the server's "host:port".
+      address, identity: the server's "host:port", and which process is meant there.
       rank: this worker's.
       on_sum: hears of every finished sum, on a stream's reading thread; must not block.
       on_lost: hears once per stream that ended with an error, or of a refusal.
@@ -76,6 +76,7 @@ class ServerLink:
         address: str,
         *,
         rank: int,
+        identity: str = "",
         on_sum: OnSum,
         on_lost: Callable[[Exception], None],
         on_sent: Callable[[int, int], None] | None = None,
@@ -85,7 +86,7 @@ class ServerLink:
         settings: ConnectionSettings = ConnectionSettings(),
     ) -> None:
         self.address = address
-        self._rank = rank
+        self._rank, self._identity = rank, identity
         self._has_left = False
         self.memory = memory
         credit_step = window_bytes // num_streams // _CREDIT_STEPS
@@ -104,6 +105,7 @@ class ServerLink:
                 EXCHANGE,
                 _SumReceiver(queue, on_sum, on_lost),
                 metadata={
+                    identities.TO: identity,
                     "rank": str(rank),
                     "stream": str(index),
                     "credit_step": str(credit_step),
@@ -126,15 +128,16 @@ class ServerLink:
         """Announce keys; their numbers, in order.
 
         Raises:
-          ProtocolError: another worker announced one of them otherwise, or a name is too long.
+          ProtocolError: another worker announced one of them otherwise, a name is too long, or the
+            server at this address is not the one that is meant.
           PeerLost: no answer within `timeout_s` seconds.
         """
         numbers: list[int] = []
         for begin in range(0, len(specs), MAX_TABLE_KEYS):
             some = specs[begin : begin + MAX_TABLE_KEYS]
             keys = [Key(name=s.name, dtype=s.dtype, num_elements=s.num_elements) for s in some]
-            table = KeyTable(rank=self._rank, keys=keys).SerializeToString()
-            reply = self._channels[0].call(REGISTER, table, timeout_s=timeout_s)
+            table = KeyTable(rank=self._rank, keys=keys, to=self._identity)
+            reply = self._channels[0].call(REGISTER, table.SerializeToString(), timeout_s=timeout_s)
             try:
                 answer = KeyNumbers.FromString(reply).numbers
             except DecodeError as failure:
@@ -165,7 +168,7 @@ class ServerLink:
           ProtocolError: the answer cannot be read.
           PeerLost: no answer within `timeout_s` seconds.
         """
-        request = InspectRequest().SerializeToString()
+        request = InspectRequest(to=self._identity).SerializeToString()
         answer = self._channels[0].call(INSPECT, request, timeout_s=timeout_s)
         try:
             reply: InspectReply = InspectReply.FromString(answer)

@@ -15,10 +15,11 @@ from poseidon_tf.transport.frame_queue import FRAME_BYTES, FrameQueue
 from poseidon_tf.transport.over_grpc import Server
 from poseidon_tf.transport.shared_memory import SharedMemory
 from poseidon_tf.transport.streams import Stream
-from poseidon_tf.wire import frames
+from poseidon_tf.wire import frames, identities
 from poseidon_tf.wire.frame_pb2 import (
     FrameHeader,
     InspectReply,
+    InspectRequest,
     KeyNumbers,
     KeyState,
     KeyTable,
@@ -58,6 +59,7 @@ class KVService:
     Args:
       server: not started yet.
       num_streams: see `streams_per_server`; the same for every worker.
+      index, identity: which server this is, and its identity; who means another one is refused.
       memory: shared with the worker of rank `memory_rank`, which started this server. What that
         worker has put there is summed from there, and its sums go to the same places.
       on_received: called after each push with (rank, key name, step), for tests and timelines.
@@ -70,12 +72,15 @@ class KVService:
         *,
         num_workers: int,
         num_streams: int = STREAMS_PER_SERVER,
+        index: int = 0,
+        identity: str = "",
         memory: SharedMemory | None = None,
         memory_rank: int = -1,
         on_received: Callable[[int, str, int], None] | None = None,
         on_released: Callable[[str, int], None] | None = None,
     ) -> None:
         self._store = Store(num_workers)
+        self._name, self._identity = f"server {index}", identity
         self._memory, self._memory_rank = memory, memory_rank
         self._places: dict[tuple[int, int], int] = {}  # (key, step) pushed through memory -> place
         self._num_workers, self._num_streams = num_workers, num_streams
@@ -102,6 +107,7 @@ class KVService:
             raise ProtocolError("a key table that cannot be read") from failure
         if len(table.keys) > MAX_TABLE_KEYS:
             raise ProtocolError(f"a table of {len(table.keys)} keys, more than {MAX_TABLE_KEYS}")
+        identities.check_meant(table.to, self._identity, self._name)
         specs = [KeySpec(key.name, key.dtype, key.num_elements) for key in table.keys]
         with self._lock:
             numbers = self._store.register(table.rank, specs)
@@ -112,6 +118,11 @@ class KVService:
         return reply
 
     def _inspect(self, request: bytes) -> bytes:
+        try:
+            meant = InspectRequest.FromString(request).to
+        except DecodeError as failure:
+            raise ProtocolError("a question that cannot be read") from failure
+        identities.check_meant(meant, self._identity, self._name)
         with self._lock:
             keys = list(self._store.contributions())
             held_bytes = self._store.held_bytes()
@@ -122,6 +133,7 @@ class KVService:
         return reply
 
     def _accept(self, stream: Stream) -> _WorkerStream:
+        identities.check_stream(stream.metadata, self._identity, self._name)
         try:
             rank, index = int(stream.metadata["rank"]), int(stream.metadata["stream"])
         except (KeyError, ValueError):

@@ -17,7 +17,7 @@ from poseidon_tf.transport.base import Traffic
 from poseidon_tf.transport.connections import ConnectionSettings
 from poseidon_tf.transport.over_grpc import Channel, Server
 from poseidon_tf.transport.streams import Stream
-from poseidon_tf.wire import frames
+from poseidon_tf.wire import frames, identities
 from poseidon_tf.wire.frame_pb2 import FrameHeader, Part
 
 BROADCAST = "/poseidon_tf.FactorPeer/Broadcast"
@@ -31,6 +31,7 @@ class FactorService:
 
     Args:
       server: this worker's transport server, not started yet.
+      identity: this worker's; who means another one is refused.
       on_complete: hears of every complete set, on a reading thread; must not block.
       on_lost: hears, with the peer's rank, of a broken stream, a refusal, or a peer that left
         too early.
@@ -42,9 +43,11 @@ class FactorService:
         *,
         num_workers: int,
         rank: int,
+        identity: str = "",
         on_complete: Callable[[CompleteSet], None],
         on_lost: Callable[[int, Exception], None],
     ) -> None:
+        self._identity = identity
         self._exchange = FactorExchange(num_workers=num_workers, rank=rank)
         self._num_workers, self._rank = num_workers, rank
         self._on_complete, self._on_lost = on_complete, on_lost
@@ -61,14 +64,24 @@ class FactorService:
         return num_workers - 1
 
     def connect(
-        self, addresses: Mapping[int, str], *, settings: ConnectionSettings, timeout_s: float
+        self,
+        addresses: Mapping[int, str],
+        *,
+        settings: ConnectionSettings,
+        timeout_s: float,
+        identities_of: Mapping[int, str] | None = None,
     ) -> None:
-        """Open a stream to every peer; `addresses` by rank, this worker's own is passed over.
+        """Open a stream to every peer.
+
+        Args:
+          addresses: by rank; this worker's own is passed over.
+          identities_of: by rank, which process is meant at its address.
 
         Raises:
           StartTimeout: a peer did not answer in `timeout_s` seconds.
           ConfigError: a peer has another token, or its certificate is wrong.
         """
+        meant = identities_of or {}
         for rank, address in sorted(addresses.items()):
             if rank != self._rank:
                 channel = Channel(address, settings=settings)
@@ -78,7 +91,7 @@ class FactorService:
                     channel.open_stream(
                         BROADCAST,
                         _RefusalReceiver(rank, self._on_lost),
-                        metadata={"rank": str(self._rank)},
+                        metadata={identities.TO: meant.get(rank, ""), "rank": str(self._rank)},
                     )
                 )
 
@@ -132,6 +145,7 @@ class FactorService:
             channel.close()
 
     def _accept(self, stream: Stream) -> _PeerStream:
+        identities.check_stream(stream.metadata, self._identity, f"worker rank {self._rank}")
         try:
             rank = int(stream.metadata["rank"])
         except (KeyError, ValueError):

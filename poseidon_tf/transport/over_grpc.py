@@ -107,6 +107,7 @@ class Server:
         is refused with a message instead of waiting for ever.
       ports: first and last port to try where the port is 0.
       settings: how its connections behave.
+      patience_s: how long to try where the port is in use: by a process that is ending, perhaps.
 
     Raises:
       ConfigError: the port is in use.
@@ -124,6 +125,7 @@ class Server:
         max_streams: int,
         ports: tuple[int, int] | None = None,
         settings: ConnectionSettings = ConnectionSettings(),
+        patience_s: float = 0.0,
     ) -> None:
         self._max_streams = max_streams
         self._resume_s = settings.resume_s
@@ -138,15 +140,21 @@ class Server:
         self._credentials = credentials.server_credentials(settings.security)
         host, _, port = address.rpartition(":")
         listen = host if _is_local(host) else "0.0.0.0"
-        self.address = f"{host}:{self._bind(listen, int(port), ports)}"
+        self.address = f"{host}:{self._bind(listen, int(port), ports, patience_s)}"
 
-    def _bind(self, host: str, port: int, ports: tuple[int, int] | None) -> int:
+    def _bind(self, host: str, port: int, ports: tuple[int, int] | None, patience_s: float) -> int:
         candidates = range(ports[0], ports[1] + 1) if ports and port == 0 else [port]
-        for candidate in candidates:
-            with contextlib.suppress(RuntimeError):
-                bound = credentials.add_port(self._server, f"{host}:{candidate}", self._credentials)
-                if bound:
-                    return bound
+        deadline_s = time.monotonic() + patience_s
+        while True:
+            for candidate in candidates:
+                with contextlib.suppress(RuntimeError):
+                    where = f"{host}:{candidate}"
+                    bound = credentials.add_port(self._server, where, self._credentials)
+                    if bound:
+                        return bound
+            if time.monotonic() >= deadline_s:
+                break
+            time.sleep(0.1)  # Nothing tells when another program gives its port back.
         if ports and port == 0:
             raise ConfigError(f"no free port on {host} between {ports[0]} and {ports[1]}")
         raise ConfigError(

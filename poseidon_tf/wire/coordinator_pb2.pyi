@@ -21,6 +21,7 @@ class FailureKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     FAILURE_KIND_STEP_TIMEOUT: _ClassVar[FailureKind]
     FAILURE_KIND_CONFIG_ERROR: _ClassVar[FailureKind]
     FAILURE_KIND_PROTOCOL_ERROR: _ClassVar[FailureKind]
+    FAILURE_KIND_NOT_NOW: _ClassVar[FailureKind]
 ROLE_UNSPECIFIED: Role
 ROLE_WORKER: Role
 ROLE_SERVER: Role
@@ -31,6 +32,7 @@ FAILURE_KIND_PEER_LOST: FailureKind
 FAILURE_KIND_STEP_TIMEOUT: FailureKind
 FAILURE_KIND_CONFIG_ERROR: FailureKind
 FAILURE_KIND_PROTOCOL_ERROR: FailureKind
+FAILURE_KIND_NOT_NOW: FailureKind
 
 class MemberMessage(_message.Message):
     __slots__ = ("join", "gather", "failure", "goodbye", "ping", "stop_offer", "announce")
@@ -107,10 +109,12 @@ class MemberFailure(_message.Message):
     def __init__(self, text: _Optional[str] = ...) -> None: ...
 
 class Goodbye(_message.Message):
-    __slots__ = ("last_step",)
+    __slots__ = ("last_step", "preempted")
     LAST_STEP_FIELD_NUMBER: _ClassVar[int]
+    PREEMPTED_FIELD_NUMBER: _ClassVar[int]
     last_step: int
-    def __init__(self, last_step: _Optional[int] = ...) -> None: ...
+    preempted: bool
+    def __init__(self, last_step: _Optional[int] = ..., preempted: bool = ...) -> None: ...
 
 class Ping(_message.Message):
     __slots__ = ("t",)
@@ -201,8 +205,10 @@ class Announced(_message.Message):
     def __init__(self, topic: _Optional[str] = ..., rank: _Optional[int] = ..., payload: _Optional[bytes] = ...) -> None: ...
 
 class Ended(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("preempted",)
+    PREEMPTED_FIELD_NUMBER: _ClassVar[int]
+    preempted: bool
+    def __init__(self, preempted: bool = ...) -> None: ...
 
 class StopAsked(_message.Message):
     __slots__ = ("number", "after")

@@ -60,12 +60,14 @@ class Key(_message.Message):
     def __init__(self, name: _Optional[str] = ..., dtype: _Optional[str] = ..., num_elements: _Optional[int] = ...) -> None: ...
 
 class KeyTable(_message.Message):
-    __slots__ = ("rank", "keys")
+    __slots__ = ("rank", "keys", "to")
     RANK_FIELD_NUMBER: _ClassVar[int]
     KEYS_FIELD_NUMBER: _ClassVar[int]
+    TO_FIELD_NUMBER: _ClassVar[int]
     rank: int
     keys: _containers.RepeatedCompositeFieldContainer[Key]
-    def __init__(self, rank: _Optional[int] = ..., keys: _Optional[_Iterable[_Union[Key, _Mapping]]] = ...) -> None: ...
+    to: str
+    def __init__(self, rank: _Optional[int] = ..., keys: _Optional[_Iterable[_Union[Key, _Mapping]]] = ..., to: _Optional[str] = ...) -> None: ...
 
 class KeyNumbers(_message.Message):
     __slots__ = ("numbers",)
@@ -74,8 +76,10 @@ class KeyNumbers(_message.Message):
     def __init__(self, numbers: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class InspectRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("to",)
+    TO_FIELD_NUMBER: _ClassVar[int]
+    to: str
+    def __init__(self, to: _Optional[str] = ...) -> None: ...
 
 class KeyState(_message.Message):
     __slots__ = ("name", "contributions")

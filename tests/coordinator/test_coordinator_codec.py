@@ -74,6 +74,7 @@ def test_a_member_message_comes_back_equal(message):
         Notice(""),
         Left(role="worker", rank=0, last_step=0),
         Ended(),
+        Ended(preempted=True),
         Pong(t_echo=0.0, coordinator_time_ns=0),
         StopAsked(number=2, after=7),
         StopAgreed(number=2, after=2**40),

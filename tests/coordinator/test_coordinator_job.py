@@ -12,7 +12,7 @@ import pytest
 from poseidon_tf.coordinator import codec
 from poseidon_tf.coordinator.client import CoordinatorClient
 from poseidon_tf.coordinator.limits import MAX_STRANGER_PINGS
-from poseidon_tf.coordinator.messages import Failure, Gather, Join, Ping, Pong
+from poseidon_tf.coordinator.messages import Failure, Gather, Join, MemberKey, Ping, Pong
 from poseidon_tf.coordinator.roster import Roster
 from poseidon_tf.coordinator.service import CoordinatorService
 from poseidon_tf.coordinator.stopping import Stopping
@@ -42,9 +42,9 @@ class ManualClock:
 class Job:
     """A coordinator for 2 workers and 1 server, and whoever a test lets join."""
 
-    def __init__(self, **service_options):
+    def __init__(self, address="127.0.0.1:0", **service_options):
         self.clock = ManualClock()
-        self.server = Server("127.0.0.1:0", max_streams=6)
+        self.server = Server(address, max_streams=6, patience_s=WAIT_S)
         self.address = self.server.address
         self.roster = Roster(
             num_workers=2,
@@ -224,8 +224,9 @@ def test_a_missing_member_is_named_in_the_log_and_at_the_deadline(job):
         with pytest.raises(StartTimeout, match=r"worker rank 1 \(10\.0\.0\.2:2222\)"):
             view.result(WAIT_S)
     assert isinstance(job.service.failure, StartTimeout)
-    with pytest.raises(StartTimeout, match="worker rank 1"):  # So does whoever comes too late.
-        job.client("worker", 1).join(timeout_s=WAIT_S)
+    # Whoever comes too late waits for the next run, which does not come here.
+    with pytest.raises(StartTimeout, match=r"no new run of the job in 0\.5 s: .*has failed"):
+        job.client("worker", 1).join(timeout_s=0.5)
 
 
 def test_a_newcomer_that_does_not_fit_is_refused_alone(job):
@@ -236,9 +237,87 @@ def test_a_newcomer_that_does_not_fit_is_refused_alone(job):
     for _, view in [*earlier, job.joining("worker", 1)]:
         view.result(WAIT_S)
     late = job.client("worker", 1, own_address="intruder:1")
-    with pytest.raises(ConfigError, match=r"intruder:1.*taken by worker-1:1"):
-        late.join(timeout_s=WAIT_S)
+    with pytest.raises(StartTimeout, match=r"intruder:1.*has that rank already, at worker-1:1"):
+        late.join(timeout_s=0.5)
     assert job.service.failure is None
+
+
+def test_the_same_rank_twice_before_everyone_is_there_is_refused_at_once(job, raw):
+    """Both are alive: two processes were given one task, and waiting would mend nothing."""
+    raw.join("worker", 1)
+    arrivals = [job.joining("worker", 0)]
+    second = job.client("worker", 1, own_address="intruder:1")
+    with pytest.raises(ConfigError, match=r"intruder:1.*that rank is taken by raw:1"):
+        second.join(timeout_s=WAIT_S)
+    for _, view in [*arrivals, job.joining("server", 0)]:
+        view.result(WAIT_S)
+
+
+def test_who_is_lost_before_everyone_is_there_is_replaced(job, raw):
+    """The others go on waiting, and start with the replacement."""
+    raw.join("worker", 1)
+    arrivals = [job.joining("worker", 0)]
+    raw.say(Ping(0.0))
+    raw.next_heard()  # It has joined.
+    raw.close()
+    while job.roster.is_present(MemberKey("worker", 1)):
+        time.sleep(0.01)
+    arrivals += [job.joining("server", 0), job.joining("worker", 1)]
+    for _, view in arrivals:
+        assert view.result(WAIT_S).worker_addresses == ["worker-0:1", "worker-1:1"]
+    assert job.service.failure is None
+
+
+def test_a_newcomer_is_let_in_by_the_run_after_the_one_that_it_found():
+    """It reaches the coordinator of a run that has failed, waits, and joins its successor."""
+    with contextlib.ExitStack() as stack:
+        old = stack.enter_context(contextlib.closing(Job()))
+        old.joined()
+        old.clients[2].report_failure("out of memory")
+        for rank in (0, 1):
+            assert isinstance(old.next_heard("worker", rank), MemberError)
+        newcomer = old.client("worker", 1, own_address="newcomer:1", notice_period_s=0.05)
+        view = old.pool.submit(newcomer.join, timeout_s=WAIT_S)
+        while not newcomer._hearing.not_now:
+            time.sleep(0.01)
+        assert "out of memory" in newcomer._hearing.not_now
+        for client in old.clients[:3]:
+            client.close()
+        assert old.service.close(timeout_s=WAIT_S)
+        old.server.stop(grace_s=0.0)
+        new = stack.enter_context(contextlib.closing(Job(address=old.address)))
+        for _, joined in [new.joining("worker", 0), new.joining("server", 0)]:
+            assert joined.result(WAIT_S).worker_addresses == ["worker-0:1", "newcomer:1"]
+        assert view.result(WAIT_S).worker_addresses == ["worker-0:1", "newcomer:1"]
+
+
+def test_who_waits_for_the_others_outlives_a_coordinator_that_does_not():
+    """Rank 0 is lost before everyone has arrived: who was there joins the next one."""
+    with contextlib.ExitStack() as stack:
+        old = stack.enter_context(contextlib.closing(Job()))
+        early, view = old.joining("worker", 1)
+        while not early._hearing.num_pongs:
+            time.sleep(0.01)
+        old.server.stop(grace_s=0.0)
+        new = stack.enter_context(contextlib.closing(Job(address=old.address)))
+        for _, joined in [new.joining("worker", 0), new.joining("server", 0)]:
+            joined.result(WAIT_S)
+        assert view.result(WAIT_S).worker_addresses == ["worker-0:1", "worker-1:1"]
+
+
+def test_a_wait_for_the_others_can_be_given_up(job):
+    """Its `join` raises what it is given; after everyone has arrived there is none to end."""
+    server, view = job.joining("server", 0)
+    while not server._hearing.num_pongs:
+        time.sleep(0.01)
+    assert server.give_up(MemberError("its parent is gone"))
+    with pytest.raises(MemberError, match="its parent is gone"):
+        view.result(WAIT_S)
+    server.close()
+    while job.roster.is_present(MemberKey("server", 0)):
+        time.sleep(0.01)
+    worker, *_ = job.joined()
+    assert not worker.give_up(MemberError("too late"))
 
 
 @pytest.mark.parametrize("farewell", ["abort", "close"])

@@ -15,6 +15,7 @@ from poseidon_tf.coordinator.messages import (
     Left,
     MemberKey,
     Notice,
+    NotNow,
     RosterView,
 )
 from poseidon_tf.coordinator.roster import Roster
@@ -150,7 +151,7 @@ def test_the_start_deadline_names_the_missing_and_is_remembered():
         "1 of 5 members arrived; waiting for worker rank 1 (10.0.0.2:2222), ",
     )
     assert roster.tick(1121.0) == []
-    with pytest.raises(StartTimeout, match="1 of 5 members arrived"):
+    with pytest.raises(NotNow, match="1 of 5 members arrived"):
         roster.join(join(W1))
 
 
@@ -281,17 +282,70 @@ def test_leaving_too_early_fails_the_job(leaver, arrived):
 
 
 @pytest.mark.parametrize("lost", [W1, S1])
-@pytest.mark.parametrize("arrived", [[W0, W1, S1], EVERYONE], ids=["incomplete", "complete"])
-def test_a_lost_member_fails_the_job_for_all_that_remain(lost, arrived):
-    roster = make_roster()
-    for key in arrived:
-        roster.join(join(key))
+def test_a_lost_member_fails_the_job_for_all_that_remain(lost):
+    roster = complete_roster()
     assert_all_fail(
         roster.lost(lost, "connection reset"),
-        [key for key in arrived if key != lost],
+        [key for key in EVERYONE if key != lost],
         PeerLost,
         f"{lost} ({ADDRESSES[lost]}) closed its connection without a goodbye: connection reset",
     )
+
+
+@pytest.mark.parametrize("lost", [W1, S1])
+def test_who_is_lost_before_everyone_has_arrived_may_come_again(lost):
+    """It is no failure: the others are told, and the replacement completes the roster."""
+    roster = make_roster()
+    for key in (W0, W1, S0, S1):
+        roster.join(join(key))
+    text = f"{lost} ({ADDRESSES[lost]}) was lost before everyone had arrived (reset)"
+    notices = roster.lost(lost, "reset")
+    assert sorted(key for key, _ in notices) == sorted({W0, W1, S0, S1} - {lost})
+    assert all(message.text.startswith(text) for _, message in notices)
+    assert roster.failure is None
+    assert roster.join(join(W2)) == []
+    views = roster.join(join(lost, address="10.0.0.50:1"))
+    assert len(views) == 5
+    assert "10.0.0.50:1" in [member.address for member in views[0][1].members]
+
+
+def test_a_newcomer_waits_for_the_next_run_once_this_one_has_begun():
+    """A rank that is there already, a failed job and one that has ended: none is its own fate."""
+    running, failed, ended = complete_roster(), complete_roster(), complete_roster()
+    failed.lost(S0, "reset")
+    for key in (W0, W1, W2):
+        ended.goodbye(key, 3)
+    for roster, state in (
+        (running, "has that rank already, at 10.0.0.2:2222"),
+        (failed, "has failed (server 0 (10.0.0.8:2222) closed its connection"),
+        (ended, "has ended"),
+    ):
+        with pytest.raises(NotNow) as refusal:
+            roster.join(join(W1, address="10.0.0.50:1"))
+        assert "worker rank 1 (10.0.0.50:1) is not of the run" in str(refusal.value)
+        assert f"that one {state}" in str(refusal.value)
+    assert running.failure is None
+    assert len(running.announce(W0, Announce("data", b""))) == 2  # Nothing has changed.
+
+
+def test_a_newcomer_told_of_another_cluster_waits_for_a_failed_run_to_end():
+    """The run that it does not fit is not the one that it is for."""
+    roster = make_roster()
+    roster.join(join(W0))
+    with pytest.raises(ConfigError):
+        roster.join(join(W1, num_workers=7))
+    roster.fail(W0, "why")
+    with pytest.raises(NotNow):
+        roster.join(join(W1, num_workers=7))
+
+
+@pytest.mark.parametrize("who", [None, W1])
+def test_the_end_tells_whether_some_worker_left_before_it_was_done(who):
+    """Servers end differently then: whoever starts processes again must start them too."""
+    roster = complete_roster()
+    for key in (W0, W1, W2):
+        actions = roster.goodbye(key, 3, preempted=key == who)
+    assert (S0, Ended(preempted=who is not None)) in actions
 
 
 def test_the_first_failure_is_kept_and_every_later_event_hears_it():
@@ -304,7 +358,7 @@ def test_the_first_failure_is_kept_and_every_later_event_hears_it():
     assert roster.lost(S0, "gone") == []
     assert roster.goodbye(W1, 3) == []
     assert_all_fail(roster.gather(W0, part("x"), 0.0), [W0], MemberError, text)
-    with pytest.raises(MemberError, match="no space left"):
+    with pytest.raises(NotNow, match="no space left"):
         roster.join(join(W2))
     assert str(roster.failure) == text
 
@@ -317,14 +371,15 @@ def test_an_announcement_reaches_the_other_workers_that_are_still_there():
     assert roster.announce(W1, Announce("data", b"5")) == [(W2, announced)]
 
 
-def test_only_workers_of_a_complete_roster_announce():
+def test_only_members_of_a_complete_roster_announce():
+    """A server announces to all workers; nobody does before everyone has arrived."""
     roster = make_roster()
     roster.join(join(W0))
     with pytest.raises(ProtocolError, match="worker rank 0 .* may not announce 'data'"):
         roster.announce(W0, Announce("data", b""))
     roster = complete_roster()
-    with pytest.raises(ProtocolError, match="server 1 .* may not announce"):
-        roster.announce(S1, Announce("data", b""))
+    announced = Announced(topic="end", rank=1, payload=b"")
+    assert roster.announce(S1, Announce("end", b"")) == [(key, announced) for key in (W0, W1, W2)]
     roster.fail(W1, "why")
     ((key, message),) = roster.announce(W0, Announce("data", b""))
     assert key == W0 and isinstance(message, Failure)

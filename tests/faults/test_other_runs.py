@@ -1,0 +1,103 @@
+"""Messages for a process of another run of the job that has the same address are refused."""
+
+import pytest
+from faults_streams import WAIT_S, Endpoint, Heard
+
+from poseidon_tf.errors import ProtocolError
+from poseidon_tf.kv.client import ServerLink
+from poseidon_tf.kv.service import EXCHANGE, INSPECT, REGISTER, KVService
+from poseidon_tf.kv.store import KeySpec
+from poseidon_tf.sfb.service import BROADCAST, FactorService
+from poseidon_tf.transport.connections import ConnectionSettings
+from poseidon_tf.transport.over_grpc import Server
+from poseidon_tf.wire.frame_pb2 import InspectReply, InspectRequest, KeyTable
+
+SPEC = KeySpec("w", "float32", 4)
+OLD = ["", "server 1 of the run before"]  # One that says nothing, and one that means another.
+
+
+class Store(Endpoint):
+    """Server 1, as started in this run."""
+
+    def __init__(self):
+        super().__init__(max_streams=KVService.streams_needed(2))
+        KVService(self.server, num_workers=2, index=1, identity="new")
+
+    def link(self, identity):
+        lost = Heard()
+        link = ServerLink(
+            self.server.address,
+            rank=0,
+            identity=identity,
+            on_sum=lambda key, step, view: None,
+            on_lost=lost.on_closed,
+        )
+        return link, lost
+
+    def num_keys(self):
+        request = InspectRequest(to="new").SerializeToString()
+        reply = self.channel().call(INSPECT, request, timeout_s=WAIT_S)
+        return len(InspectReply.FromString(reply).keys)
+
+
+@pytest.mark.parametrize("meant", OLD)
+def test_a_server_refuses_who_means_another_server(meant):
+    """A stream, a key table and a question alike; nothing changes, and the right one is served."""
+    with Store() as store:
+        says = "this is server 1 of another run of the job"
+        error = store.refused(EXCHANGE, to=meant, rank=0, stream=0)
+        assert isinstance(error, ProtocolError) and says in str(error)
+        table = KeyTable(rank=0, to=meant).SerializeToString()
+        question = InspectRequest(to=meant).SerializeToString()
+        for method, request in ((REGISTER, table), (INSPECT, question)):
+            with pytest.raises(ProtocolError, match=says):
+                store.channel().call(method, request, timeout_s=WAIT_S)
+        assert store.num_keys() == 0
+        link, _ = store.link("new")
+        assert link.register([SPEC], timeout_s=WAIT_S) == [0]
+        assert store.num_keys() == 1
+        link.leave(0)
+        link.close(timeout_s=WAIT_S)
+
+
+def test_a_worker_of_an_older_run_is_refused_by_a_new_server():
+    """Its link hears of it as a refusal, which fails at once, not as a broken connection."""
+    with Store() as store:
+        link, lost = store.link("old")
+        error = lost.error()
+        assert isinstance(error, ProtocolError)
+        with pytest.raises(ProtocolError, match="another run of the job"):
+            link.register([SPEC], timeout_s=WAIT_S)
+        with pytest.raises(ProtocolError, match="another run of the job"):
+            link.inspect(timeout_s=WAIT_S)
+        link.close(timeout_s=WAIT_S)
+
+
+def service(server, *, rank, identity, heard):
+    return FactorService(
+        server,
+        num_workers=2,
+        rank=rank,
+        identity=identity,
+        on_complete=lambda complete: None,
+        on_lost=lambda peer, error: heard.on_closed(error),
+    )
+
+
+@pytest.mark.parametrize("meant", OLD)
+def test_a_worker_refuses_who_means_another_worker(meant):
+    """On the wire, and as a peer that was told of another process at that address."""
+    with Endpoint(max_streams=FactorService.streams_needed(2)) as peer:
+        service(peer.server, rank=1, identity="new", heard=Heard())
+        error = peer.refused(BROADCAST, to=meant, rank=0)
+        assert "this is worker rank 1 of another run of the job" in str(error)
+        lost = Heard()
+        own = Server("127.0.0.1:0", max_streams=1)
+        mine = service(own, rank=0, identity="mine", heard=lost)
+        addresses = {0: own.address, 1: peer.server.address}
+        mine.connect(
+            addresses, settings=ConnectionSettings(), identities_of={0: "mine", 1: meant}
+        )
+        assert isinstance(lost.error(), ProtocolError)
+        mine.close(timeout_s=WAIT_S)
+        own.stop()
