@@ -23,8 +23,10 @@ from poseidon_tf.coordinator.messages import RosterView
 from poseidon_tf.coordinator.roster import Roster
 from poseidon_tf.coordinator.service import CoordinatorService
 from poseidon_tf.errors import ConfigError, PoseidonError
+from poseidon_tf.launch import sigterm
 from poseidon_tf.launch.cluster_env import ClusterConfig, current_environ, split_address
 from poseidon_tf.launch.memory import keep_freed_memory
+from poseidon_tf.launch.server_main import PORT_PATIENCE_S
 from poseidon_tf.sfb.service import FactorService
 from poseidon_tf.sync.session import Deadlines, Session
 from poseidon_tf.sync.worker import Worker
@@ -33,10 +35,12 @@ from poseidon_tf.transport.connections import ConnectionSettings
 from poseidon_tf.transport.over_grpc import Server
 from poseidon_tf.transport.security import Security
 from poseidon_tf.transport.shared_memory import SharedMemory
+from poseidon_tf.wire.identities import new_identity
 
 _log = logging.getLogger("poseidon_tf")
 # Streams in which the coordinator tells a process that its rank is taken.
 _ROOM_FOR_STRANGERS = 4
+_MAIN_THREAD_LOOK_S = 0.25
 
 
 @final
@@ -58,6 +62,7 @@ class Membership:
     _failure: str = ""
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _is_over: bool = False
+    _leaver: threading.Thread | None = None
 
     def fail(self, reason: str) -> None:
         """Tell everyone that this worker gives up; the first reason counts."""
@@ -79,7 +84,7 @@ class Membership:
             )
         else:
             self.worker.leave()
-        client.goodbye(self.worker.last_step())
+        client.goodbye(self.worker.last_step(), preempted=self.worker.preemption.is_heeded)
         patience_s = 5.0 if failed else deadlines.leave_s
         if self._coordinator is not None and not self._coordinator.close(timeout_s=patience_s):
             _log.warning("not every member has left within %g s", patience_s)
@@ -107,10 +112,37 @@ class Membership:
         sys.excepthook = hook
 
         def wait_main_thread() -> None:
-            threading.main_thread().join()
+            # With a look now and then at whether `leave` has been called before.
+            while threading.main_thread().is_alive() and not self._is_over:
+                threading.main_thread().join(_MAIN_THREAD_LOOK_S)
             self.leave()
 
-        threading.Thread(target=wait_main_thread, name="poseidon-leave").start()
+        self._leaver = threading.Thread(target=wait_main_thread, name="poseidon-leave")
+        self._leaver.start()
+
+    def leave_now(self) -> None:
+        """`leave`, and no thread of it goes on."""
+        self.leave()
+        if self._leaver is not None:
+            self._leaver.join()
+
+    def notice_sigterm(self) -> None:
+        """Have SIGTERM end this worker's training in order, where it watches for that."""
+        client, preemption = self.worker.coordinator, self.worker.preemption
+        name = f"worker rank {self.config.rank} ({self.config.address})"
+
+        def notice() -> bool:
+            if preemption.is_watched and not self._is_over:
+                preemption.ask(f"{name} was asked to end (SIGTERM)")
+                return True
+            return False
+
+        def farewell() -> None:
+            if not self._is_over:
+                client.report_failure("it was terminated (SIGTERM)")
+                client.close(timeout_s=1.0)
+
+        sigterm.on_first_sigterm(notice, farewell)
 
 
 def join(
@@ -150,7 +182,9 @@ def join(
         config.address,
         max_streams=FactorService.streams_needed(num_workers) + coordinator_streams,
         settings=settings,
+        patience_s=PORT_PATIENCE_S,
     )
+    identity = new_identity()
     recorder = Recorder(f"worker {rank}", directory=timeline_dir, clock=clock)
     coordinator = _host_coordinator(server, config, deadlines) if rank == 0 else None
     own_server: subprocess.Popen[str] | None = None
@@ -161,6 +195,7 @@ def join(
         rank=rank,
         own_address=config.address,
         info={
+            "identity": identity,
             "arithmetic": dict(arithmetic),
             "timeline_dir": timeline_dir,
             "num_replicas": num_replicas,
@@ -185,6 +220,7 @@ def join(
         server,
         num_workers=num_workers,
         rank=rank,
+        identity=identity,
         on_complete=lambda complete: worker.on_complete(complete),
         on_lost=session.lost,
     )
@@ -218,6 +254,7 @@ def join(
             memory.close()
         raise
     recorder.offset_s = client.clock_offset_s
+    _log.info("rank %d is in run %d of the job", rank, view.incarnation)
     return Membership(
         worker=worker,
         view=view,
@@ -243,9 +280,13 @@ def _connect(
     worker: Worker, view: RosterView, settings: ConnectionSettings, *, timeout_s: float
 ) -> None:
     try:
-        worker.connect(view.server_addresses, settings=settings, timeout_s=timeout_s)
-        addresses = dict(enumerate(view.worker_addresses))
-        worker.factors.connect(addresses, settings=settings, timeout_s=timeout_s)
+        worker.connect(view.servers, settings=settings, timeout_s=timeout_s)
+        worker.factors.connect(
+            dict(enumerate(view.worker_addresses)),
+            settings=settings,
+            timeout_s=timeout_s,
+            identities_of={member.rank: member.identity for member in view.workers},
+        )
     except PoseidonError as failure:
         worker.coordinator.report_failure(str(failure))  # Why this member is about to be missing.
         raise
@@ -260,7 +301,7 @@ def _host_coordinator(
         worker_addresses=config.workers,
         server_addresses=config.servers,
         data_seed=secrets.randbits(31),
-        incarnation=0,
+        incarnation=time.time_ns(),  # Grows from run to run.
         start_timeout_s=deadlines.start_s,
         started_s=time.monotonic(),
     )

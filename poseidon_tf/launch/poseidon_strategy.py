@@ -148,6 +148,7 @@ class PoseidonStrategy(ClusterStrategy):
                 security=security,
             )
             self._membership.leave_with_main_thread()
+            self._membership.notice_sigterm()
             arithmetic = [member.info["arithmetic"] for member in self._membership.view.workers]
             if not tf_internals.user_seeded_tensorflow():
                 # Every worker shuffles the whole dataset before it takes its shard: with other
@@ -176,7 +177,7 @@ class PoseidonStrategy(ClusterStrategy):
     def shutdown(self) -> None:
         """Leave the cluster now; otherwise it happens when the main thread ends."""
         if self._membership is not None:
-            self._membership.leave()
+            self._membership.leave_now()
 
     def _announce(self, plan: Plan) -> None:
         if self.rank == 0:

@@ -1,7 +1,9 @@
 """One parameter server process: from the first byte of its environment to its exit code.
 
 It imports no TensorFlow and is ready in under a second. It ends with code 0 when all workers
-have said goodbye, and with 1 when the job failed or its parent process is gone.
+have said goodbye, with 143 when they did so before they were done because some process was asked
+to end, and with 1 when the job failed or its parent process is gone. Asked to end itself (SIGTERM)
+it asks the workers to stop, and serves until they have; before everyone has arrived it just ends.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -16,6 +19,7 @@ from collections.abc import Callable
 from poseidon_tf.coordinator.client import CoordinatorClient
 from poseidon_tf.errors import ConfigError, MemberError, PoseidonError, ProtocolError
 from poseidon_tf.kv.service import KVService, streams_per_server
+from poseidon_tf.launch import sigterm
 from poseidon_tf.launch.cluster_env import (
     ClusterConfig,
     current_environ,
@@ -24,12 +28,15 @@ from poseidon_tf.launch.cluster_env import (
 )
 from poseidon_tf.launch.memory import keep_freed_memory
 from poseidon_tf.launch.security_env import read_security
+from poseidon_tf.sync import preemption
 from poseidon_tf.trace import Recorder
 from poseidon_tf.transport.connections import ConnectionSettings
 from poseidon_tf.transport.over_grpc import Server
 from poseidon_tf.transport.shared_memory import SharedMemory
+from poseidon_tf.wire.identities import new_identity
 
 START_TIMEOUT_S = 120.0
+PORT_PATIENCE_S = 5.0  # For the process before it, if it was started again, to end.
 PARENT_GONE_S = 5.0  # For a server to end in order when the worker that started it is gone.
 _log = logging.getLogger("poseidon_tf")
 
@@ -61,7 +68,9 @@ def serve(
         max_streams=KVService.streams_needed(config.num_workers, num_streams),
         ports=ports,
         settings=settings,
+        patience_s=PORT_PATIENCE_S,
     )
+    identity = new_identity()
     recorder: Recorder | None = None
 
     def on_released(name: str, step: int) -> None:
@@ -72,6 +81,8 @@ def serve(
         server,
         num_workers=config.num_workers,
         num_streams=num_streams,
+        index=index,
+        identity=identity,
         memory=memory,
         memory_rank=index,
         on_received=on_received,
@@ -95,13 +106,31 @@ def serve(
         role="server",
         rank=index,
         own_address=server.address,
-        info={},
+        info={"identity": identity},
         num_workers=config.num_workers,
         num_servers=config.num_servers,
         settings=settings,
         on_failure=on_failure,
         on_ended=on_ended,
     )
+
+    def asked_to_end() -> bool:
+        who = f"server {index} ({server.address})"
+        return client.announce(preemption.TOPIC, f"{who} was asked to end (SIGTERM)".encode())
+
+    def parent_is_gone() -> MemberError:
+        return MemberError(
+            f"worker rank {index} ({config.workers[index]}), which started it, is gone"
+        )
+
+    def watch_parent() -> None:
+        over.wait()
+        client.give_up(parent_is_gone())
+
+    if parent_gone is not None:
+        threading.Thread(target=watch_parent, name="poseidon-parent-gone", daemon=True).start()
+    else:
+        sigterm.on_first_sigterm(asked_to_end, farewell=lambda: None)
     try:
         view = client.join(timeout_s=start_timeout_s)
         # As rank 0 has it: a server has no arguments of its own.
@@ -117,20 +146,22 @@ def serve(
         over.wait()
         if not ended and not failures:
             # The coordinator may hear of this server's end before that of the worker.
-            raise MemberError(
-                f"worker rank {index} ({config.workers[index]}), which started it, is gone"
-            )
+            raise parent_is_gone()
     except PoseidonError as failure:
         failures.append(failure)
-        client.report_failure(str(failure))
+        if recorder is not None:  # Before everyone has arrived one member's end is not all's.
+            client.report_failure(str(failure))
     finally:
+        over.set()
         client.close(timeout_s=1.0)
         server.stop()
         if recorder is not None:
             recorder.write()
     if failures:
         print(f"server {index}: {failures[0]}", file=sys.stderr, flush=True)
-    return 0 if ended and not failures else 1
+    if failures or not ended:
+        return 1
+    return preemption.EXIT_CODE if client.is_preempted else 0
 
 
 def main() -> int:
@@ -162,6 +193,8 @@ def child_main() -> int:
     The first line is JSON. The end of the input means that the worker is gone, unless the line
     "leave" came before: then the server goes on until the job ends, for the other workers' sake.
     """
+    # Whoever ends the worker's whole group means the worker; this process ends after it.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     orders = json.loads(sys.stdin.readline())
     parent_gone = threading.Event()
 

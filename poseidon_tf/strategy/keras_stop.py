@@ -1,4 +1,4 @@
-"""Ends `fit` after the same execution on all workers, whoever's callback wants it.
+"""Ends `fit` after the same execution on all workers, whoever's callback or scheduler wants it.
 
 A worker that stopped alone would leave the others waiting for its gradients. An execution is one
 call of the training function; as long as nobody wants to stop, none of this says a word during an
@@ -31,11 +31,16 @@ class StopTogether(keras.callbacks.Callback):  # type: ignore[misc]
         self._strategy = strategy
         self._thread = threading.get_ident()
         self._train_function: Callable[[Any], Any] | None = None
+        self.next_epoch: int | None = None  # Where a `fit` goes on that is ended now.
 
     def on_train_begin(self, logs: Any = None) -> None:
         self._strategy.advance(Stopping.pause)
+        self._strategy.end_if_preempted()
         self._train_function = self.model.train_function
         self.model.train_function = self._execute
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self.next_epoch = epoch
 
     def release(self) -> None:
         """Give the model its training function back."""
@@ -63,7 +68,8 @@ class StopTogether(keras.callbacks.Callback):  # type: ignore[misc]
 
     def _agree(self) -> None:
         """If this worker wants to stop, and only then, find out when all do."""
-        if self.model.stop_training and not self._strategy.stopping.is_due:
+        wants = self.model.stop_training or self._strategy.is_preempted
+        if wants and not self._strategy.stopping.is_due:
             self.model.stop_training = self._strategy.advance(Stopping.want)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
@@ -71,6 +77,8 @@ class StopTogether(keras.callbacks.Callback):  # type: ignore[misc]
         mine = bytes([bool(wants), self._strategy.stopping.is_agreed])
         everyone = self._strategy.gather_bytes("stop at the end of the epoch", mine)
         self.model.stop_training = any(wants for wants, _ in everyone)
+        self.next_epoch = epoch + 1
+        self._strategy.end_if_preempted()
         # Who knows of an agreement has told before the others could come here without it.
         if any(is_agreed for _, is_agreed in everyone):
             self._strategy.advance(Stopping.forget)

@@ -23,10 +23,12 @@ from poseidon_tf.strategy.keras_fit_start import (
     agree_on_start,
     variables_of,
 )
+from poseidon_tf.strategy.keras_preemption import save_backups
 from poseidon_tf.strategy.keras_stop import StopTogether
 from poseidon_tf.strategy.keras_writers import arranged, for_rank
 from poseidon_tf.strategy.metric_values import results_of_all
 from poseidon_tf.strategy.strategy import ClusterStrategy, among_others
+from poseidon_tf.sync.preemption import Preempted
 
 _KERAS_BATCH_SIZE = 32  # What Keras takes where `batch_size` is None.
 _FIT_ARGUMENTS = (
@@ -78,6 +80,7 @@ def fit(original: Callable[..., Any]) -> Callable[..., Any]:
             last.insert(0, RestoredValues(strategy))
         named["verbose"] = verbosity(strategy, named.get("verbose", "auto"))
         with (
+            strategy.watching_for_preemption(),
             strategy.training(_batch_size(named)),
             arranged(strategy, callbacks, self, first=[FirstValues(strategy)], last=last) as named[
                 "callbacks"
@@ -85,6 +88,9 @@ def fit(original: Callable[..., Any]) -> Callable[..., Any]:
         ):
             try:
                 return original(self, **named)
+            except Preempted as preempted:
+                save_backups(for_rank(strategy, callbacks), stop.next_epoch, preempted)
+                raise
             finally:
                 stop.release()
 
@@ -136,6 +142,7 @@ def metrics_result(original: Callable[..., Any]) -> Callable[..., Any]:
             return original(self, logs)
         if not _is_evaluating.get():
             strategy.advance(Stopping.pause)  # The epoch of a `fit` is over.
+            strategy.end_if_preempted()
         return results_of_all(strategy, self, logs, lambda logs: original(self, logs))
 
     return metrics_result

@@ -23,6 +23,7 @@ from poseidon_tf.strategy.reductions import joined_replicas
 from poseidon_tf.strategy.sample_weights import SampleWeights
 from poseidon_tf.strategy.shares import Shares, without_empty
 from poseidon_tf.strategy.tape_sums import TapeSums
+from poseidon_tf.sync.preemption import Preempted
 from poseidon_tf.sync.statistics import Statistics
 from poseidon_tf.sync.worker import Worker
 
@@ -174,6 +175,59 @@ class ClusterStrategy(tf.distribute.Strategy):  # type: ignore[misc]
         """Where this worker is in its training, to be read."""
         assert self._worker is not None, "one worker stops by itself"
         return self._worker.coordinator.stopping
+
+    def stop_requested(self) -> bool:
+        """Whether a custom loop has to end here, because some process was asked to end (SIGTERM).
+
+        Every worker calls it once per step, between steps; all get the same answer at the same
+        step. After True save what must be saved, on rank 0, and end with ``sys.exit(143)``. As
+        long as nobody was asked to end, it sends nothing. From the first call on, a first SIGTERM
+        does nothing else; a second one ends the process. In `fit` nobody needs this.
+
+        Raises:
+          PoseidonError: some worker did not call it in time (`Deadlines.step_s`), or the job
+            failed.
+        """
+        if self.num_workers == 1:
+            return False
+        assert self._worker is not None
+        preemption = self._worker.preemption
+        if not preemption.is_watched:
+            preemption.watch()
+        is_due = self.advance(Stopping.end)
+        if not is_due and (preemption.reason or self.stopping.is_asked):
+            is_due = self.advance(Stopping.want)
+        if is_due:
+            preemption.heed("another process was asked to end")
+            return True
+        self.advance(Stopping.begin)
+        return False
+
+    def watching_for_preemption(self) -> contextlib.AbstractContextManager[None]:
+        """Within: this worker looks now and then at whether a process was asked to end."""
+        assert self._worker is not None, "one worker ends by itself"
+        return self._worker.preemption.watching()
+
+    @property
+    def is_preempted(self) -> bool:
+        """Whether this worker knows of a process that was asked to end."""
+        assert self._worker is not None, "one worker ends by itself"
+        return bool(self._worker.preemption.reason)
+
+    def end_if_preempted(self) -> None:
+        """End the program if any worker knows of a process that was asked to end.
+
+        All workers call it together, with nobody in a step.
+
+        Raises:
+          Preempted: on all workers.
+        """
+        assert self._worker is not None, "one worker ends by itself"
+        preemption = self._worker.preemption
+        everyone = self.gather_bytes("asked to end", preemption.reason.encode())
+        if reasons := [reason.decode() for reason in everyone if reason]:
+            preemption.heed(reasons[0])
+            raise Preempted(reasons[0])
 
     @contextlib.contextmanager
     def training(self, batch_size: int | None) -> Iterator[None]:

@@ -210,6 +210,16 @@ def set_initial_epoch(model: Any, epoch: int | None) -> None:
     model._initial_epoch = epoch
 
 
+def write_backup(callback: Any, epoch: int) -> None:
+    """Have a BackupAndRestore save now, for a `fit` that begins at `epoch`.
+
+    Keras has no public way to ask for a backup, and what the callback takes for the epoch is 0
+    until one has ended under it, also after it has restored a later one.
+    """
+    callback._current_epoch = epoch
+    callback._save_model()
+
+
 def build_symbolically(model: Any, batch: Any) -> None:
     """Make the variables of a model and its optimizer, as `train_on_batch` is about to."""
     model._maybe_symbolic_build(data_batch=batch)
@@ -374,4 +384,5 @@ __all__ = [
     "set_initial_epoch",
     "user_seeded_tensorflow",
     "variable_id",
+    "write_backup",
 ]

@@ -89,7 +89,7 @@ class DataEnds:
         *,
         num_workers: int,
         rank: int,
-        announce: Callable[[bytes], None],
+        announce: Callable[[bytes], object],
         failure: Callable[[], PoseidonError | None],
         fail: Callable[[PoseidonError], None],
         timeout_s: float,

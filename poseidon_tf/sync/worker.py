@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Literal, final, get_args
 
 from poseidon_tf.coordinator.client import CoordinatorClient
-from poseidon_tf.coordinator.messages import StopOffer
+from poseidon_tf.coordinator.messages import Member, StopOffer
 from poseidon_tf.coordinator.stopping import Stopping
 from poseidon_tf.errors import PoseidonError, ProtocolError
 from poseidon_tf.kv.client import OnSum, ServerLink
@@ -22,6 +22,8 @@ from poseidon_tf.sfb.exchange import CompleteSet
 from poseidon_tf.sfb.factors import RowSpec
 from poseidon_tf.sfb.service import FactorService
 from poseidon_tf.sync.data_ends import DataEnds
+from poseidon_tf.sync.preemption import TOPIC as _ASKED_TO_END
+from poseidon_tf.sync.preemption import Preemption
 from poseidon_tf.sync.replicas import ReplicaJoin, stacking, summing
 from poseidon_tf.sync.session import Deliver, Route, Session
 from poseidon_tf.sync.statistics import PayloadStatistics, PeerStatistics, Statistics
@@ -65,6 +67,7 @@ class Worker:
         self._factor_syncers: dict[int, FactorSyncer] = {}
         self._routes: list[tuple[Purpose, Route]] = []
         self._num_gathers = 0
+        self.preemption = Preemption()
         self.data_ends = DataEnds(
             num_workers=num_workers,
             rank=rank,
@@ -77,7 +80,7 @@ class Worker:
         session.on_left.append(self.data_ends.left)
 
     def connect(
-        self, addresses: Sequence[str], *, settings: ConnectionSettings, timeout_s: float
+        self, servers: Sequence[Member], *, settings: ConnectionSettings, timeout_s: float
     ) -> None:
         """Open the streams to the servers.
 
@@ -85,15 +88,16 @@ class Worker:
           StartTimeout: a server did not answer in `timeout_s` seconds.
           ConfigError: a server has another token, or its certificate is wrong.
         """
-        for index, address in enumerate(addresses):
+        for index, server in enumerate(servers):
             self._links.append(
                 ServerLink(
-                    address,
+                    server.address,
                     rank=self.rank,
+                    identity=server.identity,
                     on_sum=self._sum_receiver(index),
                     on_lost=lambda error: self.session.lost(None, error),
                     on_sent=self._sent_recorder(index),
-                    num_streams=streams_per_server(len(addresses)),
+                    num_streams=streams_per_server(len(servers)),
                     memory=self._memory if index == self._own_server else None,
                     settings=settings,
                 )
@@ -180,7 +184,10 @@ class Worker:
         self._factor_syncers[complete.key].receive(complete)
 
     def on_announced(self, rank: int, topic: str, payload: bytes) -> None:
-        """Take what another worker announced; called on the coordinator's stream."""
+        """Take what another member announced; called on the coordinator's stream."""
+        if topic == _ASKED_TO_END:
+            self.preemption.ask(payload.decode(errors="replace"))
+            return
         try:
             if topic != _DATA:
                 raise ProtocolError(f"rank {rank} announced {topic!r}, which nobody here expects")
