@@ -60,20 +60,49 @@ def main() -> None:
     type=click.IntRange(min=1),
     help="Dedicated servers to start. Without it every worker brings its own.",
 )
+@click.option(
+    "--max-restarts",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="How often to start the whole job anew after a process has failed.",
+)
+@click.option(
+    "--grace",
+    type=click.FloatRange(min=0),
+    default=30.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long workers may take to save when this command is asked to stop.",
+)
 @click.argument("script")
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
-def run(workers: int, servers: int | None, script: str, args: tuple[str, ...]) -> None:
+def run(
+    workers: int,
+    servers: int | None,
+    max_restarts: int,
+    grace: float,
+    script: str,
+    args: tuple[str, ...],
+) -> None:
     """Run SCRIPT as a job on this machine, once per worker.
 
     Every process gets its TF_CONFIG, and every line that it prints is led by its role. When one
-    fails, or on Ctrl-C, all are ended; the exit code is that of the first that failed.
+    fails all are ended; the exit code is that of the first that failed. On Ctrl-C or SIGTERM the
+    workers get SIGTERM, on which `fit` saves and ends; the exit code is then 130 or 143.
     """
     from poseidon_tf.launch.cluster_env import current_environ
     from poseidon_tf.launch.local import run_local
+    from poseidon_tf.launch.supervisor import Patience
 
     sys.exit(
         run_local(
-            [script, *args], num_workers=workers, num_servers=servers, environ=current_environ()
+            [script, *args],
+            num_workers=workers,
+            num_servers=servers,
+            environ=current_environ(),
+            patience=Patience(grace_s=grace),
+            max_restarts=max_restarts,
         )
     )
 

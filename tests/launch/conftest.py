@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from poseidon_tf.launch.local import Patience, run_local
+from poseidon_tf.launch.local import run_local
+from poseidon_tf.launch.supervisor import Patience
 
 
 @dataclass
@@ -35,6 +36,7 @@ def run(tmp_path: Path) -> Run:
         server: str = "",
         patience: Patience | None = None,
         environ: dict[str, str] | None = None,
+        max_restarts: int = 0,
     ) -> Ended:
         script.write_text(text)
         out, err = io.StringIO(), io.StringIO()
@@ -47,6 +49,7 @@ def run(tmp_path: Path) -> Run:
             stderr=err,
             patience=patience,
             server_command=[sys.executable, "-c", server],
+            max_restarts=max_restarts,
         )
         return Ended(code, out.getvalue().splitlines(), err.getvalue().splitlines())
 

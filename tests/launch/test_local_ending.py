@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from poseidon_tf.errors import ConfigError
-from poseidon_tf.launch.local import Patience, run_local
+from poseidon_tf.launch.local import run_local
+from poseidon_tf.launch.supervisor import Patience
 
-SHORT = Patience(after_failure_s=0.3, after_workers_s=0.3, after_sigterm_s=0.3)
+SHORT = Patience(after_failure_s=0.3, after_workers_s=0.3, after_sigterm_s=0.3, grace_s=0.3)
 SLEEP = "import time; time.sleep(60)"
 RANK = "import os, json; rank = json.loads(os.environ['TF_CONFIG'])['task']['index']\n"
 

@@ -7,8 +7,9 @@ import signal
 
 import pytest
 
-from poseidon_tf.launch.local import Patience, run_local
+from poseidon_tf.launch.local import run_local
 from poseidon_tf.launch.output import Lines
+from poseidon_tf.launch.supervisor import Patience
 
 RANK = "import os, json; rank = json.loads(os.environ['TF_CONFIG'])['task']['index']\n"
 

@@ -1,0 +1,62 @@
+"""One process of a local job: how it is started, signalled and waited for."""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import subprocess
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import TypeAlias, final
+
+from poseidon_tf.errors import ConfigError
+
+
+@final
+class LocalMember:
+    """One process, leader of its own group, and the thread that waits for its end."""
+
+    def __init__(
+        self,
+        role: str,
+        index: int,
+        argv: Sequence[str],
+        environ: Mapping[str, str],
+        events: Events,
+    ) -> None:
+        self.is_worker, self.label = role == "worker", f"{role} {index}"
+        pipe, null = subprocess.PIPE, subprocess.DEVNULL
+        try:
+            self.process = subprocess.Popen(
+                argv, env=environ, stdin=null, stdout=pipe, stderr=pipe, start_new_session=True
+            )
+        except OSError as error:
+            raise ConfigError(f"cannot start {self.label}, {list(argv)}: {error}") from error
+        self.waiter = threading.Thread(target=lambda: events.put((self, self._wait_exit_code())))
+        self.waiter.start()
+
+    def _wait_exit_code(self) -> int:
+        if hasattr(os, "waitid"):
+            # Left unreaped, so that the group's number cannot pass to a stranger meanwhile.
+            end = os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT)
+            assert end is not None
+            return end.si_status if end.si_code == os.CLD_EXITED else 128 + end.si_status
+        code = self.process.wait()
+        return code if code >= 0 else 128 - code
+
+    def signal_group(self, signum: signal.Signals) -> None:
+        """Signal the process and all that it has started in its group."""
+        with suppress(ProcessLookupError, PermissionError):  # All of the group has ended.
+            os.killpg(self.process.pid, signum)
+
+    def signal_leader(self, signum: signal.Signals) -> None:
+        """Signal the process alone, as a scheduler does: what it needs to end in order stays."""
+        with suppress(ProcessLookupError, PermissionError):  # It has ended.
+            os.kill(self.process.pid, signum)
+
+
+Event: TypeAlias = tuple[LocalMember, int] | signal.Signals
+"""A member's end and its code, or a wish to stop."""
+Events: TypeAlias = "queue.SimpleQueue[Event]"
