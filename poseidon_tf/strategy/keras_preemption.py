@@ -3,34 +3,41 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from typing import Any
 
 import keras
 
 from poseidon_tf.strategy import tf_internals
+from poseidon_tf.strategy.keras_writers import for_rank
+from poseidon_tf.strategy.strategy import ClusterStrategy
 from poseidon_tf.sync.preemption import EXIT_CODE, Preempted
 
 _log = logging.getLogger("poseidon_tf")
 
 
-def save_backups(callbacks: Sequence[Any], epoch: int | None, preempted: Preempted) -> None:
-    """Have each BackupAndRestore among this worker's `callbacks` write its backup.
+def save_backups(
+    strategy: ClusterStrategy, callbacks: Any, epoch: int | None, preempted: Preempted
+) -> None:
+    """Have each BackupAndRestore write its backup, on rank 0, or wherever callbacks write.
 
     Args:
+      callbacks: what `fit` was given.
       epoch: at whose beginning `fit` is to go on, with the values of this moment: Keras keeps no
         place within an epoch. None: training has not begun, so there is nothing new to save.
     """
-    backups = [each for each in callbacks if isinstance(each, keras.callbacks.BackupAndRestore)]
+    own = for_rank(strategy, callbacks)
+    backups = [each for each in own if isinstance(each, keras.callbacks.BackupAndRestore)]
     if epoch is None:
-        saved = "nothing has changed since training began"
+        saved = "training had not begun, nothing is saved"
     elif backups:
         for backup in backups:
             tf_internals.write_backup(backup, epoch)
         folders = ", ".join(str(backup.backup_dir) for backup in backups)
-        saved = f"saved in {folders}; fit will go on at the beginning of epoch {epoch}"
+        saved = f"saved in {folders}, to go on at the beginning of epoch {epoch}"
+    elif strategy.rank != 0 and not strategy.writes_on_all:
+        saved = "what is saved is saved by rank 0"
     else:
-        saved = "nothing is saved by this worker: its fit was given no BackupAndRestore to write"
+        saved = "nothing is saved: fit was given no BackupAndRestore"
     _log.warning(
         "%s: fit ends on all workers, with exit code %d; %s", preempted.reason, EXIT_CODE, saved
     )

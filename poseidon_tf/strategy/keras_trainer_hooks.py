@@ -89,7 +89,7 @@ def fit(original: Callable[..., Any]) -> Callable[..., Any]:
             try:
                 return original(self, **named)
             except Preempted as preempted:
-                save_backups(for_rank(strategy, callbacks), stop.next_epoch, preempted)
+                save_backups(strategy, callbacks, stop.next_epoch, preempted)
                 raise
             finally:
                 stop.release()
