@@ -1,0 +1,137 @@
+"""A peer that is stopped counts as dead; one that holds its interpreter's lock does not."""
+
+import contextlib
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from grpc_peers import WAIT_S, Inbox
+
+from poseidon_tf.errors import PeerLost
+from poseidon_tf.transport.connections import ConnectionSettings
+from poseidon_tf.transport.over_grpc import Channel, Server
+from tests.support.jobs import SCRIPTS, free_addresses
+
+SLACK_S = 8.0  # For a busy machine, and for what is tried after the break.
+MESSAGE = bytes(64 * 1024)
+
+
+class Talk:
+    """A stream to a process that is about to fall silent, on which we go on talking or not.
+
+    Args:
+      role: of the other process.
+      talks: whether something is under way to it all the time.
+    """
+
+    def __init__(self, role, how, *, keepalive_s, talks):
+        (self._address,) = free_addresses(1)
+        self._settings = ConnectionSettings(keepalive_s=keepalive_s)
+        self._role, self._talks = role, talks
+        arguments = [role, self._address, str(keepalive_s), how]
+        self.process = subprocess.Popen(
+            [sys.executable, str(SCRIPTS / "silent_peer.py"), *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.closed = threading.Event()
+        self._inbox = Inbox()
+
+    def __enter__(self):
+        self._stack = contextlib.ExitStack()
+        if self._role == "server":
+            channel = Channel(self._address, settings=self._settings)
+            self._stack.callback(channel.close)
+            assert channel.wait_ready(timeout_s=WAIT_S)
+            self._started(channel.open_stream("/Test/Talk", self))
+        else:
+            server = Server(self._address, max_streams=1, settings=self._settings)
+            self._stack.callback(server.stop, grace_s=0.0)
+            server.add_stream("/Test/Talk", self._accept)
+            server.start()
+        assert self.process.stdout.readline() == "READY\n"
+        return self
+
+    def __exit__(self, *exception):
+        self.process.kill()
+        self.process.wait()
+        self.process.stdin.close()
+        self.process.stdout.close()
+        assert self.closed.wait(WAIT_S)
+        self._stack.close()
+
+    def _accept(self, stream):
+        self._started(stream)
+        return self
+
+    def _started(self, stream):
+        self.stream = stream
+        stream.send(b"hello")
+
+    def on_message(self, message):
+        self._inbox.on_message(message)
+
+    def on_closed(self, error):
+        self._inbox.on_closed(error)
+        self.closed.set()
+
+    @property
+    def errors(self):
+        return self._inbox.errors
+
+    def wait_closed(self, timeout_s):
+        """Whether the stream ends in that time."""
+        deadline_s = time.monotonic() + timeout_s
+        while time.monotonic() < deadline_s and not self.closed.is_set():
+            self.say_something()
+            self.closed.wait(0.1)
+        return self.closed.is_set()
+
+    def say_something(self):
+        if self._talks:
+            self.stream.send(MESSAGE)
+
+    def fall_silent(self):
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+
+
+@pytest.mark.parametrize("talks", [False, True], ids=["idle", "talking"])
+@pytest.mark.parametrize("role", ["server", "client"])
+def test_a_stopped_peer_is_dead_after_the_keepalive(role, talks):
+    """Its host still acknowledges what arrives; only the process does not answer."""
+    with Talk(role, "SIGSTOP", keepalive_s=2.0, talks=talks) as talk:
+        talk.fall_silent()
+        assert talk.wait_closed(2.0 + SLACK_S)
+        (error,) = talk.errors
+        # gRPC tells a server's handler of some ends as of any other.
+        assert error is None and role == "client" or isinstance(error, PeerLost)
+
+
+@pytest.mark.parametrize(
+    "keepalive_s, hold_s",
+    [(4, 8), pytest.param(30, 60, marks=[pytest.mark.thorough, pytest.mark.timeout(120)])],
+)
+def test_a_peer_that_holds_its_interpreter_is_alive(keepalive_s, hold_s):
+    """Threads of gRPC's answer, which need no lock of Python's, at either end of a stream."""
+    with contextlib.ExitStack() as stack:
+        talks = [
+            stack.enter_context(
+                Talk(role, str(hold_s), keepalive_s=float(keepalive_s), talks=talks)
+            )
+            for role in ("server", "client")
+            for talks in (False, True)
+        ]
+        for talk in talks:
+            talk.fall_silent()
+        deadline_s = time.monotonic() + hold_s
+        while time.monotonic() < deadline_s:
+            for talk in talks:
+                talk.say_something()
+            talks[0].closed.wait(0.1)
+        for talk in talks:
+            assert talk.process.stdout.readline() == "AWAKE\n"
+            assert not talk.closed.is_set() and talk.errors == []
