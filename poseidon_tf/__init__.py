@@ -27,8 +27,10 @@ __version__ = "0.1.0"
 _HOMES = {
     "ConfigError": "poseidon_tf.errors",
     "Deadlines": "poseidon_tf.sync.session",
+    "DriftError": "poseidon_tf.errors",
     "GradientTape": "poseidon_tf.strategy.gradient_tape",
     "MemberError": "poseidon_tf.errors",
+    "NumericsError": "poseidon_tf.errors",
     "PeerLost": "poseidon_tf.errors",
     "Plan": "poseidon_tf.planner",
     "PlanError": "poseidon_tf.errors",

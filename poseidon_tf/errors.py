@@ -8,6 +8,8 @@ PoseidonError
     StartTimeout            ... not everyone arrived before the deadline
     PeerLost                ... a connection closed without a goodbye
     StepTimeout             ... alive, but a contribution never came
+  DriftError                workers hold other values than each other         (user)
+  NumericsError             a worker's own gradient is not finite             (user)
   ProtocolError             a peer said something impossible                  (bug)
 """
 
@@ -38,6 +40,14 @@ class PeerLost(MemberError):
 
 class StepTimeout(MemberError):
     """A member is alive, but a contribution that others wait for never came."""
+
+
+class DriftError(PoseidonError):
+    """A variable that all workers must hold alike has other values on some of them."""
+
+
+class NumericsError(PoseidonError):
+    """A worker's own contribution to a gradient holds NaN or infinity."""
 
 
 class ProtocolError(PoseidonError):

@@ -214,6 +214,7 @@ def join(
         deadlines=deadlines,
         recorder=recorder,
         describe_missing=lambda: worker.describe_missing(),
+        last_step=lambda: worker.last_step(),
         report=client.report_failure,
     )
     factors = FactorService(
@@ -222,7 +223,9 @@ def join(
         rank=rank,
         identity=identity,
         on_complete=lambda complete: worker.on_complete(complete),
-        on_lost=session.lost,
+        on_lost=lambda peer, error: session.lost(
+            peer, error, who=f"worker rank {peer} ({config.workers[peer]})"
+        ),
     )
     worker = Worker(
         rank=rank,

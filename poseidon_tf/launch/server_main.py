@@ -72,8 +72,11 @@ def serve(
     )
     identity = new_identity()
     recorder: Recorder | None = None
+    last_sum: tuple[str, int] | None = None
 
     def on_released(name: str, step: int) -> None:
+        nonlocal last_sum
+        last_sum = name, step
         if recorder is not None:
             recorder.event("released", name, step)
 
@@ -158,7 +161,10 @@ def serve(
         if recorder is not None:
             recorder.write()
     if failures:
-        print(f"server {index}: {failures[0]}", file=sys.stderr, flush=True)
+        where = f"server {index} had summed nothing"
+        if last_sum is not None:
+            where = f"the last sum of server {index} was {last_sum[0]!r} of step {last_sum[1]}"
+        print(f"server {index}: {failures[0]}; {where}", file=sys.stderr, flush=True)
     if failures or not ended:
         return 1
     return preemption.EXIT_CODE if client.is_preempted else 0

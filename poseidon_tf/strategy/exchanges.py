@@ -103,7 +103,7 @@ def open_unit(worker: Worker, plan: Plan, unit: Unit, *, number: int, first_key:
         else:
             spec = _rows_spec(name, variable.shape, unit)
         dtypes = [columns.dtype for columns in spec.arrays]
-        opener = functools.partial(_open_rows, worker, first_key + unit.index, spec, unit)
+        opener = functools.partial(_open_rows, worker, first_key + unit.index, spec, unit, plan)
     route = GraphRoute(
         name,
         [tf.dtypes.as_dtype(dtype) for dtype in dtypes],
@@ -124,9 +124,13 @@ def _rows_spec(name: str, shape: tuple[int, ...], unit: Unit) -> RowSpec:
     )
 
 
-def _open_rows(worker: Worker, key: int, spec: RowSpec, unit: Unit, deliver: Deliver) -> Route:
+def _open_rows(
+    worker: Worker, key: int, spec: RowSpec, unit: Unit, plan: Plan, deliver: Deliver
+) -> Route:
     purpose: Literal["sfb", "rows"] = "sfb" if unit.scheme is Scheme.SFB else "rows"
-    return worker.open_factors(key, spec, purpose=purpose, deliver=deliver)
+    return worker.open_factors(
+        key, spec, purpose=purpose, variables=_names(unit, plan), deliver=deliver
+    )
 
 
 def _open_sum(worker: Worker, name: str, unit: Unit, plan: Plan, deliver: Deliver) -> Route:
@@ -136,8 +140,13 @@ def _open_sum(worker: Worker, name: str, unit: Unit, plan: Plan, deliver: Delive
         [(p.server, p.offset, p.length) for p in plan.pairs if p.unit == unit.index],
         num_elements=unit.num_elements,
         purpose="ps",
+        variables=_names(unit, plan),
         deliver=deliver,
     )
+
+
+def _names(unit: Unit, plan: Plan) -> list[str]:
+    return [plan.variables[position].name for position in unit.variables]
 
 
 def _split_total(

@@ -14,8 +14,9 @@ import struct
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import NamedTuple, final
+from typing import Any, NamedTuple, final
 
 from poseidon_tf.errors import PoseidonError, ProtocolError, StepTimeout
 
@@ -81,6 +82,7 @@ class DataEnds:
       announce: tells the other workers, who hand it to `heard`; waits for nothing.
       failure: why the job cannot go on, if it cannot.
       fail: gives the job up.
+      waiting_for: notes what this worker waits for, in words, as long as it does.
       timeout_s: how long a worker that has run out waits to hear from the others.
     """
 
@@ -92,11 +94,12 @@ class DataEnds:
         announce: Callable[[bytes], object],
         failure: Callable[[], PoseidonError | None],
         fail: Callable[[PoseidonError], None],
+        waiting_for: Callable[[str], AbstractContextManager[Any]] = nullcontext,
         timeout_s: float,
     ) -> None:
         self._num_workers, self._rank = num_workers, rank
         self._announce, self._failure, self._fail = announce, failure, fail
-        self._timeout_s = timeout_s
+        self._waiting_for, self._timeout_s = waiting_for, timeout_s
         self._changed = threading.Condition()
         self._iterators: dict[tuple[int, int], IteratorEnds] = {}
         self._dropped: set[tuple[int, int]] = set()
@@ -119,6 +122,12 @@ class DataEnds:
             self._tell(key, state)
             if has_element:
                 return True
+            return self._hears_of_element(key, state, index)
+
+    def _hears_of_element(self, key: tuple[int, int], state: IteratorEnds, index: int) -> bool:
+        """Whether another worker has it, once that is known."""
+        what = f"the others' end of dataset {key[0]}"
+        with self._waiting_for(what), self._changed:
             deadline_s = time.monotonic() + self._timeout_s
             while True:
                 for rank in self._left:  # Whoever has left has no more.
@@ -133,11 +142,11 @@ class DataEnds:
                     break
             owing = ", ".join(map(str, state.undecided()))
         timeout = StepTimeout(
-            f"rank {self._rank} has run out of data at element {index} of dataset {dataset} and "
+            f"rank {self._rank} has run out of data at element {index} of dataset {key[0]} and "
             f"did not hear in {self._timeout_s:g} s whether rank {owing} has more"
         )
         self._fail(timeout)
-        raise timeout
+        raise self._failure() or timeout
 
     def heard(self, rank: int, message: bytes) -> None:
         """What another worker announced. Waits for nothing. Raises ProtocolError."""

@@ -1,22 +1,25 @@
 """One worker's communication for the life of a job: routes, steps, waits, and the one failure.
 
 Every way to lose a step ends here: `fail` keeps the first error and hands it to everything that
-waits and to everything that will. A wait that nobody ends is ended by the watch, which looks at
-the oldest wait and names who owes the contribution.
+waits and to everything that will, together with where this worker was. A wait that nobody ends is
+ended by the watch, which looks at the oldest wait and names who owes the contribution.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, final
 
-from poseidon_tf.errors import PeerLost, PoseidonError, StepTimeout
+from poseidon_tf.errors import NumericsError, PeerLost, PoseidonError, StepTimeout
+from poseidon_tf.sync import numerics
 from poseidon_tf.sync.replicas import ReplicaJoin
 from poseidon_tf.sync.syncers import Syncer
+from poseidon_tf.sync.waits import StallReports, listed, situation
 from poseidon_tf.trace import Recorder
 from poseidon_tf.wire.dtypes import Array
 
@@ -36,7 +39,8 @@ class Deadlines:
     Attributes:
       start_s: until every member has arrived, and until all workers agree on a plan.
       step_s: until a contribution that is waited for must have come.
-      stall_report_s: between two reports of who owes one.
+      stall_report_s: until it is first reported who owes one.
+      stall_repeat_s: from each such report to the next.
       verdict_s: how long a lost stream waits for the coordinator to say who died. Longer than
         `resume_s`: the coordinator's own stream to the dead member is lost that much later.
       leave_s: at the end, until the others have said goodbye.
@@ -48,6 +52,7 @@ class Deadlines:
     start_s: float = 120.0
     step_s: float = 600.0
     stall_report_s: float = 30.0
+    stall_repeat_s: float = 60.0
     verdict_s: float = 5.0
     leave_s: float = 600.0
     keepalive_s: float = 30.0
@@ -60,11 +65,22 @@ class Route:
 
     Args:
       join: what the worker's replicas contribute becomes one contribution of the worker.
+      variables: whose gradients travel this way; () for what belongs to none.
+      contents: what each array of a contribution is, in words.
     """
 
     def __init__(
-        self, session: Session, syncer: Syncer, deliver: Deliver, join: ReplicaJoin
+        self,
+        session: Session,
+        syncer: Syncer,
+        deliver: Deliver,
+        join: ReplicaJoin,
+        *,
+        variables: Sequence[str] = (),
+        contents: Sequence[str] = (),
     ) -> None:
+        self.variables = tuple(variables) or (syncer.name,)
+        self._contents = tuple(contents)
         self.syncer = syncer
         self.deliver = deliver
         self.next_step = 0
@@ -75,13 +91,16 @@ class Route:
     def name(self) -> str:
         return self.syncer.name
 
-    def push(self, arrays: Sequence[Array], replica: int | None = None) -> int:
+    def push(
+        self, arrays: Sequence[Array], replica: int | None = None, *, check: bool = False
+    ) -> int:
         """Contribute; the result or the session's failure is delivered later. Never blocks.
 
         The wait begins with the first replica's contribution; the last one completes the worker's.
 
         Args:
           replica: whose contribution it is; None where it stands for all of this worker's.
+          check: fail the session instead if a number in it is not finite.
         """
         with self._lock:
             step, is_first, joined = self._join.add(replica, arrays)
@@ -90,12 +109,26 @@ class Route:
                 is_open = self._session.begin(self, step)
             else:
                 is_open = self._session.failure is None
-            if is_open and joined is not None:
+            if is_open and check and (fault := self._fault(arrays)):
+                whose = f"rank {self._session.rank}" + f", replica {replica}" * (
+                    replica is not None
+                )
+                self._session.fail(NumericsError(f"{whose}, step {step}: {fault}"))
+            elif is_open and joined is not None:
                 try:
                     self.syncer.send(step, joined)
                 except Exception as failure:
                     self._session.fail(PoseidonError(f"push of {self.name!r}: {failure!r}"))
         return step
+
+    def _fault(self, arrays: Sequence[Array]) -> str:
+        """What is not finite in `arrays`; empty if everything is."""
+        for at, array in enumerate(arrays):
+            if fault := numerics.fault(array):
+                known = at < len(self._contents)
+                what = self._contents[at] if known else f"the contribution to {self.name!r}"
+                return f"{what} is not finite: {fault}"
+        return ""
 
     def missing_replicas(self) -> dict[int, list[int]]:
         """By step: the replicas of this worker that others wait for."""
@@ -110,6 +143,7 @@ class Session:
     Args:
       rank: this worker's.
       describe_missing: says who owes contributions now, for reports; empty if unknown.
+      last_step: the last step that this worker has begun; -1 before the first.
       report: tells the coordinator why this worker gives up.
 
     Attributes:
@@ -124,17 +158,20 @@ class Session:
         deadlines: Deadlines,
         recorder: Recorder,
         describe_missing: Callable[[], str] = lambda: "",
+        last_step: Callable[[], int] = lambda: -1,
         report: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.rank = rank
         self.recorder = recorder
         self.deadlines = deadlines
         self._describe_missing, self._report = describe_missing, report
+        self._last_step = last_step
         self._lock = threading.Lock()
         self._failure: PoseidonError | None = None
         self._leaving = False
         self._left: set[int] = set()
         self._waiting: dict[tuple[Route, int], float] = {}
+        self._other_waits: list[str] = []
         self._last_begin_s = 0.0
         self._waited_s = 0.0
         self._closing = threading.Event()
@@ -178,35 +215,66 @@ class Session:
         if was_waiting is not None:
             route.deliver(step, results, "")
 
+    @contextlib.contextmanager
+    def waiting_for(self, what: str) -> Iterator[None]:
+        """Within: this worker waits for `what`, which is not the sum of a route."""
+        with self._lock:
+            self._other_waits.append(what)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._other_waits.remove(what)
+
     def fail(self, error: PoseidonError, *, told: bool = False) -> None:
-        """Give up; the first error counts. `told`: the coordinator knows already."""
+        """Give up; the first error counts, and is kept with where this worker was.
+
+        The others are told the error alone; where they were they know themselves.
+
+        Args:
+          told: the coordinator knows already.
+        """
         with self._lock:
             if self._failure is not None or self._leaving:
                 return
-            self._failure = error
             waiting, self._waiting = list(self._waiting), {}
-        _log.error("%s", error)
+            names = [name for route, _ in waiting for name in route.variables]
+            where = situation(
+                self.rank, self._last_step(), list(dict.fromkeys(names)), self._other_waits
+            )
+            kept = type(error)(f"{error}; {where}")
+            kept.__cause__ = error
+            self._failure = kept
+        _log.error("%s", kept)
         if not told:
             self._report(str(error))
         for route, step in waiting:
-            route.deliver(step, [], str(error))
+            route.deliver(step, [], str(kept))
         for callback in self.on_failure:
             callback()
 
-    def lost(self, peer: int | None, error: Exception) -> None:
+    def lost(self, peer: int | None, error: Exception, *, who: str) -> None:
         """A stream broke (of worker `peer`, or of a server); the coordinator may know why.
 
         A refusal fails at once. A broken connection waits a moment for the coordinator, which
         sees who died; a peer that has said goodbye may close its connections.
+
+        Args:
+          who: the peer's role, rank and address.
         """
-        if not isinstance(error, PeerLost):
-            is_ours = isinstance(error, PoseidonError)
-            self.fail(error if is_ours else PoseidonError(repr(error)))  # type: ignore[arg-type]
+        named = (
+            type(error)(f"{who}: {error}")
+            if isinstance(error, PoseidonError)
+            else PoseidonError(f"{who}: {error!r}")
+        )
+        named.__cause__ = error
+        if not isinstance(named, PeerLost):
+            self.fail(named)
             return
 
         def verdict() -> None:
             if peer is None or peer not in self._left:
-                self.fail(error)
+                self.fail(named)
 
         timer = threading.Timer(self.deadlines.verdict_s, verdict)
         timer.daemon = True
@@ -233,32 +301,30 @@ class Session:
         self._watch_thread.join()
 
     def _watch(self) -> None:
-        next_report_s = 0.0
-        while not self._closing.wait(min(1.0, self.deadlines.step_s / 4)):
+        deadlines = self.deadlines
+        stalls = StallReports(
+            first_s=deadlines.stall_report_s,
+            repeat_s=deadlines.stall_repeat_s,
+            end_s=deadlines.step_s,
+        )
+        while not self._closing.wait(min(1.0, deadlines.step_s / 4)):
             with self._lock:
-                oldest = min(self._waiting.items(), key=lambda item: item[1], default=None)
-            if oldest is None:
-                next_report_s = 0.0
+                waiting = sorted(self._waiting.items(), key=lambda item: item[1])
+            now_s = time.monotonic()
+            since_s = waiting[0][1] if waiting else None
+            due = stalls.look(since_s, now_s)
+            if since_s is None or due == "wait":
                 continue
-            (route, step), since_s = oldest
-            age_s = time.monotonic() - since_s
-            if age_s >= self.deadlines.step_s:
-                owing = self._owing()
+            step = waiting[0][0][1]
+            names = [name for (route, of), _ in waiting if of == step for name in route.variables]
+            began = time.strftime("%H:%M:%S", time.localtime(time.time() - (now_s - since_s)))
+            waited = f"{now_s - since_s:.0f} s (since {began}) for {listed(names)} of step {step}"
+            owing = self._owing()
+            if due == "report":
+                _log.warning("rank %d has waited %s; %s", self.rank, waited, owing)
+            else:
                 self.fail(
-                    StepTimeout(
-                        f"rank {self.rank} waited {age_s:.0f} s for {route.name!r} of step "
-                        f"{step}{': ' * bool(owing)}{owing}"
-                    )
-                )
-            elif age_s >= max(self.deadlines.stall_report_s, next_report_s):
-                next_report_s = age_s + 2 * self.deadlines.stall_report_s
-                _log.warning(
-                    "rank %d has waited %.0f s for %r of step %d; %s",
-                    self.rank,
-                    age_s,
-                    route.name,
-                    step,
-                    self._owing(),
+                    StepTimeout(f"rank {self.rank} waited {waited}{': ' * bool(owing)}{owing}")
                 )
 
     def _owing(self) -> str:

@@ -5,9 +5,10 @@ It is handed connected parts and owns none of their threads; `launch` builds and
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal, final, get_args
 
@@ -28,12 +29,21 @@ from poseidon_tf.sync.replicas import ReplicaJoin, stacking, summing
 from poseidon_tf.sync.session import Deliver, Route, Session
 from poseidon_tf.sync.statistics import PayloadStatistics, PeerStatistics, Statistics
 from poseidon_tf.sync.syncers import FactorSyncer, Pair, ServerSyncer
+from poseidon_tf.sync.waits import listed
 from poseidon_tf.transport.connections import ConnectionSettings
 from poseidon_tf.transport.shared_memory import SharedMemory
 from poseidon_tf.wire.dtypes import Array, wire_dtype
 
 Purpose = Literal["ps", "sfb", "rows", "all_reduce"]
 _log = logging.getLogger("poseidon_tf")
+# What travels from worker to worker, array by array.
+_CONTENTS: Mapping[str, Sequence[str]] = {
+    "sfb": (
+        "factor U (the layer's input) of the gradient",
+        "factor V (the gradient of the layer's output) of the gradient",
+    ),
+    "rows": ("the row numbers of the gradient", "the gradient"),
+}
 _DATA = "data"  # The topic under which workers announce where their data ends.
 
 
@@ -74,6 +84,7 @@ class Worker:
             announce=lambda message: coordinator.announce(_DATA, message),
             failure=lambda: session.failure,
             fail=session.fail,
+            waiting_for=session.waiting_for,
             timeout_s=session.deadlines.step_s,
         )
         session.on_failure.append(self.data_ends.wake)
@@ -95,7 +106,7 @@ class Worker:
                     rank=self.rank,
                     identity=server.identity,
                     on_sum=self._sum_receiver(index),
-                    on_lost=lambda error: self.session.lost(None, error),
+                    on_lost=self._loss_reporter(f"server {index} ({address})"),
                     on_sent=self._sent_recorder(index),
                     num_streams=streams_per_server(len(servers)),
                     memory=self._memory if index == self._own_server else None,
@@ -112,6 +123,7 @@ class Worker:
         *,
         num_elements: int,
         purpose: Purpose,
+        variables: Sequence[str] = (),
         deliver: Deliver,
     ) -> Route:
         """A route through the servers.
@@ -120,6 +132,7 @@ class Worker:
           name: job-wide; every worker opens the same.
           pairs: (server, offset, length) in elements; None lets the name choose one server.
           num_elements: of the whole; 0 if it may change from step to step.
+          variables: whose gradients are its arrays, one each; () if they are none.
         """
         if pairs is None:
             pairs = [(zlib.crc32(name.encode()) % len(self._links), 0, num_elements)]
@@ -143,7 +156,14 @@ class Worker:
 
         syncer = ServerSyncer(name, dtype, [pair for _, pair in placed], done)
         join = ReplicaJoin(self.num_replicas, summing(dtype))
-        route = Route(self.session, syncer, deliver, join)
+        route = Route(
+            self.session,
+            syncer,
+            deliver,
+            join,
+            variables=variables,
+            contents=[f"the gradient of {variable!r}" for variable in variables],
+        )
         for server, pair in placed:
             self._sums[server, pair.key] = (syncer, self._links[server])
         self._routes.append((purpose, route))
@@ -155,12 +175,14 @@ class Worker:
         spec: RowSpec,
         *,
         purpose: Literal["sfb", "rows"] = "sfb",
+        variables: Sequence[str] = (),
         deliver: Deliver,
     ) -> Route:
         """A route from worker to worker for the factors of a kernel, or for rows of a table.
 
         Args:
           key: job-wide; every worker opens the same.
+          variables: the kernel, and the biases whose gradients its factors give; or the table.
         """
 
         def done(step: int, results: list[Array]) -> None:
@@ -174,7 +196,14 @@ class Worker:
             done=done,
             on_sent=lambda step: self.session.recorder.event("sent", spec.name, step),
         )
-        route = Route(self.session, syncer, deliver, ReplicaJoin(self.num_replicas, stacking))
+        route = Route(
+            self.session,
+            syncer,
+            deliver,
+            ReplicaJoin(self.num_replicas, stacking),
+            variables=variables,
+            contents=[f"{what} of {spec.name!r}" for what in _CONTENTS[purpose]],
+        )
         self._factor_syncers[key] = syncer
         self._routes.append((purpose, route))
         return route
@@ -203,11 +232,8 @@ class Worker:
         """
         self._num_gathers += 1
         name = f"{what} ({self._num_gathers})"
-        try:
+        with self._failing_together(f"gather {name!r}"):
             return self.coordinator.gather(name, payload, timeout_s=self.session.deadlines.start_s)
-        except PoseidonError as failure:
-            self.session.fail(failure)
-            raise
 
     def advance(self, event: Callable[[Stopping], StopOffer | None]) -> bool:
         """Tell where this worker is in its training; whether all workers stop here.
@@ -215,11 +241,21 @@ class Worker:
         Raises:
           PoseidonError: the workers could not agree in time, or the job failed.
         """
-        try:
+        with self._failing_together("the others' word on a stop"):
             return self.coordinator.advance(event)
+
+    @contextlib.contextmanager
+    def _failing_together(self, what: str) -> Iterator[None]:
+        """Within: this worker waits for `what`; an error is the session's, which all get."""
+        try:
+            with self.session.waiting_for(what):
+                try:
+                    yield
+                except PoseidonError as failure:
+                    self.session.fail(failure)
+                    raise
         except PoseidonError as failure:
-            self.session.fail(failure)
-            raise
+            raise self.session.failure or failure from failure
 
     def last_step(self) -> int:
         """The last training step that this worker has begun; -1 before the first."""
@@ -228,9 +264,10 @@ class Worker:
 
     def describe_missing(self) -> str:
         """Who owes contributions now, as far as this worker can tell."""
+        variables = {route.name: route.variables for _, route in self._routes}
         owing = [
-            f"{route.name!r} of step {step} from replica {', '.join(map(str, replicas))} of this "
-            f"worker, rank {self.rank}"
+            f"{listed(route.variables)} of step {step} from replica "
+            f"{', '.join(map(str, replicas))} of this worker, rank {self.rank}"
             for _, route in self._routes
             for step, replicas in route.missing_replicas().items()
         ]
@@ -247,7 +284,11 @@ class Worker:
             for key in counts.keys:
                 behind = [r for r, n in enumerate(key.contributions) if n < max(key.contributions)]
                 if behind:
-                    owing.append(f"{key.name!r} from rank {', '.join(map(str, behind))}")
+                    names = variables.get(key.name.rpartition("#")[0], (key.name,))
+                    step = min(key.contributions)
+                    ranks = ", ".join(map(str, behind))
+                    owing.append(f"{listed(names)} of step {step} from rank {ranks}")
+        owing = list(dict.fromkeys(owing))  # A variable may be cut over several servers.
         return "missing: " + "; ".join(owing[:8]) if owing else "nobody owes anything"
 
     def statistics(self) -> Statistics:
@@ -287,6 +328,9 @@ class Worker:
         for link in self._links:
             link.close(timeout_s=timeout_s)
         self.factors.close(timeout_s=timeout_s)
+
+    def _loss_reporter(self, who: str) -> Callable[[Exception], None]:
+        return lambda error: self.session.lost(None, error, who=who)
 
     def _sent_recorder(self, server: int) -> Callable[[int, int], None] | None:
         recorder = self.session.recorder

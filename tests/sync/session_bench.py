@@ -47,17 +47,18 @@ class Deliveries:
 class Bench:
     """One worker's session, its routes, and what it reports."""
 
-    def __init__(self, *, describe_missing=lambda: "", **deadlines):
+    def __init__(self, *, describe_missing=lambda: "", last_step=lambda: -1, **deadlines):
         self.reports = []
         self.session = Session(
             rank=3,
             deadlines=Deadlines(**deadlines),
             recorder=Recorder("worker 3", directory=None),
             describe_missing=describe_missing,
+            last_step=last_step,
             report=self.reports.append,
         )
 
-    def route(self, name, syncer_type=NotingSyncer, num_replicas=1):
+    def route(self, name, syncer_type=NotingSyncer, num_replicas=1, **names):
         deliveries = Deliveries()
         join = ReplicaJoin(num_replicas, stacking)
-        return Route(self.session, syncer_type(name), deliveries, join), deliveries
+        return Route(self.session, syncer_type(name), deliveries, join, **names), deliveries

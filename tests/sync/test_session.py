@@ -53,35 +53,45 @@ def test_pushes_of_many_threads_are_sent_in_the_order_of_their_steps(bench):
 
 
 def test_a_failure_reaches_everything_that_waits_and_will_wait(bench):
-    """All waiting steps of all routes get it; a later push gets it and is not sent."""
+    """All waiting steps of all routes get it; a later push gets it and is not sent.
+
+    With it comes where this worker was.
+    """
     job = bench()
     routes = [job.route(name) for name in ("fc7", "conv")]
     for route, _ in routes:
         route.push(ONE)
     routes[0][0].push(ONE)
     job.session.fail(MemberError("worker 1 has died"))
+    text = "worker 1 has died; rank 3 was before its first step and waited for 'fc7', 'conv'"
     answers = [routes[0][1].next(), routes[0][1].next(), routes[1][1].next()]
     assert [(step, error) for step, _, error in answers] == [
-        (0, "worker 1 has died"),
-        (1, "worker 1 has died"),
-        (0, "worker 1 has died"),
+        (0, text),
+        (1, text),
+        (0, text),
     ]
     route, delivered = job.route("late")
     assert route.push(ONE) == 0
-    assert delivered.next() == (0, [], "worker 1 has died")
+    assert delivered.next() == (0, [], text)
     assert route.syncer.sent == []
     job.session.done(routes[0][0], 0, ONE)
     assert routes[0][1].none()
 
 
 def test_the_first_failure_counts(bench):
-    """It is kept and reported once, and no later one replaces it."""
-    job = bench()
+    """It is kept and reported once, and no later one replaces it.
+
+    The others hear the error alone: where this worker was matters to it.
+    """
+    job = bench(last_step=lambda: 41)
     first = MemberError("worker 1 has died")
     job.session.fail(first)
+    kept = job.session.failure
     job.session.fail(StepTimeout("worker 0 waited"))
-    job.session.lost(0, ProtocolError("nonsense"))
-    assert job.session.failure is first
+    job.session.lost(0, ProtocolError("nonsense"), who="worker rank 0")
+    assert job.session.failure is kept and kept.__cause__ is first
+    assert type(kept) is MemberError
+    assert str(kept) == "worker 1 has died; rank 3 was in step 41 and waited for nothing"
     assert job.reports == ["worker 1 has died"]
 
 
@@ -89,7 +99,20 @@ def test_what_the_coordinator_said_is_not_reported_back(bench):
     """A failure that came from it fails the session all the same."""
     job = bench()
     job.session.fail(MemberError("worker 1 has died"), told=True)
-    assert job.reports == [] and str(job.session.failure) == "worker 1 has died"
+    assert job.reports == [] and str(job.session.failure).startswith("worker 1 has died; ")
+
+
+def test_a_failure_tells_what_else_was_waited_for(bench):
+    """Variables of a coalesced unit by name, the first two of them; then waits that are no sums."""
+    job = bench(last_step=lambda: 41)
+    route, delivered = job.route("a and 3 more", variables=["a", "b", "c", "d"])
+    route.push(ONE)
+    with job.session.waiting_for("gather 'done (1)'"):
+        pass
+    with job.session.waiting_for("gather 'metrics (2)'"):
+        job.session.fail(MemberError("worker 1 has died"))
+    where = "rank 3 was in step 41 and waited for 'a', 'b' and 2 more, gather 'metrics (2)'"
+    assert delivered.next()[2] == f"worker 1 has died; {where}"
 
 
 def test_a_push_that_cannot_be_sent_fails_the_session(bench):
@@ -97,7 +120,8 @@ def test_a_push_that_cannot_be_sent_fails_the_session(bench):
     job = bench()
     route, delivered = job.route("fc7", FailingSyncer)
     route.push(ONE)
-    assert delivered.next() == (0, [], "push of 'fc7': OSError('no way out')")
+    step, _, error = delivered.next()
+    assert step == 0 and error.startswith("push of 'fc7': OSError('no way out'); rank 3 was ")
 
 
 def test_waiting_counts_from_the_last_push_to_the_last_result(bench):

@@ -11,21 +11,25 @@ from session_bench import WAIT_S
 from poseidon_tf.errors import MemberError, PeerLost, PoseidonError, ProtocolError, StepTimeout
 
 ONE = [np.ones(1)]
+TIME = r"\d\d:\d\d:\d\d"
+STALL = (
+    rf"rank 3 has waited \d s \(since ({TIME})\) for 'a', 'b' and 1 more of step 0; missing: rank 1"
+)
 
 
 @pytest.mark.parametrize(
     "error, kind, text",
     [
-        (ProtocolError("10.0.0.7:5001 refused: twice"), ProtocolError, "refused: twice"),
+        (ProtocolError("refused: twice"), ProtocolError, "refused: twice"),
         (MemberError("rank 1 left after step 4"), MemberError, "rank 1 left"),
         (KeyError("stray"), PoseidonError, r"KeyError\('stray'\)"),
     ],
 )
 def test_a_refusal_fails_at_once(bench, error, kind, text):
-    """Only a lost connection is worth waiting for the coordinator's word."""
+    """Only a lost connection is worth waiting for the coordinator's word; the peer is named."""
     job = bench(verdict_s=1000.0)
-    job.session.lost(1, error)
-    with pytest.raises(kind, match=text):
+    job.session.lost(1, error, who="worker rank 1 (10.0.0.7:5001)")
+    with pytest.raises(kind, match=r"^worker rank 1 \(10.0.0.7:5001\): .*" + text):
         raise job.session.failure
 
 
@@ -34,21 +38,22 @@ def test_a_lost_connection_fails_when_nobody_says_why(bench):
     job = bench(verdict_s=0.05)
     route, delivered = job.route("fc7")
     route.push(ONE)
-    job.session.lost(1, PeerLost("connection to 10.0.0.7:5001 lost"))
+    job.session.lost(1, PeerLost("connection lost"), who="worker rank 1")
     assert job.session.failure is None
-    assert delivered.next() == (0, [], "connection to 10.0.0.7:5001 lost")
+    assert delivered.next()[2].startswith("worker rank 1: connection lost; rank 3 was ")
+    assert isinstance(job.session.failure, PeerLost)
 
 
 def test_the_coordinators_verdict_counts_more_than_a_lost_connection(bench):
     """Within the time for a verdict the coordinator's error is the failure, and stays it."""
     job = bench(verdict_s=0.05)
     before = set(threading.enumerate())
-    job.session.lost(1, PeerLost("connection to 10.0.0.7:5001 lost"))
+    job.session.lost(1, PeerLost("connection lost"), who="worker rank 1")
     timers = set(threading.enumerate()) - before
     job.session.fail(MemberError("worker 1 was killed"), told=True)
     for timer in timers:
         timer.join(WAIT_S)
-    assert timers and str(job.session.failure) == "worker 1 was killed"
+    assert timers and str(job.session.failure).startswith("worker 1 was killed; ")
 
 
 @pytest.mark.parametrize("when", ["before", "meanwhile"])
@@ -58,7 +63,7 @@ def test_a_peer_that_has_left_may_close_its_connections(bench, when):
     before = set(threading.enumerate())
     if when == "before":
         job.session.peer_left(1)
-    job.session.lost(1, PeerLost("connection to worker 1 lost"))
+    job.session.lost(1, PeerLost("connection lost"), who="worker rank 1")
     job.session.peer_left(1)
     for timer in set(threading.enumerate()) - before:
         timer.join(WAIT_S)
@@ -72,8 +77,8 @@ def test_a_server_is_not_excused_by_a_worker_that_left(bench):
     route.push(ONE)
     for rank in range(4):
         job.session.peer_left(rank)
-    job.session.lost(None, PeerLost("connection to server 0 lost"))
-    assert delivered.next()[2] == "connection to server 0 lost"
+    job.session.lost(None, PeerLost("connection lost"), who="server 0")
+    assert delivered.next()[2].startswith("server 0: connection lost; ")
 
 
 def test_a_wait_that_nobody_ends_ends_at_the_deadline(bench):
@@ -86,11 +91,14 @@ def test_a_wait_that_nobody_ends_ends_at_the_deadline(bench):
     fc7.push(ONE)
     conv.push(ONE)
     step, _, text = of_fc7.next()
-    wanted = r"rank 3 waited \d s for 'fc7' of step 1: missing: 'fc7#0' from rank 1"
-    assert step == 1 and re.fullmatch(wanted, text)
+    wanted = (
+        rf"rank 3 waited \d s \(since {TIME}\) for 'fc7' of step 1: missing: 'fc7#0' from rank 1"
+    )
+    (report,) = job.reports
+    assert step == 1 and re.fullmatch(wanted, report)
+    assert text.startswith(f"{report}; rank 3 was ")
     assert of_conv.next() == (0, [], text)
     assert isinstance(job.session.failure, StepTimeout)
-    assert job.reports == [text]
 
 
 def test_a_wait_ends_even_if_nobody_can_be_named(bench):
@@ -106,14 +114,21 @@ def test_a_wait_ends_even_if_nobody_can_be_named(bench):
 
 
 def test_a_long_wait_is_reported_before_its_deadline(bench, caplog):
-    """The log names the variable, the step and who owes it while there is still hope."""
-    job = bench(step_s=0.4, stall_report_s=0.1, describe_missing=lambda: "missing: rank 1")
-    route, delivered = job.route("fc7")
+    """The log names the variables, the step and who owes it while there is still hope, again and
+    again, and since when."""
+    job = bench(
+        step_s=0.8,
+        stall_report_s=0.1,
+        stall_repeat_s=0.1,
+        describe_missing=lambda: "missing: rank 1",
+    )
+    route, delivered = job.route("a and 2 more", variables=["a", "b", "c"])
     with caplog.at_level(logging.WARNING, "poseidon_tf"):
         route.push(ONE)
         assert delivered.next()[2]
     reports = [r.message for r in caplog.records if r.levelno == logging.WARNING]
-    assert re.fullmatch(r"rank 3 has waited \d s for 'fc7' of step 0; missing: rank 1", reports[0])
+    since = {re.fullmatch(STALL, report)[1] for report in reports}
+    assert len(reports) >= 2 and len(since) <= 2  # Rounded to seconds.
 
 
 def test_what_breaks_after_the_end_is_no_failure(bench):
@@ -122,7 +137,7 @@ def test_what_breaks_after_the_end_is_no_failure(bench):
     route, delivered = job.route("fc7")
     route.push(ONE)
     job.session.close()
-    job.session.lost(None, PeerLost("connection to server 0 lost"))
+    job.session.lost(None, PeerLost("connection lost"), who="server 0")
     job.session.fail(MemberError("too late"))
     assert job.session.failure is None and job.reports == []
     job.session.done(route, 0, ONE)
@@ -133,7 +148,7 @@ def test_closing_ends_every_thread_at_once(bench):
     """Neither the watch nor a connection's long wait for a verdict outlives the session."""
     before = set(threading.enumerate())
     job = bench(verdict_s=1000.0, step_s=1000.0)
-    job.session.lost(1, PeerLost("connection lost"))
+    job.session.lost(1, PeerLost("connection lost"), who="worker rank 1")
     started = set(threading.enumerate()) - before
     assert len(started) == 2
     job.session.close()
