@@ -64,6 +64,12 @@ class PoseidonStrategy(ClusterStrategy):
       loss_weighting: what a step on unequal shares of a batch gives, such as a partial last one:
         "replica", the mean of the replicas' means, an empty share counting zero, as under
         TensorFlow's own strategies, or "sample", what one process gives on the joined batch.
+      drift_check_steps: after how many steps `fit` and `train_on_batch` compare a digest of the
+        trainable and optimizer variables of all workers and replicas; a difference ends the job.
+        0 never does. A custom loop calls `check_drift`.
+      check_numerics: whether NaN or infinity in a worker's own gradient ends the job before it is
+        sent. Gradients of a loss that a `LossScaleOptimizer` scales are looked at once its scale
+        has come down to 1: above it they overflow by right.
       ports: first and last port for a server that this worker starts on its own host; the
         system's choice if None. Everything else uses the port that TF_CONFIG gives this task.
       deadlines: how long anything may take, in seconds; see `Deadlines`.
@@ -91,6 +97,8 @@ class PoseidonStrategy(ClusterStrategy):
         devices: Sequence[str] | None = None,
         write_on: Literal["chief", "all"] = "chief",
         loss_weighting: Literal["replica", "sample"] = "replica",
+        drift_check_steps: int = 1000,
+        check_numerics: bool = False,
         ports: tuple[int, int] | None = None,
         deadlines: Deadlines | None = None,
         timeline_dir: str | None = None,
@@ -110,6 +118,10 @@ class PoseidonStrategy(ClusterStrategy):
         if loss_weighting not in ("replica", "sample"):
             raise ConfigError(
                 f"loss_weighting must be 'replica' or 'sample', got {loss_weighting!r}"
+            )
+        if drift_check_steps < 0:
+            raise ConfigError(
+                f"drift_check_steps must be 1 or more, or 0 for never, got {drift_check_steps}"
             )
         if ports is not None and not 0 < ports[0] <= ports[1] < 65536:
             raise ConfigError(f"ports must be (first, last) within 1..65535, got {ports}")
@@ -169,6 +181,8 @@ class PoseidonStrategy(ClusterStrategy):
             clip=clip,
             write_on=write_on,
             loss_weighting=loss_weighting,
+            drift_check_steps=drift_check_steps,
+            check_numerics=check_numerics,
             announce=self._announce,
             devices=own_devices,
         )

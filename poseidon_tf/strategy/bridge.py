@@ -69,6 +69,7 @@ class GraphRoute:
             ]
         self._route = open_route(self._deliver)
         self._rows: Any = None
+        self._check: Any = None
 
     def unless_empty(self, rows: Any) -> GraphRoute:
         """The same way for a share of `rows` rows: where there are none, zeros are contributed.
@@ -78,6 +79,16 @@ class GraphRoute:
         guarded = copy.copy(self)
         guarded._rows = rows
         return guarded
+
+    def checking(self, check: Any) -> GraphRoute:
+        """The same way, on which a number that is not finite fails the session.
+
+        Args:
+          check: whether it does, a bool or a tensor of one; None for a way as it was.
+        """
+        checked = copy.copy(self)
+        checked._check = check
+        return checked
 
     def exchange(self, tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         """Contribute `tensors`; the results, as soon as they are there.
@@ -94,8 +105,7 @@ class GraphRoute:
         scope = "".join(c if c.isalnum() or c in "_./-" else "_" for c in self.name).strip("_/-.")
         with tf.name_scope(f"poseidon/{scope}"), tf.device(_HOST):
             contribute = functools.partial(self._push, replica)
-            rows = [] if self._rows is None else [self._rows]
-            push = tf.numpy_function(contribute, [*tensors, *rows], [], name="push")
+            push = tf.numpy_function(contribute, [*tensors, *self._extras()], [], name="push")
             tf_internals.run_independently(push)
             with tf.control_dependencies([push]):
                 pulls = [queue.dequeue(name="pull") for queue in queues]
@@ -109,8 +119,8 @@ class GraphRoute:
 
     def push(self, tensors: Sequence[tf.Tensor]) -> None:
         """Contribute eager `tensors` and go on; one `pull` must come before the next push."""
-        rows = [] if self._rows is None else [np.asarray(self._rows)]
-        self._push(None, *(tensor.numpy() for tensor in tensors), *rows)
+        extras = [np.asarray(extra) for extra in self._extras()]
+        self._push(None, *(tensor.numpy() for tensor in tensors), *extras)
 
     def pull(self) -> list[tf.Tensor]:
         """The results of the last `push`, as eager tensors; waits for them."""
@@ -122,12 +132,17 @@ class GraphRoute:
             raise type(failure)(text) if failure is not None else PoseidonError(text)
         return list(results)
 
+    def _extras(self) -> list[Any]:
+        """What the push looks at besides the contribution itself."""
+        return [extra for extra in (self._rows, self._check) if extra is not None]
+
     def _push(self, replica: int | None, *contribution: Any) -> None:
         arrays = [np.asarray(array) for array in contribution]
+        check = self._check is not None and bool(arrays.pop())
         if self._rows is not None and not arrays.pop():
             # Indices of sparse rows stay: row 0 is not touched instead.
             arrays = [each if each.dtype.kind == "i" else np.zeros_like(each) for each in arrays]
-        self._route.push(arrays, replica)
+        self._route.push(arrays, replica, check=check)
 
     def _deliver(self, step: int, results: list[Any], error: str) -> None:
         if error:

@@ -139,7 +139,8 @@ class BackwardPass:
 
     def _push(self, group: _Group, open_unit: OpenUnit) -> None:
         contribution = open_unit.contribution(*self._contributed(group, open_unit))
-        open_unit.route.unless_empty(self._rows).push(contribution)
+        check = self._exchange.checks.for_gradients_of(None)
+        open_unit.route.unless_empty(self._rows).checking(check).push(contribution)
         self._pushed.add(id(open_unit))
 
     def _contributed(

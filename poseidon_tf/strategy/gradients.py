@@ -22,6 +22,7 @@ from poseidon_tf.strategy.batches import BatchSizes
 from poseidon_tf.strategy.exchanges import OpenUnit, open_unit
 from poseidon_tf.strategy.graph_factors import Compact, Gradient, describe
 from poseidon_tf.strategy.graph_products import source_of
+from poseidon_tf.strategy.numeric_checks import NumericChecks
 from poseidon_tf.strategy.sample_weights import OpenWeights, SampleWeights, multiplied
 from poseidon_tf.strategy.shares import Shares
 from poseidon_tf.strategy.sparse_optimizers import why_rows
@@ -36,6 +37,7 @@ class GradientExchange:
       arithmetic: by rank, what the bits of a product depend on.
       shares: know how many rows a replica's share of the batch has.
       sample_weights: for `loss_weighting="sample"`; None for "replica".
+      checks: says which gradients are looked at before they are sent.
       announce: called with each new plan.
     """
 
@@ -51,6 +53,7 @@ class GradientExchange:
         batches: BatchSizes,
         shares: Shares,
         sample_weights: SampleWeights | None,
+        checks: NumericChecks,
         announce: Callable[[Plan], None],
     ) -> None:
         self._worker = worker
@@ -65,6 +68,7 @@ class GradientExchange:
         )
         self._batches, self._announce = batches, announce
         self._shares, self._sample_weights = shares, sample_weights
+        self.checks = checks
         self._weights: dict[tuple[Any, ...], OpenWeights] = {}
         self._open: dict[tuple[Any, ...], list[OpenUnit]] = {}
         self._plans: list[Plan] = []
@@ -119,10 +123,10 @@ class GradientExchange:
         elif not getattr(optimizer, "gradient_accumulation_steps", None):
             rows = self._shares.rows_to_check()
         parts = [tf_internals.components(variable)[0] for variable in variables]
+        check = self.checks.for_gradients_of(optimizer)
         summed: dict[int, Gradient] = {}
         for each in self._open[key]:
-            if rows is not None:
-                each = replace(each, route=each.route.unless_empty(rows))
+            each = replace(each, route=each.route.unless_empty(rows).checking(check))
             summed |= each.exchange(gradients, compact, parts)
         in_order = [summed[position] for position in range(len(gradients))]
         return in_order if scale is None else [multiplied(each, scale) for each in in_order]

@@ -66,10 +66,18 @@ def variables_of(model: Any) -> list[Any]:
 
     Not what each adds up of its own gradients: it differs by right.
     """
+    return [*model.variables, *_optimizer_variables(model)]
+
+
+def trained_variables_of(model: Any) -> list[Any]:
+    """What the same updates change in the same way on all workers."""
+    return [*model.trainable_variables, *_optimizer_variables(model)]
+
+
+def _optimizer_variables(model: Any) -> list[Any]:
     optimizer = getattr(model, "optimizer", None)
     own = {id(variable) for variable in tf_internals.gradient_accumulators(optimizer)}
-    optimizers = [v for v in getattr(optimizer, "variables", ()) if id(v) not in own]
-    return [*model.variables, *optimizers]
+    return [v for v in getattr(optimizer, "variables", ()) if id(v) not in own]
 
 
 @final

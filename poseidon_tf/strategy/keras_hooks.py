@@ -22,6 +22,7 @@ def install() -> None:
         (optimizer, "_backend_update_step", keras_optimizer_hooks.update_step),
         (optimizer, "_clip_gradients", keras_optimizer_hooks.clip_gradients),
         (tf_internals.LossScaleOptimizer, "_tf_apply", keras_optimizer_hooks.loss_scale_step),
+        (tf_internals.LossScaleOptimizer, "scale_loss", keras_optimizer_hooks.scale_loss),
         (trainer, "fit", keras_trainer_hooks.fit),
         (trainer, "evaluate", keras_trainer_hooks.evaluate),
         (trainer, "predict", predictions.predict),

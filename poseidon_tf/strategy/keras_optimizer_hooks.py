@@ -2,7 +2,8 @@
 
 - The update: gradients are summed over all workers.
 - Clipping: it waits for the sums.
-- The loss-scale optimizer: overflow is looked for in the sums, so that all workers agree.
+- The loss-scale optimizer: overflow is looked for in the sums, so that all workers agree, and is
+  no fault of a gradient whose loss was scaled.
 """
 
 from __future__ import annotations
@@ -76,6 +77,16 @@ def loss_scale_step(original: Callable[..., Any]) -> Callable[..., Any]:
             return original(self, summed, trainable_variables)
 
     return loss_scale_step
+
+
+def scale_loss(original: Callable[..., Any]) -> Callable[..., Any]:
+    def scale_loss(self: Any, loss: Any) -> Any:
+        strategy = of_replica()
+        if strategy is not None:
+            strategy.numeric_checks.scaled_by(self)
+        return original(self, loss)
+
+    return scale_loss
 
 
 def _check_made_in_scope(optimizer: Any) -> None:

@@ -21,6 +21,7 @@ from poseidon_tf.strategy.keras_fit_start import (
     FirstValues,
     RestoredValues,
     agree_on_start,
+    trained_variables_of,
     variables_of,
 )
 from poseidon_tf.strategy.keras_preemption import save_backups
@@ -156,6 +157,9 @@ def train_on_batch(original: Callable[..., Any]) -> Callable[..., Any]:
         if strategy is not None:
             tf_internals.build_symbolically(self, (x, y, sample_weight))
             strategy.agree_on_new_values(variables_of(self), what="values before train_on_batch")
-        return original(self, x, y, sample_weight, *args, **kwargs)
+        logs = original(self, x, y, sample_weight, *args, **kwargs)
+        if strategy is not None:
+            strategy.drift.took(1, lambda: trained_variables_of(self))
+        return logs
 
     return train_on_batch

@@ -17,8 +17,10 @@ from poseidon_tf.coordinator.stopping import Stopping
 from poseidon_tf.errors import ConfigError
 from poseidon_tf.planner import ClusterSpec, Plan
 from poseidon_tf.strategy.batches import BatchSizes
+from poseidon_tf.strategy.drift import DriftGuard
 from poseidon_tf.strategy.extended import PoseidonExtended
 from poseidon_tf.strategy.gradients import GradientExchange, unique_names
+from poseidon_tf.strategy.numeric_checks import NumericChecks
 from poseidon_tf.strategy.reductions import joined_replicas
 from poseidon_tf.strategy.sample_weights import SampleWeights
 from poseidon_tf.strategy.shares import Shares, without_empty
@@ -51,6 +53,8 @@ class ClusterStrategy(tf.distribute.Strategy):  # type: ignore[misc]
         clip: str,
         write_on: str,
         loss_weighting: str,
+        drift_check_steps: int,
+        check_numerics: bool,
         announce: Callable[[Plan], None],
         devices: Sequence[str],
     ) -> None:
@@ -60,6 +64,14 @@ class ClusterStrategy(tf.distribute.Strategy):  # type: ignore[misc]
         self.clips_sums = clip == "sum"
         self.writes_on_all = write_on == "all"
         self.shares = Shares()
+        self.numeric_checks = NumericChecks(is_on=check_numerics)
+        self.drift = DriftGuard(
+            every_steps=drift_check_steps,
+            num_replicas=len(devices),
+            gather=(lambda what, own: [own]) if worker is None else worker.gather,
+            last_step=(lambda: -1) if worker is None else worker.last_step,
+            fail=(lambda error: None) if worker is None else worker.session.fail,
+        )
         self._gradients: GradientExchange | None = None
         self.tape_sums: TapeSums | None = None
         if worker is not None:
@@ -79,6 +91,7 @@ class ClusterStrategy(tf.distribute.Strategy):  # type: ignore[misc]
                     if loss_weighting == "sample"
                     else None
                 ),
+                checks=self.numeric_checks,
                 announce=announce,
             )
             self.tape_sums = TapeSums(self._gradients, self._sum_over_all)
@@ -109,6 +122,21 @@ class ClusterStrategy(tf.distribute.Strategy):  # type: ignore[misc]
     def statistics(self) -> Statistics:
         """What this worker has sent, received and waited for until now, as a frozen object."""
         return self._worker.statistics() if self._worker else Statistics()
+
+    def check_drift(self, variables: Sequence[Any]) -> None:
+        """Compare `variables` on all workers and replicas, by digest; all workers call it together.
+
+        `fit` and `train_on_batch` do so by themselves, see `drift_check_steps`; a custom loop may.
+
+        Args:
+          variables: trainable ones and optimizers', on all workers in the same order; not
+            metrics or others that each worker keeps to itself.
+
+        Raises:
+          ConfigError: it is called while a function is traced.
+          DriftError: on all workers: names the first variable that differs and who holds what.
+        """
+        self.drift.check(variables)
 
     @property
     def weighs_samples(self) -> bool:

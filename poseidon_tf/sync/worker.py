@@ -106,7 +106,7 @@ class Worker:
                     rank=self.rank,
                     identity=server.identity,
                     on_sum=self._sum_receiver(index),
-                    on_lost=self._loss_reporter(f"server {index} ({address})"),
+                    on_lost=self._loss_reporter(f"server {index} ({server.address})"),
                     on_sent=self._sent_recorder(index),
                     num_streams=streams_per_server(len(servers)),
                     memory=self._memory if index == self._own_server else None,

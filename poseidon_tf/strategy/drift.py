@@ -1,0 +1,142 @@
+"""Compares what all workers must hold alike with what they hold, by a short digest per variable.
+
+A digest is 8 bytes of BLAKE2b: 20 million float32 take 0.09 s, and no copy on the CPU. With
+several replicas on one worker each has a digest of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Any, final
+
+import numpy as np
+import tensorflow as tf
+
+from poseidon_tf.errors import ConfigError, DriftError
+from poseidon_tf.strategy import tf_internals
+
+_DIGEST_BYTES = 8
+_REMEDY = (
+    "Something changed it besides the sums that all workers apply: an assignment or a callback on "
+    "one of them, or arithmetic that differs, such as another CPU or oneDNN setting for a "
+    "variable that travels as factors; schemes={'<its name>': 'ps'} keeps products out of it"
+)
+
+
+def digests(variables: Sequence[Any], *, num_replicas: int) -> bytes:
+    """Of each of this worker's replicas in turn, `_DIGEST_BYTES` for each variable.
+
+    Args:
+      variables: of TensorFlow or Keras; one that has a single value stands for all replicas.
+    """
+    parts = [tf_internals.components(variable) for variable in variables]
+    return b"".join(
+        _digest(part[min(replica, len(part) - 1)])
+        for replica in range(num_replicas)
+        for part in parts
+    )
+
+
+def _digest(variable: Any) -> bytes:
+    # An array of an eager tensor on the CPU is a view of it; hashing needs one end to end.
+    values = np.ascontiguousarray(variable.read_value())
+    content = values.reshape(-1).view(np.uint8).data
+    return hashlib.blake2b(content, digest_size=_DIGEST_BYTES).digest()
+
+
+def difference(names: Sequence[str], everyone: Sequence[bytes], *, num_replicas: int) -> str:
+    """The first variable that is not the same everywhere, and who holds what; empty if all are.
+
+    Args:
+      names: of the variables.
+      everyone: by rank, its `digests`.
+    """
+    expected = len(names) * num_replicas * _DIGEST_BYTES
+    for rank, theirs in enumerate(everyone):
+        if len(theirs) != expected:
+            values = len(theirs) // _DIGEST_BYTES // num_replicas
+            return (
+                f"{len(names)} variables were compared here and {values} on rank {rank}; give "
+                "all workers the same"
+            )
+    columns = [
+        [
+            theirs[(replica * len(names) + at) * _DIGEST_BYTES :][:_DIGEST_BYTES]
+            for theirs in everyone
+            for replica in range(num_replicas)
+        ]
+        for at in range(len(names))
+    ]
+    differing = [at for at, column in enumerate(columns) if len(set(column)) > 1]
+    if not differing:
+        return ""
+    first = columns[differing[0]]
+    holders = [
+        f"rank {index // num_replicas}" + f" (replica {index % num_replicas})" * (num_replicas > 1)
+        for index in range(len(first))
+    ]
+    alike = [who for who, digest in zip(holders, first, strict=True) if digest == first[0]]
+    others = [who for who, digest in zip(holders, first, strict=True) if digest != first[0]]
+    return (
+        f"{names[differing[0]]!r} is not the same everywhere: {', '.join(alike)} "
+        f"{'holds' if len(alike) == 1 else 'hold'} one value, {', '.join(others)} "
+        f"{'does' if len(others) == 1 else 'do'} not hold it; {len(differing)} of {len(names)} "
+        "variables differ"
+    )
+
+
+@final
+class DriftGuard:
+    """Counts the steps that all workers have taken together, and compares now and then.
+
+    Args:
+      every_steps: how many steps lie between two checks at least; 0 never checks by itself.
+      num_replicas: G of this worker, and of all.
+      gather: every worker's bytes, in rank order.
+      last_step: the last that this worker has begun.
+      fail: ends the job.
+    """
+
+    def __init__(
+        self,
+        *,
+        every_steps: int,
+        num_replicas: int,
+        gather: Callable[[str, bytes], list[bytes]],
+        last_step: Callable[[], int],
+        fail: Callable[[DriftError], None],
+    ) -> None:
+        self._every_steps, self._num_replicas = every_steps, num_replicas
+        self._gather, self._last_step, self._fail = gather, last_step, fail
+        self._steps = 0
+
+    def took(self, steps: int, variables: Callable[[], Sequence[Any]]) -> None:
+        """All workers have taken `steps` more; compares `variables()` if enough have been taken.
+
+        Raises:
+          DriftError: on all workers, if they differ.
+        """
+        self._steps += steps
+        if 0 < self._every_steps <= self._steps:
+            self.check(variables())
+
+    def check(self, variables: Sequence[Any]) -> None:
+        """Compare `variables` now; all workers call it together.
+
+        Raises:
+          ConfigError: it is called while a function is traced.
+          DriftError: on all workers, if they differ.
+        """
+        if not tf.executing_eagerly():
+            raise ConfigError(
+                "check_drift compares the values that variables have now; call it outside of "
+                "tf.function"
+            )
+        self._steps = 0
+        everyone = self._gather("drift", digests(variables, num_replicas=self._num_replicas))
+        names = [str(getattr(variable, "path", variable.name)) for variable in variables]
+        if found := difference(names, everyone, num_replicas=self._num_replicas):
+            error = DriftError(f"after step {self._last_step()}: {found}. {_REMEDY}")
+            self._fail(error)
+            raise error
