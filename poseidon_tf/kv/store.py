@@ -175,7 +175,10 @@ class Store:
         open_sum.waiting[rank] = payload
         if place is not None:
             open_sum.place, open_sum.place_rank = place, rank
-        return self._fold(state, key, step, open_sum)
+        actions = self._fold(state, key, step, open_sum)
+        if not actions:
+            open_sum.waiting[rank] = _without_its_frame(payload)
+        return actions
 
     def leave(self, rank: int, last_step: int) -> list[Action]:
         """`rank` says goodbye; sums that miss its share can never be finished."""
@@ -246,6 +249,8 @@ class Store:
         """Add every share whose turn it is."""
         actions: list[Action] = []
         while (share := open_sum.waiting.pop(open_sum.next_rank, None)) is not None:
+            if open_sum.next_rank == 0 and 1 not in open_sum.waiting and self._num_workers > 1:
+                share = _without_its_frame(share)  # It has to wait.
             values = widen(share, state.spec.dtype)
             if open_sum.next_rank == 0:
                 open_sum.total = values  # Shares the message's memory.
@@ -274,6 +279,16 @@ class Store:
             f"rank {rank} left after step {self._left[rank]} while rank {waits} waits for "
             f"{state.spec.name!r} of step {step}",
         )
+
+
+def _without_its_frame(share: memoryview) -> memoryview:
+    """`share`, keeping no message alive that holds much more than it.
+
+    The other shares of the message may be added, and credited, long before this one.
+    """
+    message = share.obj
+    is_small = isinstance(message, bytes) and 2 * len(share) < len(message)
+    return memoryview(bytes(share)) if is_small else share
 
 
 def _memory_for_total(open_sum: _Sum, dtype: str) -> Array | None:

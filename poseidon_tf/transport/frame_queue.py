@@ -109,12 +109,15 @@ class FrameQueue:
             self._closed = True
             self._changed.notify()
 
+    def is_ready(self) -> bool:
+        """Whether the iteration would go on at once, to a frame or to its end."""
+        with self._changed:
+            return self._has_next()
+
     def __iter__(self) -> Iterator[bytes]:
         while True:
             with self._changed:
-                while not (
-                    self._messages or self._is_credit_due() or self._admitted() or self._is_over()
-                ):
+                while not self._has_next():
                     self._changed.wait()
                 message, parts, credit = b"", [], 0
                 if self._messages:
@@ -134,6 +137,9 @@ class FrameQueue:
             yield message or self._frame(parts, credit)
         if self._last_message and not self._parts:
             yield self._last_message
+
+    def _has_next(self) -> bool:
+        return bool(self._messages or self._is_credit_due() or self._admitted() or self._is_over())
 
     def _is_over(self) -> bool:
         """Whether the iteration ends once nothing more may leave."""

@@ -1,0 +1,158 @@
+"""What a server holds, at every moment of random interleavings of its streams.
+
+The real service and both ends' real queues, without a connection: frames are taken from a queue
+and handed over one at a time, in an order that a seed gives.
+"""
+
+import random
+import sys
+from collections import deque
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from poseidon_tf.kv.service import EXCHANGE, INSPECT, REGISTER, KVService
+from poseidon_tf.kv.store import KeySpec, Store
+from poseidon_tf.transport.frame_queue import FrameQueue
+from poseidon_tf.wire import frames
+from poseidon_tf.wire.frame_pb2 import InspectReply, InspectRequest, Key, KeyTable, Part
+
+NUM_STEPS = 3
+NUM_STREAMS = 2
+
+
+class Endpoint:
+    """Takes the place of a transport server: keeps what is served, to be called directly."""
+
+    def __init__(self):
+        self.calls, self.streams = {}, {}
+
+    def add_unary(self, method, answer):
+        self.calls[method] = answer
+
+    def add_stream(self, method, accept):
+        self.streams[method] = accept
+
+
+class Link:
+    """One stream of one worker: both queues, and the frames that are under way."""
+
+    def __init__(self, job, rank, index):
+        self.rank, self.index = rank, index
+        step = job.window_bytes // 8
+        self.up = FrameQueue(window_bytes=job.window_bytes, credit_step=step)
+        metadata = {"rank": str(rank), "stream": str(index), "credit_step": str(step)}
+        stream = SimpleNamespace(metadata=metadata, outgoing=None, close=lambda: None)
+        self.server = job.endpoint.streams[EXCHANGE](stream)
+        self.down = stream.outgoing
+        self.up_frames, self.down_frames = iter(self.up), iter(self.down)
+        self.rising, self.falling = deque(), deque()
+
+    def possible(self):
+        """What can happen next on this stream."""
+        if self.up.is_ready():
+            yield lambda: self.rising.append(next(self.up_frames))
+        if self.rising:
+            yield lambda: self.server.on_message(self.rising.popleft())
+        if self.down.is_ready():
+            yield lambda: self.falling.append(next(self.down_frames))
+
+
+class Cluster:
+    """One service, and workers that push their next step when the last one's sums are there."""
+
+    def __init__(self, rng, *, num_workers):
+        self.sizes = [rng.choice([1, 3, 16, 500, 70_000]) for _ in range(rng.randint(2, 6))]
+        self.window_bytes = 4 * max(self.sizes)  # Of one stream: its largest pair.
+        self.num_workers, self.rng = num_workers, rng
+        self.endpoint = Endpoint()
+        self.released = {}  # (key, step) -> streams that have not taken it.
+        KVService(
+            self.endpoint,
+            num_workers=num_workers,
+            num_streams=NUM_STREAMS,
+            on_released=lambda name, step: self.released.update({(int(name), step): num_workers}),
+        )
+        keys = [Key(name=str(k), dtype="float32", num_elements=n) for k, n in enumerate(self.sizes)]
+        self.endpoint.calls[REGISTER](KeyTable(rank=0, keys=keys).SerializeToString())
+        self.links = [
+            Link(self, rank, index) for rank in range(num_workers) for index in range(NUM_STREAMS)
+        ]
+        self.sums = [{} for _ in range(num_workers)]
+        for rank in range(num_workers):
+            self.push(rank, 0)
+
+    def share(self, rank, key, step):
+        seed = (rank * 100 + key) * 100 + step
+        return np.random.default_rng(seed).integers(1, 10**4, self.sizes[key]).astype(np.float32)
+
+    def push(self, rank, step):
+        for key in self.rng.sample(range(len(self.sizes)), len(self.sizes)):
+            payload = memoryview(self.share(rank, key, step)).cast("B")
+            link = self.links[rank * NUM_STREAMS + key % NUM_STREAMS]
+            link.up.put_parts([(Part(key=key, step=step, length=len(payload)), payload)])
+
+    def hear(self, link):
+        header, payloads = frames.decode(link.falling.popleft())
+        assert not header.refusal
+        link.up.take_credit(header.credit)
+        sums = self.sums[link.rank]
+        for part, payload in zip(header.parts, payloads, strict=True):
+            self.released[part.key, part.step] -= 1
+            assert (part.key, part.step) not in sums
+            sums[part.key, part.step] = bytes(payload)
+            if len(sums) % len(self.sizes) == 0 and part.step + 1 < NUM_STEPS:
+                self.push(link.rank, part.step + 1)
+
+    def events(self):
+        for link in self.links:
+            yield from link.possible()
+            if link.falling:
+                yield lambda link=link: self.hear(link)
+
+    def is_finished(self):
+        return all(len(sums) == NUM_STEPS * len(self.sizes) for sums in self.sums)
+
+    def held_bytes(self):
+        """Contributions and unfinished sums, and sums that some worker has not taken yet."""
+        reply = InspectReply.FromString(
+            self.endpoint.calls[INSPECT](InspectRequest().SerializeToString())
+        )
+        waiting = sum(4 * self.sizes[key] for (key, _), left in self.released.items() if left)
+        return reply.held_bytes + waiting
+
+
+@pytest.mark.parametrize("num_workers", [1, 2, 3, 7])
+@pytest.mark.parametrize("seed", range(15))
+def test_a_server_holds_two_shards_and_the_windows_at_most(num_workers, seed):
+    """At every moment, with windows of one pair; and every worker gets every sum, once."""
+    cluster = Cluster(random.Random(seed), num_workers=num_workers)
+    shard_bytes = 4 * sum(cluster.sizes)
+    window_bytes = NUM_STREAMS * (cluster.window_bytes + cluster.window_bytes // 8)
+    while not cluster.is_finished():
+        possible = list(cluster.events())
+        assert possible, "everyone waits"
+        cluster.rng.choice(possible)()
+        assert cluster.held_bytes() <= 2 * shard_bytes + num_workers * window_bytes
+    for key in range(len(cluster.sizes)):
+        for step in range(NUM_STEPS):
+            shares = [cluster.share(rank, key, step) for rank in range(num_workers)]
+            expected = np.sum(shares, axis=0, dtype=np.float32).tobytes()
+            assert all(sums[key, step] == expected for sums in cluster.sums)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_share_that_waits_does_not_keep_its_whole_frame(rank):
+    """A few bytes that wait for another rank hold a copy of themselves, not 256 KiB."""
+    store = Store(3)
+    store.register(0, [KeySpec("small", "float32", 2)])
+    message = np.arange(64 * 1024, dtype=np.float32).tobytes()
+    holders = sys.getrefcount(message)
+    store.push(rank, 0, 0, memoryview(message)[8:16])
+    assert sys.getrefcount(message) == holders
+    assert store.held_bytes() == 8
+    actions = []
+    for other in {0, 1, 2} - {rank}:
+        actions = store.push(other, 0, 0, memoryview(np.ones(2, np.float32)).cast("B"))
+    assert np.frombuffer(actions[-1].payload, np.float32).tolist() == [4.0, 5.0]
