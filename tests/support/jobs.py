@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from tests.support import warm
+from tests.support.network import Network
 from tests.support.warm import WarmProcess
 
 SCRIPTS = Path(__file__).parent / "scripts"
+HOST_PORT = 5000  # Of every member that has a host of its own.
 
 
 def free_addresses(count: int) -> list[str]:
@@ -61,6 +63,8 @@ class Job:
       num_servers: 0 for a server on each worker's own host.
       start_servers: False if the script of some worker serves.
       servers_run_script: start the script as task "ps" too, as one image for all roles does.
+      network: a host for each worker, and then for each server. Scripts go there by themselves,
+        with `namespace.go_to_host()`.
     """
 
     def __init__(
@@ -73,6 +77,7 @@ class Job:
         rank_environ: Mapping[int, Mapping[str, str]] | None = None,
         start_servers: bool = True,
         servers_run_script: bool = False,
+        network: Network | None = None,
     ) -> None:
         self._script = SCRIPTS / script
         self._args = args
@@ -88,7 +93,11 @@ class Job:
             **(environ or {}),
         }
         self._rank_environ = rank_environ or {}
-        addresses = free_addresses(num_workers + num_servers)
+        self._network = network
+        if network is None:
+            addresses = free_addresses(num_workers + num_servers)
+        else:
+            addresses = [f"{address}:{HOST_PORT}" for address in network.addresses]
         self.cluster = {"worker": addresses[:num_workers]}
         if num_servers:
             self.cluster["ps"] = addresses[num_workers:]
@@ -116,11 +125,16 @@ class Job:
         path = Path(self._folder.name) / f"{kind}-{index}.txt"
         extra = self._rank_environ.get(index, {}) if kind == "worker" else {}
         environ = {**self._environ, "TF_CONFIG": json.dumps(config), **extra}
+        inside: list[str] = []
+        if self._network is not None:
+            host = index if kind == "worker" else len(self.cluster["worker"]) + index
+            environ["TEST_NAMESPACE"] = self._network.namespaces[host]
+            inside = ["ip", "netns", "exec", self._network.namespaces[host]]
         process: WarmProcess | subprocess.Popen[bytes]
         with path.open("wb") as output:
             if kind == "ps" and not self._servers_run_script:
                 process = subprocess.Popen(
-                    [sys.executable, "-m", "poseidon_tf", "server"],
+                    [*inside, sys.executable, "-m", "poseidon_tf", "server"],
                     env=environ,
                     stdin=subprocess.DEVNULL,
                     stdout=output,

@@ -1,0 +1,136 @@
+"""Trains two epochs, and stops once at a chosen point: `faulty.py socket rank point keepalive_s`.
+
+At the point the worker of that rank calls the test at the Unix socket and waits for a letter: "g"
+to go on, "r" to raise, "x" to exit with code 0. Without a fault it ends with its weights' digest.
+"""
+
+import hashlib
+import os
+import socket
+import sys
+import time
+
+import keras
+import numpy as np
+import tensorflow as tf
+from namespace import go_to_host
+from report import result
+
+import poseidon_tf
+
+STEP = 5  # The steps of the faults in the middle; counted from 0.
+EPOCHS = 2
+address, rank, point, keepalive_s = sys.argv[1:]
+
+
+class Stop:
+    """The chosen point; only its first time counts."""
+
+    def __init__(self):
+        self.is_over = False
+
+    def at(self, here, *, on_main_thread=False):
+        if self.is_over or here != point or strategy.rank != int(rank):
+            return
+        self.is_over = True
+        with socket.socket(socket.AF_UNIX) as test:
+            test.connect(address)
+            order = test.recv(1)
+        if order == b"r":
+            raise ValueError("the disk is full")
+        if order == b"x":
+            if on_main_thread:
+                sys.exit(0)
+            os._exit(0)  # As a library may do it.
+
+
+class Watched:
+    """A recorder that stops in the middle of a step."""
+
+    def __init__(self, recorder):
+        self._recorder = recorder
+        self._num_ready = 0
+
+    def event(self, kind, variable, step, **args):
+        self._recorder.event(kind, variable, step, **args)
+        if step != STEP:
+            return
+        if kind == "gradient ready":
+            self._num_ready += 1
+            if self._num_ready == 2:
+                stop.at("mid push")
+        if kind == "received":
+            stop.at("mid pull")
+
+    def __getattr__(self, name):
+        return getattr(self._recorder, name)
+
+
+class Between(keras.callbacks.Callback):
+    num_steps = 0
+
+    def on_epoch_begin(self, epoch, logs=None):
+        stop.at("before the first step", on_main_thread=True)
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.num_steps == STEP:
+            stop.at("between steps", on_main_thread=True)
+        self.num_steps += 1
+
+
+def watch_data(data_ends):
+    """Stop where this worker has no element left in the last epoch."""
+    has_step = data_ends.has_step
+    num_ends = 0
+
+    def watched(dataset, iterator, index, has_element):
+        nonlocal num_ends
+        if not has_element:
+            num_ends += 1
+            if num_ends == EPOCHS:
+                stop.at("end of data")
+        return has_step(dataset, iterator, index, has_element)
+
+    data_ends.has_step = watched
+
+
+go_to_host()
+stop = Stop()
+deadlines = poseidon_tf.Deadlines(
+    start_s=60.0, step_s=60.0, leave_s=60.0, keepalive_s=float(keepalive_s)
+)
+strategy = poseidon_tf.PoseidonStrategy(
+    deadlines=deadlines, schemes={"*/fc1/kernel": "sfb"}, coalesce_bytes=0
+)
+worker = strategy._membership.worker
+worker.session.recorder = Watched(worker.session.recorder)
+watch_data(worker.data_ends)
+keras.utils.set_random_seed(5)
+layers = keras.layers
+with strategy.scope():
+    model = keras.Sequential(
+        [
+            keras.Input((16,)),
+            layers.Dense(64, activation="relu", name="fc1"),
+            layers.Dense(32, activation="relu", name="fc2"),
+            layers.Dense(1, name="fc3"),
+        ]
+    )
+    model.compile(keras.optimizers.SGD(0.01, momentum=0.9), loss="mse")
+numbers = np.random.default_rng(3)
+x = numbers.standard_normal((96, 16)).astype("float32")
+y = numbers.standard_normal((96, 1)).astype("float32")
+options = tf.data.Options()
+options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+# Of unknown length: its end is found, and agreed on, by reading it.
+data = tf.data.Dataset.from_tensor_slices((x, y)).filter(lambda x, y: True).batch(8)
+try:
+    model.fit(data.with_options(options), epochs=EPOCHS, verbose=0, callbacks=[Between()])
+except Exception as error:
+    result("failed_at_s", time.monotonic())
+    result("error", str(error))
+    raise
+digest = hashlib.sha256()
+for weight in model.get_weights() + [v.numpy() for v in model.optimizer.variables]:
+    digest.update(weight.tobytes())
+result("digest", digest.hexdigest())

@@ -1,0 +1,43 @@
+"""Every fault at every moment, on real processes: who x what x when, one line each.
+
+Those that need hosts of their own need root, iproute2 and /dev/net/tun.
+"""
+
+import pytest
+from fault_matrix import (
+    FAULTS,
+    MEMBERS,
+    MOMENTS,
+    ON_HOSTS,
+    Case,
+    run_case,
+    undisturbed_digest,
+)
+
+WORKERS = MEMBERS[:2]
+
+
+def cases():
+    """All that can happen: servers run no script, and no script runs while sums are received."""
+    for what in FAULTS:
+        for who in MEMBERS:
+            for when in MOMENTS:
+                is_scripts = what in ("exception", "exit(0)")
+                if is_scripts and (who not in WORKERS or when == "mid pull"):
+                    continue
+                if what in ON_HOSTS and who == "own server":
+                    continue  # It shares its worker's host, and so its link.
+                yield Case(who, what, when)
+
+
+@pytest.fixture(scope="session")
+def undisturbed():
+    """By number of servers of their own: what the weights are if nothing happens."""
+    return {num_servers: undisturbed_digest(num_servers=num_servers) for num_servers in (0, 1)}
+
+
+@pytest.mark.parametrize("case", list(cases()), ids=str)
+def test_a_fault_ends_the_job_for_all_or_changes_nothing(case, repetition, undisturbed, note):
+    """Every survivor raises in time and names who it was; a slow member changes no bit."""
+    num_servers = 0 if case.who == "own server" else 1
+    note(run_case(case, undisturbed=undisturbed[num_servers]))
