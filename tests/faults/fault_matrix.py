@@ -25,7 +25,7 @@ from tests.support.network import Network
 MOMENTS = ("before the first step", "mid push", "mid pull", "between steps", "end of data")
 MEMBERS = ("worker 0", "worker 1", "server", "own server")
 KEEPALIVE_S = 5.0
-PAUSE_S = 2.0  # Of those who are slow: less than a peer's patience, two thirds of keepalive_s.
+PAUSE_S = 2.0  # Of those who are slow: less than what keepalive_s allows.
 # A killed process's connections close at once; a silent one's are given up after keepalive_s, may
 # be taken up again for two seconds, and the coordinator's word may take its time.
 KILLED_S, SILENT_S = 10.0, KEEPALIVE_S + 2.0 + 5.0
