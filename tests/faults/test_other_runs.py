@@ -95,7 +95,12 @@ def test_a_worker_refuses_who_means_another_worker(meant):
         own = Server("127.0.0.1:0", max_streams=1)
         mine = service(own, rank=0, identity="mine", heard=lost)
         addresses = {0: own.address, 1: peer.server.address}
-        mine.connect(addresses, settings=ConnectionSettings(), identities_of={0: "mine", 1: meant})
+        mine.connect(
+            addresses,
+            settings=ConnectionSettings(),
+            timeout_s=10.0,
+            identities_of={0: "mine", 1: meant},
+        )
         assert isinstance(lost.error(), ProtocolError)
         mine.close(timeout_s=WAIT_S)
         own.stop()
