@@ -46,6 +46,7 @@ LIBRARIES = {
     "transport/over_grpc.py": {"grpc"},
     "transport/admission.py": {"grpc"},
     "transport/credentials.py": {"grpc"},
+    "transport/grpc_endings.py": {"grpc"},
     "transport/readiness.py": {"grpc"},
     "transport/shared_memory.py": {"numpy"},
     "kv": {"numpy", "google"},

@@ -1,8 +1,8 @@
 """Moves messages over gRPC: servers, channels and long-lived bidirectional streams.
 
 It carries bytes and knows nothing of what they mean. Besides it only its own parts import grpc:
-`admission`, `credentials` and `readiness`. One call is one connection of a stream; `streams` says
-how one takes another's place.
+`admission`, `credentials`, `grpc_endings` and `readiness`. One call is one connection of a stream;
+`streams` says how one takes another's place.
 
 Settings, with their reasons:
 - a message longer than MAX_MESSAGE_BYTES is refused by gRPC before memory is taken for it;
@@ -34,23 +34,17 @@ from poseidon_tf.errors import ConfigError, PeerLost, PoseidonError, ProtocolErr
 from poseidon_tf.transport import admission, credentials, readiness
 from poseidon_tf.transport.base import MAX_MESSAGE_BYTES, Outgoing, Receiver
 from poseidon_tf.transport.connections import ConnectionSettings
-from poseidon_tf.transport.streams import AcceptedStream, Broken, DialledStream, Stream
+from poseidon_tf.transport.grpc_endings import incoming, is_broken
+from poseidon_tf.transport.stream_ends import AcceptedStream, DialledStream
+from poseidon_tf.transport.streams import Broken, Stream
 
-_REFUSED = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.RESOURCE_EXHAUSTED)
-# What a call ends with when its connection breaks. Whoever cancels it knows that he did.
-_BROKEN = (
-    grpc.StatusCode.UNAVAILABLE,
-    grpc.StatusCode.INTERNAL,
-    grpc.StatusCode.UNKNOWN,
-    grpc.StatusCode.CANCELLED,
-)
-_NOBODY_LISTENS = "Connection refused"  # In the details of a call that could not connect.
 _PAUSE_S = 0.05  # Between two attempts of a call.
 # What a call says about the stream that it belongs to: a number that nobody else has, and whether
 # the server must know it.
 _STREAM_ID, _RESUMES = "poseidon-stream", "poseidon-resumes"
 # Of a status. gRPC takes 8 KiB of metadata, in which a character may be twelve.
 _REASON_CHARS = 500
+_MAX_STREAM_ID = 64
 
 
 def _options(settings: ConnectionSettings) -> list[tuple[str, Any]]:
@@ -74,30 +68,6 @@ def _options(settings: ConnectionSettings) -> list[tuple[str, Any]]:
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 1000),
         ("grpc.http2.max_ping_strikes", 0),
     ]
-
-
-def _incoming(messages: Iterator[bytes], peer: str) -> Iterator[bytes]:
-    """What comes in one call; however it ends before its stream is a `Broken`."""
-    try:
-        yield from messages
-    except grpc.RpcError as failure:
-        raise _breakage(failure, peer) from failure
-
-
-def _breakage(failure: grpc.RpcError, peer: str) -> Broken:
-    if not hasattr(failure, "code"):  # On the server's side gRPC tells nothing.
-        return Broken("it broke")
-    code, detail = failure.code(), failure.details() or ""
-    if code is grpc.StatusCode.UNAUTHENTICATED:
-        return Broken(detail, refusal=admission.stranger(peer))
-    if code in _REFUSED:
-        return Broken(detail, refusal=ProtocolError(f"{peer} refused: {detail}"))
-    return Broken(detail, is_final=not _may_resume(failure))
-
-
-def _may_resume(failure: grpc.RpcError) -> bool:
-    """Whether the connection broke, or could not be made, and another attempt may help."""
-    return failure.code() in _BROKEN and _NOBODY_LISTENS not in (failure.details() or "")
 
 
 @final
@@ -189,7 +159,7 @@ class Server:
                 is_new = stream is None
                 if stream is None:
                     stream, receiver = self._accept(key, metadata, context, accept)
-            number = stream.attach(_incoming(requests, stream.peer), context.cancel)
+            number = stream.attach(incoming(requests, stream.peer), context.cancel)
             if is_new:
                 live = functools.partial(self._live, key, stream, receiver)
                 threading.Thread(target=live, name="poseidon-read", daemon=True).start()
@@ -209,7 +179,7 @@ class Server:
         accept: Callable[[Stream], Receiver],
     ) -> tuple[AcceptedStream, Receiver]:
         """A stream that begins, and who hears it; ends the call if it cannot. Holds the lock."""
-        if not key[1]:
+        if not 0 < len(key[1]) <= _MAX_STREAM_ID:
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, "a stream without a number")
         if _RESUMES in metadata:
             # It took too long: its end has been told to whoever waited.
@@ -285,6 +255,7 @@ class Channel:
     ) -> None:
         self.address = address
         self._resume_s = settings.resume_s
+        self._closed = threading.Event()
         self._security = settings.security
         self._shown = admission.shown(settings.security)
         self._channel = credentials.open_channel(address, settings.security, _options(settings))
@@ -319,6 +290,8 @@ class Channel:
     def call(self, method: str, request: bytes, *, timeout_s: float) -> bytes:
         """One question, one answer; asked again when the connection breaks meanwhile.
 
+        So the other side may hear it twice.
+
         Raises:
           ProtocolError: the other side refused the request.
           ConfigError: as for `wait_ready`.
@@ -326,14 +299,14 @@ class Channel:
             not be made again.
         """
         deadline_s = time.monotonic() + timeout_s
-        is_broken = False
+        has_broken = False
         while True:
             left_s = max(0.0, deadline_s - time.monotonic())
             try:
                 answer: bytes = self._channel.unary_unary(method)(
                     request,
                     timeout=left_s,
-                    wait_for_ready=not is_broken,
+                    wait_for_ready=not has_broken,
                     metadata=self._shown,
                 )
                 return answer
@@ -342,15 +315,18 @@ class Channel:
                     raise ProtocolError(f"{self.address} refused: {failure.details()}") from failure
                 if failure.code() is grpc.StatusCode.UNAUTHENTICATED:
                     raise admission.stranger(self.address) from failure
-                if not is_broken:
+                if not has_broken:
                     deadline_s = min(deadline_s, time.monotonic() + self._resume_s)
-                is_broken = True
-                if not _may_resume(failure) or time.monotonic() >= deadline_s:
+                has_broken = True
+                if (
+                    not is_broken(failure)
+                    or time.monotonic() >= deadline_s
+                    or self._closed.wait(_PAUSE_S)
+                ):
                     raise PeerLost(
                         f"{method} to {self.address}: no answer in {timeout_s:g} s "
                         f"({failure.details()})"
                     ) from failure
-            time.sleep(_PAUSE_S)
 
     def open_stream(
         self,
@@ -376,7 +352,7 @@ class Channel:
                 )
             except ValueError as failure:  # That is how gRPC says that the channel is closed.
                 raise Broken(str(failure), is_final=True) from failure
-            return _incoming(call, self.address), call.cancel
+            return incoming(call, self.address), call.cancel
 
         stream = DialledStream(
             self.address, metadata or {}, outgoing, resume_s=self._resume_s, dial=dial
@@ -388,6 +364,7 @@ class Channel:
 
     def close(self) -> None:
         """Close the connections; open streams end with an error."""
+        self._closed.set()
         self._channel.close()
 
 

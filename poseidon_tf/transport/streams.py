@@ -16,15 +16,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple, final
+from typing import NamedTuple
 
-from poseidon_tf.errors import PeerLost, PoseidonError
+from poseidon_tf.errors import PeerLost, PoseidonError, ProtocolError
 from poseidon_tf.transport.base import GRPC_PREFIX_BYTES, MessageQueue, Outgoing, Receiver, Traffic
 from poseidon_tf.transport.resuming import Ledger
 
 # Wakes a writer that waits in its `Outgoing`; told from a message by being this very object.
 _NUDGE = bytes(bytearray(b"nudge"))
-_PAUSE_S = 0.05  # Between two attempts to connect.
 
 
 class Broken(Exception):
@@ -146,7 +145,7 @@ class Stream:
             with self._changed:
                 if number != self._number:
                     return
-                payload = self._ledger.hear(message)
+                payload = self._hear(message)
                 if self._greeted_s == float("inf"):
                     self._greeted_s = time.monotonic()
                 if payload is None:
@@ -157,6 +156,13 @@ class Stream:
                 receiver.on_message(payload)
             elif self._ledger.peer_has_ended:
                 self._close(receiver, None)
+
+    def _hear(self, message: bytes) -> bytes | None:
+        try:
+            return self._ledger.hear(message)
+        except ProtocolError as failure:
+            self.refusal = str(failure)
+            raise Broken(str(failure), refusal=failure) from failure
 
     def _is_done(self) -> bool:
         with self._changed:
@@ -284,86 +290,3 @@ class Stream:
                 tried_s = time.monotonic() - self._broken_since_s
                 text += f"; not taken up again in {tried_s:.1f} s"
         return PeerLost(text)
-
-
-Dial = Callable[
-    ["DialledStream", Iterator[bytes], bool], tuple[Iterator[bytes], Callable[[], object]]
-]
-
-
-@final
-class DialledStream(Stream):
-    """The end that connects.
-
-    Args:
-      dial: opens a connection, given the stream, what goes out over it, and whether it is the
-        first; returns what comes in, and what cuts it. Raises `Broken`.
-    """
-
-    def __init__(
-        self,
-        peer: str,
-        metadata: Mapping[str, str],
-        outgoing: Outgoing | None,
-        *,
-        resume_s: float,
-        dial: Dial,
-    ) -> None:
-        super().__init__(peer, metadata, outgoing, resume_s=resume_s)
-        self._dial = dial
-        self.is_known = False  # The peer has been heard: it has accepted the stream.
-
-    def _connect(self) -> Connection | None:
-        with self._changed:
-            self.is_known |= self._greeted_s != float("inf")
-            if self._number and self._left_s() > 0.0 and self._greeted_s == float("inf"):
-                self._changed.wait(_PAUSE_S)
-            if self._is_over or (self._number and self._left_s() <= 0.0):
-                return None
-            is_first = not self._number
-            number = self._begin()
-        messages, cut = self._dial(self, self.write(number), is_first)
-        with self._changed:
-            self._cut = cut
-            is_over = self._is_over or self._last_broken >= number
-        if is_over:
-            cut()
-        return Connection(number, messages)
-
-    def _end(self) -> None:
-        super()._end()
-        with self._changed:
-            cut = self._cut
-        cut()
-
-
-@final
-class AcceptedStream(Stream):
-    """The end to which the other one connects."""
-
-    def __init__(self, peer: str, metadata: Mapping[str, str], *, resume_s: float) -> None:
-        super().__init__(peer, metadata, resume_s=resume_s)
-        self._heard = 0  # The number of the connection that the reading thread has.
-        self._messages: Iterator[bytes] = iter(())
-
-    def attach(self, messages: Iterator[bytes], cut: Callable[[], object]) -> int:
-        """The other end has connected, for the first time or again; the connection's number."""
-        with self._changed:
-            number, last_cut = self._begin(), self._cut
-            self._messages, self._cut = messages, cut
-            self._changed.notify_all()
-        last_cut()
-        return number
-
-    def detach(self, number: int) -> None:
-        """Connection `number` is no more."""
-        self._note_break(number, "")
-
-    def _connect(self) -> Connection | None:
-        with self._changed:
-            while self._number == self._heard:
-                if (left_s := self._left_s()) <= 0.0:
-                    return None
-                self._changed.wait(left_s)
-            self._heard = self._number
-            return Connection(self._number, self._messages)

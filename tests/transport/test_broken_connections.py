@@ -3,7 +3,9 @@
 import random
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
+import grpc
 import pytest
 from grpc_peers import WAIT_S, Inbox
 
@@ -247,6 +249,71 @@ def test_a_refusal_is_heard_though_connections_break(peers, open_channel):
         stream.send(b"bad")
         assert isinstance(inbox.end(), ProtocolError)
         assert "bad makes no sense" in str(refusing.end())
+
+
+NONSENSE = [b"\x00", b"\x00z", b"\x00a123", b"\x00a" + b"\xff" * 8, b"\x00e\x00"]
+
+
+@pytest.mark.parametrize("message", [*NONSENSE, b"\x00eafter"], ids=repr)
+def test_nonsense_about_the_stream_is_refused(peers, message, capfd):
+    """From a peer that does not keep to the rules, before and after its end; no thread dies."""
+    host = Host(peers)
+    with grpc.insecure_channel(host.server.address) as channel:
+        said = [b"\x00e", b"after"] if message == b"\x00eafter" else [message]
+        answers = channel.stream_stream(TALK)(iter(said), metadata=[("poseidon-stream", "1")])
+        with pytest.raises(grpc.RpcError) as raised:
+            list(answers)
+    assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    error = host.inboxes[0].end()
+    assert error is None if len(said) == 2 else isinstance(error, ProtocolError)
+    assert host.streams[0].wait_ended(timeout_s=WAIT_S)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "metadata, code, text",
+    [
+        ([], grpc.StatusCode.INVALID_ARGUMENT, "a stream without a number"),
+        ([("poseidon-stream", "7" * 65)], grpc.StatusCode.INVALID_ARGUMENT, "without a number"),
+        (
+            [("poseidon-stream", "7"), ("poseidon-resumes", "1")],
+            grpc.StatusCode.NOT_FOUND,
+            "the stream has ended there",
+        ),
+    ],
+)
+def test_a_call_that_belongs_to_no_stream_is_refused(peers, metadata, code, text):
+    """Nobody hears of it."""
+    host = Host(peers)
+    with grpc.insecure_channel(host.server.address) as channel:
+        with pytest.raises(grpc.RpcError) as raised:
+            list(channel.stream_stream(TALK)(iter([b"a"]), metadata=metadata))
+    assert raised.value.code() is code and text in raised.value.details()
+    assert host.inboxes == []
+
+
+def test_a_question_is_not_asked_again_over_a_channel_that_is_closed(peers, open_channel):
+    """Whoever waits for the answer hears PeerLost at once."""
+    asked, answer = threading.Event(), threading.Event()
+    server = peers.server()
+
+    def wait(request):
+        asked.set()
+        answer.wait(WAIT_S)
+        return request
+
+    server.add_unary(ASK, wait)
+    server.start()
+    channel = open_channel(server.address)
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(channel.call, ASK, b"", timeout_s=2 * WAIT_S)
+        assert asked.wait(WAIT_S)
+        channel.close()
+        try:
+            with pytest.raises(PeerLost, match=ASK):
+                asking.result(WAIT_S)
+        finally:
+            answer.set()
 
 
 def test_a_question_is_asked_again_when_its_connection_breaks(peers, open_channel):
