@@ -217,9 +217,11 @@ def test_a_server_of_its_own_serves_over_tls_as_its_environment_says(authority):
         on_failure=lambda error: None,
     )
     try:
-        (address,) = client.join(timeout_s=WAIT_S).server_addresses
+        (server,) = client.join(timeout_s=WAIT_S).servers
+        address = server.address
         channel = Channel(address, settings=settings)
-        keys = KeyTable(rank=0, keys=[Key(name="w", dtype="float32", num_elements=1)])
+        key = Key(name="w", dtype="float32", num_elements=1)
+        keys = KeyTable(rank=0, keys=[key], to=server.identity)
         reply = channel.call(REGISTER, keys.SerializeToString(), timeout_s=WAIT_S)
         assert KeyNumbers.FromString(reply).numbers == [0]
         channel.close()

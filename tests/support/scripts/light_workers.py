@@ -74,6 +74,7 @@ class LightWorker:
         self._link = ServerLink(
             view.server_addresses[0],
             rank=self._rank,
+            identity=view.servers[0].identity,
             on_sum=lambda key, step, payload: self._heard.put((key, step, payload)),
             on_lost=self._heard.put,
             window_bytes=orders["window_bytes"],
