@@ -172,6 +172,29 @@ def test_a_stranger_without_a_certificate_does_not_come_in(authority, tmp_path):
         assert job.goes_on()
 
 
+def test_a_worker_is_told_at_once_which_peer_or_server_does_not_know_it():
+    """Before the first step, and not when a first contribution does not come."""
+    with Everything(Security(token=TOKEN)) as job:
+        wrong = ConnectionSettings(security=Security(token="another"))
+        peer = FactorService(
+            Server("127.0.0.1:0", max_streams=1),
+            num_workers=2,
+            rank=1,
+            on_complete=lambda complete: None,
+            on_lost=lambda rank, error: None,
+        )
+        with pytest.raises(ConfigError, match=f"{job.address} refused this process"):
+            peer.connect({0: job.address}, settings=wrong, timeout_s=3600.0)
+        peer.close(timeout_s=WAIT_S)
+        link = ServerLink(
+            job.address, rank=0, on_sum=job.sums.put, on_lost=lambda error: None, settings=wrong
+        )
+        with pytest.raises(ConfigError, match=f"{job.address} refused this process"):
+            link.reach(timeout_s=3600.0)
+        link.close(timeout_s=WAIT_S)
+        assert job.goes_on()
+
+
 @pytest.mark.processes
 def test_a_server_of_its_own_serves_over_tls_as_its_environment_says(authority):
     """It joins, sums, ends with the job, and never shows the token."""
