@@ -19,7 +19,9 @@ from poseidon_tf.kv.service import (
     KVService,
 )
 from poseidon_tf.kv.store import KeySpec
+from poseidon_tf.transport import admission
 from poseidon_tf.transport.base import MAX_MESSAGE_BYTES
+from poseidon_tf.transport.security import Security
 from poseidon_tf.wire import frames
 from poseidon_tf.wire.frame_pb2 import FrameHeader, InspectReply, Key, KeyTable, Part
 
@@ -194,9 +196,10 @@ def test_a_message_that_is_too_long_is_refused_by_both_sides():
         options = [("grpc.max_send_message_length", -1)]
         with grpc.insecure_channel(store.server.address, options=options) as channel:
             metadata = [("rank", "0"), ("stream", "0"), ("poseidon-stream", "7")]
+            metadata += admission.shown(Security())
             answers = channel.stream_stream(EXCHANGE)(iter([too_long]), metadata=metadata)
             with pytest.raises(grpc.RpcError) as raised:
-                next(answers)
+                list(answers)  # The server greets before it reads.
         assert raised.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert store.state() == ([], 0)
 
