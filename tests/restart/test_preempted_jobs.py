@@ -97,6 +97,15 @@ def test_sigterm_ends_a_custom_loop_on_all_workers_after_the_same_step(tmp_path)
 
 
 @pytest.mark.thorough
+def test_sigterm_outside_of_training_ends_the_worker_and_the_others_hear_why(tmp_path):
+    """It ends by the signal, as any program does; the others' error names it."""
+    with asked("idle", tmp_path, sigterm_to_worker_1) as job:
+        assert codes(job) == [1, -signal.SIGTERM, 1], outputs(job)
+        why = f"worker rank 1 ({job.workers[1].address}) failed: it was terminated (SIGTERM)"
+        assert why in job.workers[0].output() and why in job.servers[0].output()
+
+
+@pytest.mark.thorough
 def test_a_server_that_is_asked_to_end_has_the_workers_stop_first(tmp_path):
     """It serves until they have saved, and ends with 143 like them."""
     with asked("fit", tmp_path, sigterm_to_the_server) as job:

@@ -2,7 +2,8 @@
 
 "fit": in the middle of the second epoch every worker calls the test at `address` and waits for its
 answer; the file `asked` in `folder`, which the test makes, remembers that this has been. "loop":
-the same in a custom loop that asks `stop_requested`. Both say where they ended.
+the same in a custom loop that asks `stop_requested`. Both say where they ended. "idle": it is asked
+where nothing looks out for that.
 """
 
 import os
@@ -82,6 +83,9 @@ def step(x: Any, y: Any) -> Any:
     strategy.run(replica_step, args=(x, y))
 
 
+if how == "idle":
+    call_the_test()
+    result("gathered", len(strategy.gather_bytes("nothing", b"")))
 number = 0
 with strategy.scope():
     while not strategy.stop_requested():
