@@ -174,7 +174,7 @@ class Session:
         self._other_waits: list[str] = []
         self._last_begin_s = 0.0
         self._waited_s = 0.0
-        self._closing = threading.Event()
+        self._closing, self._failed = threading.Event(), threading.Event()
         self._timers: list[threading.Timer] = []
         self.on_failure: list[Callable[[], None]] = []
         self.on_left: list[Callable[[int], None]] = []
@@ -245,6 +245,7 @@ class Session:
             kept = type(error)(f"{error}; {where}")
             kept.__cause__ = error
             self._failure = kept
+        self._failed.set()
         _log.error("%s", kept)
         if not told:
             self._report(str(error))
@@ -283,6 +284,12 @@ class Session:
                 return
             self._timers.append(timer)
         timer.start()
+
+    def verdict(self, error: PeerLost, *, who: str) -> PoseidonError:
+        """What to raise where a server, `who`, did not answer: the coordinator may know why."""
+        self.lost(None, error, who=who)
+        self._failed.wait(self.deadlines.verdict_s)
+        return self._failure or error
 
     def peer_left(self, rank: int) -> None:
         """Worker `rank` has said goodbye."""

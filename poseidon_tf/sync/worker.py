@@ -15,7 +15,7 @@ from typing import Literal, final, get_args
 from poseidon_tf.coordinator.client import CoordinatorClient
 from poseidon_tf.coordinator.messages import Member, StopOffer
 from poseidon_tf.coordinator.stopping import Stopping
-from poseidon_tf.errors import PoseidonError, ProtocolError
+from poseidon_tf.errors import PeerLost, PoseidonError, ProtocolError
 from poseidon_tf.kv.client import OnSum, ServerLink
 from poseidon_tf.kv.service import streams_per_server
 from poseidon_tf.kv.store import KeySpec
@@ -143,9 +143,13 @@ class Worker:
             by_server.setdefault(server, []).append((offset, length, spec))
         placed: list[tuple[int, Pair]] = []
         for server, entries in by_server.items():
-            numbers = self._links[server].register(
-                [spec for _, _, spec in entries], timeout_s=self.session.deadlines.start_s
-            )
+            try:
+                numbers = self._links[server].register(
+                    [spec for _, _, spec in entries], timeout_s=self.session.deadlines.start_s
+                )
+            except PeerLost as failure:
+                who = f"server {server} ({self._links[server].address})"
+                raise self.session.verdict(failure, who=who) from failure
             placed += [
                 (server, Pair(self._links[server], key, offset * itemsize, length * itemsize))
                 for key, (offset, length, _) in zip(numbers, entries, strict=True)

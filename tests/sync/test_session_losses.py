@@ -155,3 +155,21 @@ def test_closing_ends_every_thread_at_once(bench):
     for thread in started:
         thread.join(WAIT_S)
     assert not any(thread.is_alive() for thread in started)
+
+
+@pytest.mark.parametrize("is_told", [True, False])
+def test_a_server_that_did_not_answer_is_named_by_the_coordinator(bench, is_told):
+    """Whoever asked it raises the coordinator's word if that comes, else what happened here."""
+    job = bench(verdict_s=WAIT_S if is_told else 0.05)
+    lost = PeerLost("Register to 10.0.0.7:5001: no answer")
+    told = MemberError("server 0 (10.0.0.7:5001) closed its connection")
+    if is_told:
+        word = threading.Timer(0.05, job.session.fail, [told], {"told": True})
+        word.start()
+        raised = job.session.verdict(lost, who="server 0 (10.0.0.7:5001)")
+        assert isinstance(raised, MemberError) and str(raised).startswith(f"{told}; rank 3 was")
+        word.join()
+    else:
+        raised = job.session.verdict(lost, who="server 0 (10.0.0.7:5001)")
+        assert isinstance(raised, PeerLost)
+        assert str(raised).startswith(f"server 0 (10.0.0.7:5001): {lost}; rank 3 was")
