@@ -78,6 +78,7 @@ class FaultyJob:
             case.when,
             f"{case.keepalive_s:g}",
             num_servers=0 if case.who == "own server" else 1,
+            servers_run_script=True,  # So that the script's deadlines are theirs too.
             network=network,
         )
 
