@@ -288,7 +288,7 @@ class Session:
     def verdict(self, error: PeerLost, *, who: str) -> PoseidonError:
         """What to raise where a server, `who`, did not answer: the coordinator may know why."""
         self.lost(None, error, who=who)
-        self._failed.wait(self.deadlines.verdict_s)
+        self._failed.wait(self.deadlines.verdict_s + 1.0)  # By then this has failed by itself.
         return self._failure or error
 
     def peer_left(self, rank: int) -> None:
