@@ -1,0 +1,65 @@
+"""Links that delay, lose, double, reorder and corrupt packets, and connections that are reset:
+a training run ends with the bits that it has without them.
+
+Needs root, iproute2 and /dev/net/tun.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.support.jobs import Job
+from tests.support.network import Network, Trouble
+
+FAULTS = Path(__file__).resolve().parent.parent / "tests" / "faults"
+sys.path.insert(0, str(FAULTS))
+
+from fault_matrix import undisturbed_digest  # noqa: E402
+
+# Script's arguments: nobody to call, no rank, no point; nothing here is silent for long.
+UNDISTURBED = ("nobody", "-1", "never", "30")
+TROUBLES = {
+    "20 ms +- 10 ms late": Trouble(delay_s=0.02, jitter_s=0.01),
+    "1 % lost": Trouble(delay_s=0.002, loss=0.01),
+    "5 % lost": Trouble(delay_s=0.002, loss=0.05),
+    "25 % reordered": Trouble(delay_s=0.005, reorder=0.25),
+    "1 % corrupted": Trouble(corrupt=0.01),
+    "5 % corrupted": Trouble(corrupt=0.05),
+    "5 % doubled": Trouble(duplicate=0.05),
+    "all at once": Trouble(
+        delay_s=0.005, jitter_s=0.003, loss=0.02, reorder=0.05, corrupt=0.02, duplicate=0.02
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def undisturbed() -> str:
+    return undisturbed_digest(num_servers=1)
+
+
+@pytest.mark.parametrize("name", TROUBLES)
+def test_what_happens_to_packets_changes_no_bit(name: str, undisturbed: str) -> None:
+    """Two workers and a server, on three hosts; sums through the server, and factors."""
+    trouble = TROUBLES[name]
+    with Network(3) as network:
+        network.set_trouble(trouble)
+        job = Job("faulty.py", *UNDISTURBED, servers_run_script=True, network=network)
+        with job:
+            digests = [found["digest"] for found in job.results()]
+        counts = network.counts
+        refused = sum(network.tcp_count(host, "InCsumErrors") for host in range(3))
+    assert digests == [undisturbed] * 2
+    # It did happen, and what was corrupted was seen to be.
+    for share, kind in (
+        (trouble.loss, "lost"),
+        (trouble.reorder, "reordered"),
+        (trouble.duplicate, "doubled"),
+        (trouble.corrupt, "corrupted"),
+    ):
+        assert bool(counts[kind]) == bool(share), counts
+    assert bool(refused) == bool(trouble.corrupt), f"{refused} wrong checksums; {counts}"
+    print(f"{name}: {dict(counts)}, {refused} with a wrong checksum")
