@@ -1,9 +1,10 @@
 # `make` lists the targets. Everything runs in .venv, which is built from setup.py on first use.
 .DEFAULT_GOAL := help
-.PHONY: help install demo fuzz test test-fast test-hosts test-networks test-thorough test-versions bench-transport bench-overhead bench-peers bench-scaling check protos check-protos clean
+.PHONY: help install demo fuzz test test-fast test-faults test-hosts test-networks test-thorough test-versions bench-transport bench-overhead bench-peers bench-scaling check protos check-protos clean
 
 PYTHON ?= python3
 OLDEST_PYTHON ?= $(PYTHON)
+REPEAT ?= 1
 PIP_QUIET := --quiet --disable-pip-version-check
 PROTOC := .venv-protos/bin/python -m grpc_tools.protoc -Iprotos
 PROTOS := $(wildcard protos/poseidon_tf/wire/*.proto)
@@ -30,6 +31,9 @@ test-fast: install  ## run the tests that start no processes
 
 test-hosts: install  ## run the tests between emulated hosts; needs root and iproute2
 	.venv/bin/python -m pytest tests_hosts
+
+test-faults: install  ## run the fault matrix, REPEAT times; needs root, iproute2, /dev/net/tun; 20 minutes
+	.venv/bin/python -m pytest tests_faults tests_hosts/test_troubled_links.py --repeat $(REPEAT)
 
 test-networks: install  ## train VGG16, ResNet50, EfficientNetB0 and InceptionV3 on 2 workers; minutes
 	.venv/bin/python -m pytest -m networks

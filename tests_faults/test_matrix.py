@@ -14,6 +14,8 @@ from fault_matrix import (
     undisturbed_digest,
 )
 
+from poseidon_tf.sync.session import Deadlines
+
 WORKERS = MEMBERS[:2]
 
 
@@ -28,6 +30,8 @@ def cases():
                 if what in ON_HOSTS and who == "own server":
                     continue  # It shares its worker's host, and so its link.
                 yield Case(who, what, when)
+    # As it is without any setting of the user's.
+    yield Case("worker 1", "SIGSTOP", "mid push", keepalive_s=Deadlines().keepalive_s)
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,6 @@ Needs root, iproute2 and /dev/net/tun.
 from __future__ import annotations
 
 import sys
-import threading
 from pathlib import Path
 
 import pytest

@@ -43,7 +43,8 @@ class Case:
     keepalive_s: float = KEEPALIVE_S
 
     def __str__(self) -> str:
-        return f"{self.who}, {self.what}, {self.when}"
+        default = "" if self.keepalive_s == KEEPALIVE_S else f", keepalive_s={self.keepalive_s:g}"
+        return f"{self.who}, {self.what}, {self.when}{default}"
 
 
 @dataclass
@@ -57,7 +58,8 @@ class Outcome:
     def row(self) -> list[str]:
         times = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self.to_error_s.items())
         result = times or ("same weights as undisturbed" if self.is_equal else "-")
-        return [self.case.who, self.case.what, self.case.when, result]
+        who, what, when = str(self.case).split(", ", 2)
+        return [who, what, when, result]
 
 
 class FaultyJob:
@@ -151,17 +153,23 @@ def _cut(way: Callable[[Network, int], None]) -> Fault:
     return cut
 
 
+def _reset(network: Network, host: int) -> None:
+    assert network.reset_connections(host), "there was no connection to reset"
+
+
 FAULTS: dict[str, tuple[Fault, bytes]] = {
     "SIGKILL": (_signal(signal.SIGKILL), b"g"),
     "SIGSTOP": (_signal(signal.SIGSTOP), b"g"),
     "slow": (_signal(signal.SIGSTOP), b"g"),
+    "connections reset": (_cut(_reset), b"g"),
     "exception": (_nothing, b"r"),
     "exit(0)": (_nothing, b"x"),
     "link down": (_cut(lambda network, host: network.set_link(host, is_up=False)), b"g"),
     "hears nothing": (_cut(lambda network, host: network.set_deaf(host)), b"g"),
     "not heard": (_cut(lambda network, host: network.set_mute(host)), b"g"),
 }
-ON_HOSTS = ("link down", "hears nothing", "not heard")
+ON_HOSTS = ("connections reset", "link down", "hears nothing", "not heard")
+HARMLESS = ("slow", "connections reset")  # The result is that of an undisturbed run.
 
 
 def run_case(case: Case, *, undisturbed: str) -> Outcome:
@@ -181,6 +189,7 @@ def run_case(case: Case, *, undisturbed: str) -> Outcome:
         if case.what == "slow":
             time.sleep(PAUSE_S)  # This is the fault.
             os.kill(pid, signal.SIGCONT)
+        if case.what in HARMLESS:
             return _ended_well(faulty, undisturbed)
         return _failed(faulty, pid, since_s)
 
