@@ -114,7 +114,8 @@ def main() -> None:
     train("epoch-end", only_on(last, StopAt(epoch=1)))
     train("validation", only_on(last, StopAt(test_batch=1)), validation_data=(x[:24], y[:24]))
     train("before", only_on(last, StopBefore()))
-    train("several-steps", only_on(last, StopAt(step=4)), steps_per_execution=2)
+    # In the second execution: older Keras numbers it by its first step, newer Keras by its last.
+    train("several-steps", only_on(last, StopAt(step=3)), steps_per_execution=2)
     train("eager", only_on(last, StopAt(step=4)), run_eagerly=True)
     train(
         "accumulation",
