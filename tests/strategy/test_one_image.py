@@ -15,8 +15,7 @@ def test_every_role_runs_the_same_script_and_ends_with_code_0() -> None:
     assert first["digest"] == second["digest"]
     assert first["history"] == second["history"]
     assert first["has_moved"] and first["frozen"]
-    # The thread that waits for the main one's end has nothing left to do, and stays until then.
-    assert first["threads"] == second["threads"] == ["poseidon-leave"]
+    assert first["threads"] == second["threads"] == []
 
 
 def test_workers_whose_arithmetic_differs_use_the_parameter_server() -> None:

@@ -1,0 +1,97 @@
+"""Workers whose values part, or whose gradients are not finite, stop; others notice no guard."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from tests.support.jobs import Job
+
+pytestmark = pytest.mark.processes
+
+# How often the variables are compared with drift_check_steps=2.
+CHECKS = {
+    "traced": 4,
+    "several-steps": 3,  # Of three executions of three steps.
+    "eager": 4,
+    "one-stops": 2,  # After five steps.
+    "uneven": 4,
+    "accumulating": 4,
+    "train_on_batch": 3,  # One step was left over.
+    "asked": 1,
+}
+NUM_VARIABLES = 4 + 2 + 2 * 4  # Trainable; iterations and learning rate; Adam's moments.
+
+
+def ended(how: str) -> list[dict[str, Any]]:
+    """What each worker of a job that fails in the end has found."""
+    with Job("guarded.py", how, num_servers=0) as job:
+        codes = job.wait(timeout_s=200)
+        outputs = "\n".join(member.output()[-6000:] for member in job.workers)
+        assert 0 not in codes, outputs
+        results = [worker.results() for worker in job.workers]
+        assert all("error" in each for each in results), outputs
+        return [each | {"addresses": [w.address for w in job.workers]} for each in results]
+
+
+@pytest.fixture(scope="module")
+def compared() -> list[dict[str, Any]]:
+    """The job whose workers compare what they hold."""
+    return ended("drift")
+
+
+@pytest.fixture(scope="module")
+def checked() -> list[dict[str, Any]]:
+    """The job that looks at its gradients instead."""
+    return ended("numbers")
+
+
+@pytest.mark.parametrize("case", CHECKS)
+def test_comparing_changes_nothing(
+    compared: list[dict[str, Any]], checked: list[dict[str, Any]], case: str
+) -> None:
+    """Weights and optimizer end the same, bit for bit, with and without it, on both workers."""
+    assert len({worker[case]["digest"] for worker in (*compared, *checked)}) == 1
+
+
+@pytest.mark.parametrize("case", CHECKS)
+def test_a_comparison_is_one_short_message(
+    compared: list[dict[str, Any]], checked: list[dict[str, Any]], case: str
+) -> None:
+    """Eight bytes for each variable, once in `drift_check_steps` steps; none where it is 0."""
+    for worker in compared:
+        assert len(worker[case]["gathered"]) == CHECKS[case]
+        if case not in ("accumulating", "asked"):
+            assert set(worker[case]["gathered"]) == {8 * NUM_VARIABLES}
+    assert compared[0][case] == compared[1][case]
+    if case != "asked":
+        assert not any(worker[case]["gathered"] for worker in checked)
+
+
+def test_a_weight_that_one_worker_changes_stops_both(compared: list[dict[str, Any]]) -> None:
+    """At the next comparison: 1e-7 in one weight, named with the ranks, after that very step."""
+    for worker in compared:
+        assert worker["error"]["kind"] == "DriftError"
+        wanted = (
+            r"after step \d+: 'sequential(_\d+)?/last/kernel' is not the same everywhere: rank 0 "
+            r"holds one value, rank 1 does not hold it; \d+ of 14 variables differ\. .*schemes=.*"
+        )
+        assert re.fullmatch(wanted, worker["error"]["text"]), worker["error"]["text"]
+    assert compared[0]["error"] == compared[1]["error"]
+
+
+def test_a_nan_in_one_workers_data_is_its_own(checked: list[dict[str, Any]]) -> None:
+    """Both errors name rank 1, the step and a variable; rank 0's says where rank 0 was."""
+    for worker in checked:
+        text = worker["error"]["text"]
+        own = r"rank 1, step \d+: .*the gradient of 'sequential(_\d+)?/(first|last)/(kernel|bias)'"
+        assert re.search(own + " is not finite: [1-9]", text), text
+    assert f"worker rank 1 ({checked[0]['addresses'][1]}) failed: " in checked[0]["error"]["text"]
+    assert re.search("rank 0 was in step [0-9]+ and waited for '", checked[0]["error"]["text"])
+
+
+def test_workers_that_hold_their_interpreter_are_alive(checked: list[dict[str, Any]]) -> None:
+    """Each for more than twice the keepalive, rank 0 with the coordinator; the fit ends as ever."""
+    assert {worker["held"]["digest"] for worker in checked} == {checked[0]["traced"]["digest"]}

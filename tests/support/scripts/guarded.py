@@ -1,0 +1,134 @@
+"""Kinds of fit among workers that are guarded: `guarded.py drift` or `guarded.py numbers`.
+
+With "drift" the workers' variables are compared every second step, and in the end rank 1 changes
+one weight. With "numbers" they are never compared; the workers hold their interpreters for longer
+than the keepalive, one after the other, and in the end rank 1's data has a NaN.
+"""
+
+import ctypes
+import hashlib
+import sys
+from typing import Any
+
+import keras
+import numpy as np
+from report import result
+
+import poseidon_tf
+from poseidon_tf.sync.worker import Worker
+
+BATCH, ROWS = 8, 64
+KEEPALIVE_S, HOLD_S = 4.0, 9
+(how,) = sys.argv[1:]
+gathered: list[int] = []  # Bytes of this worker in each comparison.
+original = Worker.gather
+
+
+def gather(self: Worker, what: str, payload: bytes) -> list[bytes]:
+    if what == "drift":
+        gathered.append(len(payload))
+    return original(self, what, payload)
+
+
+Worker.gather = gather
+strategy = poseidon_tf.PoseidonStrategy(
+    drift_check_steps=2 if how == "drift" else 0,
+    check_numerics=how == "numbers",
+    deadlines=poseidon_tf.Deadlines(start_s=60, step_s=60, keepalive_s=KEEPALIVE_S),
+)
+random = np.random.default_rng(3)
+x = random.normal(size=(ROWS, 6)).astype("float32")
+y = random.normal(size=(ROWS, 1)).astype("float32")
+
+
+class At(keras.callbacks.Callback):
+    """Does something on one rank at the end of one batch."""
+
+    def __init__(self, rank: int, batch: int, action: Any) -> None:
+        super().__init__()
+        self.rank, self.batch, self.action = rank, batch, action
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        if strategy.rank == self.rank and batch == self.batch:
+            self.action(self.model)
+
+
+def made(accumulated: int = 0, **compile_arguments: Any) -> Any:
+    keras.utils.set_random_seed(6)
+    with strategy.scope():
+        model = keras.Sequential(
+            [
+                keras.Input((6,)),
+                keras.layers.Dense(5, activation="relu", name="first"),
+                keras.layers.Dropout(0.2),
+                keras.layers.Dense(1, name="last"),
+            ]
+        )
+        optimizer = keras.optimizers.Adam(0.01)
+        if accumulated:
+            optimizer = keras.optimizers.SGD(0.01, gradient_accumulation_steps=accumulated)
+        model.compile(optimizer, "mse", metrics=["mae"], **compile_arguments)
+    return model
+
+
+def report(name: str, model: Any) -> None:
+    # What each worker has added up of its own gradients differs by right.
+    common = [v for v in model.optimizer.variables if "accumulator" not in v.path]
+    values = [v.numpy().tobytes() for v in [*model.weights, *common]]
+    result(name, {"digest": hashlib.sha256(b"".join(values)).hexdigest(), "gathered": gathered})
+    gathered.clear()
+
+
+def train(name: str, *callbacks: Any, rows: int = ROWS, **compile_arguments: Any) -> None:
+    model = made(**compile_arguments)
+    model.fit(
+        x[:rows],
+        y[:rows],
+        BATCH,
+        verbose=0,
+        shuffle=False,
+        validation_data=(x[:16], y[:16]),
+        callbacks=list(callbacks),
+    )
+    report(name, model)
+
+
+def stop(model: Any) -> None:
+    model.stop_training = True
+
+
+def hold(model: Any) -> None:
+    ctypes.PyDLL(None).sleep(HOLD_S)  # PyDLL keeps the lock, unlike CDLL.
+
+
+def nudge(model: Any) -> None:
+    kernel = model.get_layer("last").kernel
+    change = np.zeros(kernel.shape, "float32")
+    change[2, 0] = 1e-7
+    kernel.assign_add(change)
+
+
+train("traced")
+train("several-steps", steps_per_execution=3)
+train("eager", run_eagerly=True)
+train("one-stops", At(1, 3, stop))
+train("uneven", rows=ROWS - BATCH + 1)
+train("accumulating", accumulated=3)
+by_hand = made()
+for _ in range(5):
+    by_hand.train_on_batch(x[:BATCH], y[:BATCH])
+report("train_on_batch", by_hand)
+strategy.check_drift(by_hand.trainable_variables)
+report("asked", by_hand)
+if how == "numbers":
+    train("held", At(1, 1, hold), At(0, 3, hold))
+try:
+    if how == "drift":
+        train("never", At(1, 3, nudge))
+    else:
+        x[BATCH + BATCH // 2] = np.nan  # In rank 1's share of the second batch.
+        train("never")
+except Exception as error:
+    text = str(error).replace("\\'", "'")  # TensorFlow escapes them in a graph's error.
+    result("error", {"kind": type(error).__name__, "text": text})
+    raise
