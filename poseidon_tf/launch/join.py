@@ -242,7 +242,7 @@ def join(
         if config.co_located:
             own_server = _start_own_server(config, deadlines, ports, memory, settings)
         view = client.join(timeout_s=deadlines.start_s)
-        _check_replicas(view)
+        _check_replicas(view, tell=client.report_failure)
         _connect(worker, view, settings, timeout_s=deadlines.start_s)
     except PoseidonError:
         session.close()
@@ -269,14 +269,17 @@ def join(
     )
 
 
-def _check_replicas(view: RosterView) -> None:
+def _check_replicas(view: RosterView, *, tell: Callable[[str], None]) -> None:
+    """Raises ConfigError, of which `tell` tells the others: they may not have come to this yet."""
     counts = [member.info.get("num_replicas", 1) for member in view.workers]
     for rank, count in enumerate(counts):
         if count != counts[0]:
-            raise ConfigError(
+            refusal = ConfigError(
                 f"worker rank 0 has {counts[0]} replicas, worker rank {rank} has {count}; give "
                 "every worker as many devices, with PoseidonStrategy(devices=[...])"
             )
+            tell(f"ConfigError: {refusal}")
+            raise refusal
 
 
 def _connect(
