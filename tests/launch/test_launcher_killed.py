@@ -5,7 +5,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import psutil
@@ -39,15 +38,17 @@ def marked(mark):
     return found
 
 
-def files():
-    folders = (tempfile.gettempdir(), "/dev/shm")
+def files(temporary):
+    folders = (str(temporary), "/dev/shm")
     return {os.path.join(folder, name) for folder in folders for name in os.listdir(folder)}
 
 
 @pytest.mark.parametrize("how", ["success", "failure", "Ctrl-C", "kill -9"])
 def test_nothing_of_a_job_stays(tmp_path, how):
     """Workers, a server, what they have started, and the guardian end within seconds."""
-    mark, before = str(tmp_path), files()
+    temporary = tmp_path / "temporary"  # Others may use the system's own meanwhile.
+    temporary.mkdir()
+    mark, before = str(tmp_path), files(temporary)
     ends = {"success": "", "failure": "sys.exit(3 if task['index'] else 0)"}
     wait_all = (
         f"while not all(ready.with_name(name).exists() for name in {MEMBERS}): time.sleep(0.01)\n"
@@ -63,7 +64,7 @@ def test_nothing_of_a_job_stays(tmp_path, how):
         "    patience=Patience(after_failure_s=0.2), environ=dict(os.environ),\n"
         f"    server_command=[sys.executable, '-c', {server!r}]))\n"
     )
-    environ = {**os.environ, MARK: mark, "FOLDER": str(tmp_path)}
+    environ = {**os.environ, MARK: mark, "FOLDER": str(tmp_path), "TMPDIR": str(temporary)}
     with subprocess.Popen([sys.executable, "-c", program], env=environ) as launcher:
         ready = [tmp_path / name for name in MEMBERS]
         wait_until(lambda: all(file.exists() for file in ready))
@@ -79,7 +80,7 @@ def test_nothing_of_a_job_stays(tmp_path, how):
     for file in ready:
         with socket.create_server(("127.0.0.1", int(file.read_text()))):
             pass  # Nobody else has the port.
-    assert files() - before == set()
+    assert files(temporary) - before == set()
 
 
 def test_a_job_that_runs_on_without_its_guardian_ends_as_ever(tmp_path):
