@@ -113,8 +113,9 @@ def test_framing_of_whole_pairs_is_within_two_percent():
         for counted in (statistics.servers.sent_bytes, statistics.servers.received_bytes):
             assert payload_bytes < counted < 1.02 * payload_bytes
         assert statistics.own_server.sent_bytes == 0
-        # On the streams from and to the other worker: greetings.
-        assert statistics.workers.sent_messages == statistics.workers.received_messages == 2
+        # On the streams from and to the other worker: greetings, and its goodbye if it was quick.
+        assert 0 < statistics.workers.sent_bytes < 100
+        assert 0 < statistics.workers.received_bytes < 100
 
 
 def test_a_worker_that_fails_fails_the_step_of_the_others():
