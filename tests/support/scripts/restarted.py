@@ -77,4 +77,3 @@ for variable in [*model.weights, *model.optimizer.variables]:
 result("epochs", history.epoch)
 result("loss", history.history["loss"][-1])
 result("digest", digest.hexdigest())
-result("left_over", [path.name for path in folder.glob("backup-*")])
