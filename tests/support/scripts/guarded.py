@@ -8,6 +8,7 @@ than the keepalive, one after the other, and in the end rank 1's data has a NaN.
 import ctypes
 import hashlib
 import sys
+import time
 from typing import Any
 
 import keras
@@ -101,6 +102,17 @@ def hold(model: Any) -> None:
     ctypes.PyDLL(None).sleep(HOLD_S)  # PyDLL keeps the lock, unlike CDLL.
 
 
+def until_rank_0_waits(model: Any) -> None:
+    """Rank 0 has contributed to the next step; its wait for this worker has begun."""
+    deadline_s = time.monotonic() + 60.0
+    while time.monotonic() < deadline_s:
+        for link in strategy._worker._links:
+            keys = link.inspect(timeout_s=10.0).keys
+            if any(key.contributions[0] > key.contributions[1] for key in keys):
+                return
+    raise TimeoutError("rank 0 did not contribute to the next step")
+
+
 def nudge(model: Any) -> None:
     kernel = model.get_layer("last").kernel
     change = np.zeros(kernel.shape, "float32")
@@ -127,7 +139,7 @@ try:
         train("never", At(1, 3, nudge))
     else:
         x[BATCH + BATCH // 2] = np.nan  # In rank 1's share of the second batch.
-        train("never")
+        train("never", At(1, 0, until_rank_0_waits))
 except Exception as error:
     text = str(error).replace("\\'", "'")  # TensorFlow escapes them in a graph's error.
     result("error", {"kind": type(error).__name__, "text": text})
