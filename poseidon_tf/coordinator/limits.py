@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from poseidon_tf.coordinator.messages import Announce, Gather, Join, MemberFailure, MemberMessage
 from poseidon_tf.errors import ProtocolError
-from poseidon_tf.transport.base import MAX_MESSAGE_BYTES
+from poseidon_tf.transport.base import MAX_MESSAGE_BYTES, shortened
 
 # A host's name has at most 253 characters; then come brackets, a colon and a port.
 MAX_ADDRESS_CHARS = 300
@@ -41,7 +41,7 @@ def check(message: MemberMessage) -> None:
 
 def cut_text(text: str) -> str:
     """`text`, or its beginning where it is longer than may be sent."""
-    return text if len(text) <= MAX_TEXT_CHARS else text[: MAX_TEXT_CHARS - 4] + " ..."
+    return shortened(text, most_chars=MAX_TEXT_CHARS)
 
 
 def _at_most(size: int, limit: int, what: str) -> None:

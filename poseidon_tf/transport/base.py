@@ -14,6 +14,11 @@ MAX_MESSAGE_BYTES = 80 * 1024 * 1024
 GRPC_PREFIX_BYTES = 5
 
 
+def shortened(text: str, *, most_chars: int) -> str:
+    """`text`, or its beginning where it has more than `most_chars` characters."""
+    return text if len(text) <= most_chars else text[: most_chars - 4] + " ..."
+
+
 class Receiver(Protocol):
     """Hears one stream. Called by one thread per stream, in the order of the messages."""
 

@@ -32,7 +32,7 @@ import grpc
 
 from poseidon_tf.errors import ConfigError, PeerLost, PoseidonError, ProtocolError, StartTimeout
 from poseidon_tf.transport import admission, credentials, readiness
-from poseidon_tf.transport.base import MAX_MESSAGE_BYTES, Outgoing, Receiver
+from poseidon_tf.transport.base import MAX_MESSAGE_BYTES, Outgoing, Receiver, shortened
 from poseidon_tf.transport.connections import ConnectionSettings
 from poseidon_tf.transport.grpc_endings import incoming, is_broken
 from poseidon_tf.transport.stream_ends import AcceptedStream, DialledStream
@@ -370,7 +370,7 @@ class Channel:
 
 def _short(reason: str) -> str:
     """A reason that fits into a status: one that gRPC takes for too long arrives as another one."""
-    return reason if len(reason) <= _REASON_CHARS else reason[: _REASON_CHARS - 4] + " ..."
+    return shortened(reason, most_chars=_REASON_CHARS)
 
 
 def _is_local(host: str) -> bool:
