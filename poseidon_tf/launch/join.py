@@ -173,9 +173,7 @@ def join(
     """
     keep_freed_memory()
     rank, num_workers = config.rank, config.num_workers
-    settings = ConnectionSettings(
-        keepalive_s=deadlines.keepalive_s, resume_s=deadlines.resume_s, security=security
-    )
+    settings = deadlines.connections(security)
     num_members = num_workers + config.num_servers
     coordinator_streams = num_members + _ROOM_FOR_STRANGERS if rank == 0 else 0
     server = Server(

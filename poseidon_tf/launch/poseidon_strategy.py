@@ -30,7 +30,6 @@ from poseidon_tf.strategy import keras_hooks, tf_internals
 from poseidon_tf.strategy.arithmetic import arithmetic_facts
 from poseidon_tf.strategy.strategy import ClusterStrategy, checked_devices, local_devices
 from poseidon_tf.sync.session import Deadlines
-from poseidon_tf.transport.connections import ConnectionSettings
 from poseidon_tf.transport.security import Security
 
 
@@ -139,11 +138,7 @@ class PoseidonStrategy(ClusterStrategy):
                     index=config.rank,
                     address=config.address,
                     start_timeout_s=deadlines.start_s,
-                    settings=ConnectionSettings(
-                        keepalive_s=deadlines.keepalive_s,
-                        resume_s=deadlines.resume_s,
-                        security=security,
-                    ),
+                    settings=deadlines.connections(security),
                 )
             )
         own_devices = local_devices() if devices is None else checked_devices(devices)

@@ -21,6 +21,8 @@ from poseidon_tf.sync.replicas import ReplicaJoin
 from poseidon_tf.sync.syncers import Syncer
 from poseidon_tf.sync.waits import StallReports, listed, situation
 from poseidon_tf.trace import Recorder
+from poseidon_tf.transport.connections import ConnectionSettings
+from poseidon_tf.transport.security import Security
 from poseidon_tf.wire.dtypes import Array
 
 _log = logging.getLogger("poseidon_tf")
@@ -57,6 +59,12 @@ class Deadlines:
     leave_s: float = 600.0
     keepalive_s: float = 30.0
     resume_s: float = 2.0
+
+    def connections(self, security: Security) -> ConnectionSettings:
+        """What they say of this process's connections."""
+        return ConnectionSettings(
+            keepalive_s=self.keepalive_s, resume_s=self.resume_s, security=security
+        )
 
 
 @final
