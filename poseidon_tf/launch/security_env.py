@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from poseidon_tf.errors import ConfigError
@@ -42,14 +43,7 @@ def read_security(environ: Mapping[str, str], argument: Security | None = None) 
             mutual=mutual == "1",
             server_name=environ.get(_SERVER_NAME) or None,
         )
-    return Security(
-        ca=tls.ca,
-        certificate=tls.certificate,
-        key=tls.key,
-        mutual=tls.mutual,
-        server_name=tls.server_name,
-        token=token,
-    )
+    return replace(tls, token=token)
 
 
 def has_token(environ: Mapping[str, str]) -> bool:

@@ -58,7 +58,7 @@ class Preemption:
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Within: this worker notices when it is asked to end."""
-        self._num_watching += 1
+        self.watch()
         try:
             yield
         finally:
