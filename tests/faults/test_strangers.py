@@ -34,6 +34,19 @@ TOKEN = "the job's own"
 ROWS = pack(np.ones((2, 3), "f"), np.ones((2, 5), "f"))
 
 
+def coordinator_on(server, *, num_workers, num_servers):
+    """A coordinator whose clock stands still: nobody is late."""
+    roster = Roster(
+        num_workers=num_workers,
+        num_servers=num_servers,
+        data_seed=0,
+        incarnation=0,
+        start_timeout_s=WAIT_S,
+        started_s=0.0,
+    )
+    return CoordinatorService(server, roster, clock=lambda: 0.0)
+
+
 class Everything:
     """All that listens in a job of two workers and a server, here in one process on one port.
 
@@ -44,15 +57,7 @@ class Everything:
         self.settings = ConnectionSettings(security=security)
         self.server = Server("127.0.0.1:0", max_streams=8, settings=self.settings)
         self.address = self.server.address
-        roster = Roster(
-            num_workers=2,
-            num_servers=0,
-            data_seed=0,
-            incarnation=0,
-            start_timeout_s=WAIT_S,
-            started_s=0.0,
-        )
-        self.coordinator = CoordinatorService(self.server, roster, clock=lambda: 0.0)
+        self.coordinator = coordinator_on(self.server, num_workers=2, num_servers=0)
         KVService(self.server, num_workers=1)
         self.complete, self.lost, self.sums = queue.Queue(), queue.Queue(), queue.Queue()
         self.factors = FactorService(
@@ -202,15 +207,7 @@ def test_a_server_of_its_own_serves_over_tls_as_its_environment_says(authority):
     security = Security(ca=authority.ca, **files, token=TOKEN)
     settings = ConnectionSettings(security=security)
     coordinator_server = Server("127.0.0.1:0", max_streams=8, settings=settings)
-    roster = Roster(
-        num_workers=1,
-        num_servers=1,
-        data_seed=0,
-        incarnation=0,
-        start_timeout_s=WAIT_S,
-        started_s=0.0,
-    )
-    coordinator = CoordinatorService(coordinator_server, roster, clock=lambda: 0.0)
+    coordinator = coordinator_on(coordinator_server, num_workers=1, num_servers=1)
     coordinator_server.start()
     cluster = {"worker": [coordinator_server.address], "ps": free_addresses(1)}
     config = {"cluster": cluster, "task": {"type": "ps", "index": 0}}
