@@ -290,7 +290,8 @@ class Channel:
     def call(self, method: str, request: bytes, *, timeout_s: float) -> bytes:
         """One question, one answer; asked again when the connection breaks meanwhile.
 
-        So the other side may hear it twice.
+        So the other side may hear it twice. Who is asked has been there before: if nobody listens
+        there now, nobody is waited for.
 
         Raises:
           ProtocolError: the other side refused the request.
@@ -306,7 +307,6 @@ class Channel:
                 answer: bytes = self._channel.unary_unary(method)(
                     request,
                     timeout=left_s,
-                    wait_for_ready=not has_broken,
                     metadata=self._shown,
                 )
                 return answer
