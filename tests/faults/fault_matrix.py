@@ -7,6 +7,7 @@ once it has been done.
 from __future__ import annotations
 
 import os
+import re
 import select
 import signal
 import socket
@@ -245,10 +246,20 @@ def _failed(faulty: FaultyJob, pid: int, since_s: float) -> Outcome:
             assert f"rank {faulty.rank}" in error, what
         elif member is not faulty.victim or case.who == "own server":
             assert any(name in error for name in faulty.names_of_victim()), what
+            if member.role == "worker":
+                _says_where_it_was(case, member, error, what)
     assert not thread_errors(job), outputs(job)
     if case.what == "SIGSTOP":
         _goes_on_and_ends(faulty, pid)
     return outcome
+
+
+def _says_where_it_was(case: Case, member: Member, error: str, what: str) -> None:
+    """In which step this worker was; in the middle of one, also what it waited for."""
+    was = "before its first step" if case.when == MOMENTS[0] else r"in step \d+"
+    waited = r" and waited for '" if case.when == "mid push" else ""
+    pattern = f"rank {member.rank} was {was}{waited}"
+    assert re.search(pattern, error.replace("\\'", "'")), f"no {pattern!r} in {what}"
 
 
 def _exit_codes(members: Sequence[Member], *, until_s: float) -> list[tuple[int | None, float]]:
