@@ -108,11 +108,27 @@ def run(
 
 
 @main.command()
-def server() -> None:
+@click.option(
+    "--keepalive",
+    type=click.FloatRange(min=0, min_open=True),
+    default=30.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Silence after which a connection counts as broken; the workers' keepalive_s.",
+)
+@click.option(
+    "--resume",
+    type=click.FloatRange(min=0),
+    default=2.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long a broken connection may take to be made again; the workers' resume_s.",
+)
+def server(keepalive: float, resume: float) -> None:
     """Serve as the `ps` task that TF_CONFIG names, until the job ends."""
     from poseidon_tf.launch.server_main import main as serve
 
-    sys.exit(serve())
+    sys.exit(serve(keepalive_s=keepalive, resume_s=resume))
 
 
 @main.command()

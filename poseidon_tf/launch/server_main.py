@@ -170,8 +170,11 @@ def serve(
     return preemption.EXIT_CODE if client.is_preempted else 0
 
 
-def main() -> int:
+def main(*, keepalive_s: float, resume_s: float) -> int:
     """`poseidon-tf server`: the task that TF_CONFIG gives this process.
+
+    Args:
+      keepalive_s, resume_s: as the workers have them in their `Deadlines`.
 
     Raises:
       ConfigError: TF_CONFIG does not describe a server, or what the environment says of TLS or the
@@ -189,7 +192,7 @@ def main() -> int:
         config,
         index=config.rank,
         address=config.address,
-        settings=ConnectionSettings(security=security),
+        settings=ConnectionSettings(keepalive_s=keepalive_s, resume_s=resume_s, security=security),
     )
 
 

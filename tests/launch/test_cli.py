@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from poseidon_tf import errors
 from poseidon_tf.launch.cli import main
 from poseidon_tf.planner import VariableSpec
+from poseidon_tf.sync.session import Deadlines
 
 HEAVY = ("tensorflow", "keras", "grpc", "numpy")
 
@@ -136,7 +137,7 @@ def test_a_plan_that_cannot_be_is_one_line_and_code_2(model):
     ],
 )
 def test_the_exit_code_says_who_should_act(monkeypatch, error, code):
-    def serve() -> int:
+    def serve(**options: float) -> int:
         raise error("what happened")
 
     fake = types.ModuleType("poseidon_tf.launch.server_main")
@@ -146,11 +147,25 @@ def test_the_exit_code_says_who_should_act(monkeypatch, error, code):
     assert (result.exit_code, result.stderr) == (code, "error: what happened\n")
 
 
-def test_server_exits_with_its_own_code(monkeypatch):
+@pytest.mark.parametrize(
+    "args, keepalive_s, resume_s",
+    [
+        ([], Deadlines().keepalive_s, Deadlines().resume_s),  # As workers have them by default.
+        (["--keepalive", "5", "--resume", "0"], 5.0, 0.0),
+    ],
+)
+def test_server_exits_with_its_own_code(monkeypatch, args, keepalive_s, resume_s):
+    heard = {}
+
+    def serve(**options: float) -> int:
+        heard.update(options)
+        return 7
+
     fake = types.ModuleType("poseidon_tf.launch.server_main")
-    fake.main = lambda: 7  # type: ignore[attr-defined]
+    fake.main = serve  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, fake.__name__, fake)
-    assert CliRunner().invoke(main, ["server"]).exit_code == 7
+    assert CliRunner().invoke(main, ["server", *args]).exit_code == 7
+    assert heard == {"keepalive_s": keepalive_s, "resume_s": resume_s}
 
 
 @pytest.mark.parametrize("separator", [[], ["--"]])
