@@ -14,16 +14,7 @@ from poseidon_tf.strategy import tf_internals
 
 def dealt(distributed: Any) -> Any:
     """`distributed`, whose one pipeline gives a replica's piece at a time, for all replicas."""
-    dataset = DealtDataset(
-        distributed._input_workers,
-        distributed._strategy,
-        components=[tf_internals.pipeline_of(distributed)],
-        element_spec=distributed._element_spec,
-        enable_get_next_as_optional=distributed._enable_get_next_as_optional,
-        options=distributed._options,
-    )
-    tf_internals.set_num_steps(dataset, distributed.cardinality)
-    return dataset
+    return tf_internals.made_from(distributed, DealtDataset)
 
 
 class DealtDataset(tf_internals.DistributedDataset):  # type: ignore[misc]
@@ -34,13 +25,7 @@ class DealtDataset(tf_internals.DistributedDataset):  # type: ignore[misc]
 
     @property
     def _type_spec(self) -> Any:
-        return _DatasetSpec(
-            self._input_workers,
-            self._element_spec,
-            self._strategy,
-            self._options,
-            enable_get_next_as_optional=self._enable_get_next_as_optional,
-        )
+        return _of_class(super()._type_spec, _DatasetSpec)
 
 
 @final
@@ -61,15 +46,7 @@ class DealtIterator(tf_internals.DistributedIterator):  # type: ignore[misc]
 
     @property
     def _type_spec(self) -> Any:
-        return _IteratorSpec(
-            self._input_workers,
-            self._element_spec,
-            self._strategy,
-            self._options,
-            self._cardinality,
-            self._enable_get_next_as_optional,
-            self._replica_order,
-        )
+        return _of_class(super()._type_spec, _IteratorSpec)
 
 
 @final
@@ -81,10 +58,16 @@ class _IteratorSpec(tf_internals.DistributedIteratorSpec):  # type: ignore[misc]
         return DealtIterator
 
     def _to_components(self, value: Any) -> Any:
-        return [hand.pieces for hand in value._iterators]
+        return [hand.pieces for hand in tf_internals.host_iterators(value)]
 
     def _from_components(self, components: Any) -> Any:
         return _dealing(super()._from_components(components))
+
+
+def _of_class(spec: Any, cls: type) -> Any:
+    """TensorFlow's description of a value, for what differs from it in its class only."""
+    spec.__class__ = cls
+    return spec
 
 
 def _dealing(iterator: Any) -> Any:
@@ -92,8 +75,7 @@ def _dealing(iterator: Any) -> Any:
 
     It is asked in their order, within a graph too: all of it reads one iterator of tf.data.
     """
-    devices = iterator._input_workers.compute_devices_for_worker(0)
-    iterator._iterators = [_Hand(pieces, len(devices)) for pieces in iterator._iterators]
+    tf_internals.replace_host_iterators(iterator, _Hand)
     iterator.__class__ = DealtIterator
     return iterator
 

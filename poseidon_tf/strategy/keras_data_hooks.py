@@ -76,8 +76,8 @@ def _reset_epochs(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _take_num_batches(epochs: Any) -> None:
     """The adapter knows how many batches were given; steps are what the workers agreed on."""
-    steps = int(epochs._distributed_dataset.cardinality)
-    epochs._num_batches = None if steps < 0 else steps
+    steps = int(tf_internals.distributed_dataset(epochs).cardinality)
+    tf_internals.set_num_batches(epochs, None if steps < 0 else steps)
 
 
 def _build(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -91,7 +91,8 @@ def _build(original: Callable[..., Any]) -> Callable[..., Any]:
         if strategy is None:
             return original(self, iterator=iterator, data_batch=data_batch)
         if iterator is not None:
-            spec = tf_internals.of_one_replica(iterator._distributed_dataset.element_spec)
+            dataset = tf_internals.distributed_dataset(iterator)
+            spec = tf_internals.of_one_replica(dataset.element_spec)
             if all(map(_says_enough, tf.nest.flatten(spec))):
                 iterator, data_batch = None, tf.nest.map_structure(_symbol, spec)
         with strategy.extended.reductions.shapes_only():

@@ -91,7 +91,8 @@ def scale_loss(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _check_made_in_scope(optimizer: Any) -> None:
     strategy = tf.distribute.get_strategy()
-    if isinstance(strategy, ClusterStrategy) and optimizer._distribution_strategy is not strategy:
+    made_under = tf_internals.strategy_of_optimizer(optimizer)
+    if isinstance(strategy, ClusterStrategy) and made_under is not strategy:
         raise ConfigError(
             f"the optimizer {optimizer.name!r} was created outside of the strategy's scope; create "
             "it, or call model.compile with its name, within `with strategy.scope():`"

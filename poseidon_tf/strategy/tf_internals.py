@@ -260,6 +260,47 @@ def replace_pipeline(dataset: Any, pipeline: tf.data.Dataset, *, strategy: Any) 
     set_num_steps(dataset, tf.data.UNKNOWN_CARDINALITY)
 
 
+def made_from(distributed: Any, cls: Any) -> Any:
+    """A `cls` of `DistributedDataset` that reads what `distributed` would."""
+    dataset = cls(
+        distributed._input_workers,
+        distributed._strategy,
+        components=[pipeline_of(distributed)],
+        element_spec=distributed._element_spec,
+        enable_get_next_as_optional=distributed._enable_get_next_as_optional,
+        options=distributed._options,
+    )
+    set_num_steps(dataset, distributed.cardinality)
+    return dataset
+
+
+def host_iterators(iterator: Any) -> list[Any]:
+    """What a distributed `iterator` reads, one for each host: this one."""
+    hosts: list[Any] = iterator._iterators
+    return hosts
+
+
+def replace_host_iterators(iterator: Any, replace: Callable[[Any, int], Any]) -> None:
+    """Let a distributed `iterator` read `replace(host_iterator, number_of_its_replicas)`."""
+    num_replicas = len(iterator._input_workers.compute_devices_for_worker(0))
+    iterator._iterators = [replace(host, num_replicas) for host in iterator._iterators]
+
+
+def distributed_dataset(epochs: Any) -> Any:
+    """What Keras's `TFEpochIterator` has its batches from."""
+    return epochs._distributed_dataset
+
+
+def set_num_batches(epochs: Any, batches: int | None) -> None:
+    """What a `TFEpochIterator` takes for the length of an epoch; its adapter knows another."""
+    epochs._num_batches = batches
+
+
+def strategy_of_optimizer(optimizer: Any) -> Any:
+    """The strategy in whose scope Keras's `optimizer` was made."""
+    return optimizer._distribution_strategy
+
+
 def set_num_steps(dataset: Any, steps: int) -> None:
     """What the distributed `dataset` says of its length: steps, or tf.data's other numbers."""
     dataset._cardinality = np.int64(steps)
@@ -336,53 +377,23 @@ def replace_method(cls: type, name: str, wrap: Callable[..., Callable[..., Any]]
     setattr(cls, name, replacement)
 
 
+# What others take from TensorFlow and Keras through this file.
 __all__ = [
-    "Functional",
-    "LossScaleOptimizer",
-    "Mirrored",
-    "MirroredExtended",
-    "PerReplica",
-    "SyncOnReadVariable",
-    "TFOptimizer",
-    "TFEpochIterator",
-    "TensorFlowTrainer",
-    "acd_manager",
-    "arguments",
-    "call_when_final",
-    "captured_from_outside",
-    "components",
-    "convert_replica_fn",
-    "build_symbolically",
-    "dataset_batch_size",
+    "distribute_lib",
     "DistributedDataset",
     "DistributedDatasetsFromFunction",
     "DistributedDatasetSpec",
     "DistributedIterator",
     "DistributedIteratorSpec",
-    "empty_value",
-    "is_branch",
-    "of_one_replica",
-    "pipeline_of",
-    "reading",
-    "replace_pipeline",
-    "set_num_steps",
-    "distribute_lib",
-    "gradient_accumulators",
-    "graph",
-    "initial_epoch",
+    "Functional",
     "input_util",
-    "input_workers",
-    "is_in_replica",
-    "is_session_graph",
-    "is_tracing_for_real",
+    "LossScaleOptimizer",
+    "Mirrored",
+    "MirroredExtended",
+    "PerReplica",
     "regroup",
-    "is_watched",
-    "replace_method",
-    "random_seed_moved",
-    "replica_id",
-    "run_independently",
-    "set_initial_epoch",
-    "user_seeded_tensorflow",
-    "variable_id",
-    "write_backup",
+    "SyncOnReadVariable",
+    "TensorFlowTrainer",
+    "TFEpochIterator",
+    "TFOptimizer",
 ]
