@@ -10,7 +10,7 @@ PROTOC := .venv-protos/bin/python -m grpc_tools.protoc -Iprotos
 PROTOS := $(wildcard protos/poseidon_tf/wire/*.proto)
 
 # What versions of TensorFlow, Keras, gRPC and protobuf may change, with real processes.
-VERSION_TESTS := tests/strategy tests/examples tests/wire tests/transport/test_grpc_streams.py
+VERSION_TESTS := tests/strategy tests/examples tests/wire tests/transport
 
 FUZZ_TARGETS := frame member_message coordinator_message plan plan_fields array_bytes kv_service factor_service roster
 FUZZ_SECONDS ?= 60
@@ -106,7 +106,7 @@ clean:  ## remove what make, the tools and Python have built
 	@echo "building .venv-oldest: TensorFlow 2.16 with Keras 3.10"
 	$(OLDEST_PYTHON) -m venv .venv-oldest
 	.venv-oldest/bin/python -m pip install $(PIP_QUIET) -e ".[test]" \
-		"tensorflow==2.16.*" "keras==3.10.*" "grpcio==1.62.*" "protobuf==4.25.*"
+		"tensorflow==2.16.*" "keras==3.10.*" "grpcio==1.80.*" "protobuf==4.25.*"
 	@touch $@
 
 # A generator of its own: stubs from this version run with every protobuf from 4.25 on, while the

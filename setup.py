@@ -12,7 +12,8 @@ setup(
     install_requires=[
         "tensorflow>=2.16",
         "keras>=3.10",
-        "grpcio>=1.62",
+        # Older ones answer no keepalive while the process holds its interpreter.
+        "grpcio>=1.80",
         "protobuf>=4.25",
         "numpy",
         "click>=8",
