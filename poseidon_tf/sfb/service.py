@@ -82,18 +82,19 @@ class FactorService:
           ConfigError: a peer has another token, or its certificate is wrong.
         """
         meant = identities_of or {}
-        for rank, address in sorted(addresses.items()):
-            if rank != self._rank:
-                channel = Channel(address, settings=settings)
-                self._channels.append(channel)
-                channel.reach(f"worker rank {rank}", timeout_s=timeout_s)
-                self._streams.append(
-                    channel.open_stream(
-                        BROADCAST,
-                        _RefusalReceiver(rank, self._on_lost),
-                        metadata={identities.TO: meant.get(rank, ""), "rank": str(self._rank)},
-                    )
+        peers = {rank: addresses[rank] for rank in sorted(addresses) if rank != self._rank}
+        for rank, address in peers.items():
+            channel = Channel(address, settings=settings)
+            self._channels.append(channel)
+            self._streams.append(
+                channel.open_stream(
+                    BROADCAST,
+                    _RefusalReceiver(rank, self._on_lost),
+                    metadata={identities.TO: meant.get(rank, ""), "rank": str(self._rank)},
                 )
+            )
+        for rank, channel in zip(peers, self._channels, strict=True):  # All have begun to connect.
+            channel.reach(f"worker rank {rank}", timeout_s=timeout_s)
 
     def register(self, key: int, spec: RowSpec) -> None:
         """Expect the factors of one kernel; done on all workers before any of them sends."""

@@ -80,17 +80,22 @@ class OpenUnit:
         return _split_total(self, results, variables)
 
 
-def open_unit(worker: Worker, plan: Plan, unit: Unit, *, number: int, first_key: int) -> OpenUnit:
-    """Open the route of a unit of `plan`; all workers do.
+def open_units(worker: Worker, plan: Plan, *, number: int, first_key: int) -> list[OpenUnit]:
+    """Open the routes of all units of `plan`; all workers do.
 
     Args:
       number: of the plan in this job.
       first_key: of the plan's first unit in this job.
     """
-    variable = plan.variables[unit.variables[0]]
-    name = variable.name
-    if unit.scheme is Scheme.PS and len(unit.variables) > 1:
-        name += f" and {len(unit.variables) - 1} more"
+    sums = [unit for unit in plan.units if unit.scheme is Scheme.PS]
+    worker.announce_sums(
+        [(f"{number}/{_name(unit, plan)}", unit.dtype, _pairs(unit, plan)) for unit in sums]
+    )
+    return [_open_unit(worker, plan, unit, number, first_key + unit.index) for unit in plan.units]
+
+
+def _open_unit(worker: Worker, plan: Plan, unit: Unit, number: int, key: int) -> OpenUnit:
+    variable, name = plan.variables[unit.variables[0]], _name(unit, plan)
     opener: Callable[[Deliver], Route]
     if unit.scheme is Scheme.PS:
         dtypes = [unit.dtype]
@@ -103,7 +108,7 @@ def open_unit(worker: Worker, plan: Plan, unit: Unit, *, number: int, first_key:
         else:
             spec = _rows_spec(name, variable.shape, unit)
         dtypes = [columns.dtype for columns in spec.arrays]
-        opener = functools.partial(_open_rows, worker, first_key + unit.index, spec, unit, plan)
+        opener = functools.partial(_open_rows, worker, key, spec, unit, plan)
     route = GraphRoute(
         name,
         [tf.dtypes.as_dtype(dtype) for dtype in dtypes],
@@ -137,12 +142,23 @@ def _open_sum(worker: Worker, name: str, unit: Unit, plan: Plan, deliver: Delive
     return worker.open_sum(
         name,
         unit.dtype,
-        [(p.server, p.offset, p.length) for p in plan.pairs if p.unit == unit.index],
+        _pairs(unit, plan),
         num_elements=unit.num_elements,
         purpose="ps",
         variables=_names(unit, plan),
         deliver=deliver,
     )
+
+
+def _pairs(unit: Unit, plan: Plan) -> list[tuple[int, int, int]]:
+    return [(p.server, p.offset, p.length) for p in plan.pairs if p.unit == unit.index]
+
+
+def _name(unit: Unit, plan: Plan) -> str:
+    name = plan.variables[unit.variables[0]].name
+    if unit.scheme is Scheme.PS and len(unit.variables) > 1:
+        name += f" and {len(unit.variables) - 1} more"
+    return name
 
 
 def _names(unit: Unit, plan: Plan) -> list[str]:

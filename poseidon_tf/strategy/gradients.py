@@ -19,7 +19,7 @@ from poseidon_tf.planner import ClusterSpec, Plan, VariableSpec
 from poseidon_tf.strategy import tf_internals
 from poseidon_tf.strategy.agreement import agree_on_plan, agree_on_values
 from poseidon_tf.strategy.batches import BatchSizes
-from poseidon_tf.strategy.exchanges import OpenUnit, open_unit
+from poseidon_tf.strategy.exchanges import OpenUnit, open_units
 from poseidon_tf.strategy.graph_factors import Compact, Gradient, describe
 from poseidon_tf.strategy.graph_products import source_of
 from poseidon_tf.strategy.numeric_checks import NumericChecks
@@ -209,11 +209,7 @@ class GradientExchange:
         self.agree_on_first_values(new, what="first values")
 
     def _open_units(self, plan: Plan) -> list[OpenUnit]:
-        number = len(self._plans)
-        opened = [
-            open_unit(self._worker, plan, unit, number=number, first_key=self._num_units)
-            for unit in plan.units
-        ]
+        opened = open_units(self._worker, plan, number=len(self._plans), first_key=self._num_units)
         self._num_units += len(plan.units)
         # Factors may come from a peer as soon as it has a plan: everyone must be listening.
         self._worker.gather("routes open", b"")

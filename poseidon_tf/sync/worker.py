@@ -10,7 +10,7 @@ import logging
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Literal, final, get_args
+from typing import Literal, TypeAlias, final, get_args
 
 from poseidon_tf.coordinator.client import CoordinatorClient
 from poseidon_tf.coordinator.messages import Member, StopOffer
@@ -44,6 +44,7 @@ _CONTENTS: Mapping[str, Sequence[str]] = {
     ),
     "rows": ("the row numbers of the gradient", "the gradient"),
 }
+_Pair: TypeAlias = tuple[int, int, int]  # Server; offset and length in elements.
 _DATA = "data"  # The topic under which workers announce where their data ends.
 
 
@@ -74,6 +75,7 @@ class Worker:
         self._own_server, self._memory = own_server, memory
         self._links: list[ServerLink] = []
         self._sums: dict[tuple[int, int], tuple[ServerSyncer, ServerLink]] = {}
+        self._key_numbers: dict[tuple[int, KeySpec], int] = {}  # By server.
         self._factor_syncers: dict[int, FactorSyncer] = {}
         self._routes: list[tuple[Purpose, Route]] = []
         self._num_gathers = 0
@@ -113,13 +115,41 @@ class Worker:
                     settings=settings,
                 )
             )
-            self._links[-1].reach(timeout_s=timeout_s)
+        for link in self._links:  # All have begun to connect.
+            link.reach(timeout_s=timeout_s)
+
+    def announce_sums(self, sums: Sequence[tuple[str, str, Sequence[_Pair]]]) -> None:
+        """Tell each server once of all its parts of these sums; opening them asks nobody then.
+
+        Args:
+          sums: name, dtype and pairs of each, as `open_sum` is given them.
+
+        Raises:
+          PoseidonError: a server refused, or did not answer.
+        """
+        by_server: dict[int, list[KeySpec]] = {}
+        for name, dtype, pairs in sums:
+            specs = _key_specs(name, dtype, pairs)
+            for (server, _, _), spec in zip(pairs, specs, strict=True):
+                if (server, spec) not in self._key_numbers:
+                    by_server.setdefault(server, []).append(spec)
+        for server, specs in by_server.items():
+            try:
+                numbers = self._links[server].register(
+                    specs, timeout_s=self.session.deadlines.start_s
+                )
+            except PeerLost as failure:
+                who = f"server {server} ({self._links[server].address})"
+                raise self.session.verdict(failure, who=who) from failure
+            self._key_numbers |= {
+                (server, spec): number for spec, number in zip(specs, numbers, strict=True)
+            }
 
     def open_sum(
         self,
         name: str,
         dtype: str,
-        pairs: Sequence[tuple[int, int, int]] | None,
+        pairs: Sequence[_Pair] | None,
         *,
         num_elements: int,
         purpose: Purpose,
@@ -137,23 +167,21 @@ class Worker:
         if pairs is None:
             pairs = [(zlib.crc32(name.encode()) % len(self._links), 0, num_elements)]
         itemsize = wire_dtype(dtype).itemsize
-        by_server: dict[int, list[tuple[int, int, KeySpec]]] = {}
-        for index, (server, offset, length) in enumerate(pairs):
-            spec = KeySpec(f"{name}#{index}", dtype, length)
-            by_server.setdefault(server, []).append((offset, length, spec))
-        placed: list[tuple[int, Pair]] = []
-        for server, entries in by_server.items():
-            try:
-                numbers = self._links[server].register(
-                    [spec for _, _, spec in entries], timeout_s=self.session.deadlines.start_s
-                )
-            except PeerLost as failure:
-                who = f"server {server} ({self._links[server].address})"
-                raise self.session.verdict(failure, who=who) from failure
-            placed += [
-                (server, Pair(self._links[server], key, offset * itemsize, length * itemsize))
-                for key, (offset, length, _) in zip(numbers, entries, strict=True)
-            ]
+        self.announce_sums([(name, dtype, pairs)])
+        placed = [
+            (
+                server,
+                Pair(
+                    self._links[server],
+                    self._key_numbers[server, spec],
+                    offset * itemsize,
+                    length * itemsize,
+                ),
+            )
+            for (server, offset, length), spec in zip(
+                pairs, _key_specs(name, dtype, pairs), strict=True
+            )
+        ]
 
         def done(step: int, results: list[Array]) -> None:
             self.session.done(route, step, results)
@@ -358,3 +386,7 @@ class Worker:
             syncer.receive(link, key, step, payload)
 
         return receive
+
+
+def _key_specs(name: str, dtype: str, pairs: Sequence[_Pair]) -> list[KeySpec]:
+    return [KeySpec(f"{name}#{index}", dtype, length) for index, (_, _, length) in enumerate(pairs)]

@@ -17,6 +17,7 @@ from jobs_in_process import (
 from session_bench import WAIT_S, Deliveries
 
 from poseidon_tf.errors import MemberError, ProtocolError
+from poseidon_tf.kv.client import ServerLink
 
 PAIR_BYTES = 512 * 1024
 
@@ -116,6 +117,40 @@ def test_framing_of_whole_pairs_is_within_two_percent():
         # On the streams from and to the other worker: greetings, and its goodbye if it was quick.
         assert 0 < statistics.workers.sent_bytes < 100
         assert 0 < statistics.workers.received_bytes < 100
+
+
+def test_sums_announced_together_ask_each_server_once(monkeypatch):
+    """Opening them asks nobody; a sum that was not announced is when it is opened."""
+    asked, register = [], ServerLink.register
+
+    def counted(link, specs, **options):
+        asked.append((threading.get_ident(), link.address, len(specs)))
+        return register(link, specs, **options)
+
+    monkeypatch.setattr(ServerLink, "register", counted)
+
+    def asked_by_me():
+        return sorted(n for thread, _, n in asked if thread == threading.get_ident())
+
+    def work(member):
+        sums = [(name, "float32", pairs_of(size, 2, 10_000)) for name, size in SIZES.items()]
+        member.worker.announce_sums(sums)
+        assert asked_by_me() == [2, 5]  # Pairs of each server, in one call.
+        for name, dtype, pairs in sums:
+            delivered = Deliveries()
+            route = member.worker.open_sum(
+                name, dtype, pairs, num_elements=SIZES[name], purpose="ps", deliver=delivered
+            )
+            route.push([np.ones(SIZES[name], np.float32)])
+            _, (total,), error = delivered.next()
+            assert error == "" and (total == 2.0).all()
+        assert len(asked_by_me()) == 2
+        member.worker.open_sum(
+            "loss", "float64", None, num_elements=0, purpose="all_reduce", deliver=Deliveries()
+        )
+        return len(asked_by_me())
+
+    assert InProcess(2, 2).run(work)[0] == [3, 3]
 
 
 def test_a_worker_that_fails_fails_the_step_of_the_others():
