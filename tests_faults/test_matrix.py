@@ -30,6 +30,8 @@ def cases():
                 if what in ON_HOSTS and who == "own server":
                     continue  # It shares its worker's host, and so its link.
                 yield Case(who, what, when)
+    # Nearly as long as may be: five sixths of keepalive_s.
+    yield Case("worker 1", "slow", "mid push", pause_s=3.5)
     # As it is without any setting of the user's.
     yield Case("worker 1", "SIGSTOP", "mid push", keepalive_s=Deadlines().keepalive_s)
 
@@ -44,4 +46,4 @@ def undisturbed():
 def test_a_fault_ends_the_job_for_all_or_changes_nothing(case, repetition, undisturbed, note):
     """Every survivor raises in time and names who it was; a slow member changes no bit."""
     num_servers = 0 if case.who == "own server" else 1
-    note(run_case(case, undisturbed=undisturbed[num_servers]))
+    note(*run_case(case, undisturbed=undisturbed[num_servers]).row())

@@ -6,18 +6,12 @@ Needs root, iproute2 and /dev/net/tun.
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
+from fault_matrix import SAME_WEIGHTS, undisturbed_digest
 
+from tests.support.fault_table import Note
 from tests.support.jobs import Job
 from tests.support.network import Network, Trouble
-
-FAULTS = Path(__file__).resolve().parent.parent / "tests" / "faults"
-sys.path.insert(0, str(FAULTS))
-
-from fault_matrix import undisturbed_digest  # noqa: E402
 
 # Script's arguments: nobody to call, no rank, no point; nothing here is silent for long.
 UNDISTURBED = ("nobody", "-1", "never", "30")
@@ -41,7 +35,9 @@ def undisturbed() -> str:
 
 
 @pytest.mark.parametrize("name", TROUBLES)
-def test_what_happens_to_packets_changes_no_bit(name: str, undisturbed: str) -> None:
+def test_what_happens_to_packets_changes_no_bit(
+    name: str, repetition: int, undisturbed: str, note: Note
+) -> None:
     """Two workers and a server, on three hosts; sums through the server, and factors."""
     trouble = TROUBLES[name]
     with Network(3) as network:
@@ -61,4 +57,6 @@ def test_what_happens_to_packets_changes_no_bit(name: str, undisturbed: str) -> 
     ):
         assert bool(counts[kind]) == bool(share), counts
     assert bool(refused) == bool(trouble.corrupt), f"{refused} wrong checksums; {counts}"
-    print(f"{name}: {dict(counts)}, {refused} with a wrong checksum")
+    happened = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
+    checked = f", {refused} refused for their checksum" if trouble.corrupt else ""
+    note("all hosts", name, "all the time", f"{SAME_WEIGHTS}; packets: {happened}{checked}")
