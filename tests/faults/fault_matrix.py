@@ -7,7 +7,6 @@ once it has been done.
 from __future__ import annotations
 
 import os
-import re
 import select
 import signal
 import socket
@@ -18,17 +17,26 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from faults_jobs import START_S, children, everyone, outputs, thread_errors
+from fault_errors import (
+    index_of_server,
+    names_who_is_missed,
+    says_what_it_summed,
+    says_where_it_was,
+)
+from faults_jobs import START_S, Watched, children, everyone, outputs, thread_errors
 
 from tests.support.jobs import Job, Member
 from tests.support.network import Network
+from tests.support.scripts.moments import BEFORE_ALL, WAITING_STEP
 
-MOMENTS = ("before the first step", "mid push", "mid pull", "between steps", "end of data")
+MOMENTS = (BEFORE_ALL, "mid push", "mid pull", "between steps", "end of data")
 MEMBERS = ("worker 0", "worker 1", "server", "own server")
 KEEPALIVE_S = 5.0
-PAUSE_S = 2.0  # Of those who are slow: less than what keepalive_s allows.
-# A killed process's connections close at once; a silent one's are given up after keepalive_s, may
-# be taken up again for two seconds, and the coordinator's word may take its time.
+PAUSE_S = 2.0  # Of those who are slow: less than what keepalive_s allows, five sixths of it.
+SAME_WEIGHTS = "same weights as undisturbed"
+# A killed process's connections close at once, and by then every process has ended. A silent one's
+# are given up after keepalive_s, may be taken up again for two seconds, and the coordinator's word
+# may take its time.
 KILLED_S, SILENT_S = 10.0, KEEPALIVE_S + 2.0 + 5.0
 # From the error of `fit` to the end of the process, which says goodbye to whoever may be gone.
 LEAVING_S = 20.0
@@ -42,10 +50,12 @@ class Case:
     what: str
     when: str
     keepalive_s: float = KEEPALIVE_S
+    pause_s: float = PAUSE_S
 
     def __str__(self) -> str:
-        default = "" if self.keepalive_s == KEEPALIVE_S else f", keepalive_s={self.keepalive_s:g}"
-        return f"{self.who}, {self.what}, {self.when}{default}"
+        keepalive = "" if self.keepalive_s == KEEPALIVE_S else f", keepalive_s={self.keepalive_s:g}"
+        pause = "" if self.pause_s == PAUSE_S else f", for {self.pause_s:g} s"
+        return f"{self.who}, {self.what}, {self.when}{keepalive}{pause}"
 
 
 @dataclass
@@ -56,11 +66,11 @@ class Outcome:
     to_error_s: dict[str, float] = field(default_factory=dict)
     is_equal: bool = False
 
-    def row(self) -> list[str]:
+    def row(self) -> tuple[str, str, str, str]:
         times = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self.to_error_s.items())
-        result = times or ("same weights as undisturbed" if self.is_equal else "-")
+        result = times or (SAME_WEIGHTS if self.is_equal else "-")
         who, what, when = str(self.case).split(", ", 2)
-        return [who, what, when, result]
+        return who, what, when, result
 
 
 class FaultyJob:
@@ -95,13 +105,21 @@ class FaultyJob:
         self._folder.cleanup()
 
     def wait_stopped(self) -> socket.socket:
-        """The call of the worker that is where the case says."""
+        """The call of the worker that is where the case says; the other one waits for it."""
+        words = {"stopped", "waiting"} if self.case.when in WAITING_STEP else {"stopped"}
+        calls: dict[str, socket.socket] = {}
         ends = [os.pidfd_open(member.process.pid) for member in everyone(self.job)]
-        ready, _, _ = select.select([self._calls, *ends], [], [], START_S)
+        while set(calls) != words:
+            ready, _, _ = select.select([self._calls, *ends], [], [], START_S)
+            came = f"{[*calls]} of {words} came to {self.case.when}"
+            assert ready == [self._calls], f"{came}\n{outputs(self.job)}"
+            call = self._calls.accept()[0]
+            calls[call.recv(len("stopped"), socket.MSG_WAITALL).decode()] = call
         for fd in ends:
             os.close(fd)
-        assert ready == [self._calls], f"nobody came to {self.case.when}\n{outputs(self.job)}"
-        return self._calls.accept()[0]
+        if "waiting" in calls:
+            calls["waiting"].close()
+        return calls["stopped"]
 
     @property
     def victim(self) -> Member:
@@ -120,18 +138,20 @@ class FaultyJob:
     def victim_host(self) -> int:
         return {"worker 0": 0, "worker 1": 1, "server": 2}[self.case.who]
 
+    def names_of(self, member: Member) -> tuple[str, ...]:
+        """How the others may call it: role, rank and address; one is enough."""
+        address = member.address
+        if member.role != "worker":
+            return (f"server {member.rank} ({address})",)
+        names = (f"worker rank {member.rank} ({address})",)
+        if member.rank == 0:
+            names += (f"worker rank 0 at {address}",)
+        return names
+
     def names_of_victim(self) -> tuple[str, ...]:
-        """How the others may call it; one is enough."""
-        address = self.victim.address
-        match self.case.who:
-            case "worker 0":
-                return f"worker rank 0 ({address})", f"worker rank 0 at {address}"
-            case "worker 1":
-                return (f"worker rank 1 ({address})",)
-            case "server":
-                return (f"server 0 ({address})",)
-            case _:
-                return (f"server 1 ({address.rpartition(':')[0]}:",)
+        if self.case.who == "own server":  # Its port is of its own choice.
+            return (f"server {self.rank} ({self.victim.address.rpartition(':')[0]}:",)
+        return self.names_of(self.victim)
 
 
 # What happens, and the letter with which the worker that has stopped goes on.
@@ -183,16 +203,25 @@ def run_case(case: Case, *, undisturbed: str) -> Outcome:
         call = faulty.wait_stopped()
         fault, letter = FAULTS[case.what]
         pid = faulty.victim_pid
+        processes = Watched(
+            pid
+            for member in everyone(faulty.job)
+            for pid in (member.process.pid, *children(member.process.pid))
+        )
         fault(faulty)
         since_s = time.monotonic()
         call.sendall(letter)
         call.close()
         if case.what == "slow":
-            time.sleep(PAUSE_S)  # This is the fault.
+            time.sleep(case.pause_s)  # This is the fault.
             os.kill(pid, signal.SIGCONT)
         if case.what in HARMLESS:
             return _ended_well(faulty, undisturbed)
-        return _failed(faulty, pid, since_s)
+        outcome = _failed(faulty, pid, since_s)
+        if case.what == "SIGKILL":
+            running = processes.still_running(since_s=since_s)
+            assert not running, f"{running} still run {KILLED_S:g} s later\n{outputs(faulty.job)}"
+        return outcome
 
 
 @contextmanager
@@ -226,12 +255,14 @@ def _failed(faulty: FaultyJob, pid: int, since_s: float) -> Outcome:
     limit_s = SILENT_S + case.keepalive_s - KEEPALIVE_S
     if case.what in ("SIGKILL", "exception", "exit(0)"):
         limit_s = KILLED_S
-    codes = _exit_codes(survivors, until_s=since_s + limit_s + LEAVING_S)
+    leaving_s = 0.0 if case.what == "SIGKILL" else LEAVING_S
+    codes = _exit_codes(survivors, until_s=since_s + limit_s + leaving_s)
     outcome = Outcome(case)
     for member, (code, ended_s) in zip(survivors, codes, strict=True):
         who = f"{member.role} {member.rank}" if member.role == "worker" else "server"
         what = f"{case}: {who} ended with {code}\n{outputs(job)}"
-        if case.what == "exit(0)" and member is faulty.victim:
+        is_victim = member is faulty.victim and case.who != "own server"
+        if case.what == "exit(0)" and is_victim:
             assert code == 0, what
             continue
         assert code is not None and code > 0, what
@@ -239,27 +270,20 @@ def _failed(faulty: FaultyJob, pid: int, since_s: float) -> Outcome:
         seconds = found.get("failed_at_s", ended_s) - since_s
         outcome.to_error_s[who] = seconds
         assert seconds < limit_s, f"{seconds:.1f} s; {what}"
-        error = found.get("error", member.output())
+        error = found.get("error", member.output()).replace("\\'", "'")
         if case.what == "exception":
             assert "the disk is full" in error, what
-        elif case.what == "exit(0)":
-            assert f"rank {faulty.rank}" in error, what
-        elif member is not faulty.victim or case.who == "own server":
-            assert any(name in error for name in faulty.names_of_victim()), what
-            if member.role == "worker":
-                _says_where_it_was(case, member, error, what)
+            if is_victim:
+                continue  # It raises its own.
+        assert names_who_is_missed(faulty, member, error, is_victim=is_victim), what
+        if member.role == "worker":
+            says_where_it_was(faulty, member, error, what)
+        if (index := index_of_server(faulty, member)) is not None:
+            says_what_it_summed(faulty, index, member.output(), what)
     assert not thread_errors(job), outputs(job)
     if case.what == "SIGSTOP":
         _goes_on_and_ends(faulty, pid)
     return outcome
-
-
-def _says_where_it_was(case: Case, member: Member, error: str, what: str) -> None:
-    """In which step this worker was; in the middle of one, also what it waited for."""
-    was = "before its first step" if case.when == MOMENTS[0] else r"in step \d+"
-    waited = r" and waited for '" if case.when == "mid push" else ""
-    pattern = f"rank {member.rank} was {was}{waited}"
-    assert re.search(pattern, error.replace("\\'", "'")), f"no {pattern!r} in {what}"
 
 
 def _exit_codes(members: Sequence[Member], *, until_s: float) -> list[tuple[int | None, float]]:

@@ -1,9 +1,12 @@
 """Trains two epochs, and stops once at a chosen point: `faulty.py socket rank point keepalive_s`.
 
-At the point the worker of that rank calls the test at the Unix socket and waits for a letter: "g"
-to go on, "r" to raise, "x" to exit with code 0. Without a fault it ends with its weights' digest.
+At the point the worker of that rank calls the test at the Unix socket, says "stopped" and waits for
+a letter: "g" to go on, "r" to raise, "x" to exit with code 0. Where the point is in the middle, the
+other worker says "waiting" once it cannot go on without that one. Without a fault both end with
+their weights' digest.
 """
 
+import collections
 import hashlib
 import os
 import socket
@@ -13,13 +16,13 @@ import time
 import keras
 import numpy as np
 import tensorflow as tf
+from moments import BEFORE_ALL, EPOCHS, STEP, STEPS_PER_EPOCH, WAITING_STEP
 from namespace import go_to_host
 from report import result
 
 import poseidon_tf
 
-STEP = 5  # The steps of the faults in the middle; counted from 0.
-EPOCHS = 2
+BATCH = 8
 address, rank, point, keepalive_s = sys.argv[1:]
 
 
@@ -35,6 +38,7 @@ class Stop:
         self.is_over = True
         with socket.socket(socket.AF_UNIX) as test:
             test.connect(address)
+            test.sendall(b"stopped")
             order = test.recv(1)
         if order == b"r":
             raise ValueError("the disk is full")
@@ -43,23 +47,30 @@ class Stop:
                 sys.exit(0)
             os._exit(0)  # As a library may do it.
 
+    def other_is_in(self, step):
+        """The other worker has begun to push `step`; only that of the point counts."""
+        if step == WAITING_STEP.get(point) and strategy.rank != int(rank):
+            with socket.socket(socket.AF_UNIX) as test:
+                test.connect(address)
+                test.sendall(b"waiting")
+
 
 class Watched:
     """A recorder that stops in the middle of a step."""
 
     def __init__(self, recorder):
         self._recorder = recorder
-        self._num_ready = 0
+        self._num_ready = collections.Counter()
 
     def event(self, kind, variable, step, **args):
         self._recorder.event(kind, variable, step, **args)
-        if step != STEP:
-            return
         if kind == "gradient ready":
-            self._num_ready += 1
-            if self._num_ready == 2:
+            self._num_ready[step] += 1
+            if step == STEP and self._num_ready[step] == 2:
                 stop.at("mid push")
-        if kind == "received":
+            if self._num_ready[step] == 3:  # The second waits for the worker that has stopped.
+                stop.other_is_in(step)
+        if kind == "received" and step == STEP:
             stop.at("mid pull")
 
     def __getattr__(self, name):
@@ -70,7 +81,7 @@ class Between(keras.callbacks.Callback):
     num_steps = 0
 
     def on_epoch_begin(self, epoch, logs=None):
-        stop.at("before the first step", on_main_thread=True)
+        stop.at(BEFORE_ALL, on_main_thread=True)
 
     def on_train_batch_end(self, batch, logs=None):
         if self.num_steps == STEP:
@@ -118,12 +129,12 @@ with strategy.scope():
     )
     model.compile(keras.optimizers.SGD(0.01, momentum=0.9), loss="mse")
 numbers = np.random.default_rng(3)
-x = numbers.standard_normal((96, 16)).astype("float32")
-y = numbers.standard_normal((96, 1)).astype("float32")
+x = numbers.standard_normal((STEPS_PER_EPOCH * BATCH, 16)).astype("float32")
+y = numbers.standard_normal((STEPS_PER_EPOCH * BATCH, 1)).astype("float32")
 options = tf.data.Options()
 options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
 # Of unknown length: its end is found, and agreed on, by reading it.
-data = tf.data.Dataset.from_tensor_slices((x, y)).filter(lambda x, y: True).batch(8)
+data = tf.data.Dataset.from_tensor_slices((x, y)).filter(lambda x, y: True).batch(BATCH)
 try:
     model.fit(data.with_options(options), epochs=EPOCHS, verbose=0, callbacks=[Between()])
 except Exception as error:
