@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import final
 
 from google.protobuf.message import DecodeError
@@ -58,6 +58,7 @@ class KVService:
 
     Args:
       server: not started yet.
+      addresses: the workers', in rank order, to name one that has left; () where unknown.
       num_streams: see `streams_per_server`; the same for every worker.
       index, identity: which server this is, and its identity; who means another one is refused.
       memory: shared with the worker of rank `memory_rank`, which started this server. What that
@@ -71,6 +72,7 @@ class KVService:
         server: Server,
         *,
         num_workers: int,
+        addresses: Sequence[str] = (),
         num_streams: int = STREAMS_PER_SERVER,
         index: int = 0,
         identity: str = "",
@@ -84,6 +86,7 @@ class KVService:
         self._memory, self._memory_rank = memory, memory_rank
         self._places: dict[tuple[int, int], int] = {}  # (key, step) pushed through memory -> place
         self._num_workers, self._num_streams = num_workers, num_streams
+        self._addresses = addresses
         self._names: list[str] = []
         self._on_received, self._on_released = on_received, on_released
         self._lock = threading.Lock()
@@ -215,7 +218,9 @@ class KVService:
                     # What came through memory used none.
                     if not place and (queue := self._queues.get((rank, index))):
                         queue.give_credit(num_bytes)
-                case Deserted(_, reason):
+                case Deserted(rank, reason):
+                    if self._addresses:
+                        reason = f"worker {reason}; rank {rank} was {self._addresses[rank]}"
                     for queue in list(self._queues.values()):
                         queue.put(frames.refusal(reason))
 

@@ -83,6 +83,7 @@ def serve(
     KVService(
         server,
         num_workers=config.num_workers,
+        addresses=config.workers,
         num_streams=num_streams,
         index=index,
         identity=identity,

@@ -74,7 +74,7 @@ class Link:
 class Cluster:
     """One server for `num_workers` workers."""
 
-    def __init__(self, stack, num_workers, *, memory=None, memory_rank=-1, **options):
+    def __init__(self, stack, num_workers, *, memory=None, memory_rank=-1, addresses=(), **options):
         self._stack = stack
         self.received = queue.SimpleQueue()
         self.server = Server(
@@ -85,6 +85,7 @@ class Cluster:
             num_workers=num_workers,
             memory=memory,
             memory_rank=memory_rank,
+            addresses=addresses,
             on_received=lambda rank, name, step: self.received.put((rank, name, step)),
         )
         self.server.start()

@@ -111,7 +111,7 @@ def test_a_refused_message_ends_its_stream_and_changes_no_sum(cluster, message, 
 
 def test_a_worker_that_leaves_too_early_fails_those_who_wait(cluster):
     """Whoever waits for its share hears who left, after which step, and what is missing."""
-    server = cluster(2)
+    server = cluster(2, addresses=["10.0.0.1:2222", "10.0.0.2:2222"])
     links = [server.link(rank) for rank in range(2)]
     for link in links:
         link.register("a")
@@ -120,7 +120,10 @@ def test_a_worker_that_leaves_too_early_fails_those_who_wait(cluster):
     links[1].link.leave(-1)
     error = links[0].lost()
     assert isinstance(error, MemberError) and not isinstance(error, PeerLost)
-    assert str(error) == "rank 1 left after step -1 while rank 0 waits for 'a' of step 0"
+    assert str(error) == (
+        "worker rank 1 left after step -1 while rank 0 waits for 'a' of step 0; "
+        "rank 1 was 10.0.0.2:2222"
+    )
 
 
 def test_what_was_pushed_before_leaving_still_arrives(cluster):
