@@ -47,16 +47,23 @@ class Outgoing(Protocol):
 
 @final
 class MessageQueue:
-    """An `Outgoing` that sends finished messages in the order in which they were put."""
+    """An `Outgoing` that sends finished messages in the order in which they were put.
+
+    What is put after `close` is dropped: a peer that goes on asking costs no memory.
+    """
 
     def __init__(self) -> None:
         self._queue: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._is_closed = False
 
     def put(self, message: bytes) -> None:
-        self._queue.put(message)
+        if not self._is_closed:
+            self._queue.put(message)
 
     def close(self) -> None:
-        self._queue.put(None)
+        if not self._is_closed:
+            self._is_closed = True
+            self._queue.put(None)
 
     def __iter__(self) -> Iterator[bytes]:
         while (message := self._queue.get()) is not None:
