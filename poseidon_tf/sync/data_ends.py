@@ -154,6 +154,11 @@ class DataEnds:
             dataset, iterator, elements, is_end = _MESSAGE.unpack(message)
         except struct.error as failure:
             raise ProtocolError(f"rank {rank} announced {len(message)} bytes of data") from failure
+        if rank == self._rank or not 0 <= rank < self._num_workers:
+            raise ProtocolError(
+                f"rank {rank} announced its data to rank {self._rank}; {self._num_workers} workers "
+                "are there"
+            )
         with self._changed:
             is_new = (dataset, iterator) not in self._iterators
             if min(dataset, iterator, elements) < 0 or (

@@ -164,6 +164,15 @@ def test_an_announcement_of_impossible_numbers_is_refused(numbers):
         ends.heard(1, struct.pack("<qqq?", *numbers, True))
 
 
+@pytest.mark.parametrize("rank", [-1, 0, 2, 2**32 - 1])
+def test_only_the_other_workers_are_heard(rank):
+    """What somebody else says of their data says nothing of any worker's."""
+    ends = alone()
+    with pytest.raises(ProtocolError, match=f"rank {rank} announced its data to rank 0"):
+        ends.heard(rank, struct.pack("<qqq?", 0, 0, 7, True))
+    assert not ends._iterators
+
+
 def test_a_worker_may_not_name_iterators_without_end(monkeypatch):
     """Each would be remembered; those that are known go on."""
     monkeypatch.setattr("poseidon_tf.sync.data_ends._MAX_ITERATORS", 3)
