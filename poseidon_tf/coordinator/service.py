@@ -113,6 +113,8 @@ class CoordinatorService:
     def take(self, attendance: _Attendance, message_bytes: bytes) -> None:
         """One message of one stream."""
         arrived_ns = self._wall_time_ns()
+        if attendance.is_refused:  # It could not hear what would follow.
+            return
         try:
             message = decode_member_message(message_bytes)
             if isinstance(message, Ping):
@@ -126,6 +128,7 @@ class CoordinatorService:
             # Only the sender hears of it. A member stays and decides; a stranger has to go.
             attendance.stream.send(encode_coordinator_message(Failure(refusal)))
             if attendance.member is None:
+                attendance.is_refused = True
                 attendance.stream.close()
         self._deliver()  # Act.
 
@@ -198,6 +201,7 @@ class _Attendance:
     def __init__(self, service: CoordinatorService, stream: Stream) -> None:
         self.stream = stream
         self.member: MemberKey | None = None
+        self.is_refused = False  # A stranger that was told so; it is not heard again.
         self._service = service
         self._num_pings = 0
 
