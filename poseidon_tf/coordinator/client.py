@@ -96,6 +96,8 @@ class CoordinatorClient:
         self._log = logger or logging.getLogger("poseidon_tf")
         self._hearing = Hearing(
             address,
+            num_workers=num_workers,
+            num_servers=num_servers,
             on_failure=on_failure,
             on_left=on_left,
             on_ended=on_ended,

@@ -16,6 +16,7 @@ from typing import final
 from poseidon_tf.coordinator.codec import decode_coordinator_message
 from poseidon_tf.coordinator.messages import (
     Announced,
+    CoordinatorMessage,
     Ended,
     Failure,
     Gathered,
@@ -34,12 +35,18 @@ from poseidon_tf.errors import PeerLost, PoseidonError, ProtocolError
 
 @final
 class Hearing:
-    """The receiving end of a member's stream to the coordinator at `address`."""
+    """The receiving end of a member's stream to the coordinator at `address`.
+
+    Args:
+      num_workers, num_servers: P1 and P2; what does not fit them is refused.
+    """
 
     def __init__(
         self,
         address: str,
         *,
+        num_workers: int,
+        num_servers: int,
         on_failure: Callable[[PoseidonError], None],
         on_left: Callable[[int, int], None],
         on_ended: Callable[[], None],
@@ -66,6 +73,9 @@ class Hearing:
         self.is_joined = False  # Set by the member: it has been told that all are here.
         self.is_leaving = False  # Set by the member: the end of the stream is no surprise.
         self._address = address
+        self._num_workers = num_workers
+        self._expected = [("worker", rank) for rank in range(num_workers)]
+        self._expected += [("server", rank) for rank in range(num_servers)]
         self._on_failure = on_failure
         self._on_left = on_left
         self._on_ended = on_ended
@@ -84,9 +94,10 @@ class Hearing:
             self.closed_error = None
 
     def on_message(self, message: bytes) -> None:
-        """One message from the coordinator."""
+        """One message from the coordinator. Raises ProtocolError; then nothing has changed."""
         arrived_s = self._clock()
         heard = decode_coordinator_message(message)
+        self._check(heard)
         with self.changed:
             self.is_heard = True
             match heard:
@@ -120,6 +131,23 @@ class Hearing:
                 self._on_ended()
             case Announced():
                 self._on_announced(heard.rank, heard.topic, heard.payload)
+
+    def _check(self, heard: CoordinatorMessage) -> None:
+        """Raise ProtocolError if `heard` is of another cluster than this member was told of."""
+        match heard:
+            case RosterView(members=members):
+                keys = [(member.role, member.rank) for member in members]
+                if keys != self._expected:
+                    raise ProtocolError(f"a roster of {len(keys)} members: not this cluster's")
+            case Gathered(name, payloads) if len(payloads) != self._num_workers:
+                raise ProtocolError(
+                    f"gather {name!r} has {len(payloads)} parts, of {self._num_workers} workers"
+                )
+            case Left(role=role, rank=rank):
+                if role != "worker" or rank >= self._num_workers:
+                    raise ProtocolError(f"{role} {rank} has left, who is no worker of this cluster")
+            case Announced(rank=rank) if rank not in {of for _, of in self._expected}:
+                raise ProtocolError(f"rank {rank} has announced something, whom nobody knows")
 
     def on_closed(self, error: Exception | None) -> None:
         """The stream has ended."""
