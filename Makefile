@@ -12,7 +12,9 @@ PROTOS := $(wildcard protos/poseidon_tf/wire/*.proto)
 # What versions of TensorFlow, Keras, gRPC and protobuf may change, with real processes.
 VERSION_TESTS := tests/strategy tests/examples tests/wire tests/transport
 
-FUZZ_TARGETS := frame member_message coordinator_message plan plan_fields array_bytes kv_service factor_service roster
+FUZZ_TARGETS := frame member_message coordinator_message plan plan_fields array_bytes ledger
+FUZZ_TARGETS += kv_service factor_service roster coordinator_service
+FUZZ_TARGETS += coordinator_client data_ends server_link
 FUZZ_SECONDS ?= 60
 
 help:  ## show this list

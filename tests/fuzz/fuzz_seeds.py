@@ -40,7 +40,7 @@ _MEMBER_MESSAGES = [
     StopOffer(number=1, after=2, timeout_s=0.5),
     Announce("data", b"\x00"),
 ]
-_COORDINATOR_MESSAGES = [
+COORDINATOR_MESSAGES = [
     RosterView(
         members=(Member(role="worker", rank=0, address="a:1", info={"x": [1]}),),
         data_seed=5,
@@ -75,7 +75,7 @@ SEEDS: dict[str, list[bytes]] = {
     ],
     "member_message": [codec.encode_member_message(each) for each in _MEMBER_MESSAGES],
     "coordinator_message": [
-        codec.encode_coordinator_message(each) for each in _COORDINATOR_MESSAGES
+        codec.encode_coordinator_message(each) for each in COORDINATOR_MESSAGES
     ],
     "array_bytes": [arrays.pack([np.ones((2, 3), "f"), np.zeros((), "int64")])],
     "plan": [_PLAN.to_json().encode()],

@@ -7,6 +7,7 @@ traceback and a file of its bytes; give that file as an option to see it again. 
 lists them.
 """
 
+import logging
 import random
 import sys
 from pathlib import Path
@@ -14,9 +15,8 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["poseidon_tf"]):
-    from fuzz_decoders import TARGETS as DECODERS
     from fuzz_seeds import SEEDS
-    from fuzz_services import TARGETS as SERVICES
+    from fuzz_targets import DECODERS, SERVICES
 
 TARGETS = {**DECODERS, **SERVICES}
 FOLDER = Path(__file__).parents[2] / ".fuzz"
@@ -27,6 +27,7 @@ def main() -> None:
     if len(sys.argv) < 2 or sys.argv[1] not in TARGETS:
         sys.exit("targets: " + " ".join(TARGETS))
     name = sys.argv.pop(1)
+    logging.disable()  # The coordinator warns of everyone that it loses.
     rng = random.Random(0)
     noise = [rng.randbytes(NOISE_BYTES) for _ in range(NUM_NOISE)]
     corpus = FOLDER / name

@@ -4,9 +4,8 @@ import random
 import tracemalloc
 
 import pytest
-from fuzz_decoders import TARGETS as DECODERS
 from fuzz_seeds import SEEDS
-from fuzz_services import TARGETS as SERVICES
+from fuzz_targets import DECODERS, SERVICES
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -20,6 +19,8 @@ FEW = settings(
 )
 # Python's memory that a decoder may take for one byte of input, and for none.
 PER_BYTE, AT_LEAST = 100, 64 * 1024
+# The same for a whole target with all its events, each of which can take a key or a piece.
+EVENTS_AT_MOST = 512 * 1024
 
 
 @st.composite
@@ -82,3 +83,24 @@ def test_a_service_stays_as_it_was_after_a_refusal(name):
         SERVICES[name](data)
 
     check()
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_takes_memory_in_proportion_to_what_came(name):
+    """Sizes, counts and places that are named, up to 2**64, cost nothing."""
+
+    @settings(FEW, max_examples=60)
+    @given(st.integers(0).map(noise))
+    def check(data):
+        tracemalloc.reset_peak()
+        before, _ = tracemalloc.get_traced_memory()
+        SERVICES[name](data)
+        _, peak = tracemalloc.get_traced_memory()
+        assert peak - before <= EVENTS_AT_MOST
+
+    SERVICES[name](noise(0))
+    tracemalloc.start()
+    try:
+        check()
+    finally:
+        tracemalloc.stop()
