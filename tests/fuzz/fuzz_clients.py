@@ -199,6 +199,9 @@ def data_ends(data: bytes) -> None:
         assert min(_ENDS.unpack(message)[:3]) >= 0
 
 
+_ANY_SIZE = 2  # The number of its key.
+
+
 class _Link:
     """A worker's side of its streams to one server, of which there is one, without a socket."""
 
@@ -310,9 +313,14 @@ def _checked(queue: FrameQueue, state: Callable[[], Any]) -> FrameQueue:
 
 
 def _checked_sum(on_sum: OnSum, state: Callable[[], Any]) -> OnSum:
+    taken: set[tuple[int, int]] = set()
+
     def checked(key: int, step: int, payload: memoryview | None) -> None:
         with unchanged_if_refused(state):
             on_sum(key, step, payload)
+            # Those of the value of any size are the session's to tell apart.
+            assert key == _ANY_SIZE or (key, step) not in taken, "one sum was taken twice"
+            taken.add((key, step))
 
     return checked
 
