@@ -88,7 +88,7 @@ def says_what_it_summed(faulty: FaultyJob, index: int, output: str, what: str) -
         return
     assert said[1] and any(said[1].endswith(name) for name in VARIABLES), what
     if case.when == "end of data":
-        assert STEPS_PER_EPOCH <= int(said[2]) + 2 <= EPOCHS * STEPS_PER_EPOCH + 1, what
+        assert int(said[2]) in range(STEPS_PER_EPOCH - 2, EPOCHS * STEPS_PER_EPOCH), what
     else:  # A step may be summed before all workers know it.
         begun = WAITING_STEP[case.when]
         assert begun - 1 <= int(said[2]) <= STEP + 1, f"step {said[2]}: {what}"

@@ -11,12 +11,13 @@ import hashlib
 import os
 import socket
 import sys
+import threading
 import time
 
 import keras
 import numpy as np
 import tensorflow as tf
-from moments import BEFORE_ALL, EPOCHS, STEP, STEPS_PER_EPOCH, WAITING_STEP
+from moments import BEFORE_ALL, EPOCHS, SERVER_LAYER, STEP, STEPS_PER_EPOCH, WAITING_STEP
 from namespace import go_to_host
 from report import result
 
@@ -31,6 +32,7 @@ class Stop:
 
     def __init__(self):
         self.is_over = False
+        self.has_gone_on = threading.Event()
 
     def at(self, here, *, on_main_thread=False):
         if self.is_over or here != point or strategy.rank != int(rank):
@@ -40,6 +42,7 @@ class Stop:
             test.connect(address)
             test.sendall(b"stopped")
             order = test.recv(1)
+        self.has_gone_on.set()
         if order == b"r":
             raise ValueError("the disk is full")
         if order == b"x":
@@ -55,26 +58,27 @@ class Stop:
                 test.sendall(b"waiting")
 
 
-class Watched:
-    """A recorder that stops in the middle of a step."""
+def watch_session(session):
+    """Stop in the middle of a step: before a push that a server must add, or before a result."""
+    begin, done = session.begin, session.done
+    num_begun = collections.Counter()
 
-    def __init__(self, recorder):
-        self._recorder = recorder
-        self._num_ready = collections.Counter()
-
-    def event(self, kind, variable, step, **args):
-        self._recorder.event(kind, variable, step, **args)
-        if kind == "gradient ready":
-            self._num_ready[step] += 1
-            if step == STEP and self._num_ready[step] == 2:
-                stop.at("mid push")
-            if self._num_ready[step] == 3:  # The second waits for the worker that has stopped.
+    def watched_begin(route, step):
+        is_open = begin(route, step)
+        if SERVER_LAYER in route.name:
+            num_begun[step] += 1
+            if num_begun[step] == 2:  # Both variables of the layer: one may be there already.
                 stop.other_is_in(step)
-        if kind == "received" and step == STEP:
-            stop.at("mid pull")
+                if step == STEP:
+                    stop.at("mid push")
+        return is_open
 
-    def __getattr__(self, name):
-        return getattr(self._recorder, name)
+    def watched_done(route, step, results):
+        if step == STEP:
+            stop.at("mid pull")
+        done(route, step, results)
+
+    session.begin, session.done = watched_begin, watched_done
 
 
 class Between(keras.callbacks.Callback):
@@ -82,6 +86,12 @@ class Between(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         stop.at(BEFORE_ALL, on_main_thread=True)
+
+    def on_train_batch_begin(self, batch, logs=None):
+        # Data are read ahead; without its last step this worker needs its peers to the end.
+        is_last = self.num_steps == EPOCHS * STEPS_PER_EPOCH - 1
+        if is_last and point == "end of data" and strategy.rank == int(rank):
+            assert stop.has_gone_on.wait(60.0), "the end of the data was not read ahead"
 
     def on_train_batch_end(self, batch, logs=None):
         if self.num_steps == STEP:
@@ -114,7 +124,7 @@ strategy = poseidon_tf.PoseidonStrategy(
     deadlines=deadlines, schemes={"*/fc1/kernel": "sfb"}, coalesce_bytes=0
 )
 worker = strategy._membership.worker
-worker.session.recorder = Watched(worker.session.recorder)
+watch_session(worker.session)
 watch_data(worker.data_ends)
 keras.utils.set_random_seed(5)
 layers = keras.layers
