@@ -1,5 +1,6 @@
 """A job that is started again after a fault ends as if there had been none, bit for bit."""
 
+import functools
 import json
 import os
 import subprocess
@@ -8,7 +9,7 @@ import sys
 import pytest
 
 from tests.support.jobs import SCRIPTS, Job
-from tests.support.supervised import run_supervised
+from tests.support.supervised import run_supervised, turns_of
 
 pytestmark = pytest.mark.processes
 TIMEOUT_S = 150.0
@@ -16,12 +17,17 @@ TIMEOUT_S = 150.0
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """What both ranks have at the end of a job in which nobody dies."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    with Job("restarted.py", str(folder), "-1") as job:
-        first, second = job.results(timeout_s=TIMEOUT_S)
-    assert first == second and first["epochs"] == [0, 1, 2]
-    return first
+    """By the number of servers: what both ranks have at the end of a job in which nobody dies."""
+
+    @functools.cache
+    def results(num_servers):
+        folder = tmp_path_factory.mktemp("undisturbed")
+        with Job("restarted.py", str(folder), "nobody", num_servers=num_servers) as job:
+            first, second = job.results(timeout_s=TIMEOUT_S)
+        assert first == second and first["epochs"] == [0, 1, 2]
+        return first
+
+    return results
 
 
 def check(results, undisturbed):
@@ -31,11 +37,29 @@ def check(results, undisturbed):
     assert results["loss"] == undisturbed["loss"]
 
 
-def test_the_launcher_restarts_a_job_whose_worker_was_killed(undisturbed, tmp_path):
+def check_folder(folder):
+    """The backup is gone, and all were in two runs, the second one of a larger number."""
+    assert {path.name for path in folder.iterdir()} == {"died", "runs-0", "runs-1"}
+    runs, others = ((folder / f"runs-{rank}").read_text().split() for rank in (0, 1))
+    assert runs == others
+    first, second = map(int, runs)
+    assert first < second
+
+
+@pytest.mark.parametrize(
+    "victim, named",
+    [
+        ("worker 1", "worker 1"),
+        pytest.param("ps 0", "server 0", marks=pytest.mark.thorough),
+    ],
+)
+def test_the_launcher_restarts_a_job_of_which_a_process_was_killed(
+    undisturbed, tmp_path, victim, named
+):
     """`poseidon-tf run --max-restarts 1`: SIGKILL in an epoch costs that epoch and no bit."""
     command = [sys.executable, "-m", "poseidon_tf", "run", "--workers", "2", "--servers", "1"]
     done = subprocess.run(
-        [*command, "--max-restarts", "1", str(SCRIPTS / "restarted.py"), str(tmp_path), "1"],
+        [*command, "--max-restarts", "1", str(SCRIPTS / "restarted.py"), str(tmp_path), victim],
         env={
             **os.environ,
             "TF_CPP_MIN_LOG_LEVEL": "3",
@@ -48,10 +72,10 @@ def test_the_launcher_restarts_a_job_whose_worker_was_killed(undisturbed, tmp_pa
         timeout=TIMEOUT_S,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "[poseidon-tf] worker 1 ended with code 137; restart 1 of 1" in done.stderr
+    assert f"[poseidon-tf] {named} ended with code 137; restart 1 of 1" in done.stderr
     for rank in (0, 1):
-        check(results_of(done.stdout, f"[worker {rank}] RESULT "), undisturbed)
-    assert [path.name for path in tmp_path.iterdir()] == ["died"]  # The backup is gone.
+        check(results_of(done.stdout, f"[worker {rank}] RESULT "), undisturbed(1))
+    check_folder(tmp_path)
 
 
 def results_of(output, lead):
@@ -59,16 +83,41 @@ def results_of(output, lead):
     return {name: json.loads(value) for name, value in (line.split(" ", 1) for line in lines)}
 
 
+def thorough(*case):
+    return pytest.param(*case, marks=pytest.mark.thorough)
+
+
+AT_ONCE = None
+
+
 @pytest.mark.parametrize(
-    "victim", [1, pytest.param(0, marks=pytest.mark.thorough, id="0, which hosts the coordinator")]
+    "victim, num_servers, seed",
+    [
+        ("worker 1", 0, AT_ONCE),
+        ("ps 0", 1, 4),  # The coordinator is neither the first one nor the last one.
+        *(thorough(f"worker {rank}", 1, AT_ONCE) for rank in (0, 1)),
+        thorough("worker 0", 1, 5),  # The last one that is started again is worker 1, ...
+        thorough("worker 1", 1, 1),  # ... the server, ...
+        thorough("ps 0", 1, AT_ONCE),
+        thorough("worker 0", 0, 6),  # ... the one that hosts the coordinator.
+        thorough("server beside 0", 0, 7),
+        thorough("server beside 1", 0, AT_ONCE),
+    ],
 )
-def test_a_supervisor_restarts_each_process_as_it_dies(undisturbed, tmp_path, victim):
-    """In any order, while others are still of the run before; servers are restarted as well."""
-    with Job("restarted.py", str(tmp_path), str(victim)) as job:
-        restarted = run_supervised(job, timeout_s=TIMEOUT_S)
+def test_a_supervisor_restarts_each_process_that_has_failed(
+    undisturbed, tmp_path, victim, num_servers, seed
+):
+    """In any order, and after any delay, while others are still of the run before."""
+    names = ["worker 0", "worker 1", *(["ps 0"] * num_servers)]
+    turns = turns_of(seed, names) if seed is not AT_ONCE else []
+    with Job("restarted.py", str(tmp_path), victim, num_servers=num_servers) as job:
+        restarted = run_supervised(job, timeout_s=TIMEOUT_S, turns=turns)
         # Once each: nobody took the end of the run before for its own.
-        assert restarted[0] == f"worker {victim}"
-        assert sorted(restarted) == ["ps 0", "worker 0", "worker 1"]
+        assert sorted(restarted) == sorted(names)
+        if turns:
+            assert restarted == [name for name, _ in turns]
+        elif victim in names:
+            assert restarted[0] == victim
         for worker in job.workers:
-            check(worker.results(), undisturbed)
-        assert [path.name for path in tmp_path.iterdir()] == ["died"]
+            check(worker.results(), undisturbed(num_servers))
+        check_folder(tmp_path)

@@ -1,10 +1,13 @@
-"""Trains with a backup per epoch; in the first run of the job one rank kills itself in an epoch.
+"""Trains with a backup per epoch; in the first run of the job one process is killed in an epoch.
 
-`restarted.py folder victim`: rank `victim` (-1: nobody) dies, once, in the middle of the second
-epoch, which the file `died` in `folder` remembers. Data come in the same order in every epoch.
+`restarted.py folder victim`: `victim`, "worker 1" or "ps 0" or "server beside 1" ("nobody": none),
+is killed, once, in the middle of the second epoch, which the file `died` in `folder` remembers.
+Each rank writes the number of every run into a file of its own there. Data come in the same order
+in every epoch.
 """
 
 import hashlib
+import json
 import os
 import signal
 import sys
@@ -13,16 +16,36 @@ from typing import Any
 
 import keras
 import numpy as np
+import psutil
 from report import result
 
 from poseidon_tf import Deadlines, PoseidonStrategy
 
-folder, victim = Path(sys.argv[1]), int(sys.argv[2])
+folder, victim = Path(sys.argv[1]), sys.argv[2]
 EPOCHS, STEPS, BATCH = 3, 4, 8
 died = folder / "died"
 
 
-class Die(keras.callbacks.Callback):
+def pid_of_victim() -> int | None:
+    """The process to kill, if it is for this worker to do that."""
+    role, _, index = victim.rpartition(" ")
+    cluster = json.loads(os.environ["TF_CONFIG"])["cluster"]
+    if role == "ps" and strategy.rank == 0:
+        port = int(cluster["ps"][int(index)].rpartition(":")[2])
+        listening = [
+            each.pid
+            for each in psutil.net_connections("tcp")
+            if each.status == psutil.CONN_LISTEN and each.laddr.port == port
+        ]
+        (pid,) = set(listening)
+        return pid
+    if role == "server beside" and strategy.rank == int(index):
+        (child,) = psutil.Process().children()
+        return child.pid
+    return os.getpid() if victim == f"worker {strategy.rank}" else None
+
+
+class Kill(keras.callbacks.Callback):
     """In the middle of the second epoch, in the first run of the job."""
 
     epoch = 0
@@ -31,9 +54,11 @@ class Die(keras.callbacks.Callback):
         self.epoch = epoch
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        if strategy.rank == victim and (self.epoch, batch) == (1, 1) and not died.exists():
-            died.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
+        if (self.epoch, batch) == (1, 1) and not died.exists():
+            pid = pid_of_victim()
+            if pid is not None:
+                died.touch()
+                os.kill(pid, signal.SIGKILL)
 
 
 class SeedEveryEpoch(keras.callbacks.Callback):
@@ -47,6 +72,8 @@ class SeedEveryEpoch(keras.callbacks.Callback):
 
 keras.utils.set_random_seed(3)
 strategy = PoseidonStrategy(deadlines=Deadlines(start_s=60, step_s=60, leave_s=60))
+with (folder / f"runs-{strategy.rank}").open("a") as runs:
+    runs.write(f"{strategy._membership.view.incarnation}\n")
 with strategy.scope():
     model = keras.Sequential(
         [
@@ -69,7 +96,7 @@ history = model.fit(
     epochs=EPOCHS,
     shuffle=False,
     verbose=0,
-    callbacks=[backup, SeedEveryEpoch(), Die()],
+    callbacks=[backup, SeedEveryEpoch(), Kill()],
 )
 digest = hashlib.sha256()
 for variable in [*model.weights, *model.optimizer.variables]:
