@@ -305,7 +305,7 @@ def _host_coordinator(
         worker_addresses=config.workers,
         server_addresses=config.servers,
         data_seed=secrets.randbits(31),
-        incarnation=time.time_ns(),  # Grows from run to run.
+        incarnation=time.time_ns(),  # For people; what is refused goes by identities.
         start_timeout_s=deadlines.start_s,
         started_s=time.monotonic(),
     )

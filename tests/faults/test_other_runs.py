@@ -1,9 +1,28 @@
 """Messages for a process of another run of the job that has the same address are refused."""
 
+import queue
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from faults_streams import WAIT_S, Endpoint, Heard
 
-from poseidon_tf.errors import ProtocolError
+from poseidon_tf.coordinator.client import CoordinatorClient
+from poseidon_tf.coordinator.codec import (
+    ATTEND,
+    decode_coordinator_message,
+    encode_member_message,
+)
+from poseidon_tf.coordinator.messages import (
+    Announce,
+    Gather,
+    Goodbye,
+    MemberFailure,
+    MemberKey,
+    StopOffer,
+)
+from poseidon_tf.coordinator.roster import Roster
+from poseidon_tf.coordinator.service import CoordinatorService
+from poseidon_tf.errors import PeerLost, ProtocolError
 from poseidon_tf.kv.client import ServerLink
 from poseidon_tf.kv.service import EXCHANGE, INSPECT, REGISTER, KVService
 from poseidon_tf.kv.store import KeySpec
@@ -11,6 +30,7 @@ from poseidon_tf.sfb.service import BROADCAST, FactorService
 from poseidon_tf.transport.connections import ConnectionSettings
 from poseidon_tf.transport.over_grpc import Server
 from poseidon_tf.wire.frame_pb2 import InspectReply, InspectRequest, KeyTable
+from tests.support.proxies import Proxy
 
 SPEC = KeySpec("w", "float32", 4)
 OLD = ["", "server 1 of the run before"]  # One that says nothing, and one that means another.
@@ -104,3 +124,96 @@ def test_a_worker_refuses_who_means_another_worker(meant):
         assert isinstance(lost.error(), ProtocolError)
         mine.close(timeout_s=WAIT_S)
         own.stop()
+
+
+class Coordinator(Endpoint):
+    """That of one run of two workers; its clock stands still, so nobody is late."""
+
+    def __init__(self, *, incarnation):
+        super().__init__(max_streams=4)
+        self._roster = Roster(
+            num_workers=2,
+            num_servers=0,
+            data_seed=0,
+            incarnation=incarnation,
+            start_timeout_s=WAIT_S,
+            started_s=0.0,
+        )
+        self.service = CoordinatorService(self.server, self._roster, clock=lambda: 0.0)
+        self._clients = []
+
+    def __exit__(self, *exception):
+        for client in self._clients:
+            client.close(timeout_s=0.1)
+        self.service.close(timeout_s=0.0)
+        super().__exit__(*exception)
+
+    def joined(self, address):
+        """Both workers, which reach it at `address`; what they lose it with; its run's number."""
+        lost = queue.Queue()
+        clients = [
+            CoordinatorClient(
+                address,
+                role="worker",
+                rank=rank,
+                own_address="here:1",
+                info={},
+                num_workers=2,
+                num_servers=0,
+                on_failure=lost.put,
+            )
+            for rank in (0, 1)
+        ]
+        self._clients += clients
+        with ThreadPoolExecutor(2) as pool:
+            views = list(pool.map(lambda each: each.join(timeout_s=WAIT_S), clients))
+        return clients, lost, {view.incarnation for view in views}
+
+    def is_untouched(self):
+        """Nobody has joined, and nothing has failed."""
+        members = [MemberKey("worker", rank) for rank in (0, 1)]
+        return self.service.failure is None and not any(map(self._roster.is_present, members))
+
+
+def test_a_member_of_an_older_run_is_none_of_the_next_coordinator():
+    """Its stream is not taken up by the process that has the old one's address now: it is lost,
+    what it says is heard by nobody, and the next run begins with its own members."""
+    with Coordinator(incarnation=1) as old, Coordinator(incarnation=2) as new:
+        with Proxy(old.server.address) as proxy:
+            clients, lost, numbers = old.joined(proxy.address)
+            assert numbers == {1}
+            proxy.target = new.server.address
+            proxy.reset()
+            for client in clients:
+                assert isinstance(lost.get(timeout=WAIT_S), PeerLost)
+                with pytest.raises(PeerLost, match="the stream has ended there"):
+                    client.gather("plan", b"", timeout_s=WAIT_S)
+                client.report_failure("it is of the run before")
+                assert not client.goodbye(3)
+        assert new.is_untouched()
+        _, lost, numbers = new.joined(new.server.address)
+        assert numbers == {2} and lost.empty()
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Gather(name="plan", payload=b"", timeout_s=1.0),
+        StopOffer(number=1, after=3, timeout_s=1.0),
+        Announce("topic", b""),
+        MemberFailure("the disk is full"),
+        Goodbye(3, False),
+    ],
+    ids=lambda message: type(message).__name__,
+)
+def test_a_coordinator_refuses_what_a_member_of_another_run_would_say(message):
+    """On a new stream only a `Join` makes a member; nothing else changes anything."""
+    with Coordinator(incarnation=2) as new:
+        stream, heard = new.open(ATTEND)
+        stream.send(encode_member_message(message))
+        refusal = decode_coordinator_message(heard.messages.get(timeout=WAIT_S))
+        assert isinstance(refusal.error, ProtocolError)
+        assert "has not joined" in str(refusal.error)
+        assert new.is_untouched()
+        _, lost, numbers = new.joined(new.server.address)
+        assert numbers == {2} and lost.empty()
