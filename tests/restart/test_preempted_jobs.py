@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import select
 import signal
 import socket
@@ -35,7 +36,7 @@ def asked(how, folder, ask, *, num_servers=1):
 
 def accepted(test, job):
     """A worker's call, unless one of the job's processes ends before that."""
-    ends = [os.pidfd_open(m.process.pid) for m in (*job.workers, *job.servers)]
+    ends = [os.pidfd_open(m.process.pid) for m in members(job)]
     ready, _, _ = select.select([test, *ends], [], [], TIMEOUT_S)
     for fd in ends:
         os.close(fd)
@@ -43,42 +44,69 @@ def accepted(test, job):
     return test.accept()[0]
 
 
+def members(job):
+    return (*job.workers, *job.servers)
+
+
 def outputs(job):
-    members = (*job.workers, *job.servers)
-    return "\n".join(f"--- {m.role} {m.rank}\n{m.output()[-4000:]}" for m in members)
+    return "\n".join(f"--- {m.role} {m.rank}\n{m.output()[-4000:]}" for m in members(job))
 
 
 def codes(job):
-    started_s = time.monotonic()
-    members = (*job.workers, *job.servers)
-    return [m.process.wait(timeout=max(0.0, started_s + END_S - time.monotonic())) for m in members]
+    deadline_s = time.monotonic() + END_S
+    return [m.process.wait(max(0.0, deadline_s - time.monotonic())) for m in members(job)]
 
 
-def sigterm_to_worker_1(job):
-    job.workers[1].process.send_signal(signal.SIGTERM)
+def said(job, names):
+    """A pattern of what messages call the members of these names."""
+    roles = {"worker": "worker rank", "ps": "server"}
+    called = (
+        f"{roles[m.role]} {m.rank} ({m.address})"
+        for m in members(job)
+        if f"{m.role} {m.rank}" in names
+    )
+    return "|".join(map(re.escape, called))
 
 
-def sigterm_to_the_server(job):
-    job.servers[0].process.send_signal(signal.SIGTERM)
+def sigterm_to(*names):
+    """Asks these members, such as "ps 0", to end."""
+
+    def ask(job):
+        for member in members(job):
+            if f"{member.role} {member.rank}" in names:
+                member.process.send_signal(signal.SIGTERM)
+
+    return ask
 
 
-def test_sigterm_on_one_worker_ends_fit_on_all_and_a_rerun_goes_on(tmp_path):
-    """Both end with 143 after the same step; the backup has that step's values; `on_train_end`,
+@pytest.mark.parametrize(
+    "who, num_servers",
+    [
+        (["worker 0"], 1),  # Which hosts the coordinator, and writes the backup.
+        (["ps 0", "worker 0", "worker 1"], 1),
+        pytest.param(["worker 1"], 1, marks=pytest.mark.thorough),
+        pytest.param(["worker 1", "worker 0"], 0, marks=pytest.mark.thorough),
+        pytest.param(["ps 0"], 1, marks=pytest.mark.thorough),
+    ],
+    ids=lambda each: " and ".join(each) if isinstance(each, list) else f"{each} servers",
+)
+def test_sigterm_ends_fit_on_all_and_a_rerun_goes_on(tmp_path, who, num_servers):
+    """All end with 143 after the same step; the backup has that step's values; `on_train_end`,
     which would delete it, has not run. The rerun begins with the epoch that was cut short."""
-    with asked("fit", tmp_path, sigterm_to_worker_1) as job:
-        assert codes(job) == [143, 143, 143], outputs(job)
+    with asked("fit", tmp_path, sigterm_to(*who), num_servers=num_servers) as job:
+        assert codes(job) == [143] * (2 + num_servers), outputs(job)
         first, second = (worker.results() for worker in job.workers)
         assert first["ended"] == second["ended"], outputs(job)
         epoch, batch, iterations = first["ended"]
         assert epoch == 1 and 3 <= batch < 49 and iterations == 50 + batch + 1
         assert first["kernel"] == second["kernel"]
         assert "on_train_end" not in first and "on_train_end" not in second
-        who = f"worker rank 1 ({job.workers[1].address}) was asked to end (SIGTERM)"
-        assert who in job.workers[0].output() and who in job.workers[1].output()
+        for worker in job.workers:
+            assert re.search(rf"({said(job, who)}) was asked to end \(SIGTERM\)", worker.output())
         assert f"saved in {tmp_path}/backup" in job.workers[0].output()
     metadata = json.loads((tmp_path / "backup" / "training_metadata.json").read_text())
     assert metadata["epoch"] == 1
-    with Job("preempted.py", "fit", str(tmp_path), "nobody:1") as job:
+    with Job("preempted.py", "fit", str(tmp_path), "nobody:1", num_servers=num_servers) as job:
         for results in job.results(timeout_s=TIMEOUT_S):
             assert results["epochs"] == [1, 2]
             assert results["ended"][2] == iterations + 2 * 50
@@ -89,7 +117,7 @@ def test_sigterm_on_one_worker_ends_fit_on_all_and_a_rerun_goes_on(tmp_path):
 def test_sigterm_ends_a_custom_loop_on_all_workers_after_the_same_step(tmp_path):
     """`stop_requested` is True on both at once, and stays so; a server beside a worker is no
     reason to fail."""
-    with asked("loop", tmp_path, sigterm_to_worker_1, num_servers=0) as job:
+    with asked("loop", tmp_path, sigterm_to("worker 1"), num_servers=0) as job:
         assert codes(job) == [143, 143], outputs(job)
         first, second = (worker.results() for worker in job.workers)
         assert first["steps"] == second["steps"] and 5 <= first["steps"] <= 7
@@ -99,16 +127,7 @@ def test_sigterm_ends_a_custom_loop_on_all_workers_after_the_same_step(tmp_path)
 @pytest.mark.thorough
 def test_sigterm_outside_of_training_ends_the_worker_and_the_others_hear_why(tmp_path):
     """It ends by the signal, as any program does; the others' error names it."""
-    with asked("idle", tmp_path, sigterm_to_worker_1) as job:
+    with asked("idle", tmp_path, sigterm_to("worker 1")) as job:
         assert codes(job) == [1, -signal.SIGTERM, 1], outputs(job)
         why = f"worker rank 1 ({job.workers[1].address}) failed: it was terminated (SIGTERM)"
         assert why in job.workers[0].output() and why in job.servers[0].output()
-
-
-@pytest.mark.thorough
-def test_a_server_that_is_asked_to_end_has_the_workers_stop_first(tmp_path):
-    """It serves until they have saved, and ends with 143 like them."""
-    with asked("fit", tmp_path, sigterm_to_the_server) as job:
-        assert codes(job) == [143, 143, 143], outputs(job)
-        assert f"server 0 ({job.servers[0].address}) was asked to end" in outputs(job)
-        assert (tmp_path / "backup").exists()
