@@ -2,8 +2,9 @@
 
 A process of its own, in a session of its own, which holds one end of a pipe; the launcher holds
 the other, and no member inherits it. When the pipe closes, whoever is still in the guardian's books
-is killed with its whole process group. A signal on the parent's death would reach neither what
-members have started nor outlive the thread that started them.
+is asked to end, has a few seconds to remove its temporary files, and is killed with its whole
+process group. A signal on the parent's death would reach neither what members have started nor
+outlive the thread that started them.
 """
 
 from __future__ import annotations
@@ -13,18 +14,32 @@ import sys
 from types import TracebackType
 from typing import final
 
+AFTER_SIGTERM_S = 8.0  # For members to end by themselves.
 # Standard library only, and little of it: it is up in some hundredths of a second.
-_PROGRAM = """
-import os, signal, sys
+_PROGRAM = f"""
+import os, select, signal, sys, time
 groups = set()
 for line in sys.stdin:
     sign, group = line[0], int(line[1:])
     groups.add(group) if sign == "+" else groups.discard(group)
-for group in groups:
-    try:
-        os.killpg(group, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        pass  # All of it has ended.
+
+def tell_all(send, signum):
+    for group in groups:
+        try:
+            send(group, signum)
+        except (ProcessLookupError, PermissionError):
+            pass  # All of it has ended.
+
+if hasattr(os, "pidfd_open"):  # Elsewhere there is no waiting for another's child.
+    tell_all(os.kill, signal.SIGTERM)  # The leaders: what they need to end in order stays.
+    deadline_s = time.monotonic() + {AFTER_SIGTERM_S}
+    for group in groups:
+        try:
+            end = os.pidfd_open(group)
+        except ProcessLookupError:
+            continue
+        select.select([end], [], [], max(0.0, deadline_s - time.monotonic()))
+tell_all(os.killpg, signal.SIGKILL)
 """
 
 
@@ -42,7 +57,7 @@ class Guardian:
         )
 
     def watch(self, group: int) -> None:
-        """Kill the process group `group` if the launcher ends before `forget`."""
+        """End the process group `group` if the launcher ends before `forget`."""
         self._tell(f"+{group}\n")
 
     def forget(self, group: int) -> None:

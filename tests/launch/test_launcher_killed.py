@@ -11,7 +11,8 @@ import psutil
 import pytest
 from test_local_ending import RANK, SLEEP, wait_until
 
-MARK = "POSEIDON_TF_TEST_MARK"
+from tests.support.traces import MARK, files, marked
+
 # Every member opens its port, starts a child in its group, and says that it is ready.
 MEMBER = (
     "import os, json, pathlib, socket, subprocess, sys, time\n"
@@ -23,24 +24,6 @@ MEMBER = (
     "new = ready.with_suffix('.new'); new.write_text(port); new.rename(ready)\n"
 )
 MEMBERS = ("worker0", "worker1", "ps0")
-
-
-def marked(mark):
-    """The processes that have inherited this mark and run."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            runs = process.status() != psutil.STATUS_ZOMBIE  # Init may take its time to reap.
-            if runs and process.environ().get(MARK) == mark:
-                found.append(process)
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            continue  # Not ours, or gone while we looked.
-    return found
-
-
-def files(temporary):
-    folders = (str(temporary), "/dev/shm")
-    return {os.path.join(folder, name) for folder in folders for name in os.listdir(folder)}
 
 
 @pytest.mark.parametrize("how", ["success", "failure", "Ctrl-C", "kill -9"])
