@@ -12,7 +12,7 @@ from tests.support.jobs import SCRIPTS, Job
 from tests.support.supervised import run_supervised, turns_of
 
 pytestmark = pytest.mark.processes
-TIMEOUT_S = 150.0
+TIMEOUT_S = 240.0
 
 
 @pytest.fixture(scope="module")
