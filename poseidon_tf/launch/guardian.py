@@ -14,9 +14,9 @@ import sys
 from types import TracebackType
 from typing import final
 
-AFTER_SIGTERM_S = 8.0  # For members to end by themselves.
+AFTER_SIGTERM_S = 8.0  # With what the kernel takes, the job has ended within 10.
 # Standard library only, and little of it: it is up in some hundredths of a second.
-_PROGRAM = f"""
+_PROGRAM = """
 import os, select, signal, sys, time
 groups = set()
 for line in sys.stdin:
@@ -32,7 +32,7 @@ def tell_all(send, signum):
 
 if hasattr(os, "pidfd_open"):  # Elsewhere there is no waiting for another's child.
     tell_all(os.kill, signal.SIGTERM)  # The leaders: what they need to end in order stays.
-    deadline_s = time.monotonic() + {AFTER_SIGTERM_S}
+    deadline_s = time.monotonic() + float(sys.argv[1])
     for group in groups:
         try:
             end = os.pidfd_open(group)
@@ -45,11 +45,15 @@ tell_all(os.killpg, signal.SIGKILL)
 
 @final
 class Guardian:
-    """Watches over process groups while its `with` block runs; waits for its process at the end."""
+    """Watches over process groups while its `with` block runs; waits for its process at the end.
 
-    def __init__(self) -> None:
+    Args:
+      after_sigterm_s: how long their leaders may take to end by themselves.
+    """
+
+    def __init__(self, *, after_sigterm_s: float = AFTER_SIGTERM_S) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", _PROGRAM],
+            [sys.executable, "-I", "-S", "-c", _PROGRAM, str(after_sigterm_s)],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

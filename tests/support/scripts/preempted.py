@@ -67,8 +67,10 @@ if how == "fit":
         result("ended", [call.epoch, call.seen, int(np.asarray(model.optimizer.iterations))])
         result("kernel", np.asarray(model.layers[0].kernel).tolist())
     strategy.shutdown()
-    left = [each.name for each in threading.enumerate() if each.name.startswith("poseidon")]
-    result("threads", left)
+    ours = [each for each in threading.enumerate() if each.name.startswith("poseidon")]
+    for thread in ours:
+        thread.join(5.0)  # It has said its last word, and may still be about to end.
+    result("threads", [each.name for each in ours if each.is_alive()])
     sys.exit()
 
 
