@@ -58,8 +58,9 @@ class PoseidonStrategy(ClusterStrategy):
       clip: what the optimizer's `clipnorm`, `clipvalue` and `global_clipnorm` apply to: "sum",
         the gradient summed over all workers, which gives what one process would have, or
         "local", each worker's share before it is sent, as under TensorFlow's own strategies.
-      write_on: where callbacks of Keras that write files or send events do so: "chief", rank 0
-        only, or "all" workers.
+      write_on: where callbacks of Keras that write files or send events do so, and where a
+        script's own `save`, `save_weights`, `export` and `tf.train.Checkpoint` write: "chief",
+        rank 0 only, or "all" workers.
       loss_weighting: what a step on unequal shares of a batch gives, such as a partial last one:
         "replica", the mean of the replicas' means, an empty share counting zero, as under
         TensorFlow's own strategies, or "sample", what one process gives on the joined batch.

@@ -11,6 +11,7 @@ from poseidon_tf.strategy import (
     keras_random_hooks,
     keras_trainer_hooks,
     predictions,
+    script_writers,
     tf_internals,
 )
 
@@ -32,3 +33,4 @@ def install() -> None:
         tf_internals.replace_method(cls, name, hook)
     keras_data_hooks.install()
     keras_random_hooks.install()
+    script_writers.install()

@@ -63,6 +63,7 @@ class ClusterStrategy(tf.distribute.Strategy):  # type: ignore[misc]
         self._batches = BatchSizes(rows_per_step)
         self.clips_sums = clip == "sum"
         self.writes_on_all = write_on == "all"
+        self.methods_left_out: set[str] = set()  # That wrote nothing here, and said so.
         self.shares = Shares()
         self.numeric_checks = NumericChecks(is_on=check_numerics)
         self.drift = DriftGuard(

@@ -81,6 +81,7 @@ try:
     TensorFlowTrainer._maybe_symbolic_build  # noqa: B018
     TFOptimizer._backend_apply_gradients  # noqa: B018
     keras.layers.BatchNormalization._moments  # noqa: B018
+    tf.train.Checkpoint._write  # noqa: B018
 except (ImportError, AttributeError) as failure:
     raise ConfigError(
         f"poseidon_tf needs TensorFlow {'.'.join(map(str, OLDEST_TENSORFLOW))} or newer with Keras "

@@ -32,6 +32,7 @@ def test_reads_and_writes_on_one_worker_alone_come_back(taking_turns: Any, rank:
     )
     written = {path.name for path in (folder / f"written-{rank}").iterdir()}
     assert {"model.keras", "model.weights.h5", "exported", "checkpoint.index"} <= written
+    assert workers[rank]["loaded"]
 
 
 def test_a_lone_metric_is_the_workers_own(taking_turns: Any) -> None:

@@ -30,8 +30,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Findings]:
 def loaded(written: tuple[Path, Findings]) -> dict[str, Any]:
     """What a process without poseidon_tf makes of it."""
     folder, _ = written
-    ranks = [str(folder / f"rank-{rank}") for rank in (0, 1)]
-    return run_alone("loading.py", *ranks, is_fresh=True)
+    return run_alone("loading.py", str(folder / "rank-0"), str(folder / "shared"), is_fresh=True)
 
 
 def test_callbacks_that_write_do_so_on_rank_0_only(written: tuple[Path, Findings]) -> None:
@@ -81,10 +80,58 @@ def test_the_users_callbacks_stay_as_they_are(written: tuple[Path, Findings]) ->
     assert [worker["callback-list"] for worker in found] == [[True, True], [True, False]]
 
 
-def test_one_worker_saves_alone_while_the_others_train(written: tuple[Path, Findings]) -> None:
-    """Whole models, weights, checkpoints and exports make nobody wait; training goes on."""
+def test_what_a_script_saves_on_all_workers_is_written_by_rank_0(
+    written: tuple[Path, Findings],
+) -> None:
+    """Models, weights, exports and checkpoints, into one directory and into each worker's own."""
+    folder, (chief, other) = written
+    expected = {"hand.keras", "hand.weights.h5", "exported", "hand.index", "checkpoint"}
+    expected |= {"saved-4.index", "managed-5.index", "managed-17.index"}
+    assert set(chief["by-hand"]) >= expected and other["by-hand"] == []
+    shared = {each.name for each in (folder / "shared").iterdir()}
+    assert shared >= expected - {"saved-4.index", "managed-5.index"} | {"saved-1.index"}
+
+
+def test_checkpoints_have_the_same_names_and_numbers_on_all_workers(
+    written: tuple[Path, Findings],
+) -> None:
+    """Whether they are written or not."""
+    for worker in written[1]:
+        assert worker["paths"] == [
+            *("hand", "saved-1", "managed-2", "managed-17"),
+            *("hand", "saved-4", "managed-5", "managed-17"),
+        ]
+        assert worker["counters"] == [0, 1, 2, 3, 3, 4, 5, 6]
+
+
+def test_a_worker_that_writes_nothing_says_so_once_for_each_method(
+    written: tuple[Path, Findings],
+) -> None:
+    """And what would make it write."""
+    chief, other = (worker["warnings"] for worker in written[1])
+    assert chief == []
+    assert [warning.split()[0] for warning in other] == [
+        *("Model.save", "Model.save_weights", "Model.export"),
+        *("Checkpoint.write", "Checkpoint.save", "CheckpointManager.save"),
+    ]
+    for warning in other:
+        assert "writes nothing on rank 1: rank 0 writes for the job" in warning
+        assert 'PoseidonStrategy(write_on="all")' in warning
+
+
+def test_what_was_made_outside_of_the_strategy_is_each_workers_own(
+    written: tuple[Path, Findings],
+) -> None:
+    """It writes as without poseidon_tf."""
+    for worker in written[1]:
+        assert {"plain.keras", "plain-1.index"} <= set(worker["plain"])
+
+
+def test_saving_on_all_workers_changes_nothing_in_training(
+    written: tuple[Path, Findings],
+) -> None:
+    """Nobody waits for the one that writes."""
     _, (chief, other) = written
-    assert other["read"] == 8 and "read" not in chief
     assert chief["weights"] == other["weights"] and chief["after"] == other["after"]
 
 

@@ -1,4 +1,6 @@
-"""Loads what a job has written, without poseidon_tf. Arguments: the folders of ranks 0 and 1."""
+"""Loads what a job has written, without poseidon_tf. Arguments: rank 0's folder and the one
+that all workers saved into by hand.
+"""
 
 import hashlib
 import sys
@@ -10,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 from report import result
 
-chief, other = Path(sys.argv[1]), Path(sys.argv[2])
+chief, shared = Path(sys.argv[1]), Path(sys.argv[2])
 random = np.random.default_rng(4)
 x = random.normal(size=(36, 6)).astype("float32")
 
@@ -26,18 +28,18 @@ weights_only = keras.models.clone_model(best)
 weights_only.load_weights(chief / "2.weights.h5")
 result("weights-of-best", [digest(best), digest(weights_only)])
 
-model = keras.models.load_model(other / "lone.keras")
+model = keras.models.load_model(shared / "hand.keras")
 steps = int(model.optimizer.iterations.numpy())
 weights = keras.models.clone_model(model)
-weights.load_weights(other / "lone.weights.h5")
+weights.load_weights(shared / "hand.weights.h5")
 restored = keras.models.clone_model(model)
 restored.compile(keras.optimizers.Adam(0.5), "mse")
 restored.optimizer.build(restored.trainable_variables)
 checkpoint = tf.train.Checkpoint(model=restored, optimizer=restored.optimizer)
-checkpoint.read(str(other / "lone")).assert_existing_objects_matched()
+checkpoint.read(str(shared / "hand")).assert_existing_objects_matched()
 result("steps", [steps, int(restored.optimizer.iterations.numpy())])
 result("weights", [digest(each) for each in (model, weights, restored)])
-exported = tf.saved_model.load(str(other / "exported"))
+exported = tf.saved_model.load(str(shared / "exported"))
 served = exported.serve(x[:4])
 result("predicted", [model.predict(x[:4], verbose=0).tolist(), np.asarray(served).tolist()])
 result("trains", bool(np.isfinite(model.fit(x, x[:, :1], verbose=0).history["loss"][0])))

@@ -18,7 +18,7 @@ from poseidon_tf import PoseidonStrategy
 
 BATCH = 8
 folder = Path(sys.argv[1])
-strategy = PoseidonStrategy()
+strategy = PoseidonStrategy(write_on="all")
 random = np.random.default_rng(1)
 x = random.normal(size=(BATCH, 4)).astype("float32")
 y = random.normal(size=(BATCH, 1)).astype("float32")
@@ -68,6 +68,8 @@ def alone(model: Any, metric: Any, variables: list[Any]) -> list[str]:
     }.items():
         act()
         done.append(name)
+    saved = keras.models.load_model(to / "model.keras").get_weights()
+    result("loaded", all(map(np.array_equal, saved, model.get_weights())))
     return done
 
 

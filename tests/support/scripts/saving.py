@@ -5,6 +5,7 @@ last worker dies, or to the end. WRITE_ON is the strategy's argument.
 """
 
 import hashlib
+import logging
 import os
 import sys
 from pathlib import Path
@@ -86,17 +87,47 @@ def write() -> None:
     before = list(given.callbacks)
     model.fit(x, y, BATCH, 1, 0, given)
     result("callback-list", [given.callbacks == before, (folder / "second.csv").exists()])
-    # By hand, on one worker while the other goes on to the next step.
-    if strategy.rank == strategy.num_workers - 1:
-        model.save(folder / "lone.keras")
-        model.save_weights(folder / "lone.weights.h5")
-        tf.train.Checkpoint(model=model, optimizer=model.optimizer).write(str(folder / "lone"))
-        model.export(folder / "exported", verbose=False)
-        result("read", len(model.get_weights()))
+    by_hand(model)
     result("weights", digest(model.get_weights()))
     result("predicted", model.predict(x[:4], verbose=0).tolist())
     model.fit(x, y, BATCH, 1, 0)
     result("after", digest([*model.get_weights(), *model.optimizer.variables]))
+
+
+def by_hand(model: Any) -> None:
+    """What a script does that was written for one process: all workers save, each for itself."""
+    warnings: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: warnings.append(record.getMessage())  # type: ignore[method-assign]
+    log = logging.getLogger("poseidon_tf")
+    log.addHandler(handler)
+    checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer)
+    paths, counters = [], []
+    for to in (folder.parent / "shared", folder / "hand"):
+        to.mkdir(exist_ok=True)
+        model.save(to / "hand.keras")
+        model.save_weights(to / "hand.weights.h5")
+        model.export(to / "exported", verbose=False)
+        manager = tf.train.CheckpointManager(checkpoint, str(to), 2, checkpoint_name="managed")
+        saves = {
+            "write": lambda to=to: checkpoint.write(str(to / "hand")),
+            "save": lambda to=to: checkpoint.save(to / "saved"),
+            "manager": manager.save,
+            "numbered": lambda manager=manager: manager.save(checkpoint_number=17),
+        }
+        for save in saves.values():
+            paths.append(str(Path(save()).relative_to(to)))
+            counters.append(int(checkpoint.save_counter.numpy()))
+    # What was not made under the strategy is nobody's but this worker's.
+    plain = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    plain.save(folder / "plain.keras")
+    tf.train.Checkpoint(own=tf.Variable(1.0)).save(folder / "plain")
+    log.removeHandler(handler)
+    result("by-hand", sorted(each.name for each in (folder / "hand").iterdir()))
+    result("plain", sorted(each.name for each in folder.glob("plain*")))
+    result("paths", paths)
+    result("counters", counters)
+    result("warnings", warnings)
 
 
 class Dying(keras.callbacks.Callback):
