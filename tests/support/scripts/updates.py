@@ -1,6 +1,6 @@
 """Optimizer settings and dtypes, many small nets, alone or as one of several workers.
 
-Argument: "local" to clip each worker's share.
+Argument: "local" to clip each worker's share. Alone it also clips those of two workers by hand.
 """
 
 import hashlib
@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import clipped_shares
 import keras
 import numpy as np
 import tensorflow as tf
@@ -97,10 +98,25 @@ def train(
     return model
 
 
+CLIPPED: dict[str, tuple[Any, float, dict[str, float]]] = {
+    "clipnorm": (Adam, 0.05, {"clipnorm": 0.05}),
+    "clipvalue": (SGD, 0.5, {"clipvalue": 0.02}),
+    "global_clipnorm": (SGD, 0.5, {"global_clipnorm": 0.1}),
+}
+
+
 def clipping() -> None:
-    train("clipnorm", lambda: Adam(0.05, clipnorm=0.05))
-    train("clipvalue", lambda: SGD(0.5, clipvalue=0.02))
-    train("global_clipnorm", lambda: SGD(0.5, global_clipnorm=0.1))
+    for name, (kind, rate, clip) in CLIPPED.items():
+        train(name, lambda kind=kind, rate=rate, clip=clip: kind(rate, **clip))
+
+
+def clipping_shares_by_hand() -> None:
+    batches = 2 * list(zip(np.split(x, ROWS // BATCH), np.split(y, ROWS // BATCH), strict=True))
+    loss = keras.losses.MeanSquaredError()
+    for name, (kind, rate, clip) in CLIPPED.items():
+        keras.utils.set_random_seed(11)
+        weights = clipped_shares.train(net(), kind(rate), loss, batches, num_workers=2, **clip)
+        result(f"{name}-by-hand", [weight.tolist() for weight in weights])
 
 
 def accumulation() -> None:
@@ -165,6 +181,8 @@ def refused() -> None:
 
 if __name__ == "__main__":
     clipping()
+    if strategy.num_workers == 1:
+        clipping_shares_by_hand()
     if not local:
         accumulation()
         updates()
