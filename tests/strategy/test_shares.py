@@ -8,28 +8,33 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.support.findings import assert_close
 from tests.support.jobs import Job, run_alone
 
 pytestmark = pytest.mark.processes
 
 Weights = dict[str, np.ndarray]
 Found = tuple[str, list[dict[str, Any]], list[Weights]]
-Reference = tuple[int, dict[str, Any], Weights, dict[str, Any]]
+Reference = tuple[tuple[int, int], dict[str, Any], Weights]
 
 
 @pytest.fixture(
     scope="module",
-    params=[2, pytest.param(3, marks=pytest.mark.thorough)],
-    ids=["2-workers", "3-workers"],
+    params=[
+        (2, 1),
+        pytest.param((3, 1), marks=pytest.mark.thorough),
+        pytest.param((2, 2), marks=pytest.mark.thorough),
+    ],
+    ids=["2-workers", "3-workers", "2-workers-with-2-replicas"],
 )
 def reference(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Reference:
-    """How many workers; losses and weights by hand; histories of fits in one process."""
+    """How many workers, and replicas of each; what one process finds; weights by hand."""
     folder = tmp_path_factory.mktemp("reference")
-    found = run_alone("shares.py", str(folder), "reference", str(request.param))
-    with np.load(folder / f"reference-{request.param}.npz") as file:
-        return request.param, found["histories"], dict(file), found["inputs"]
+    found = run_alone("shares.py", str(folder), "reference", *map(str, request.param))
+    with np.load(folder / "reference.npz") as file:
+        return request.param, found, dict(file)
 
 
 @pytest.fixture(scope="module", params=["replica", "sample"])
@@ -39,23 +44,28 @@ def job(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[str, list[dict[str, Any]], list[Weights]]:
     """The weighting, and each worker's findings and weights."""
-    num_workers = reference[0]
+    num_workers, num_local = reference[0]
     folder = tmp_path_factory.mktemp("job")
-    with Job("shares.py", str(folder), request.param, num_workers=num_workers) as job:
+    arguments = (str(folder), request.param, str(num_local))
+    with Job("shares.py", *arguments, num_workers=num_workers) as job:
         found = job.results(timeout_s=300)
     weights = []
     for rank in range(num_workers):
-        with np.load(Path(folder) / f"{request.param}-{num_workers}-{rank}.npz") as file:
+        with np.load(Path(folder) / f"{request.param}-{rank}.npz") as file:
             weights.append(dict(file))
     return request.param, found, weights
 
 
 @pytest.mark.parametrize("how", ["fit", "loop"])
 def test_weights_are_those_of_the_formula(job: Found, reference: Reference, how: str) -> None:
-    """Last batches of P1-1, P1+1 and 1 rows, with and without statistics, on both ways."""
+    """Last batches of R-1, R+1 and 1 rows of R replicas, and data that ends earlier on some.
+
+    With and without statistics, and with sparse rows.
+    """
     way, _, weights = job
     cases = [name for name in weights[0] if name.startswith(f"{how} ")]
-    assert len(cases) >= 12
+    expected_cases = {"plain", "words", *(["statistics", "file", "function"] * (how == "fit"))}
+    assert {name.split()[-2] for name in cases} == expected_cases
     for name in cases:
         expected = reference[2][name.replace(how, way, 1)]
         np.testing.assert_allclose(weights[0][name], expected, rtol=1e-5, atol=1e-6, err_msg=name)
@@ -81,12 +91,26 @@ def test_all_workers_have_the_same_bits(job: Found) -> None:
         assert all(other[name].tobytes() == values.tobytes() for other in weights[1:]), name
 
 
-def test_the_epochs_loss_is_the_mean_over_all_samples(job: Found, reference: Reference) -> None:
+def test_the_epochs_loss_and_metric_are_means_over_all_samples(
+    job: Found, reference: Reference
+) -> None:
     """An empty share counts nothing in `history`."""
     way, found, _ = job
     assert all(worker["histories"] == found[0]["histories"] for worker in found)
-    for case, loss in found[0]["histories"].items():
-        np.testing.assert_allclose(loss, reference[1][f"{way} {case}"], rtol=1e-5, err_msg=case)
+    assert {"file", "function", "1 words", "1 statistics"} <= set(found[0]["histories"])
+    for case, history in found[0]["histories"].items():
+        assert_close(history, reference[1]["histories"][f"{way} {case}"])
+
+
+def test_evaluate_counts_every_sample_once_where_data_ends_earlier_on_some(
+    job: Found, reference: Reference
+) -> None:
+    """The scores are NumPy's over all rows of all workers, by files and from a function."""
+    way, found, _ = job
+    for worker in found:
+        assert set(worker["tested"]) == {"file", "function"}
+        for case, tested in worker["tested"].items():
+            assert_close(tested, reference[1]["tested"][f"{way} {case}"])
 
 
 def test_both_ways_were_taken_and_a_worker_had_no_rows(job: Found) -> None:
@@ -95,8 +119,9 @@ def test_both_ways_were_taken_and_a_worker_had_no_rows(job: Found) -> None:
     schemes = found[0]["schemes"]
     assert {scheme for name, scheme in schemes.items() if "by_factors" in name} == {"sfb"}
     assert {scheme for name, scheme in schemes.items() if "by_server" in name} == {"ps"}
-    assert np.isnan(found[-1]["loop-1"][-1])
-    assert np.isfinite(found[0]["loop-1"]).all()
+    assert {scheme for name, scheme in schemes.items() if "words" in name} == {"rows"}
+    assert np.isnan(found[-1]["loop-1"][-1][-1])
+    assert np.isfinite([losses[0] for losses in found[0]["loop-1"]]).all()
 
 
 def test_history_is_that_of_one_process_whatever_the_data_comes_as(
@@ -108,7 +133,7 @@ def test_history_is_that_of_one_process_whatever_the_data_comes_as(
         assert found[0]["inputs"] == {}
         return
     assert all(worker["inputs"] == found[0]["inputs"] for worker in found)
-    for name, history in reference[3].items():
+    for name, history in reference[1]["inputs"].items():
         for metric, values in history.items():
             np.testing.assert_allclose(
                 found[0]["inputs"][name][metric], values, rtol=1e-5, err_msg=f"{name} {metric}"

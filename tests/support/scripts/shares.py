@@ -1,11 +1,7 @@
-"""Trains on a batch and a partial last one, as one of several workers or in one process.
+"""Trains on unequal and empty shares, as one of several workers or by hand in one process.
 
-Arguments: folder for the weights; "replica" or "sample", or "reference" and the number of workers
-that it stands for.
-
-A reference is worked out by hand: the batch is cut as TensorFlow cuts it, and the gradients of the
-parts are averaged, by replicas or by samples. With BatchNormalization every part has statistics
-of its own; without, "sample" is plain training on the joined batch.
+Arguments: folder for the weights; "replica" or "sample", and the number of this worker's replicas;
+or "reference", the number of workers that it stands for, and the number of replicas of each.
 """
 
 import contextlib
@@ -16,112 +12,110 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from devices import logical_cpus
 from report import result
+from shares_by_hand import BATCH, RATE, cut, net, optimizer, samples, scores, steps_of, train
 
 from poseidon_tf import PoseidonStrategy
 
-BATCH = 12
-RATE = 0.1
 SCHEMES = {"*by_factors*/kernel": "sfb", "*by_server*": "ps"}
+KINDS = ("plain", "statistics", "words")
 
 
-def last_rows(num_workers: int) -> list[int]:
-    """P1 - 1, P1 + 1 and 1 rows."""
-    return sorted({num_workers - 1, num_workers + 1, 1})
+def last_rows(num_replicas: int) -> list[int]:
+    """R - 1, R + 1 and 1 rows."""
+    return sorted({num_replicas - 1, num_replicas + 1, 1})
 
 
-def samples(num_rows: int) -> tuple[np.ndarray, np.ndarray]:
-    random = np.random.default_rng(5)
-    x = random.normal(size=(num_rows, 6)).astype("float32")
-    return x, random.normal(size=(num_rows, 3)).astype("float32")
+def batches(num_rows: int, kind: str) -> list[Any]:
+    """A whole one and a last one of `num_rows` rows."""
+    x, y = samples(BATCH + num_rows, kind)
+    return [(x[:BATCH], y[:BATCH]), (x[BATCH:], y[BATCH:])]
 
 
-def net(with_statistics: bool) -> Any:
-    """Kernels on both ways, one of them with a penalty, and statistics between them if asked."""
-    keras.utils.set_random_seed(11)
-    regularizer = keras.regularizers.L2(0.05)
-    layers = [
-        keras.Input((6,)),
-        keras.layers.Dense(8, activation="tanh", name="by_factors_1"),
-        keras.layers.BatchNormalization(name="statistics") if with_statistics else None,
-        keras.layers.Dense(8, kernel_regularizer=regularizer, name="by_server"),
-        keras.layers.Dense(3, name="by_factors_2"),
-    ]
-    return keras.Sequential([layer for layer in layers if layer is not None])
+# Rows of each worker's own data, of which others have less: in files, and from a function.
+ROWS_OF_FILES, ROWS_OF_FUNCTION = (24, 9, 4), (15, 5, 3)
 
 
-def parts_of(array: np.ndarray, num_parts: int) -> list[np.ndarray]:
-    """A batch as TensorFlow cuts it: all parts of the same size but the last ones."""
-    size = -(-len(array) // num_parts)
-    return [array[at * size : (at + 1) * size] for at in range(num_parts)]
+def streams(rows: tuple[int, ...], num_workers: int) -> list[Any]:
+    """What each worker reads."""
+    x, y = samples(sum(rows[:num_workers]))
+    ends = np.cumsum(rows[:num_workers])[:-1]
+    return list(zip(np.split(x, ends), np.split(y, ends), strict=True))
 
 
-def reference(num_workers: int, num_rows: int, with_statistics: bool, way: str) -> Any:
-    """Weights and history after the batches, by hand."""
-    model = net(with_statistics)
-    x, y = samples(BATCH + num_rows)
-    moving = [v for v in model.non_trainable_variables if "moving" in v.path]
-    joined = way == "sample" and not with_statistics
-    losses = []
-    for batch in (slice(0, BATCH), slice(BATCH, None)):
-        num_parts = 1 if joined else num_workers
-        gradients, statistics, rows = [], [], len(x[batch])
-        before = [v.numpy() for v in moving]
-        for part_x, part_y in zip(
-            parts_of(x[batch], num_parts), parts_of(y[batch], num_parts), strict=True
-        ):
-            share = len(part_x) / rows if way == "sample" else 1 / num_parts
-            if len(part_x):
-                with tf.GradientTape() as tape:
-                    error = tf.reduce_mean(tf.square(model(part_x, training=True) - part_y))
-                    loss = error + tf.add_n(model.losses)
-                found = tape.gradient(loss, [v.value for v in model.trainable_variables])
-                gradients.append([share * g.numpy() for g in found])
-                losses.append((len(part_x), float(loss)))
-            statistics.append([v.numpy() for v in moving])
-            for variable, value in zip(moving, before, strict=True):
-                variable.assign(value)
-        for variable, values in zip(moving, zip(*statistics, strict=True), strict=True):
-            variable.assign(np.mean(values, axis=0))
-        for variable, parts in zip(
-            model.trainable_variables, zip(*gradients, strict=True), strict=True
-        ):
-            variable.assign(variable.numpy() - RATE * np.sum(parts, axis=0))
-    total = sum(rows for rows, _ in losses)
-    return model.get_weights(), sum(rows * loss for rows, loss in losses) / total
+def files(folder: Path, num_workers: int) -> tf.data.Dataset:
+    """The streams as two files for each worker, which this worker has a copy of."""
+    folder.mkdir()
+    for worker, (x, y) in enumerate(streams(ROWS_OF_FILES, num_workers)):
+        rows = np.concatenate([x, y], axis=1)
+        for at, part in enumerate(np.split(rows, [len(rows) * 2 // 3])):
+            with tf.io.TFRecordWriter(str(folder / f"{at}-{worker}.tfrecord")) as writer:
+                for row in part:
+                    writer.write(row.tobytes())
+
+    def parse(record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        row = tf.ensure_shape(tf.io.decode_raw(record, tf.float32), [9])
+        return row[:6], row[6:]
+
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.FILE
+    dataset = tf.data.TFRecordDataset(sorted(str(each) for each in folder.iterdir()))
+    return dataset.map(parse).batch(BATCH).with_options(options)
 
 
-def fit(strategy: Any, num_rows: int, with_statistics: bool) -> Any:
+def function(context: tf.distribute.InputContext) -> tf.data.Dataset:
+    """This worker's stream in batches for one replica."""
+    own = streams(ROWS_OF_FUNCTION, context.num_input_pipelines)[context.input_pipeline_id]
+    size = context.get_per_replica_batch_size(BATCH)
+    return tf.data.Dataset.from_tensor_slices(own).batch(size)
+
+
+def fit_and_evaluate(strategy: Any, data: Any) -> Any:
+    """On data that ends earlier on some workers."""
     with strategy.scope():
-        model = net(with_statistics)
-        model.compile(keras.optimizers.SGD(RATE), "mse")
-    history = model.fit(*samples(BATCH + num_rows), BATCH, shuffle=False, verbose=0).history
-    return model.get_weights(), history["loss"][0]
+        model = net("plain")
+        model.compile(optimizer("plain"), "mse", metrics=["mae"])
+    history = model.fit(data, verbose=0).history
+    tested = model.evaluate(data, verbose=0, return_dict=True)
+    return model.get_weights(), {name: value for name, (value,) in history.items()}, tested
 
 
-def loop(strategy: Any, num_rows: int) -> Any:
+def fit(strategy: Any, num_rows: int, kind: str, **options: Any) -> Any:
+    with strategy.scope():
+        model = net(kind)
+        model.compile(optimizer(kind, **options), "mse", metrics=["mae"])
+    data = samples(BATCH + num_rows, kind)
+    history = model.fit(*data, BATCH, shuffle=False, verbose=0).history
+    return model.get_weights(), {name: value for name, (value,) in history.items()}
+
+
+def loop(strategy: Any, num_rows: int, kind: str, **options: Any) -> Any:
     """A custom loop whose loss, over no rows, is not a number."""
     with strategy.scope():
-        model = net(with_statistics=False)
-        optimizer = keras.optimizers.SGD(RATE)
-    data = tf.data.Dataset.from_tensor_slices(samples(BATCH + num_rows)).batch(BATCH)
+        model = net(kind)
+        apply_to = optimizer(kind, **options)
+    data = tf.data.Dataset.from_tensor_slices(samples(BATCH + num_rows, kind)).batch(BATCH)
 
     def step(batch: Any) -> tf.Tensor:
         x, y = batch
         with tf.GradientTape() as tape:
             loss = tf.reduce_mean(tf.square(model(x, training=True) - y)) + tf.add_n(model.losses)
             loss /= strategy.num_replicas_in_sync
-        optimizer.apply(tape.gradient(loss, model.trainable_variables), model.trainable_variables)
+        apply_to.apply(tape.gradient(loss, model.trainable_variables), model.trainable_variables)
         return loss
 
     # Called by the replica, or around it: both are in use.
     inner = tf.function(step) if num_rows == 1 else step
 
     @tf.function
-    def train(batch: Any) -> Any:
+    def train_step(batch: Any) -> Any:
         return strategy.run(inner, args=(batch,))
 
-    losses = [float(train(batch)) for batch in strategy.experimental_distribute_dataset(data)]
+    losses = [
+        [float(loss) for loss in strategy.experimental_local_results(train_step(batch))]
+        for batch in strategy.experimental_distribute_dataset(data)
+    ]
     return model.get_weights(), losses
 
 
@@ -159,37 +153,61 @@ def inputs(scope: Any) -> dict[str, Any]:
     }
 
 
+def references(num_workers: int, num_local: int) -> tuple[Any, Any, Any]:
+    """By way and case: weights, histories, and what `evaluate` finds."""
+    found, histories, tested = {}, {}, {}
+    num_replicas = num_workers * num_local
+    for way in ("replica", "sample"):
+        for num_rows in last_rows(num_replicas):
+            for kind in KINDS:
+                steps = [cut(batch, num_replicas) for batch in batches(num_rows, kind)]
+                model, history = train(kind, steps, way)
+                found[f"{way} {num_rows} {kind}"] = model.get_weights()
+                histories[f"{way} {num_rows} {kind}"] = history
+        for name, rows in (("file", ROWS_OF_FILES), ("function", ROWS_OF_FUNCTION)):
+            read = streams(rows, num_workers)
+            model, history = train("plain", steps_of(read, num_local=num_local), way)
+            found[f"{way} {name}"], histories[f"{way} {name}"] = model.get_weights(), history
+            tested[f"{way} {name}"] = scores(model, read)
+    return found, histories, tested
+
+
 def main() -> None:
     folder, way = Path(sys.argv[1]), sys.argv[2]
-    found = {}
-    histories = {}
     if way == "reference":
-        num_workers = int(sys.argv[3])
-        for way in ("replica", "sample"):
-            for num_rows in last_rows(num_workers):
-                for with_statistics in (False, True):
-                    case = f"{num_rows} {with_statistics}"
-                    found[f"{way} {case}"], histories[f"{way} {case}"] = reference(
-                        num_workers, num_rows, with_statistics, way
-                    )
-        name = f"reference-{num_workers}"
+        num_workers, num_local = map(int, sys.argv[3:])
+        found, histories, tested = references(num_workers, num_local)
+        name = "reference"
         result("inputs", inputs(contextlib.nullcontext))
     else:
-        strategy = PoseidonStrategy(schemes=SCHEMES, loss_weighting=way, rows_per_step=BATCH)
-        for num_rows in last_rows(strategy.num_workers):
-            for with_statistics in (False, True):
-                case = f"{num_rows} {with_statistics}"
-                found[f"fit {case}"], histories[case] = fit(strategy, num_rows, with_statistics)
-            found[f"loop {num_rows} False"], losses = loop(strategy, num_rows)
+        found, histories, tested = {}, {}, {}
+        strategy = PoseidonStrategy(
+            schemes=SCHEMES,
+            loss_weighting=way,
+            rows_per_step=BATCH,
+            devices=logical_cpus(int(sys.argv[3])),
+        )
+        for num_rows in last_rows(strategy.num_replicas_in_sync):
+            for kind in KINDS:
+                case = f"{num_rows} {kind}"
+                found[f"fit {case}"], histories[case] = fit(strategy, num_rows, kind)
+            found[f"loop {num_rows} plain"], losses = loop(strategy, num_rows, "plain")
             result(f"loop-{num_rows}", losses)
+        found["loop 1 words"], _ = loop(strategy, 1, "words")
+        for name, data in (
+            ("file", files(folder / f"{way}-{strategy.rank}", strategy.num_workers)),
+            ("function", strategy.distribute_datasets_from_function(function)),
+        ):
+            found[f"fit {name}"], histories[name], tested[name] = fit_and_evaluate(strategy, data)
         result("inputs", inputs(strategy.scope) if way == "sample" else {})
-        name = f"{way}-{strategy.num_workers}-{strategy.rank}"
+        name = f"{way}-{strategy.rank}"
         result("schemes", {v.name: str(v.scheme) for v in strategy.plan.variables})
     np.savez(
         folder / f"{name}.npz",
         **{f"{c} {i}": w for c, ws in found.items() for i, w in enumerate(ws)},
     )
     result("histories", histories)
+    result("tested", tested)
 
 
 if __name__ == "__main__":
