@@ -18,7 +18,7 @@ from poseidon_tf.strategy.batches import BatchSizes
 from poseidon_tf.strategy.data_agreement import DataFacts, TensorFacts, agree_on_ending
 from poseidon_tf.strategy.dealt_data import dealt
 from poseidon_tf.strategy.shares import Shares
-from poseidon_tf.strategy.voting import voted
+from poseidon_tf.strategy.voting import refuse_single_samples, voted
 from poseidon_tf.sync.worker import Worker
 
 _FROM_HOST = tf.distribute.InputOptions(
@@ -82,10 +82,12 @@ class Datasets:
         """This worker's share of `dataset`, whose batches are those of all workers together.
 
         Raises:
-          ConfigError: the workers' datasets do not fit together.
+          ConfigError: the workers' datasets do not fit together, or there is nothing to cut.
         """
         _refuse_per_replica(options)
-        batch_size = tf_internals.dataset_batch_size(dataset)
+        if self._num_replicas > 1:
+            refuse_single_samples(dataset.element_spec)
+        batch_size = _batch_size(dataset)
         self._batches.saw(None if batch_size is None else -(-batch_size // self._num_workers))
 
         distributed = tf_internals.input_util.get_distributed_dataset(
@@ -117,7 +119,7 @@ class Datasets:
         def watched_fn(context: tf.distribute.InputContext) -> Any:
             dataset = dataset_fn(context)
             made.append(dataset)
-            rows = tf_internals.dataset_batch_size(dataset)
+            rows = _batch_size(dataset)
             self._batches.saw(None if rows is None else rows * self._num_local_replicas)
             return dataset
 
@@ -183,6 +185,13 @@ def _refuse_per_replica(options: Any) -> None:
             "InputReplicationMode.PER_REPLICA is not supported; give PER_WORKER, with which one "
             "pipeline serves all replicas of a worker"
         )
+
+
+def _batch_size(dataset: Any) -> int | None:
+    """Rows of one batch, or None if it cannot be told; on scalars TensorFlow would fail."""
+    specs = tf.nest.flatten(dataset.element_spec)
+    has_scalars = any(getattr(spec, "shape", None) == () for spec in specs)
+    return None if has_scalars else tf_internals.dataset_batch_size(dataset)
 
 
 def _rows_of(element_spec: Any) -> int | None:

@@ -137,13 +137,19 @@ def voted(dataset: Any, ends: DataEnds, number: int, strategy: Any) -> Any:
     return dataset
 
 
-def _empty(spec: Any) -> Any:
-    """An element of 0 rows. Open dimensions get 1, on which more layers can work than on 0."""
-    if isinstance(spec, tf.TensorSpec):
-        if spec.shape.rank == 0:
+def refuse_single_samples(element_spec: Any) -> None:
+    """Raise if a tensor of an element has no rows, which replicas could share."""
+    for spec in tf.nest.flatten(element_spec):
+        if isinstance(spec, tf.TensorSpec) and spec.shape.rank == 0:
             raise ConfigError(
                 "the dataset's elements are single samples; batch() it before distributing it"
             )
+
+
+def _empty(spec: Any) -> Any:
+    """An element of 0 rows. Open dimensions get 1, on which more layers can work than on 0."""
+    refuse_single_samples(spec)
+    if isinstance(spec, tf.TensorSpec):
         sides = spec.shape.as_list() if spec.shape.rank else [0]
         return tf.zeros([0, *(1 if side is None else side for side in sides[1:])], spec.dtype)
     return tf_internals.empty_value(spec)

@@ -152,6 +152,8 @@ def test_loops_by_hand_and_in_a_function_end_together(found: Findings) -> None:
         ("other-batches", ["policy DATA", "2 on rank 0, 4 on rank 1"]),
         ("other-policy", ["DATA on rank 0 and OFF on rank 1"]),
         ("other-dtype", ["different elements", "at [1] on rank 0"]),
+        ("single-samples", ["the dataset's elements are single samples; batch() it before"]),
+        ("filtered-samples", ["the dataset's elements are single samples; batch() it before"]),
         ("per-replica", ["PER_REPLICA is not supported", "give PER_WORKER"]),
     ],
 )
@@ -162,3 +164,8 @@ def test_data_that_cannot_work_is_refused_on_every_worker(
     for worker in found:
         for words in says:
             assert words in worker[case]
+
+
+def test_a_function_may_give_single_samples_whose_number_is_known(found: Findings) -> None:
+    """Nobody has to cut them, and nobody runs out before the others."""
+    assert all(worker["own-samples"] == [0, 1, 2, 3] for worker in found)

@@ -239,6 +239,11 @@ def main() -> None:
     per_replica = tf.distribute.InputOptions(
         experimental_replication_mode=tf.distribute.InputReplicationMode.PER_REPLICA
     )
+    one_by_one = tf.data.Dataset.range(4)
+    refused("single-samples", lambda: distribute(one_by_one))
+    by_function = strategy.distribute_datasets_from_function
+    refused("filtered-samples", lambda: by_function(lambda _: one_by_one.filter(lambda i: i > 0)))
+    result("own-samples", [int(each) for each in by_function(lambda _: one_by_one)])
     refused("per-replica", lambda: distribute(dataset(0, 24), per_replica))
     cases.fit("endless-on-one-steps", endless(1), steps_per_epoch=5, epochs=1)
 
