@@ -138,3 +138,11 @@ def test_history_is_that_of_one_process_whatever_the_data_comes_as(
             np.testing.assert_allclose(
                 found[0]["inputs"][name][metric], values, rtol=1e-5, err_msg=f"{name} {metric}"
             )
+
+
+def test_an_eager_tape_cannot_weigh_samples(job: Found) -> None:
+    """Its gradients leave before all shares' rows are known; the job trains on after the error."""
+    way, found, _ = job
+    says = 'loss_weighting="sample" needs a traced step with poseidon_tf.GradientTape; put the step'
+    for worker in found:
+        assert worker["eager-tape"].startswith(says if way == "sample" else "")

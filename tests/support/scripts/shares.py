@@ -16,7 +16,7 @@ from devices import logical_cpus
 from report import result
 from shares_by_hand import BATCH, RATE, cut, net, optimizer, samples, scores, steps_of, train
 
-from poseidon_tf import PoseidonStrategy
+from poseidon_tf import ConfigError, GradientTape, PoseidonStrategy
 
 SCHEMES = {"*by_factors*/kernel": "sfb", "*by_server*": "ps"}
 KINDS = ("plain", "statistics", "words")
@@ -119,6 +119,23 @@ def loop(strategy: Any, num_rows: int, kind: str, **options: Any) -> Any:
     return model.get_weights(), losses
 
 
+def eager_tape(strategy: Any) -> str:
+    """How an eager step with our tape is refused."""
+    with strategy.scope():
+        variable = tf.Variable([1.0, 2.0])
+
+    def step() -> None:
+        with GradientTape() as tape:
+            loss = tf.reduce_sum(variable)
+        tape.gradient(loss, [variable])
+
+    try:
+        strategy.run(step)
+    except ConfigError as refusal:
+        return str(refusal)
+    return "accepted"
+
+
 def inputs(scope: Any) -> dict[str, Any]:
     """Histories of fits on everything that Keras makes batches of, the last ones partial."""
     x, y = samples(31)
@@ -199,6 +216,7 @@ def main() -> None:
             ("function", strategy.distribute_datasets_from_function(function)),
         ):
             found[f"fit {name}"], histories[name], tested[name] = fit_and_evaluate(strategy, data)
+        result("eager-tape", eager_tape(strategy) if way == "sample" else "")
         result("inputs", inputs(strategy.scope) if way == "sample" else {})
         name = f"{way}-{strategy.rank}"
         result("schemes", {v.name: str(v.scheme) for v in strategy.plan.variables})
