@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.support.findings import assert_close
@@ -81,3 +83,29 @@ def test_only_rank_0_draws_a_bar_unless_it_is_asked_for(job: Any) -> None:
         by_default, asked_for = output.split("BARS BEGIN")[1].split("BARS END")
         assert ("loss" in by_default) == (rank == 0)
         assert "loss" in asked_for
+
+
+def test_what_is_printed_at_the_end_of_an_epoch_is_the_history(job: Any) -> None:
+    """The bar of rank 0 and every worker's line, for all its values, to the digits that show."""
+    found, outputs = job
+    printed = [output.split("BARS BEGIN")[1].split("BARS END") for output in outputs]
+    assert_shown(printed[0][0], found[0]["shown-by-default"])
+    for worker, (_, asked_for) in zip(found, printed, strict=True):
+        assert_shown(asked_for, worker["shown-as-asked"])
+
+
+def assert_shown(printed: str, history: dict[str, list[float]]) -> None:
+    """The last line with scores of validation shows the one epoch of `history`."""
+    line = [line for line in printed.splitlines() if " - val_loss: " in line][-1]
+    shown = {name: float(value) for name, value in re.findall(r"(\w+): ([0-9.e+-]+)", line)}
+    assert sorted(history) == ["loss", "mae", "val_loss", "val_mae"] == sorted(shown)
+    for name, (value,) in history.items():
+        np.testing.assert_allclose(shown[name], value, rtol=0, atol=0.6e-4, err_msg=name)
+
+
+def test_what_is_seen_after_a_batch_is_the_workers_own(job: Any) -> None:
+    """They differ between workers; with equal shares their mean is what the epoch is given."""
+    found, _ = job
+    last = [worker["after-batches"][-1] for worker in found]
+    assert len(set(last)) == len(last)
+    assert_close(float(np.mean(last)), found[0]["shown-by-default"]["loss"][0])

@@ -205,6 +205,27 @@ def callbacks_that_read_logs() -> None:
     result("early-weights", [weight.tolist() for weight in model.get_weights()])
 
 
+def what_is_printed() -> None:
+    """Bars by default and where they are asked for, and what they show of batches and epochs."""
+    with strategy.scope():
+        model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(1)])
+        model.compile("sgd", "mse", metrics=["mae"])
+    after_batches: list[float] = []
+    note = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda _, logs: after_batches.append(float(logs["loss"]))
+    )
+    held_out = x[::2], binary[::2]
+    print("BARS BEGIN", flush=True)
+    by_default = model.fit(x, binary, batch_size=BATCH, validation_data=held_out, callbacks=[note])
+    model.evaluate(x, binary, BATCH, "auto")
+    model.predict(x)
+    print("BARS END", flush=True)
+    asked_for = model.fit(x, binary, BATCH, 1, 2, validation_data=held_out)
+    report_history("shown-by-default", by_default)
+    report_history("shown-as-asked", asked_for)
+    result("after-batches", after_batches)
+
+
 def main() -> None:
     kinds_of_metrics()
     metrics_made_outside_of_the_scope()
@@ -212,15 +233,7 @@ def main() -> None:
     if strategy.num_workers > 1:
         train_by_batches()
     callbacks_that_read_logs()
-    print("BARS BEGIN", flush=True)
-    with strategy.scope():
-        model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(1)])
-        model.compile("sgd", "mse")
-    model.fit(x, binary, batch_size=BATCH)
-    model.evaluate(x, binary, BATCH, "auto")
-    model.predict(x)
-    print("BARS END", flush=True)
-    model.fit(x, binary, BATCH, 1, 2)
+    what_is_printed()
 
 
 if __name__ == "__main__":
