@@ -11,7 +11,7 @@ from tests.support.jobs import Job, run_alone
 
 pytestmark = pytest.mark.processes
 
-CASES = "fit,eager,several-steps,accumulated,normalized,loop,values,predicted,read"
+CASES = "fit,eager,several-steps,accumulated,normalized,loop,values,predicted,read,planned"
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +72,20 @@ def test_moving_statistics_are_equal_and_weights_as_well_bit_for_bit(workers: An
     )
     assert np.ptp(first["normalized"]["moving"][0]) > 0
     assert first == second
+
+
+def test_a_worker_sends_the_rows_of_all_its_replicas_as_one(workers: Any) -> None:
+    """K is a worker's: of 24 rows on 2 x 2 replicas it has 12, with 4 tokens each. The plan says
+    so, and so much travels in each of two steps, to and from the one other worker."""
+    rows, steps = 12, 2
+    factors, table_row, index = 64 + 160, 16, 1
+    for found in workers:
+        plan = found["planned"]["plan"]
+        assert plan["planned/wide/kernel"] == ["sfb", rows]
+        assert plan["planned/words/embeddings"] == ["rows", 4 * rows]
+        moved = found["planned"]["moved"]
+        assert moved["sfb"] == [steps * rows * factors * 4] * 2
+        assert moved["rows"] == [steps * 4 * rows * (table_row + index) * 4] * 2
 
 
 def test_reductions_go_over_all_replicas(workers: Any) -> None:

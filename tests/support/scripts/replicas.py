@@ -1,7 +1,7 @@
 """Several replicas on one worker: `fit`, loops, BatchNormalization, reductions, predictions.
 
-Runs without a strategy too, which is the reference. Arguments: "plain" or "poseidon", the number of
-this process's replicas, and the cases, with commas between them.
+Runs without a strategy too, which is the reference. Arguments: "plain", "poseidon", or "default"
+without `devices=`; how many parts this process's CPU has; the cases, with commas between them.
 """
 
 import functools
@@ -224,6 +224,36 @@ def read(strategy: Any) -> dict[str, Any]:
     return found
 
 
+def planned(strategy: Any) -> dict[str, Any]:
+    """What two steps moved, and what the plan says of a table's rows and a kernel's factors."""
+    keras.utils.set_random_seed(7)
+    known = len(strategy.plan.variables) if strategy.plan else 0
+    before = strategy.statistics()
+    with strategy.scope():
+        layers = keras.layers
+        model = keras.Sequential(
+            [
+                keras.Input((4,), dtype="int32"),
+                layers.Embedding(500, 16, name="words"),
+                layers.Flatten(),
+                layers.Dense(160, name="wide"),
+                layers.Dense(3, name="last"),
+            ],
+            name="planned",
+        )
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(keras.optimizers.SGD(0.1), loss)
+    ids = np.random.default_rng(8).integers(0, 500, size=(2 * BATCH, 4))
+    model.fit(ids, ids[:, 0] % 3, batch_size=BATCH, shuffle=False, verbose=0)
+    after = strategy.statistics()
+    moved = {}
+    for scheme in ("ps", "sfb", "rows"):
+        new, old = getattr(after, scheme), getattr(before, scheme)
+        moved[scheme] = [new.sent_bytes - old.sent_bytes, new.received_bytes - old.received_bytes]
+    variables = strategy.plan.variables[known:]
+    return {"moved": moved, "plan": {v.name: [str(v.scheme), v.rows] for v in variables}}
+
+
 accumulating = functools.partial(momentum, gradient_accumulation_steps=2)
 CASES = {
     "fit": fitted,
@@ -236,6 +266,7 @@ CASES = {
     "values": values,
     "predicted": predicted,
     "read": read,
+    "planned": planned,
 }
 
 
@@ -244,6 +275,8 @@ def main() -> None:
     devices = logical_cpus(count)
     if way == "plain":
         strategy: Any = tf.distribute.get_strategy()
+    elif way == "default":
+        strategy = poseidon_tf.PoseidonStrategy()
     else:
         strategy = poseidon_tf.PoseidonStrategy(devices=devices)
     for case in sys.argv[3].split(","):
