@@ -1,5 +1,6 @@
-"""What every test leaves behind: nothing that runs."""
+"""Which versions a run has, and what every test leaves behind: nothing that runs."""
 
+import importlib.metadata
 import threading
 import time
 
@@ -7,6 +8,12 @@ import pytest
 
 # Ending takes a moment: a stream's thread hears of the end from gRPC's.
 JOIN_S = 5.0
+VERSIONED = ("tensorflow", "keras", "grpcio", "protobuf", "numpy")
+
+
+def pytest_report_header() -> str:
+    """The versions that this run tests, in the first lines that pytest prints."""
+    return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in VERSIONED)
 
 
 @pytest.fixture(autouse=True)

@@ -95,3 +95,13 @@ def test_weights_are_equal_bit_for_bit_on_all_workers(trained: Trained) -> None:
     first, second = trained.found
     assert sorted(first["digests"]) == sorted(trained.nets)
     assert second["digests"] == first["digests"]
+
+
+def test_layers_travel_as_factors_where_that_is_fewer_bytes(trained: Trained) -> None:
+    """The two wide layers of VGG16, with their biases, and no other layer of these networks: the
+    last ones of all have four units, and a sequence of the transformer has many rows."""
+    wide = (
+        {"fc1/kernel", "fc1/bias", "fc2/kernel", "fc2/bias"} if "VGG16" in trained.nets else set()
+    )
+    for found in trained.found:
+        assert {name for name, scheme in found["schemes"].items() if scheme == "sfb"} == wide

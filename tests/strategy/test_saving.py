@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,17 @@ def test_tensorboard_shows_the_scores_of_the_whole_job(written: tuple[Path, Find
     assert "keras" in tags and shown >= {"kernel", "bias", "gamma", "moving_mean"}
     tested = events(folder / "rank-0" / "tested" / "validation")
     assert scalars(tested, "evaluation_loss_vs_iterations") == as_float32([chief["tested"]])
+
+
+def test_the_log_holds_the_scores_of_the_whole_job(written: tuple[Path, Findings]) -> None:
+    """A line for each epoch, with the values of `history`, all their digits."""
+    folder, (chief, other) = written
+    with (folder / "rank-0" / "log.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert [line.pop("epoch") for line in lines] == ["0", "1"]
+    for name, values in chief["history"].items():
+        assert [float(line.pop(name)) for line in lines] == values == other["history"][name]
+    assert lines == [{}, {}]
 
 
 def events(folder: Path) -> EventAccumulator:
@@ -139,10 +151,11 @@ def test_what_was_written_loads_without_poseidon_tf(
     written: tuple[Path, Findings], loaded: dict[str, Any]
 ) -> None:
     """Weights bit for bit, the optimizer's steps, and the same predictions."""
-    _, (chief, _) = written
+    _, (chief, other) = written
+    assert chief["weights-of-fit"] == other["weights-of-fit"] != chief["weights"]
     assert loaded["without"]
     assert loaded["weights"] == [chief["weights"]] * 3
-    assert loaded["weights-of-best"][0] == loaded["weights-of-best"][1]
+    assert loaded["weights-of-best"] == [chief["weights-of-fit"]] * 2
     assert loaded["steps-of-best"] == 6 and loaded["steps"] == [9, 9]
     assert_close(loaded["predicted"][0], chief["predicted"])
     assert_close(loaded["predicted"][1], chief["predicted"])

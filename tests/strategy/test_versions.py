@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import runpy
 
+import google.protobuf
+import grpc
 import keras
 import pytest
 import tensorflow as tf
@@ -11,6 +13,8 @@ import tensorflow as tf
 from poseidon_tf.errors import ConfigError
 from poseidon_tf.strategy import tf_internals
 from poseidon_tf.strategy.versions import refusal
+from tests import conftest
+from tests.support.jobs import run_alone
 
 
 @pytest.mark.parametrize(
@@ -85,3 +89,31 @@ def test_a_newer_version_that_has_all_names_is_imported(monkeypatch: pytest.Monk
     monkeypatch.setattr(tf, "__version__", "2.99.0")
     monkeypatch.setattr(keras, "__version__", "3.99.0")
     assert "MirroredExtended" in runpy.run_path(tf_internals.__file__)
+
+
+@pytest.mark.processes
+def test_a_script_that_asks_for_a_strategy_gets_one_sentence() -> None:
+    """From `poseidon_tf.PoseidonStrategy()`, with no other error behind it; the right versions
+    give it one."""
+    found = run_alone("old_versions.py", is_fresh=True)
+    (tensorflow,), (old_keras,) = found["tensorflow"], found["keras"]
+    assert tensorflow == "poseidon_tf.errors.ConfigError: " + str(
+        refusal(tensorflow="2.15.1", keras="3.10.0", backend="tensorflow")
+    )
+    assert old_keras == "poseidon_tf.errors.ConfigError: " + str(
+        refusal(tensorflow="2.16.0", keras="3.9.2", backend="tensorflow")
+    )
+    assert found["nothing-built"]
+    assert found["now"] == ["accepted"]
+
+
+def test_a_run_of_the_tests_says_which_versions_it_had() -> None:
+    """In the header, which `make test-versions` prints for both ends of the range."""
+    header = conftest.pytest_report_header()
+    for name, version in (
+        ("tensorflow", tf.__version__),
+        ("keras", keras.__version__),
+        ("grpcio", grpc.__version__),
+        ("protobuf", google.protobuf.__version__),
+    ):
+        assert f"{name} {version}" in header

@@ -77,6 +77,7 @@ def write() -> None:
     held_out = x[:BATCH], y[:BATCH]
     history = model.fit(x, y, BATCH, 2, 0, callbacks, validation_data=held_out).history
     result("history", history)
+    result("weights-of-fit", digest(model.get_weights()))
     result("tested", model.evaluate(x, y, BATCH, 0, callbacks=[board("tested")]))
     result("is-same-list", len(callbacks) == 6 and callbacks[0] is checkpoint)
     result("written", sorted(each.name for each in folder.iterdir()))
