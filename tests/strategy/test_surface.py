@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,13 @@ from tests.support.jobs import Job, run_alone
 pytestmark = pytest.mark.processes
 
 CASES = "identities,reduced,gathered,all_reduced,sparse_reduced,all_gathered,retraced,updated"
-# Replicas of each of two workers.
-REPLICAS = [1, pytest.param(2, marks=pytest.mark.thorough)]
+# Workers, and replicas of each of them.
+LAYOUTS = [
+    pytest.param((2, 1), id="2-workers"),
+    pytest.param((2, 2), id="2-replicas", marks=pytest.mark.thorough),
+    pytest.param((3, 1), id="3-workers", marks=pytest.mark.thorough),
+]
+Layout = tuple[int, int]
 
 
 class Mirrored(dict[int, dict[str, Any]]):
@@ -26,13 +32,14 @@ class Mirrored(dict[int, dict[str, Any]]):
         return self[count]
 
 
-class Workers(dict[int, list[dict[str, Any]]]):
-    """By number of replicas each, what two workers find; found when it is asked for."""
+class Workers(dict[Layout, list[dict[str, Any]]]):
+    """By layout, what each worker finds; found when it is asked for."""
 
-    def __missing__(self, count: int) -> list[dict[str, Any]]:
-        with Job("surface.py", "poseidon", str(count)) as job:
-            self[count] = job.results(timeout_s=240)
-        return self[count]
+    def __missing__(self, layout: Layout) -> list[dict[str, Any]]:
+        num_workers, count = layout
+        with Job("surface.py", "poseidon", str(count), num_workers=num_workers) as job:
+            self[layout] = job.results(timeout_s=240)
+        return self[layout]
 
 
 @pytest.fixture(scope="module")
@@ -51,29 +58,30 @@ def tensor(shown: Any) -> np.ndarray:
     return np.frombuffer(bytes.fromhex(data), dtype).reshape(shape)
 
 
-def share(shown: Any, rank: int, count: int) -> Any:
-    """Of what all replicas show in one process, what those of one of two workers would."""
+def share(shown: Any, rank: int, layout: Layout) -> Any:
+    """Of what all replicas show in one process, what those of one of the workers would."""
+    num_workers, count = layout
     if isinstance(shown, dict):
-        return {name: share(each, rank, count) for name, each in shown.items()}
-    is_by_replica = len(shown) == 2 * count and all(
+        return {name: share(each, rank, layout) for name, each in shown.items()}
+    is_by_replica = len(shown) == num_workers * count and all(
         isinstance(each, list) and each and isinstance(each[0], str) for each in shown
     )
     if is_by_replica:
         return shown[rank * count : (rank + 1) * count]
     is_tensor = bool(shown) and isinstance(shown[0], str)
-    return shown if is_tensor else [share(each, rank, count) for each in shown]
+    return shown if is_tensor else [share(each, rank, layout) for each in shown]
 
 
-@pytest.mark.parametrize("count", REPLICAS)
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(
     "case", ["reduced", "gathered", "all_reduced", "sparse_reduced", "all_gathered", "retraced"]
 )
 def test_values_have_the_bits_that_replicas_of_one_process_find(
-    workers: Any, mirrored: Any, case: str, count: int
+    workers: Any, mirrored: Any, case: str, layout: Layout
 ) -> None:
     """Eagerly and in functions; outside of replicas, in them, nested, sparse and as gradients."""
-    for rank, found in enumerate(workers[count]):
-        expected = share(mirrored[2 * count][case], rank, count)
+    for rank, found in enumerate(workers[layout]):
+        expected = share(mirrored[math.prod(layout)][case], rank, layout)
         assert_same(found[case], expected, case)
 
 
@@ -87,23 +95,24 @@ def assert_same(found: Any, expected: Any, where: str) -> None:
         assert found == expected, where
 
 
-@pytest.mark.parametrize("count", REPLICAS)
-def test_a_gather_keeps_every_bit_of_every_dtype(workers: Any, count: int) -> None:
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_gather_keeps_every_bit_of_every_dtype(workers: Any, layout: Layout) -> None:
     """Minus zero stays, NaN and infinity too, and the ends of the integers' ranges."""
-    for found in workers[count]:
+    for found in workers[layout]:
         assert len(found["dtypes"]) == 15
         for dtype, (expected, ways) in found["dtypes"].items():
             assert ways == {"eager": [expected], "function": [expected]}, dtype
 
 
-@pytest.mark.parametrize("count", REPLICAS)
-def test_replicas_know_who_they_are(workers: Any, count: int) -> None:
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_replicas_know_who_they_are(workers: Any, layout: Layout) -> None:
     """Ids go on from worker to worker, and local results are this worker's."""
-    for rank, found in enumerate(workers[count]):
+    num_workers, count = layout
+    for rank, found in enumerate(workers[layout]):
         own = list(range(rank * count, (rank + 1) * count))
         assert found["identities"] == {
-            "num_replicas": 2 * count,
-            "in_run": 2 * count,
+            "num_replicas": num_workers * count,
+            "in_run": num_workers * count,
             "values": own,
             "ids": [own, own],
             "a plain value": [7],
@@ -111,41 +120,42 @@ def test_replicas_know_who_they_are(workers: Any, count: int) -> None:
         }
 
 
-@pytest.mark.parametrize("count", REPLICAS)
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_variables_are_assigned_what_replicas_of_one_process_assign(
-    workers: Any, mirrored: Any, count: int
+    workers: Any, mirrored: Any, layout: Layout
 ) -> None:
     """By sum and by mean, in replicas; and outside of them."""
-    for rank, found in enumerate(workers[count]):
-        expected = share(mirrored[2 * count]["updated"], rank, count)
+    for rank, found in enumerate(workers[layout]):
+        expected = share(mirrored[math.prod(layout)]["updated"], rank, layout)
         assert_same(found["updated"], expected, "updated")
 
 
-@pytest.mark.parametrize("count", REPLICAS)
-def test_branches_and_loops_may_sum_and_assign(workers: Any, count: int) -> None:
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_branches_and_loops_may_sum_and_assign(workers: Any, layout: Layout) -> None:
     """Two branches that nothing orders do not take each other's sums, on any replica."""
-    total = np.float32([[4 * i, 4 * i + 1] for i in range(2 * count)]).sum(axis=0)
-    for found in workers[count]:
+    num_replicas = math.prod(layout)
+    total = np.float32([[4 * i, 4 * i + 1] for i in range(num_replicas)]).sum(axis=0)
+    for found in workers[layout]:
         for way in ("eager", "function"):
             first, second, assigned, looped = found["branches"][way]
             for shown, expected in (
                 (first, total),
                 (second, 2 * total),
                 (assigned, total),
-                (looped, total / (2 * count)),
+                (looped, total / num_replicas),
             ):
-                assert len(shown) == count
+                assert len(shown) == layout[1]
                 for each in shown:
                     np.testing.assert_array_equal(tensor(each), expected)
 
 
-@pytest.mark.parametrize("count", REPLICAS)
-def test_misuse_gets_tensorflows_own_errors(workers: Any, mirrored: Any, count: int) -> None:
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_misuse_gets_tensorflows_own_errors(workers: Any, mirrored: Any, layout: Layout) -> None:
     """Of the same type and with the same words; reductions work afterwards."""
-    reference = mirrored[2 * count]["misused"]
-    for rank, found in enumerate(workers[count]):
+    reference = mirrored[math.prod(layout)]["misused"]
+    for rank, found in enumerate(workers[layout]):
         errors = dict(found["misused"])
-        assert errors.pop("afterwards") == share(reference["afterwards"], rank, count)
+        assert errors.pop("afterwards") == share(reference["afterwards"], rank, layout)
         assert errors.keys() == reference.keys() - {"afterwards"}
         for name, (kind, words) in errors.items():
             assert kind not in ("nothing", "ConfigError"), name
@@ -169,13 +179,14 @@ def test_misuse_gets_tensorflows_own_errors(workers: Any, mirrored: Any, count: 
         ("long", "InvalidArgumentError", "more than 67108864 bytes together; gather them in"),
     ],
 )
-@pytest.mark.parametrize("count", REPLICAS)
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_what_cannot_be_done_is_refused_on_every_worker(
-    workers: Any, count: int, name: str, kind: str, words: str
+    workers: Any, layout: Layout, name: str, kind: str, words: str
 ) -> None:
     """One sentence each, and the next gather works."""
-    for found in workers[count]:
+    num_replicas = math.prod(layout)
+    for found in workers[layout]:
         assert found["refused"][name][0] == kind
         assert words in found["refused"][name][1]
-        everything = [["int8", [2 * count], "01" * 2 * count]]
+        everything = [["int8", [num_replicas], "01" * num_replicas]]
         assert found["refused"]["afterwards"] == {"eager": everything, "function": everything}
