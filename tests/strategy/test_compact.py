@@ -41,13 +41,26 @@ CASES = (*WIDE, *NARROW)
 EPSILON = {"float16": 2.0**-10, "bfloat16": 2.0**-7}
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Found]]:
-    """The folder with all weights, and what each of two workers found."""
+@pytest.fixture(
+    scope="module",
+    # Workers, replicas of each, rows of all together: 4 on every worker.
+    params=[
+        (2, 1, 8),
+        pytest.param((2, 2, 8), marks=pytest.mark.thorough),
+        pytest.param((3, 1, 12), marks=pytest.mark.thorough),
+    ],
+    ids=["2-workers", "2-replicas", "3-workers"],
+)
+def trained(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[Found]]:
+    """The folder with all weights, and what each worker found."""
+    num_workers, num_replicas, batch = request.param
     folder = tmp_path_factory.mktemp("compact")
-    run_alone("compact.py", str(folder), "plain")
-    with Job("compact.py", str(folder), "compact", num_workers=2, num_servers=1) as job:
-        return folder, job.results(timeout_s=240)
+    arguments = (str(batch), str(num_replicas))
+    run_alone("compact.py", str(folder), "plain", str(batch), "1")
+    with Job("compact.py", str(folder), "compact", *arguments, num_workers=num_workers) as job:
+        return folder, job.results(timeout_s=280)
 
 
 def weights(folder: Path, who: str, case: str, kind: str = "weights") -> list[np.ndarray]:
@@ -55,20 +68,20 @@ def weights(folder: Path, who: str, case: str, kind: str = "weights") -> list[np
         return [file[name] for name in file.files if name.startswith(f"{case}/{kind}/")]
 
 
-def test_both_workers_have_the_same_bits(trained: tuple[Path, list[Found]]) -> None:
+def test_all_workers_have_the_same_bits(trained: tuple[Path, list[Found]]) -> None:
     """All weights of all nets, whatever their type, and after a batch that one had no part of."""
-    first, second = trained[1]
-    assert first["digest"] == second["digest"]
-    for told in (first["cases"], second["cases"]):
-        assert set(told) == set(CASES)
-    assert first["cases"] == second["cases"]
+    first = trained[1][0]
+    assert set(first["cases"]) == set(CASES)
+    for found in trained[1]:
+        assert found["digest"] == first["digest"]
+        assert found["cases"] == first["cases"]
 
 
 def test_a_worker_without_rows_changes_nothing_but_its_share(
     trained: tuple[Path, list[Found]],
 ) -> None:
-    """Factors and sparse rows of no rows: the step ends, with numbers, on both workers."""
-    assert [found["finite"] for found in trained[1]] == [True, True]
+    """Factors and sparse rows of no rows: the step ends, with numbers, on all workers."""
+    assert all(found["finite"] for found in trained[1])
 
 
 @pytest.mark.parametrize("case", WIDE)

@@ -1,6 +1,7 @@
 """Trains nets whose gradients travel in a compact form, alone or as one of several workers.
 
-Arguments: folder for the weights; "plain", or as a worker "compact".
+Arguments: folder for the weights; "plain", or as a worker "compact"; rows of a batch; how many
+replicas a worker has.
 """
 
 import contextlib
@@ -13,11 +14,13 @@ from typing import Any
 
 import keras
 import numpy as np
+from devices import logical_cpus
 from report import result
 
 from poseidon_tf import PoseidonStrategy
 
-BATCH, STEPS, TOKENS, WIDTH, CLASSES = 8, 3, 6, 32, 4
+BATCH, NUM_REPLICAS = int(sys.argv[3]), int(sys.argv[4])
+STEPS, TOKENS, WIDTH, CLASSES = 3, 6, 32, 4
 layers = keras.layers
 
 
@@ -160,7 +163,7 @@ def train(name: str, scope: Any, strategy: Any) -> dict[str, Any]:
 
 
 def train_with_an_empty_share(scope: Any) -> list[Any]:
-    """The weights after a batch of 8 rows and one of 1, of which the last worker has none."""
+    """The weights after a whole batch and one of 1 row, of which the last worker has none."""
     weights = []
     for build in (attention_net, words_net):
         keras.utils.set_random_seed(12)
@@ -181,7 +184,8 @@ def payload(statistics: Any, scheme: str) -> int:
 
 def main() -> None:
     folder, way = Path(sys.argv[1]), sys.argv[2]
-    strategy = PoseidonStrategy() if way == "compact" else None
+    devices = logical_cpus(NUM_REPLICAS)
+    strategy = PoseidonStrategy(devices=devices) if way == "compact" else None
     scope = strategy.scope if strategy else contextlib.nullcontext
     rank = strategy.rank if strategy else 0
     arrays, told = {}, {}
