@@ -163,8 +163,8 @@ class GradientExchange:
             batch_size=self._rows_of_replica(),
             why_rows=why_rows(optimizer),
         )
-        # K is a worker's: what its replicas have travels as one.
-        num_replicas = self._worker.num_replicas
+        # K is a worker's: what its replicas have travels as one, and eagerly is joined already.
+        num_replicas = 1 if tf.executing_eagerly() else self._worker.num_replicas
         return [
             spec if spec.rows is None else replace(spec, rows=spec.rows * num_replicas)
             for spec in specs

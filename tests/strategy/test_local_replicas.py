@@ -11,7 +11,10 @@ from tests.support.jobs import Job, run_alone
 
 pytestmark = pytest.mark.processes
 
-CASES = "fit,eager,several-steps,accumulated,normalized,loop,values,predicted,read,planned"
+CASES = (
+    "fit,eager,several-steps,accumulated,normalized,loop,values,predicted,read,planned,"
+    "planned-eagerly"
+)
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +89,9 @@ def test_a_worker_sends_the_rows_of_all_its_replicas_as_one(workers: Any) -> Non
         moved = found["planned"]["moved"]
         assert moved["sfb"] == [steps * rows * factors * 4] * 2
         assert moved["rows"] == [steps * 4 * rows * (table_row + index) * 4] * 2
+        # Eager replicas contribute as one; a table's rows are counted once all the same.
+        assert found["planned-eagerly"]["plan"]["eager/words/embeddings"] == ["rows", 4 * rows]
+        assert found["planned-eagerly"]["moved"]["rows"] == moved["rows"]
 
 
 def test_reductions_go_over_all_replicas(workers: Any) -> None:

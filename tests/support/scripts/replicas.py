@@ -224,7 +224,7 @@ def read(strategy: Any) -> dict[str, Any]:
     return found
 
 
-def planned(strategy: Any) -> dict[str, Any]:
+def planned(strategy: Any, *, run_eagerly: bool = False) -> dict[str, Any]:
     """What two steps moved, and what the plan says of a table's rows and a kernel's factors."""
     keras.utils.set_random_seed(7)
     known = len(strategy.plan.variables) if strategy.plan else 0
@@ -239,10 +239,10 @@ def planned(strategy: Any) -> dict[str, Any]:
                 layers.Dense(160, name="wide"),
                 layers.Dense(3, name="last"),
             ],
-            name="planned",
+            name="eager" if run_eagerly else "planned",
         )
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        model.compile(keras.optimizers.SGD(0.1), loss)
+        model.compile(keras.optimizers.SGD(0.1), loss, run_eagerly=run_eagerly)
     ids = np.random.default_rng(8).integers(0, 500, size=(2 * BATCH, 4))
     model.fit(ids, ids[:, 0] % 3, batch_size=BATCH, shuffle=False, verbose=0)
     after = strategy.statistics()
@@ -267,6 +267,7 @@ CASES = {
     "predicted": predicted,
     "read": read,
     "planned": planned,
+    "planned-eagerly": functools.partial(planned, run_eagerly=True),
 }
 
 
