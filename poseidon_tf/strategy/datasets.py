@@ -59,22 +59,30 @@ class Datasets:
         self._num_distributed = 0
         self._num_batches: Callable[[], int | None] = lambda: None
         self._ends_by_steps = False
+        self._may_be_the_users = False
 
     @contextlib.contextmanager
     def read_by_keras(
-        self, *, num_batches: Callable[[], int | None], ends_by_steps: bool
+        self,
+        *,
+        num_batches: Callable[[], int | None],
+        ends_by_steps: bool,
+        may_be_the_users: bool,
     ) -> Iterator[None]:
         """Within: the dataset that is distributed is one that Keras reads.
 
         Args:
           num_batches: of it, where Keras knows and the dataset itself does not, as for arrays.
           ends_by_steps: Keras stops after a number of steps, whatever the data.
+          may_be_the_users: its batches are arrays of NumPy that the user may hold as well.
         """
         self._num_batches, self._ends_by_steps = num_batches, ends_by_steps
+        self._may_be_the_users = may_be_the_users
         try:
             yield
         finally:
             self._num_batches, self._ends_by_steps = lambda: None, False
+            self._may_be_the_users = False
 
     def distribute(
         self, strategy: tf.distribute.Strategy, dataset: Any, options: Any, *, input_workers: Any
@@ -87,6 +95,10 @@ class Datasets:
         _refuse_per_replica(options)
         if self._num_replicas > 1:
             refuse_single_samples(dataset.element_spec)
+        if self._may_be_the_users:
+            # A map function gets the parts of a tuple one by one, and may give back a tuple.
+            is_tuple = isinstance(dataset.element_spec, tuple)
+            dataset = dataset.map(lambda *parts: _copied(parts if is_tuple else parts[0]))
         batch_size = _batch_size(dataset)
         self._batches.saw(None if batch_size is None else -(-batch_size // self._num_workers))
 
@@ -192,6 +204,20 @@ def _batch_size(dataset: Any) -> int | None:
     specs = tf.nest.flatten(dataset.element_spec)
     has_scalars = any(getattr(spec, "shape", None) == () for spec in specs)
     return None if has_scalars else tf_internals.dataset_batch_size(dataset)
+
+
+def _copied(element: Any) -> Any:
+    """The same numbers in memory of TensorFlow's own.
+
+    A tensor may share the memory of the array it was made from. TensorFlow does not write into
+    such a one, but it forgets that for a part of it: a worker's share, and with it the user's
+    array, would be overwritten by what a step computes in place.
+    """
+    return tf.nest.map_structure(
+        lambda each: each if each.dtype == tf.variant else tf.raw_ops.DeepCopy(x=each),
+        element,
+        expand_composites=True,
+    )
 
 
 def _rows_of(element_spec: Any) -> int | None:

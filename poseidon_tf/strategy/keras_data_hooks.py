@@ -2,6 +2,7 @@
 
 - Epochs end where the data of all workers does, not after this worker's own batches.
 - A PyDataset is shuffled in the same way everywhere.
+- What a PyDataset or a generator gives is copied, so that no step writes into the user's arrays.
 - Building a model before its first step opens no iterator: a generator's batches would be lost.
 - BatchNormalization: no rows have no mean. The moving statistics stand for theirs. Synchronised,
   it has gradients that count every row alike where shares are weighed by their rows.
@@ -58,11 +59,18 @@ def _open_epochs(original: Callable[..., Any]) -> Callable[..., Any]:
             # Keras has made its adapter by the time that it distributes the adapter's dataset.
             num_batches=lambda: self.data_adapter.num_batches,
             ends_by_steps=ends_by_steps,
+            may_be_the_users=_is_made_by_python(kwargs.get("x")),
         ):
             original(self, distribute_strategy, *args, **kwargs)
         _take_num_batches(self)
 
     return __init__
+
+
+def _is_made_by_python(x: Any) -> bool:
+    """Whether batches come from a PyDataset, a generator and the like, not from TensorFlow."""
+    is_dataset = isinstance(x, (tf.data.Dataset, tf.distribute.DistributedDataset))
+    return not is_dataset and not hasattr(tf.nest.flatten(x)[0], "shape")
 
 
 def _reset_epochs(original: Callable[..., Any]) -> Callable[..., Any]:

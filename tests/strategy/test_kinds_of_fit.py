@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.support.findings import assert_close
@@ -17,6 +18,9 @@ CASES = [
     "eager",
     "eager-two-steps",
     "again",
+    "on-batch",
+    "PyDataset",
+    "generator",
     "lazy",
     "gan",
     "inside",
@@ -48,6 +52,21 @@ def test_weights_and_losses_are_those_of_one_process(
     assert all(worker[case] == found[0][case] for worker in found)
     for what in ("weights", "losses"):
         assert_close(found[0][case][what], alone[case][what])
+
+
+def test_what_train_on_batch_returns_is_about_each_workers_own_share(
+    alone: dict[str, Any], found: list[dict[str, Any]]
+) -> None:
+    """The mean over workers is what one process returns for the joined batch."""
+    own = np.array([worker["on-batch-logs"] for worker in found])
+    assert_close(own.mean(axis=0).tolist(), alone["on-batch-logs"])
+    assert not np.allclose(own[0], own[1])
+
+
+@pytest.mark.parametrize("case", ["PyDataset", "generator"])
+def test_no_step_writes_into_the_users_arrays(found: list[dict[str, Any]], case: str) -> None:
+    """TensorFlow reads some of them where they are, and computes in place."""
+    assert all(worker[f"{case}-unchanged"] for worker in found)
 
 
 def test_layers_that_are_frozen_keep_their_values(found: list[dict[str, Any]]) -> None:

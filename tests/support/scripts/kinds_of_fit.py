@@ -106,6 +106,63 @@ class Lazy(keras.Model):
         return self.top(self.bottom(inputs))
 
 
+def single_batches() -> None:
+    """Each worker gives its own share of every batch, and hears of that share."""
+    keras.utils.set_random_seed(6)
+    with strategy.scope():
+        model = net()
+        model.compile(SGD(0.05, momentum=0.9), "mse", metrics=["mae"])
+    share = BATCH // strategy.num_workers
+    logs = []
+    for begin in range(strategy.rank * share, ROWS, BATCH):
+        rows = slice(begin, begin + share)
+        found = model.train_on_batch(x[rows], y[rows], return_dict=True)
+        logs.append([float(found["loss"]), float(found["mae"])])
+    report("on-batch", model, losses=[])
+    result("on-batch-logs", logs)
+
+
+def aligned(array: np.ndarray) -> np.ndarray:
+    """A copy at an address that TensorFlow takes over as it is, without copying."""
+    memory = np.empty(array.nbytes + 64, np.uint8)
+    begin = -memory.ctypes.data % 64
+    copy = memory[begin : begin + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
+
+
+class Batches(keras.utils.PyDataset):
+    """The user's own arrays, the same ones in every epoch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        batches = range(0, ROWS, BATCH)
+        self.held = [(aligned(x[at : at + BATCH]), aligned(y[at : at + BATCH])) for at in batches]
+
+    def __len__(self) -> int:
+        return len(self.held)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.held[index]
+
+
+def batches_that_python_makes() -> None:
+    """Whole batches of all workers, of which each takes its share."""
+    for name in ("PyDataset", "generator"):
+        keras.utils.set_random_seed(7)
+        with strategy.scope():
+            model = net()
+            model.compile(SGD(0.05, momentum=0.9), "mse")
+        batches = Batches()
+        given: Any = batches if name == "PyDataset" else (b for _ in range(2) for b in batches.held)
+        steps = None if name == "PyDataset" else len(batches)
+        arguments = {"epochs": 2, "steps_per_epoch": steps, "shuffle": False, "verbose": 0}
+        losses = [float(loss) for loss in model.fit(given, **arguments).history["loss"]]
+        report(name, model, losses=losses)
+        joined = [np.concatenate(arrays) for arrays in zip(*batches.held, strict=True)]
+        result(f"{name}-unchanged", all(map(np.array_equal, joined, (x, y))))
+
+
 def lazy_models() -> None:
     keras.utils.set_random_seed(3)
     with strategy.scope():
@@ -217,6 +274,8 @@ def optimizer_outside_of_the_scope() -> None:
 if __name__ == "__main__":
     executions()
     again_and_again()
+    single_batches()
+    batches_that_python_makes()
     lazy_models()
     adversaries()
     evaluate_inside()
