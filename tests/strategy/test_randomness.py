@@ -19,7 +19,7 @@ Findings = list[dict[str, Any]]
 @pytest.fixture(scope="module")
 def seeded() -> Findings:
     """What two workers with the same seed find."""
-    cases = ",".join([*CASES, *OF_TENSORFLOW])
+    cases = ",".join([*CASES, *OF_TENSORFLOW, "restored"])
     with Job("randomness.py", "poseidon", "1", cases, environ={"SEED": "5"}) as job:
         return job.results(timeout_s=200)
 
@@ -65,6 +65,17 @@ def test_rank_0_draws_what_one_process_draws(seeded: Findings) -> None:
     assert seeded[0]["fit"]["first"] == alone["first"]
     assert seeded[0]["fit"]["second"] == alone["second"]
     assert [worker["fit"]["states"] for worker in seeded] == [alone["states"]] * 2
+
+
+def test_a_restored_state_goes_on_from_where_it_was_saved(seeded: Findings) -> None:
+    """On rank 0, which alone has it, and on the others: as a second `fit` would."""
+    for worker in seeded:
+        begun, went_on = (drawn(worker["fit"][when]) for when in ("first", "second"))
+        for (first,), (second,), (again,) in zip(
+            begun, went_on, drawn(worker["restored"]["drawn"]), strict=True
+        ):
+            assert again[-2:] == second[-2:] != first[-2:]  # The last two rows are the two steps'.
+        assert worker["restored"]["states"] == worker["fit"]["states"][1]
 
 
 @pytest.mark.thorough
