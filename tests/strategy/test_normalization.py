@@ -13,6 +13,7 @@ from tests.support.jobs import Job, run_alone
 pytestmark = pytest.mark.processes
 
 FITS = ["whole", "unequal", "one-row", "several-steps", "several-steps/one-row"]
+EQUAL = ["whole", "several-steps"]  # Of these, the batches whose shares are equal.
 FORWARD = ["forward", "forward/unequal", "forward/one-row"]
 Findings = list[dict[str, Any]]
 
@@ -37,8 +38,8 @@ def two(request: pytest.FixtureRequest) -> Findings:
 
 @pytest.fixture(scope="module")
 def three() -> Findings:
-    """Three workers with one replica each."""
-    cases = ",".join(["own", *FORWARD])
+    """Three workers with one replica each; shares count alike."""
+    cases = ",".join(["own", *EQUAL, *FORWARD])
     with Job("normalization.py", "poseidon", "1", cases, "replica", num_workers=3) as job:
         return job.results(timeout_s=200)
 
@@ -50,6 +51,15 @@ def test_synchronised_statistics_train_as_one_process(
     """Weights, moving statistics and history; last batches of 7 rows and of one as well."""
     assert two[0][case] == two[1][case]
     assert_close(two[0][case], alone[case])
+
+
+@pytest.mark.parametrize("case", EQUAL)
+def test_equal_shares_train_as_one_process_without_being_weighed(
+    three: Findings, alone: dict[str, Any], case: str
+) -> None:
+    """Weights, moving statistics and history, with the weighting that is the default."""
+    assert all(worker[case] == three[0][case] for worker in three)
+    assert_close(three[0][case], alone[case])
 
 
 def test_synchronised_statistics_train_as_one_process_eagerly(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.support.findings import assert_close
@@ -91,6 +92,16 @@ def test_a_cycle_of_accumulation_goes_on_in_the_next_fit(
     """What each worker has added up stays its own: it is not rank 0's, counted twice."""
     for worker in found:
         assert_close(worker["mid-cycle"], alone["mid-cycle"])
+
+
+@pytest.mark.parametrize("how", ["fit", "loop"])
+def test_an_empty_share_adds_nothing_to_what_is_accumulated(
+    alone: dict[str, Any], found: list[dict[str, Any]], how: str
+) -> None:
+    """Nor does the penalty of its kernel count, whatever a loss over no rows is."""
+    for worker in found:
+        assert_close(worker[f"empty-share-{how}"], alone[f"empty-share-{how}"])
+    assert np.isnan(found[1]["empty-share-losses"][-1]).all()
 
 
 def test_an_overflow_on_one_worker_skips_the_step_on_all_as_in_one_process(

@@ -11,6 +11,8 @@ from typing import Any
 import clipped_shares
 import keras
 import numpy as np
+import shares
+import shares_by_hand
 import tensorflow as tf
 from report import result
 
@@ -141,6 +143,21 @@ def accumulation() -> None:
     result("mid-cycle", [weight.tolist() for weight in model.get_weights()])
 
 
+def accumulation_with_an_empty_share() -> None:
+    """A batch and one of a single row, as `fit` and a loop take it; alone by hand, for two."""
+    if strategy.num_workers > 1:
+        held = {"gradient_accumulation_steps": 2}
+        weights, _ = shares.fit(strategy, 1, "plain", **held)
+        looped, losses = shares.loop(strategy, 1, "plain", **held)
+        result("empty-share-losses", losses)
+    else:
+        steps = [shares_by_hand.cut(batch, 2) for batch in shares.batches(1, "plain")]
+        model, _ = shares_by_hand.train("plain", steps, "replica", accumulated_steps=2)
+        weights = looped = model.get_weights()
+    for name, found in (("fit", weights), ("loop", looped)):
+        result(f"empty-share-{name}", [weight.tolist() for weight in found])
+
+
 def updates() -> None:
     train("weight-decay", lambda: AdamW(0.01, weight_decay=0.1))
     train("ema", lambda: SGD(0.1, use_ema=True, ema_momentum=0.7))
@@ -185,6 +202,7 @@ if __name__ == "__main__":
         clipping_shares_by_hand()
     if not local:
         accumulation()
+        accumulation_with_an_empty_share()
         updates()
         dtypes()
     elif strategy.num_workers > 1:
