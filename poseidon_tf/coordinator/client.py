@@ -243,7 +243,8 @@ class CoordinatorClient:
             if hearing.is_closed:
                 raise hearing.loss()
         raise StepTimeout(
-            f"gather {name!r}: no word from the coordinator at {self._address} in {timeout_s:g} s"
+            f"gather {name!r}: no word from the coordinator (worker rank 0 at {self._address}) in "
+            f"{timeout_s:g} s"
         )
 
     @property
@@ -282,8 +283,8 @@ class CoordinatorClient:
             raise hearing.loss()
         if not is_heard:
             raise StepTimeout(
-                f"a stop of all workers: no word from the coordinator at {self._address} in "
-                f"{self._stop_timeout_s:g} s"
+                "a stop of all workers: no word from the coordinator (worker rank 0 at "
+                f"{self._address}) in {self._stop_timeout_s:g} s"
             )
 
     def announce(self, topic: str, payload: bytes) -> bool:
@@ -305,8 +306,34 @@ class CoordinatorClient:
                 self._hearing.changed.notify_all()
             return not self._hearing.is_joined
 
+    def report_error(self, error: PoseidonError) -> bool:
+        """End the job for everyone with `error`; of all reports the first one counts.
+
+        `on_failure` gets the one that counted, so that all members raise the same.
+
+        Returns:
+          False if no answer can come: this member has not arrived, is leaving, or is cut off.
+        """
+        hearing = self._hearing
+        with hearing.changed:
+            if hearing.failure is not None:
+                return True
+            if not hearing.is_joined or hearing.is_leaving or hearing.is_closed:
+                return False
+        self._send(MemberFailure(str(error), type(error)))
+        return True
+
+    def end_waits(self, error: PoseidonError) -> None:
+        """Whatever waits here, or will, raises `error`, unless the job has failed otherwise."""
+        with self._hearing.changed:
+            self._hearing.failure = self._hearing.failure or error
+            self._hearing.changed.notify_all()
+
     def report_failure(self, text: str) -> None:
-        """End the job for everyone with `text`; the first failure is the one that counts."""
+        """End the job for everyone, as this member has failed: the others raise MemberError.
+
+        The first failure is the one that counts.
+        """
         with self._hearing.changed:
             if self._hearing.failure is not None:
                 return

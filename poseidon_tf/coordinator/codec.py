@@ -40,8 +40,11 @@ from poseidon_tf.coordinator.messages import (
 )
 from poseidon_tf.errors import (
     ConfigError,
+    DriftError,
     MemberError,
+    NumericsError,
     PeerLost,
+    PlanError,
     PoseidonError,
     ProtocolError,
     StartTimeout,
@@ -63,7 +66,12 @@ _KINDS: dict[pb.FailureKind, type[PoseidonError]] = {
     pb.FAILURE_KIND_CONFIG_ERROR: ConfigError,
     pb.FAILURE_KIND_PROTOCOL_ERROR: ProtocolError,
     pb.FAILURE_KIND_NOT_NOW: NotNow,
+    pb.FAILURE_KIND_PLAN_ERROR: PlanError,
+    pb.FAILURE_KIND_DRIFT_ERROR: DriftError,
+    pb.FAILURE_KIND_NUMERICS_ERROR: NumericsError,
 }
+# What only the coordinator may say, and what a newer member may know: to all, a member failed.
+_NOT_A_MEMBERS = (pb.FAILURE_KIND_NOT_NOW, pb.FAILURE_KIND_START_TIMEOUT)
 
 
 def encode_member_message(message: MemberMessage) -> bytes:
@@ -85,8 +93,10 @@ def encode_member_message(message: MemberMessage) -> bytes:
             envelope.gather.name = message.name
             envelope.gather.payload = message.payload
             envelope.gather.timeout_s = message.timeout_s
-        case MemberFailure(text):
+        case MemberFailure(text, kind):
             envelope.failure.text = limits.cut_text(text)
+            if kind is not None:
+                envelope.failure.kind = _number_of(kind)
         case Goodbye(last_step, preempted):
             envelope.goodbye.last_step = last_step
             envelope.goodbye.preempted = preempted
@@ -124,7 +134,7 @@ def _member_message(body: Any) -> MemberMessage:
             _check_timeout(f"gather {body.name!r}", body.timeout_s)
             return Gather(name=body.name, payload=body.payload, timeout_s=body.timeout_s)
         case pb.MemberFailure():
-            return MemberFailure(body.text)
+            return MemberFailure(body.text, _member_failure_kind(body.kind))
         case pb.Goodbye():
             return Goodbye(body.last_step, body.preempted)
         case pb.StopOffer():
@@ -156,8 +166,7 @@ def encode_coordinator_message(message: CoordinatorMessage) -> bytes:
         case Notice(text):
             envelope.notice.text = text
         case Failure(error):
-            numbers = (number for number, kind in _KINDS.items() if isinstance(error, kind))
-            envelope.failure.kind = next(numbers, pb.FAILURE_KIND_MEMBER_ERROR)
+            envelope.failure.kind = _number_of(type(error))
             envelope.failure.text = limits.cut_text(str(error))
         case Left():
             envelope.left.role = _ROLE_NUMBERS[message.role]
@@ -234,6 +243,17 @@ def _parse(envelope: Any, message_bytes: bytes) -> Any:
 def _check_timeout(what: str, timeout_s: float) -> None:
     if not (math.isfinite(timeout_s) and timeout_s > 0):
         raise ProtocolError(f"{what} waits {timeout_s} s: not a time")
+
+
+def _number_of(error: type[PoseidonError]) -> pb.FailureKind:
+    numbers = (number for number, kind in _KINDS.items() if issubclass(error, kind))
+    return next(numbers, pb.FAILURE_KIND_MEMBER_ERROR)
+
+
+def _member_failure_kind(number: pb.FailureKind) -> type[PoseidonError] | None:
+    if number == pb.FAILURE_KIND_UNSPECIFIED:
+        return None
+    return MemberError if number in _NOT_A_MEMBERS else _KINDS.get(number, MemberError)
 
 
 def _role(number: pb.Role) -> Role:

@@ -172,12 +172,11 @@ class Hearing:
 
     def loss(self) -> PoseidonError:
         """The error that a closed stream stands for."""
+        coordinator = f"the coordinator (worker rank 0 at {self._address})"
         if isinstance(self.closed_error, ProtocolError):
-            return self.closed_error
+            return ProtocolError(f"{coordinator}: {self.closed_error}")
         reason = "" if self.closed_error is None else f": {self.closed_error}"
-        return PeerLost(
-            f"the coordinator (worker rank 0 at {self._address}) closed the connection{reason}"
-        )
+        return PeerLost(f"{coordinator} closed the connection{reason}")
 
     def _take_pong(self, pong: Pong, arrived_s: float) -> None:
         """Learn the offset from the fastest round trip: its middle is known best."""

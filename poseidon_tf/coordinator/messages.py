@@ -56,9 +56,13 @@ class Gather:
 
 @dataclass(frozen=True, slots=True)
 class MemberFailure:
-    """A member ends the job with an error."""
+    """A member ends the job with an error.
+
+    `kind`: what all members raise; None where the member failed by itself, as by its script.
+    """
 
     text: str
+    kind: type[PoseidonError] | None = None
 
 
 @dataclass(frozen=True, slots=True)

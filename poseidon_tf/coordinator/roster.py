@@ -25,6 +25,7 @@ from poseidon_tf.coordinator.messages import (
     Join,
     Left,
     Member,
+    MemberFailure,
     MemberKey,
     Notice,
     NotNow,
@@ -34,7 +35,7 @@ from poseidon_tf.coordinator.messages import (
     StopAsked,
     StopOffer,
 )
-from poseidon_tf.coordinator.waiting import Gathers, StopOffers, Wait
+from poseidon_tf.coordinator.waiting import Gathers, Notices, StopOffers, Wait
 from poseidon_tf.errors import (
     ConfigError,
     MemberError,
@@ -61,6 +62,7 @@ class Roster:
         missing ones; () where unknown. Servers without address live on their workers' hosts.
       data_seed, incarnation: handed to every member with the complete roster.
       start_timeout_s: seconds after `started_s` until which all members must have joined.
+      notices: when it is worth a notice that workers wait for each other.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class Roster:
         incarnation: int,
         start_timeout_s: float,
         started_s: float,
+        notices: Notices = Notices(first_s=30.0, repeat_s=60.0),
     ) -> None:
         workers = [MemberKey("worker", rank) for rank in range(num_workers)]
         servers = [MemberKey("server", rank) for rank in range(num_servers)]
@@ -92,8 +95,8 @@ class Roster:
         self._present: set[MemberKey] = set()
         self._last_steps: dict[MemberKey, int] = {}  # of those who said goodbye
         self._is_preempted = False
-        self._gathers = Gathers(num_workers)
-        self._stop = StopOffers(num_workers)
+        self._gathers = Gathers(num_workers, notices)
+        self._stop = StopOffers(num_workers, notices)
         self._failure: PoseidonError | None = None
 
     @property
@@ -263,8 +266,8 @@ class Roster:
         when = f"after step {last_step}" if last_step >= 0 else "before its first step"
         return self._fail(
             MemberError(
-                f"{leaver} left {when} while rank {waiting_rank} waits for gather {name!r}; "
-                f"rank {rank} was {self._members[leaver].address}"
+                f"{self.describe(leaver)} left {when} while rank {waiting_rank} waits for gather "
+                f"{name!r}"
             )
         )
 
@@ -288,10 +291,15 @@ class Roster:
             PeerLost(f"{self.describe(member)} closed its connection without a goodbye: {reason}")
         )
 
-    def fail(self, member: MemberKey, text: str) -> list[Action]:
-        """A member reports an error that ends the job for all."""
+    def fail(self, member: MemberKey, failure: MemberFailure) -> list[Action]:
+        """A member reports an error that ends the job for all, itself included."""
         self._check_present(member)
-        return self._fail(MemberError(f"{self.describe(member)} failed: {text}"))
+        kind, who = failure.kind, self.describe(member)
+        if kind is None:
+            return self._fail(MemberError(f"{who} failed: {failure.text}"))
+        # It may be another member's fault; where the text does not say who speaks, this does.
+        speaker = "" if who in failure.text else f"{who} reports: "
+        return self._fail(kind(f"{speaker}{failure.text}"))
 
     def tick(self, now_s: float) -> list[Action]:
         """Time has passed: say who is waited for, or give up."""

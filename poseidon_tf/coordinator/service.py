@@ -151,8 +151,8 @@ class CoordinatorService:
                 return self._roster.offer_stop(member, message, self._clock())
             case Announce():
                 return self._roster.announce(member, message)
-            case MemberFailure(text):
-                return self._roster.fail(member, text)
+            case MemberFailure():
+                return self._roster.fail(member, message)
             case Goodbye(last_step, preempted):
                 actions = self._roster.goodbye(member, last_step, preempted=preempted)
                 self._outbox.append((attendance.stream, None))

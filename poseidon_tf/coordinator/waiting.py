@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-from typing import final
+from typing import NamedTuple, final
 
 from poseidon_tf.coordinator.limits import MAX_GATHER_BYTES, MAX_OPEN_GATHERS
 from poseidon_tf.coordinator.messages import Gather, StopOffer
@@ -15,14 +15,20 @@ NOTICE_PERIOD_S = 10.0
 @final
 @dataclass(slots=True)
 class Wait:
-    """A wait that is worth a notice every NOTICE_PERIOD_S, until its deadline."""
+    """A wait that is worth a notice now and then, until its deadline.
+
+    Attributes:
+      first_s, repeat_s: seconds until the first notice, and from each to the next.
+    """
 
     started_s: float
     deadline_s: float
+    first_s: float = NOTICE_PERIOD_S
+    repeat_s: float = NOTICE_PERIOD_S
     _next_notice_s: float = field(init=False)
 
     def __post_init__(self) -> None:
-        self._next_notice_s = self.started_s + NOTICE_PERIOD_S
+        self._next_notice_s = self.started_s + self.first_s
 
     def is_over(self, now_s: float) -> bool:
         """Whether the deadline has passed."""
@@ -32,12 +38,19 @@ class Wait:
         """Whether a notice is due; True once per period."""
         is_due = now_s >= self._next_notice_s
         while self._next_notice_s <= now_s:
-            self._next_notice_s += NOTICE_PERIOD_S
+            self._next_notice_s += self.repeat_s
         return is_due
 
     def progress(self, now_s: float) -> str:
         """How long it has lasted, of how long it may."""
         return f"{now_s - self.started_s:.0f} s of {self.deadline_s - self.started_s:.0f} s"
+
+
+class Notices(NamedTuple):
+    """When a wait of workers that train is worth a notice; see `Wait`."""
+
+    first_s: float
+    repeat_s: float
 
 
 @final
@@ -53,8 +66,8 @@ class OpenGather:
 class Gathers:
     """The gathers of `num_workers` workers that are open."""
 
-    def __init__(self, num_workers: int) -> None:
-        self._num_workers = num_workers
+    def __init__(self, num_workers: int, notices: Notices) -> None:
+        self._num_workers, self._notices = num_workers, notices
         self._open: dict[str, OpenGather] = {}
 
     def __iter__(self) -> Iterator[tuple[str, OpenGather]]:
@@ -78,7 +91,8 @@ class Gathers:
     def add(self, rank: int, gather: Gather, now_s: float) -> tuple[bytes, ...] | None:
         """Take one part; all parts in rank order once there are `num_workers`, and it is closed."""
         deadline_s = now_s + gather.timeout_s
-        opened = self._open.setdefault(gather.name, OpenGather(Wait(now_s, deadline_s)))
+        wait = Wait(now_s, deadline_s, *self._notices)
+        opened = self._open.setdefault(gather.name, OpenGather(wait))
         opened.wait.deadline_s = min(opened.wait.deadline_s, deadline_s)
         opened.parts[rank] = gather.payload
         if len(opened.parts) < self._num_workers:
@@ -109,8 +123,8 @@ class Gathers:
 class StopOffers:
     """The stop that `num_workers` workers are agreeing on, if they are."""
 
-    def __init__(self, num_workers: int) -> None:
-        self._num_workers = num_workers
+    def __init__(self, num_workers: int, notices: Notices) -> None:
+        self._num_workers, self._notices = num_workers, notices
         self._offers: dict[int, int] = {}  # by rank
         self.number = 0  # Of the last stop that was asked for.
         self.wait: Wait | None = None  # None: nobody waits.
@@ -126,7 +140,7 @@ class StopOffers:
         is_first = self.wait is None
         if self.wait is None:
             self.number = offer.number
-            self.wait = Wait(now_s, now_s + offer.timeout_s)
+            self.wait = Wait(now_s, now_s + offer.timeout_s, *self._notices)
         self._offers[rank] = offer.after
         return is_first
 

@@ -14,17 +14,17 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"poseidon_tf/wire/coordinator.proto\x12\x0bposeidon_tf\"\xb5\x02\n\rMemberMessage\x12!\n\x04join\x18\x01 \x01(\x0b\x32\x11.poseidon_tf.JoinH\x00\x12%\n\x06gather\x18\x02 \x01(\x0b\x32\x13.poseidon_tf.GatherH\x00\x12-\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x1a.poseidon_tf.MemberFailureH\x00\x12\'\n\x07goodbye\x18\x04 \x01(\x0b\x32\x14.poseidon_tf.GoodbyeH\x00\x12!\n\x04ping\x18\x05 \x01(\x0b\x32\x11.poseidon_tf.PingH\x00\x12,\n\nstop_offer\x18\x06 \x01(\x0b\x32\x16.poseidon_tf.StopOfferH\x00\x12)\n\x08\x61nnounce\x18\x07 \x01(\x0b\x32\x15.poseidon_tf.AnnounceH\x00\x42\x06\n\x04kind\"\xb4\x03\n\x12\x43oordinatorMessage\x12%\n\x06roster\x18\x01 \x01(\x0b\x32\x13.poseidon_tf.RosterH\x00\x12)\n\x08gathered\x18\x02 \x01(\x0b\x32\x15.poseidon_tf.GatheredH\x00\x12%\n\x06notice\x18\x03 \x01(\x0b\x32\x13.poseidon_tf.NoticeH\x00\x12\'\n\x07\x66\x61ilure\x18\x04 \x01(\x0b\x32\x14.poseidon_tf.FailureH\x00\x12!\n\x04left\x18\x05 \x01(\x0b\x32\x11.poseidon_tf.LeftH\x00\x12#\n\x05\x65nded\x18\x06 \x01(\x0b\x32\x12.poseidon_tf.EndedH\x00\x12!\n\x04pong\x18\x07 \x01(\x0b\x32\x11.poseidon_tf.PongH\x00\x12,\n\nstop_asked\x18\x08 \x01(\x0b\x32\x16.poseidon_tf.StopAskedH\x00\x12.\n\x0bstop_agreed\x18\t \x01(\x0b\x32\x17.poseidon_tf.StopAgreedH\x00\x12+\n\tannounced\x18\n \x01(\x0b\x32\x16.poseidon_tf.AnnouncedH\x00\x42\x06\n\x04kind\"~\n\x04Join\x12\x1f\n\x04role\x18\x01 \x01(\x0e\x32\x11.poseidon_tf.Role\x12\x0c\n\x04rank\x18\x02 \x01(\r\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x0c\n\x04info\x18\x04 \x01(\x0c\x12\x13\n\x0bnum_workers\x18\x05 \x01(\r\x12\x13\n\x0bnum_servers\x18\x06 \x01(\r\":\n\x06Gather\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07payload\x18\x02 \x01(\x0c\x12\x11\n\ttimeout_s\x18\x03 \x01(\x01\"\x1d\n\rMemberFailure\x12\x0c\n\x04text\x18\x01 \x01(\t\"/\n\x07Goodbye\x12\x11\n\tlast_step\x18\x01 \x01(\x03\x12\x11\n\tpreempted\x18\x02 \x01(\x08\"\x11\n\x04Ping\x12\t\n\x01t\x18\x01 \x01(\x01\"=\n\tStopOffer\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\x04\x12\x11\n\ttimeout_s\x18\x03 \x01(\x01\"*\n\x08\x41nnounce\x12\r\n\x05topic\x18\x01 \x01(\t\x12\x0f\n\x07payload\x18\x02 \x01(\x0c\"V\n\x06Member\x12\x1f\n\x04role\x18\x01 \x01(\x0e\x32\x11.poseidon_tf.Role\x12\x0c\n\x04rank\x18\x02 \x01(\r\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x0c\n\x04info\x18\x04 \x01(\x0c\"V\n\x06Roster\x12$\n\x07members\x18\x01 \x03(\x0b\x32\x13.poseidon_tf.Member\x12\x11\n\tdata_seed\x18\x02 \x01(\x03\x12\x13\n\x0bincarnation\x18\x03 \x01(\x04\"*\n\x08Gathered\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08payloads\x18\x02 \x03(\x0c\"\x16\n\x06Notice\x12\x0c\n\x04text\x18\x01 \x01(\t\"?\n\x07\x46\x61ilure\x12&\n\x04kind\x18\x01 \x01(\x0e\x32\x18.poseidon_tf.FailureKind\x12\x0c\n\x04text\x18\x02 \x01(\t\"H\n\x04Left\x12\x1f\n\x04role\x18\x01 \x01(\x0e\x32\x11.poseidon_tf.Role\x12\x0c\n\x04rank\x18\x02 \x01(\r\x12\x11\n\tlast_step\x18\x03 \x01(\x03\"9\n\tAnnounced\x12\r\n\x05topic\x18\x01 \x01(\t\x12\x0c\n\x04rank\x18\x02 \x01(\r\x12\x0f\n\x07payload\x18\x03 \x01(\x0c\"\x1a\n\x05\x45nded\x12\x11\n\tpreempted\x18\x01 \x01(\x08\"*\n\tStopAsked\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\x04\"+\n\nStopAgreed\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\x04\"3\n\x04Pong\x12\x0e\n\x06t_echo\x18\x01 \x01(\x01\x12\x1b\n\x13\x63oordinator_time_ns\x18\x02 \x01(\x03*>\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_WORKER\x10\x01\x12\x0f\n\x0bROLE_SERVER\x10\x02*\xff\x01\n\x0b\x46\x61ilureKind\x12\x1c\n\x18\x46\x41ILURE_KIND_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x46\x41ILURE_KIND_MEMBER_ERROR\x10\x01\x12\x1e\n\x1a\x46\x41ILURE_KIND_START_TIMEOUT\x10\x02\x12\x1a\n\x16\x46\x41ILURE_KIND_PEER_LOST\x10\x03\x12\x1d\n\x19\x46\x41ILURE_KIND_STEP_TIMEOUT\x10\x04\x12\x1d\n\x19\x46\x41ILURE_KIND_CONFIG_ERROR\x10\x05\x12\x1f\n\x1b\x46\x41ILURE_KIND_PROTOCOL_ERROR\x10\x06\x12\x18\n\x14\x46\x41ILURE_KIND_NOT_NOW\x10\x07\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"poseidon_tf/wire/coordinator.proto\x12\x0bposeidon_tf\"\xb5\x02\n\rMemberMessage\x12!\n\x04join\x18\x01 \x01(\x0b\x32\x11.poseidon_tf.JoinH\x00\x12%\n\x06gather\x18\x02 \x01(\x0b\x32\x13.poseidon_tf.GatherH\x00\x12-\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x1a.poseidon_tf.MemberFailureH\x00\x12\'\n\x07goodbye\x18\x04 \x01(\x0b\x32\x14.poseidon_tf.GoodbyeH\x00\x12!\n\x04ping\x18\x05 \x01(\x0b\x32\x11.poseidon_tf.PingH\x00\x12,\n\nstop_offer\x18\x06 \x01(\x0b\x32\x16.poseidon_tf.StopOfferH\x00\x12)\n\x08\x61nnounce\x18\x07 \x01(\x0b\x32\x15.poseidon_tf.AnnounceH\x00\x42\x06\n\x04kind\"\xb4\x03\n\x12\x43oordinatorMessage\x12%\n\x06roster\x18\x01 \x01(\x0b\x32\x13.poseidon_tf.RosterH\x00\x12)\n\x08gathered\x18\x02 \x01(\x0b\x32\x15.poseidon_tf.GatheredH\x00\x12%\n\x06notice\x18\x03 \x01(\x0b\x32\x13.poseidon_tf.NoticeH\x00\x12\'\n\x07\x66\x61ilure\x18\x04 \x01(\x0b\x32\x14.poseidon_tf.FailureH\x00\x12!\n\x04left\x18\x05 \x01(\x0b\x32\x11.poseidon_tf.LeftH\x00\x12#\n\x05\x65nded\x18\x06 \x01(\x0b\x32\x12.poseidon_tf.EndedH\x00\x12!\n\x04pong\x18\x07 \x01(\x0b\x32\x11.poseidon_tf.PongH\x00\x12,\n\nstop_asked\x18\x08 \x01(\x0b\x32\x16.poseidon_tf.StopAskedH\x00\x12.\n\x0bstop_agreed\x18\t \x01(\x0b\x32\x17.poseidon_tf.StopAgreedH\x00\x12+\n\tannounced\x18\n \x01(\x0b\x32\x16.poseidon_tf.AnnouncedH\x00\x42\x06\n\x04kind\"~\n\x04Join\x12\x1f\n\x04role\x18\x01 \x01(\x0e\x32\x11.poseidon_tf.Role\x12\x0c\n\x04rank\x18\x02 \x01(\r\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x0c\n\x04info\x18\x04 \x01(\x0c\x12\x13\n\x0bnum_workers\x18\x05 \x01(\r\x12\x13\n\x0bnum_servers\x18\x06 \x01(\r\":\n\x06Gather\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07payload\x18\x02 \x01(\x0c\x12\x11\n\ttimeout_s\x18\x03 \x01(\x01\"E\n\rMemberFailure\x12\x0c\n\x04text\x18\x01 \x01(\t\x12&\n\x04kind\x18\x02 \x01(\x0e\x32\x18.poseidon_tf.FailureKind\"/\n\x07Goodbye\x12\x11\n\tlast_step\x18\x01 \x01(\x03\x12\x11\n\tpreempted\x18\x02 \x01(\x08\"\x11\n\x04Ping\x12\t\n\x01t\x18\x01 \x01(\x01\"=\n\tStopOffer\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\x04\x12\x11\n\ttimeout_s\x18\x03 \x01(\x01\"*\n\x08\x41nnounce\x12\r\n\x05topic\x18\x01 \x01(\t\x12\x0f\n\x07payload\x18\x02 \x01(\x0c\"V\n\x06Member\x12\x1f\n\x04role\x18\x01 \x01(\x0e\x32\x11.poseidon_tf.Role\x12\x0c\n\x04rank\x18\x02 \x01(\r\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x0c\n\x04info\x18\x04 \x01(\x0c\"V\n\x06Roster\x12$\n\x07members\x18\x01 \x03(\x0b\x32\x13.poseidon_tf.Member\x12\x11\n\tdata_seed\x18\x02 \x01(\x03\x12\x13\n\x0bincarnation\x18\x03 \x01(\x04\"*\n\x08Gathered\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08payloads\x18\x02 \x03(\x0c\"\x16\n\x06Notice\x12\x0c\n\x04text\x18\x01 \x01(\t\"?\n\x07\x46\x61ilure\x12&\n\x04kind\x18\x01 \x01(\x0e\x32\x18.poseidon_tf.FailureKind\x12\x0c\n\x04text\x18\x02 \x01(\t\"H\n\x04Left\x12\x1f\n\x04role\x18\x01 \x01(\x0e\x32\x11.poseidon_tf.Role\x12\x0c\n\x04rank\x18\x02 \x01(\r\x12\x11\n\tlast_step\x18\x03 \x01(\x03\"9\n\tAnnounced\x12\r\n\x05topic\x18\x01 \x01(\t\x12\x0c\n\x04rank\x18\x02 \x01(\r\x12\x0f\n\x07payload\x18\x03 \x01(\x0c\"\x1a\n\x05\x45nded\x12\x11\n\tpreempted\x18\x01 \x01(\x08\"*\n\tStopAsked\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\x04\"+\n\nStopAgreed\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\x04\"3\n\x04Pong\x12\x0e\n\x06t_echo\x18\x01 \x01(\x01\x12\x1b\n\x13\x63oordinator_time_ns\x18\x02 \x01(\x03*>\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_WORKER\x10\x01\x12\x0f\n\x0bROLE_SERVER\x10\x02*\xdb\x02\n\x0b\x46\x61ilureKind\x12\x1c\n\x18\x46\x41ILURE_KIND_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x46\x41ILURE_KIND_MEMBER_ERROR\x10\x01\x12\x1e\n\x1a\x46\x41ILURE_KIND_START_TIMEOUT\x10\x02\x12\x1a\n\x16\x46\x41ILURE_KIND_PEER_LOST\x10\x03\x12\x1d\n\x19\x46\x41ILURE_KIND_STEP_TIMEOUT\x10\x04\x12\x1d\n\x19\x46\x41ILURE_KIND_CONFIG_ERROR\x10\x05\x12\x1f\n\x1b\x46\x41ILURE_KIND_PROTOCOL_ERROR\x10\x06\x12\x18\n\x14\x46\x41ILURE_KIND_NOT_NOW\x10\x07\x12\x1b\n\x17\x46\x41ILURE_KIND_PLAN_ERROR\x10\x08\x12\x1c\n\x18\x46\x41ILURE_KIND_DRIFT_ERROR\x10\t\x12\x1f\n\x1b\x46\x41ILURE_KIND_NUMERICS_ERROR\x10\nb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'poseidon_tf.wire.coordinator_pb2', _globals)
 if _descriptor._USE_C_DESCRIPTORS == False:
   DESCRIPTOR._options = None
-  _globals['_ROLE']._serialized_start=1808
-  _globals['_ROLE']._serialized_end=1870
-  _globals['_FAILUREKIND']._serialized_start=1873
-  _globals['_FAILUREKIND']._serialized_end=2128
+  _globals['_ROLE']._serialized_start=1848
+  _globals['_ROLE']._serialized_end=1910
+  _globals['_FAILUREKIND']._serialized_start=1913
+  _globals['_FAILUREKIND']._serialized_end=2260
   _globals['_MEMBERMESSAGE']._serialized_start=52
   _globals['_MEMBERMESSAGE']._serialized_end=361
   _globals['_COORDINATORMESSAGE']._serialized_start=364
@@ -34,35 +34,35 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['_GATHER']._serialized_start=930
   _globals['_GATHER']._serialized_end=988
   _globals['_MEMBERFAILURE']._serialized_start=990
-  _globals['_MEMBERFAILURE']._serialized_end=1019
-  _globals['_GOODBYE']._serialized_start=1021
-  _globals['_GOODBYE']._serialized_end=1068
-  _globals['_PING']._serialized_start=1070
-  _globals['_PING']._serialized_end=1087
-  _globals['_STOPOFFER']._serialized_start=1089
-  _globals['_STOPOFFER']._serialized_end=1150
-  _globals['_ANNOUNCE']._serialized_start=1152
-  _globals['_ANNOUNCE']._serialized_end=1194
-  _globals['_MEMBER']._serialized_start=1196
-  _globals['_MEMBER']._serialized_end=1282
-  _globals['_ROSTER']._serialized_start=1284
-  _globals['_ROSTER']._serialized_end=1370
-  _globals['_GATHERED']._serialized_start=1372
-  _globals['_GATHERED']._serialized_end=1414
-  _globals['_NOTICE']._serialized_start=1416
-  _globals['_NOTICE']._serialized_end=1438
-  _globals['_FAILURE']._serialized_start=1440
-  _globals['_FAILURE']._serialized_end=1503
-  _globals['_LEFT']._serialized_start=1505
-  _globals['_LEFT']._serialized_end=1577
-  _globals['_ANNOUNCED']._serialized_start=1579
-  _globals['_ANNOUNCED']._serialized_end=1636
-  _globals['_ENDED']._serialized_start=1638
-  _globals['_ENDED']._serialized_end=1664
-  _globals['_STOPASKED']._serialized_start=1666
-  _globals['_STOPASKED']._serialized_end=1708
-  _globals['_STOPAGREED']._serialized_start=1710
-  _globals['_STOPAGREED']._serialized_end=1753
-  _globals['_PONG']._serialized_start=1755
-  _globals['_PONG']._serialized_end=1806
+  _globals['_MEMBERFAILURE']._serialized_end=1059
+  _globals['_GOODBYE']._serialized_start=1061
+  _globals['_GOODBYE']._serialized_end=1108
+  _globals['_PING']._serialized_start=1110
+  _globals['_PING']._serialized_end=1127
+  _globals['_STOPOFFER']._serialized_start=1129
+  _globals['_STOPOFFER']._serialized_end=1190
+  _globals['_ANNOUNCE']._serialized_start=1192
+  _globals['_ANNOUNCE']._serialized_end=1234
+  _globals['_MEMBER']._serialized_start=1236
+  _globals['_MEMBER']._serialized_end=1322
+  _globals['_ROSTER']._serialized_start=1324
+  _globals['_ROSTER']._serialized_end=1410
+  _globals['_GATHERED']._serialized_start=1412
+  _globals['_GATHERED']._serialized_end=1454
+  _globals['_NOTICE']._serialized_start=1456
+  _globals['_NOTICE']._serialized_end=1478
+  _globals['_FAILURE']._serialized_start=1480
+  _globals['_FAILURE']._serialized_end=1543
+  _globals['_LEFT']._serialized_start=1545
+  _globals['_LEFT']._serialized_end=1617
+  _globals['_ANNOUNCED']._serialized_start=1619
+  _globals['_ANNOUNCED']._serialized_end=1676
+  _globals['_ENDED']._serialized_start=1678
+  _globals['_ENDED']._serialized_end=1704
+  _globals['_STOPASKED']._serialized_start=1706
+  _globals['_STOPASKED']._serialized_end=1748
+  _globals['_STOPAGREED']._serialized_start=1750
+  _globals['_STOPAGREED']._serialized_end=1793
+  _globals['_PONG']._serialized_start=1795
+  _globals['_PONG']._serialized_end=1846
 # @@protoc_insertion_point(module_scope)

@@ -22,6 +22,9 @@ class FailureKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     FAILURE_KIND_CONFIG_ERROR: _ClassVar[FailureKind]
     FAILURE_KIND_PROTOCOL_ERROR: _ClassVar[FailureKind]
     FAILURE_KIND_NOT_NOW: _ClassVar[FailureKind]
+    FAILURE_KIND_PLAN_ERROR: _ClassVar[FailureKind]
+    FAILURE_KIND_DRIFT_ERROR: _ClassVar[FailureKind]
+    FAILURE_KIND_NUMERICS_ERROR: _ClassVar[FailureKind]
 ROLE_UNSPECIFIED: Role
 ROLE_WORKER: Role
 ROLE_SERVER: Role
@@ -33,6 +36,9 @@ FAILURE_KIND_STEP_TIMEOUT: FailureKind
 FAILURE_KIND_CONFIG_ERROR: FailureKind
 FAILURE_KIND_PROTOCOL_ERROR: FailureKind
 FAILURE_KIND_NOT_NOW: FailureKind
+FAILURE_KIND_PLAN_ERROR: FailureKind
+FAILURE_KIND_DRIFT_ERROR: FailureKind
+FAILURE_KIND_NUMERICS_ERROR: FailureKind
 
 class MemberMessage(_message.Message):
     __slots__ = ("join", "gather", "failure", "goodbye", "ping", "stop_offer", "announce")
@@ -103,10 +109,12 @@ class Gather(_message.Message):
     def __init__(self, name: _Optional[str] = ..., payload: _Optional[bytes] = ..., timeout_s: _Optional[float] = ...) -> None: ...
 
 class MemberFailure(_message.Message):
-    __slots__ = ("text",)
+    __slots__ = ("text", "kind")
     TEXT_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
     text: str
-    def __init__(self, text: _Optional[str] = ...) -> None: ...
+    kind: FailureKind
+    def __init__(self, text: _Optional[str] = ..., kind: _Optional[_Union[FailureKind, str]] = ...) -> None: ...
 
 class Goodbye(_message.Message):
     __slots__ = ("last_step", "preempted")

@@ -25,9 +25,12 @@ from poseidon_tf.coordinator.messages import (
 )
 from poseidon_tf.errors import (
     ConfigError,
+    DriftError,
     MemberError,
+    NumericsError,
     PeerLost,
     PlanError,
+    PoseidonError,
     ProtocolError,
     StartTimeout,
     StepTimeout,
@@ -47,6 +50,8 @@ JOIN = Join(
         Gather(name="", payload=b"", timeout_s=1.0),
         MemberFailure("nö"),
         MemberFailure(""),
+        *(MemberFailure("why", kind) for kind in (MemberError, StepTimeout, PeerLost)),
+        *(MemberFailure("why", kind) for kind in (PlanError, DriftError, NumericsError)),
         Goodbye(0),
         Goodbye(-1),
         Ping(0.0),
@@ -91,7 +96,8 @@ def test_a_coordinator_message_comes_back_equal(message):
     [
         *((kind, kind) for kind in (StartTimeout, PeerLost, StepTimeout, MemberError)),
         *((kind, kind) for kind in (ConfigError, ProtocolError)),
-        (PlanError, MemberError),  # To the other members.
+        *((kind, kind) for kind in (PlanError, DriftError, NumericsError)),
+        (PoseidonError, MemberError),
     ],
 )
 def test_an_error_arrives_as_what_it_was(sent, arrives_as):
@@ -99,6 +105,16 @@ def test_an_error_arrives_as_what_it_was(sent, arrives_as):
     decoded = codec.decode_coordinator_message(encoded)
     assert type(decoded.error) is arrives_as
     assert decoded.text == "why"
+
+
+@pytest.mark.parametrize(
+    "number", [99, pb.FAILURE_KIND_NOT_NOW, pb.FAILURE_KIND_START_TIMEOUT], ids=str
+)
+def test_a_kind_that_is_not_a_members_to_say_is_a_members_failure(number):
+    """Newer members may know more kinds; a member may not send the others away."""
+    envelope = pb.MemberMessage(failure=pb.MemberFailure(text="why", kind=number))
+    failure = codec.decode_member_message(envelope.SerializeToString())
+    assert failure == MemberFailure("why", MemberError)
 
 
 def altered_join(**fields):

@@ -18,6 +18,7 @@ from poseidon_tf.coordinator.service import CoordinatorService
 from poseidon_tf.coordinator.stopping import Stopping
 from poseidon_tf.errors import (
     ConfigError,
+    DriftError,
     MemberError,
     PeerLost,
     ProtocolError,
@@ -359,6 +360,43 @@ def test_a_reported_failure_reaches_the_others_once_and_not_the_reporter(job):
     assert all(heard.empty() for heard in job.heard.values())
 
 
+def test_an_error_that_a_worker_reports_comes_back_to_all_alike(job):
+    """One type and one text, whoever found it, in their waits too; of two the first counts."""
+    zero, one, server = job.joined()
+    waiting = job.pool.submit(zero.gather, "plan", b"", timeout_s=WAIT_S)
+    text = "after step 4: 'fc' is not the same everywhere"
+    assert one.report_error(DriftError(text))
+    whole = f"worker rank 1 (worker-1:1) reports: {text}"
+    for member in (("worker", 0), ("worker", 1), ("server", 0)):
+        heard = job.next_heard(*member)
+        assert type(heard) is DriftError and str(heard) == whole
+    with pytest.raises(DriftError, match=text):
+        waiting.result(WAIT_S)
+    assert zero.report_error(StepTimeout("too late"))  # The answer has come already.
+    assert job.service.close(timeout_s=WAIT_S)
+    assert all(heard.empty() for heard in job.heard.values())
+    server.close()
+    assert job.service.failure is not None and str(job.service.failure) == whole
+
+
+def test_who_is_not_in_the_job_reports_to_nobody(job):
+    """Neither before it has joined nor once it leaves: no answer would come."""
+    assert not job.client("worker", 0).report_error(DriftError("why"))
+    zero, *_ = job.joined()
+    zero.close()
+    assert not zero.report_error(DriftError("why"))
+
+
+def test_a_wait_that_its_worker_gives_up_ends(job):
+    """The coordinator has not said why; the worker's own error is raised."""
+    zero, *_ = job.joined()
+    waiting = job.pool.submit(zero.gather, "plan", b"", timeout_s=WAIT_S)
+    assert not wait([waiting], timeout=0.1).done
+    zero.end_waits(DriftError("why"))
+    with pytest.raises(DriftError, match="why"):
+        waiting.result(WAIT_S)
+
+
 def test_goodbyes_are_heard_and_the_last_one_ends_the_servers(job):
     zero, one, server = job.joined()
     assert one.goodbye(41)
@@ -376,7 +414,7 @@ def test_goodbyes_are_heard_and_the_last_one_ends_the_servers(job):
 def test_leaving_while_another_waits_fails_that_gather_at_once(job):
     zero, one, _ = job.joined()
     one.goodbye(41)
-    with pytest.raises(MemberError, match="rank 1 left after step 41 while rank 0 waits for"):
+    with pytest.raises(MemberError, match=r"\(worker-1:1\) left after step 41 while rank 0 waits"):
         zero.gather("x", b"", timeout_s=WAIT_S)
 
 

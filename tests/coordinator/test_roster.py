@@ -13,6 +13,7 @@ from poseidon_tf.coordinator.messages import (
     Gathered,
     Join,
     Left,
+    MemberFailure,
     MemberKey,
     Notice,
     NotNow,
@@ -21,7 +22,9 @@ from poseidon_tf.coordinator.messages import (
 from poseidon_tf.coordinator.roster import Roster
 from poseidon_tf.errors import (
     ConfigError,
+    DriftError,
     MemberError,
+    NumericsError,
     PeerLost,
     ProtocolError,
     StartTimeout,
@@ -206,18 +209,20 @@ def test_servers_strangers_and_early_workers_may_not_gather():
 
 def test_an_overdue_gather_is_noticed_and_then_fails_naming_who_is_missing():
     roster = complete_roster()
-    roster.gather(W1, part("plan", timeout_s=60.0), 100.0)
-    roster.gather(W0, part("plan", timeout_s=15.0), 105.0)  # The first deadline counts: 120.
-    assert roster.tick(109.0) == []
-    notices = roster.tick(110.0)
-    assert sorted(key for key, _ in notices) == sorted(EVERYONE)
-    text = "gather 'plan' waits for worker rank 2 (10.0.0.3:2222): 10 s of 20 s"
-    assert {message.text for _, message in notices} == {text}
+    roster.gather(W1, part("plan", timeout_s=600.0), 100.0)
+    roster.gather(W0, part("plan", timeout_s=135.0), 105.0)  # The first deadline counts: 240.
+    told = {}
+    for now_s in range(101, 240):
+        for key, message in roster.tick(float(now_s)):
+            told.setdefault((now_s, message.text), []).append(key)
+    text = "gather 'plan' waits for worker rank 2 (10.0.0.3:2222): "
+    assert list(told) == [(now_s, f"{text}{now_s - 100} s of 140 s") for now_s in (130, 190)]
+    assert all(sorted(heard) == sorted(EVERYONE) for heard in told.values())
     assert_all_fail(
-        roster.tick(120.0),
+        roster.tick(240.0),
         EVERYONE,
         StepTimeout,
-        "gather 'plan' waits for worker rank 2 (10.0.0.3:2222): 20 s of 20 s",
+        "gather 'plan' waits for worker rank 2 (10.0.0.3:2222): 140 s of 140 s",
     )
 
 
@@ -248,7 +253,7 @@ def test_leaving_while_others_wait_fails_the_job_at_once():
         roster.goodbye(W2, 41),
         [W0, W1, S0, S1],
         MemberError,
-        "rank 2 left after step 41 while rank 0 waits for gather 'x'; rank 2 was 10.0.0.3:2222",
+        "worker rank 2 (10.0.0.3:2222) left after step 41 while rank 0 waits for gather 'x'",
     )
 
 
@@ -259,7 +264,8 @@ def test_waiting_for_someone_who_left_before_fails_the_job_at_once():
         roster.gather(W1, part("x"), 0.0),
         [W0, W1, S0, S1],
         MemberError,
-        "rank 2 left before its first step while rank 1 waits for gather 'x'",
+        "worker rank 2 (10.0.0.3:2222) left before its first step while rank 1 waits for gather "
+        "'x'",
     )
 
 
@@ -334,7 +340,7 @@ def test_a_newcomer_told_of_another_cluster_waits_for_a_failed_run_to_end():
     roster.join(join(W0))
     with pytest.raises(ConfigError):
         roster.join(join(W1, num_workers=7))
-    roster.fail(W0, "why")
+    roster.fail(W0, MemberFailure("why"))
     with pytest.raises(NotNow):
         roster.join(join(W1, num_workers=7))
 
@@ -348,13 +354,34 @@ def test_the_end_tells_whether_some_worker_left_before_it_was_done(who):
     assert (S0, Ended(preempted=who is not None)) in actions
 
 
+@pytest.mark.parametrize("kind", [StepTimeout, DriftError, NumericsError, PeerLost, MemberError])
+def test_an_error_that_a_worker_reports_is_raised_as_it_is_on_all(kind):
+    """The reporter included, so that all raise one type and one text."""
+    text = "worker rank 1 (10.0.0.2:2222) waited 9 s for 'fc': missing: worker rank 2"
+    roster = complete_roster()
+    assert_all_fail(roster.fail(W1, MemberFailure(text, kind)), EVERYONE, kind, text)
+    assert str(roster.failure) == text and type(roster.failure) is kind
+    assert roster.fail(W2, MemberFailure("later", kind)) == []
+
+
+def test_an_error_that_does_not_name_who_reports_it_gets_that_name():
+    """Someone else may be at fault: the reporter has not failed."""
+    roster = complete_roster()
+    roster.fail(W1, MemberFailure("server 0 (10.0.0.8:2222): connection reset", PeerLost))
+    assert str(roster.failure) == (
+        "worker rank 1 (10.0.0.2:2222) reports: server 0 (10.0.0.8:2222): connection reset"
+    )
+
+
 def test_the_first_failure_is_kept_and_every_later_event_hears_it():
     roster = make_roster()
     for key in (W0, W1, S0):
         roster.join(join(key))
     text = "worker rank 1 (10.0.0.2:2222) failed: no space left"
-    assert_all_fail(roster.fail(W1, "no space left"), [W0, W1, S0], MemberError, text)
-    assert roster.fail(W0, "me too") == []
+    assert_all_fail(
+        roster.fail(W1, MemberFailure("no space left")), [W0, W1, S0], MemberError, text
+    )
+    assert roster.fail(W0, MemberFailure("me too")) == []
     assert roster.lost(S0, "gone") == []
     assert roster.goodbye(W1, 3) == []
     assert_all_fail(roster.gather(W0, part("x"), 0.0), [W0], MemberError, text)
@@ -380,6 +407,6 @@ def test_only_members_of_a_complete_roster_announce():
     roster = complete_roster()
     announced = Announced(topic="end", rank=1, payload=b"")
     assert roster.announce(S1, Announce("end", b"")) == [(key, announced) for key in (W0, W1, W2)]
-    roster.fail(W1, "why")
+    roster.fail(W1, MemberFailure("why"))
     ((key, message),) = roster.announce(W0, Announce("data", b""))
     assert key == W0 and isinstance(message, Failure)

@@ -7,6 +7,7 @@ from test_roster import S0, W0, W1, W2, complete_roster
 
 from poseidon_tf.coordinator.messages import (
     Failure,
+    MemberFailure,
     Notice,
     StopAgreed,
     StopAsked,
@@ -195,24 +196,25 @@ def test_a_worker_that_has_left_is_not_waited_for(leaves_first):
 def test_an_overdue_stop_is_noticed_and_then_fails_naming_who_is_missing():
     """Everyone hears of it, and later offers get the failure."""
     roster = complete_roster()
-    roster.offer_stop(W0, offer(3, timeout_s=30.0), 1000.0)
-    roster.offer_stop(W2, offer(3, timeout_s=30.0), 1000.0)
+    roster.offer_stop(W0, offer(3, timeout_s=120.0), 1000.0)
+    roster.offer_stop(W2, offer(3, timeout_s=120.0), 1000.0)
     assert roster.tick(1005.0) == []
     missing = "a stop waits for worker rank 1 (10.0.0.2:2222): "
-    assert {m.text for _, m in roster.tick(1011.0)} == {f"{missing}11 s of 30 s"}
-    assert all(isinstance(m, Notice) for _, m in roster.tick(1021.0))
-    failed = roster.tick(1030.0)
+    assert {m.text for _, m in roster.tick(1031.0)} == {f"{missing}31 s of 120 s"}
+    assert roster.tick(1089.0) == []
+    assert all(isinstance(m, Notice) for _, m in roster.tick(1091.0))
+    failed = roster.tick(1120.0)
     assert len(failed) == 5
     for _, message in failed:
         assert isinstance(message, Failure) and type(message.error) is StepTimeout
-        assert message.text == f"{missing}30 s of 30 s"
-    assert isinstance(roster.offer_stop(W1, offer(3), 1031.0)[0][1], Failure)
+        assert message.text == f"{missing}120 s of 120 s"
+    assert isinstance(roster.offer_stop(W1, offer(3), 1121.0)[0][1], Failure)
 
 
 def test_a_failure_while_workers_agree_goes_to_all_and_ends_the_stop():
     """Nobody is told to stop afterwards."""
     roster = complete_roster()
     roster.offer_stop(W0, offer(3), 1001.0)
-    failed = roster.fail(W1, "out of memory")
+    failed = roster.fail(W1, MemberFailure("out of memory"))
     assert {type(m.error) for _, m in failed} == {MemberError}
     assert roster.tick(9999.0) == []

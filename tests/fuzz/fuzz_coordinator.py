@@ -107,8 +107,8 @@ def _heard(job: Roster, member: MemberKey, choices: Choices, now_s: float) -> An
             return job.offer_stop(member, message, now_s)
         case Announce():
             return job.announce(member, message)
-        case MemberFailure(text):
-            return job.fail(member, text)
+        case MemberFailure():
+            return job.fail(member, message)
         case Goodbye(last_step, preempted):
             return job.goodbye(member, last_step, preempted=preempted)
         case _:
