@@ -58,7 +58,7 @@ class KVService:
 
     Args:
       server: not started yet.
-      addresses: the workers', in rank order, to name one that has left; () where unknown.
+      addresses: of the workers, by rank, to name them with; () where unknown.
       num_streams: see `streams_per_server`; the same for every worker.
       index, identity: which server this is, and its identity; who means another one is refused.
       memory: shared with the worker of rank `memory_rank`, which started this server. What that
@@ -81,12 +81,11 @@ class KVService:
         on_received: Callable[[int, str, int], None] | None = None,
         on_released: Callable[[str, int], None] | None = None,
     ) -> None:
-        self._store = Store(num_workers)
+        self._store = Store(num_workers, addresses)
         self._name, self._identity = f"server {index}", identity
         self._memory, self._memory_rank = memory, memory_rank
         self._places: dict[tuple[int, int], int] = {}  # (key, step) pushed through memory -> place
         self._num_workers, self._num_streams = num_workers, num_streams
-        self._addresses = addresses
         self._names: list[str] = []
         self._on_received, self._on_released = on_received, on_released
         self._lock = threading.Lock()
@@ -218,9 +217,7 @@ class KVService:
                     # What came through memory used none.
                     if not place and (queue := self._queues.get((rank, index))):
                         queue.give_credit(num_bytes)
-                case Deserted(rank, reason):
-                    if self._addresses:
-                        reason = f"worker {reason}; rank {rank} was {self._addresses[rank]}"
+                case Deserted(_, reason):
                     for queue in list(self._queues.values()):
                         queue.put(frames.refusal(reason))
 

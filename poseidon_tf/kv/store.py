@@ -98,10 +98,14 @@ class _KeyState:
 
 @final
 class Store:
-    """Bulk-synchronous sums of `num_workers` workers over any number of keys."""
+    """Bulk-synchronous sums of `num_workers` workers over any number of keys.
 
-    def __init__(self, num_workers: int) -> None:
-        self._num_workers = num_workers
+    Args:
+      addresses: of the workers, by rank, to name them with; () where unknown.
+    """
+
+    def __init__(self, num_workers: int, addresses: Sequence[str] = ()) -> None:
+        self._num_workers, self._addresses = num_workers, tuple(addresses)
         self._keys: list[_KeyState] = []
         self._numbers: dict[str, int] = {}
         self._left: dict[int, int] = {}  # rank -> its last step
@@ -274,11 +278,17 @@ class Store:
         return actions
 
     def _deserted(self, rank: int, state: _KeyState, step: int, *, waits: int) -> Deserted:
+        last_step = self._left[rank]
+        when = f"after step {last_step}" if last_step >= 0 else "before its first step"
         return Deserted(
             rank,
-            f"rank {rank} left after step {self._left[rank]} while rank {waits} waits for "
+            f"{self._name(rank)} left {when} while {self._name(waits)} waits for "
             f"{state.spec.name!r} of step {step}",
         )
+
+    def _name(self, rank: int) -> str:
+        address = f" ({self._addresses[rank]})" if self._addresses else ""
+        return f"worker rank {rank}{address}"
 
 
 def _without_its_frame(share: memoryview) -> memoryview:

@@ -65,7 +65,8 @@ def test_a_worker_that_leaves_early_fails_those_who_still_train():
         waiting_code, leaver_code, server_code = exit_codes(everyone(job), since_s=left_s)
         assert leaver_code == 0
         assert waiting_code != 0 and server_code != 0
-        assert "rank 1 left after step 3" in job.workers[0].results()["error"]
+        name = f"worker rank 1 ({job.workers[1].address})"
+        assert f"{name} left after step 3" in job.workers[0].results()["error"]
         assert not thread_errors(job), outputs(job)
 
 

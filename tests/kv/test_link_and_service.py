@@ -121,8 +121,8 @@ def test_a_worker_that_leaves_too_early_fails_those_who_wait(cluster):
     error = links[0].lost()
     assert isinstance(error, MemberError) and not isinstance(error, PeerLost)
     assert str(error) == (
-        "worker rank 1 left after step -1 while rank 0 waits for 'a' of step 0; "
-        "rank 1 was 10.0.0.2:2222"
+        "worker rank 1 (10.0.0.2:2222) left before its first step while "
+        "worker rank 0 (10.0.0.1:2222) waits for 'a' of step 0"
     )
 
 

@@ -15,12 +15,14 @@ from poseidon_tf.kv.store import (
     Store,
 )
 
+ADDRESSES = [f"10.0.0.{rank}:1" for rank in range(3)]
+NAMES = [f"worker rank {rank} ({address})" for rank, address in enumerate(ADDRESSES)]
 SHARE = memoryview(np.ones(4, np.float32).tobytes())
 
 
 def fed_store() -> Store:
     """Three workers; step 0 of "a" is done, in step 1 only rank 0 and 2 have pushed it."""
-    store = Store(3)
+    store = Store(3, ADDRESSES)
     store.register(
         0, [KeySpec("a", "float32", 4), KeySpec("any", "float32", 0), KeySpec("b", "float32", 4)]
     )
@@ -80,10 +82,10 @@ def test_a_leaver_deserts_the_sums_that_miss_its_share():
     """Each open sum without its share is named, with who left, after which step, and who waits."""
     store = fed_store()
     assert store.leave(1, 0) == [
-        Deserted(1, "rank 1 left after step 0 while rank 2 waits for 'a' of step 1")
+        Deserted(1, f"{NAMES[1]} left after step 0 while {NAMES[2]} waits for 'a' of step 1")
     ]
     assert store.leave(0, 7) == [
-        Deserted(0, "rank 0 left after step 7 while rank 1 waits for 'any' of step 0")
+        Deserted(0, f"{NAMES[0]} left after step 7 while {NAMES[1]} waits for 'any' of step 0")
     ]
 
 
@@ -91,7 +93,7 @@ def test_a_leaver_whose_shares_are_all_there_deserts_nobody():
     """What it has pushed still counts, and the sums are finished by the others."""
     store = fed_store()
     assert store.leave(2, 1) == [
-        Deserted(2, "rank 2 left after step 1 while rank 1 waits for 'any' of step 0")
+        Deserted(2, f"{NAMES[2]} left after step 1 while {NAMES[1]} waits for 'any' of step 0")
     ]
     actions = store.push(1, 0, 1, SHARE)
     assert isinstance(actions[-1], Release)
@@ -103,7 +105,8 @@ def test_a_push_after_a_leaver_is_deserted_and_not_taken():
     store.leave(1, 0)
     before = state(store)
     (deserted,) = store.push(0, 2, 0, SHARE)
-    assert deserted == Deserted(1, "rank 1 left after step 0 while rank 0 waits for 'b' of step 0")
+    left = f"{NAMES[1]} left after step 0"
+    assert deserted == Deserted(1, f"{left} while {NAMES[0]} waits for 'b' of step 0")
     assert state(store) == before
 
 
