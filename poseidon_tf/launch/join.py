@@ -22,12 +22,14 @@ from poseidon_tf.coordinator.client import CoordinatorClient
 from poseidon_tf.coordinator.messages import RosterView
 from poseidon_tf.coordinator.roster import Roster
 from poseidon_tf.coordinator.service import CoordinatorService
+from poseidon_tf.coordinator.waiting import Notices
 from poseidon_tf.errors import ConfigError, PoseidonError
 from poseidon_tf.launch import sigterm
 from poseidon_tf.launch.cluster_env import ClusterConfig, current_environ, split_address
 from poseidon_tf.launch.memory import keep_freed_memory
 from poseidon_tf.launch.server_main import PORT_PATIENCE_S
 from poseidon_tf.sfb.service import FactorService
+from poseidon_tf.sync.naming import WorkerNames
 from poseidon_tf.sync.session import Deadlines, Session
 from poseidon_tf.sync.worker import Worker
 from poseidon_tf.trace import Recorder
@@ -76,8 +78,8 @@ class Membership:
             self._is_over = True
         session, client = self.worker.session, self.worker.coordinator
         deadlines = session.deadlines
-        failed = bool(self._failure or session.failure)
         session.close()
+        failed = bool(self._failure or session.failure)
         if failed:
             client.report_failure(
                 f"{self._failure or session.failure} (after step {self.worker.last_step()})"
@@ -207,23 +209,29 @@ def join(
         stop_timeout_s=deadlines.step_s,
         on_announced=lambda rank, topic, payload: worker.on_announced(rank, topic, payload),
     )
+    names = WorkerNames(config.workers)
     session = Session(
         rank=rank,
+        names=names,
         deadlines=deadlines,
         recorder=recorder,
         describe_missing=lambda: worker.describe_missing(),
         last_step=lambda: worker.last_step(),
-        report=client.report_failure,
+        report=client.report_error,
     )
+
+    def end_waits() -> None:
+        if session.failure is not None:
+            client.end_waits(session.failure)
+
+    session.on_failure.append(end_waits)
     factors = FactorService(
         server,
         num_workers=num_workers,
         rank=rank,
         identity=identity,
         on_complete=lambda complete: worker.on_complete(complete),
-        on_lost=lambda peer, error: session.lost(
-            peer, error, who=f"worker rank {peer} ({config.workers[peer]})"
-        ),
+        on_lost=lambda peer, error: session.lost(peer, error, who=names.one(peer)),
     )
     worker = Worker(
         rank=rank,
@@ -231,6 +239,7 @@ def join(
         session=session,
         coordinator=client,
         factors=factors,
+        names=names,
         own_server=rank if config.co_located else None,
         memory=memory,
         num_replicas=num_replicas,
@@ -308,6 +317,7 @@ def _host_coordinator(
         incarnation=time.time_ns(),  # For people; what is refused goes by identities.
         start_timeout_s=deadlines.start_s,
         started_s=time.monotonic(),
+        notices=Notices(deadlines.stall_report_s, deadlines.stall_repeat_s),
     )
     return CoordinatorService(server, roster)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from poseidon_tf.errors import PlanError
+from poseidon_tf.errors import PlanError, PoseidonError
 from poseidon_tf.planner import ClusterSpec, Plan, VariableSpec, first_difference, make_plan
 from poseidon_tf.strategy import tf_internals
 from poseidon_tf.sync.worker import Worker
@@ -163,7 +163,5 @@ def _described(facts: Sequence[Sequence[Any]]) -> str:
     return f"{facts[0][0]} {facts[0][2]} {tuple(facts[0][1])}" if facts else "missing"
 
 
-def _refused(worker: Worker, reason: str) -> PlanError:
-    error = PlanError(reason)
-    worker.session.fail(error)
-    return error
+def _refused(worker: Worker, reason: str) -> PoseidonError:
+    return worker.session.fail_together(PlanError(reason))

@@ -13,8 +13,9 @@ from typing import Any, final
 import numpy as np
 import tensorflow as tf
 
-from poseidon_tf.errors import ConfigError, DriftError
+from poseidon_tf.errors import ConfigError, DriftError, PoseidonError
 from poseidon_tf.strategy import tf_internals
+from poseidon_tf.sync.naming import WorkerNames
 
 _DIGEST_BYTES = 8
 _REMEDY = (
@@ -45,19 +46,27 @@ def _digest(variable: Any) -> bytes:
     return hashlib.blake2b(content, digest_size=_DIGEST_BYTES).digest()
 
 
-def difference(names: Sequence[str], everyone: Sequence[bytes], *, num_replicas: int) -> str:
+def difference(
+    names: Sequence[str],
+    everyone: Sequence[bytes],
+    *,
+    num_replicas: int,
+    workers: WorkerNames,
+) -> str:
     """The first variable that is not the same everywhere, and who holds what; empty if all are.
 
     Args:
       names: of the variables.
       everyone: by rank, its `digests`.
+      workers: how they are named.
     """
     expected = len(names) * num_replicas * _DIGEST_BYTES
     for rank, theirs in enumerate(everyone):
         if len(theirs) != expected:
             values = len(theirs) // _DIGEST_BYTES // num_replicas
             return (
-                f"{len(names)} variables were compared here and {values} on rank {rank}; give "
+                f"{len(names)} variables were compared here and {values} on "
+                f"{workers.one(rank)}; give "
                 "all workers the same"
             )
     columns = [
@@ -72,10 +81,10 @@ def difference(names: Sequence[str], everyone: Sequence[bytes], *, num_replicas:
     if not differing:
         return ""
     first = columns[differing[0]]
-    holders = [
-        f"rank {index // num_replicas}" + f" (replica {index % num_replicas})" * (num_replicas > 1)
-        for index in range(len(first))
-    ]
+    holders = []
+    for index in range(len(first)):
+        rank, replica = divmod(index, num_replicas)
+        holders.append(workers.one(rank) + f" (replica {replica})" * (num_replicas > 1))
     alike = [who for who, digest in zip(holders, first, strict=True) if digest == first[0]]
     others = [who for who, digest in zip(holders, first, strict=True) if digest != first[0]]
     return (
@@ -94,8 +103,9 @@ class DriftGuard:
       every_steps: how many steps lie between two checks at least; 0 never checks by itself.
       num_replicas: G of this worker, and of all.
       gather: every worker's bytes, in rank order.
+      workers: how they are named.
       last_step: the last that this worker has begun.
-      fail: ends the job.
+      fail: ends the job; returns what to raise.
     """
 
     def __init__(
@@ -105,8 +115,10 @@ class DriftGuard:
         num_replicas: int,
         gather: Callable[[str, bytes], list[bytes]],
         last_step: Callable[[], int],
-        fail: Callable[[DriftError], None],
+        fail: Callable[[PoseidonError], PoseidonError],
+        workers: WorkerNames,
     ) -> None:
+        self._workers = workers
         self._every_steps, self._num_replicas = every_steps, num_replicas
         self._gather, self._last_step, self._fail = gather, last_step, fail
         self._steps = 0
@@ -136,7 +148,7 @@ class DriftGuard:
         self._steps = 0
         everyone = self._gather("drift", digests(variables, num_replicas=self._num_replicas))
         names = [str(getattr(variable, "path", variable.name)) for variable in variables]
-        if found := difference(names, everyone, num_replicas=self._num_replicas):
+        found = difference(names, everyone, num_replicas=self._num_replicas, workers=self._workers)
+        if found:
             error = DriftError(f"after step {self._last_step()}: {found}. {_REMEDY}")
-            self._fail(error)
-            raise error
+            raise self._fail(error)

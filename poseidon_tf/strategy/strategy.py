@@ -25,6 +25,7 @@ from poseidon_tf.strategy.reductions import joined_replicas
 from poseidon_tf.strategy.sample_weights import SampleWeights
 from poseidon_tf.strategy.shares import Shares, without_empty
 from poseidon_tf.strategy.tape_sums import TapeSums
+from poseidon_tf.sync.naming import WorkerNames
 from poseidon_tf.sync.preemption import Preempted
 from poseidon_tf.sync.statistics import Statistics
 from poseidon_tf.sync.worker import Worker
@@ -71,7 +72,8 @@ class ClusterStrategy(tf.distribute.Strategy):  # type: ignore[misc]
             num_replicas=len(devices),
             gather=(lambda what, own: [own]) if worker is None else worker.gather,
             last_step=(lambda: -1) if worker is None else worker.last_step,
-            fail=(lambda error: None) if worker is None else worker.session.fail,
+            fail=(lambda error: error) if worker is None else worker.session.fail_together,
+            workers=WorkerNames() if worker is None else worker.names,
         )
         self._gradients: GradientExchange | None = None
         self.tape_sums: TapeSums | None = None

@@ -19,7 +19,9 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, final
 
 from poseidon_tf.errors import PoseidonError, ProtocolError, StepTimeout
+from poseidon_tf.sync.naming import WorkerNames
 
+WaitingFor = Callable[[str, Callable[[], str]], AbstractContextManager[Any]]
 # Dataset, iterator, elements so far, whether these were all.
 _MESSAGE = struct.Struct("<qqq?")
 # Older iterators of the same dataset are of interest to nobody: workers stay within a step.
@@ -80,9 +82,11 @@ class DataEnds:
 
     Args:
       announce: tells the other workers, who hand it to `heard`; waits for nothing.
+      names: of the workers.
       failure: why the job cannot go on, if it cannot.
-      fail: gives the job up.
-      waiting_for: notes what this worker waits for, in words, as long as it does.
+      fail: gives the job up; returns what to raise.
+      waiting_for: notes what this worker waits for, in words, as long as it does, and how to learn
+        who lets it wait.
       timeout_s: how long a worker that has run out waits to hear from the others.
     """
 
@@ -93,11 +97,13 @@ class DataEnds:
         rank: int,
         announce: Callable[[bytes], object],
         failure: Callable[[], PoseidonError | None],
-        fail: Callable[[PoseidonError], None],
-        waiting_for: Callable[[str], AbstractContextManager[Any]] = nullcontext,
+        fail: Callable[[PoseidonError], PoseidonError],
+        waiting_for: WaitingFor = lambda what, owing: nullcontext(),
+        names: WorkerNames,
         timeout_s: float,
     ) -> None:
         self._num_workers, self._rank = num_workers, rank
+        self._names = names
         self._announce, self._failure, self._fail = announce, failure, fail
         self._waiting_for, self._timeout_s = waiting_for, timeout_s
         self._changed = threading.Condition()
@@ -127,7 +133,12 @@ class DataEnds:
     def _hears_of_element(self, key: tuple[int, int], state: IteratorEnds, index: int) -> bool:
         """Whether another worker has it, once that is known."""
         what = f"the others' end of dataset {key[0]}"
-        with self._waiting_for(what), self._changed:
+
+        def owing() -> str:
+            with self._changed:
+                return f"not heard from {self._names.all_of(state.undecided())}"
+
+        with self._waiting_for(what, owing), self._changed:
             deadline_s = time.monotonic() + self._timeout_s
             while True:
                 for rank in self._left:  # Whoever has left has no more.
@@ -140,13 +151,13 @@ class DataEnds:
                     raise failure
                 if not self._changed.wait(deadline_s - time.monotonic()):
                     break
-            owing = ", ".join(map(str, state.undecided()))
-        timeout = StepTimeout(
-            f"rank {self._rank} has run out of data at element {index} of dataset {key[0]} and "
-            f"did not hear in {self._timeout_s:g} s whether rank {owing} has more"
+            missing = self._names.all_of(state.undecided())
+        raise self._fail(
+            StepTimeout(
+                f"{self._names.one(self._rank)} has run out of data at element {index} of dataset "
+                f"{key[0]} and did not hear in {self._timeout_s:g} s whether {missing} has more"
+            )
         )
-        self._fail(timeout)
-        raise self._failure() or timeout
 
     def heard(self, rank: int, message: bytes) -> None:
         """What another worker announced. Waits for nothing. Raises ProtocolError."""

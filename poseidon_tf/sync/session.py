@@ -1,8 +1,9 @@
 """One worker's communication for the life of a job: routes, steps, waits, and the one failure.
 
-Every way to lose a step ends here: `fail` keeps the first error and hands it to everything that
-waits and to everything that will, together with where this worker was. A wait that nobody ends is
-ended by the watch, which looks at the oldest wait and names who owes the contribution.
+Every way to lose a step ends here: `fail` reports an error, and the first that the coordinator has
+heard of, from anybody, is handed to everything that waits and to everything that will, together
+with where this worker was. A wait that nobody ends is ended by the watch, which looks at the oldest
+wait and names who owes the contribution.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from typing import Protocol, final
 
 from poseidon_tf.errors import NumericsError, PeerLost, PoseidonError, StepTimeout
 from poseidon_tf.sync import numerics
+from poseidon_tf.sync.naming import WorkerNames
 from poseidon_tf.sync.replicas import ReplicaJoin
 from poseidon_tf.sync.syncers import Syncer
-from poseidon_tf.sync.waits import StallReports, listed, situation
+from poseidon_tf.sync.waits import OtherWait, StallReports, lasting, listed, situation
 from poseidon_tf.trace import Recorder
 from poseidon_tf.transport.connections import ConnectionSettings
 from poseidon_tf.transport.security import Security
@@ -43,8 +45,9 @@ class Deadlines:
       step_s: until a contribution that is waited for must have come.
       stall_report_s: until it is first reported who owes one.
       stall_repeat_s: from each such report to the next.
-      verdict_s: how long a lost stream waits for the coordinator to say who died. Longer than
-        `resume_s`: the coordinator's own stream to the dead member is lost that much later.
+      verdict_s: how long a lost stream waits for the coordinator to say who died, and any other
+        error for the one that all workers raise. Longer than `resume_s`: the coordinator's own
+        stream to the dead member is lost that much later.
       leave_s: at the end, until the others have said goodbye.
       keepalive_s: silence after which a connection counts as broken.
       resume_s: how long a broken connection may take to be made again, without loss, before the
@@ -118,10 +121,10 @@ class Route:
             else:
                 is_open = self._session.failure is None
             if is_open and check and (fault := self._fault(arrays)):
-                whose = f"rank {self._session.rank}" + f", replica {replica}" * (
-                    replica is not None
+                which = f", replica {replica}" * (replica is not None)
+                self._session.fail(
+                    NumericsError(f"{self._session.name}{which}, step {step}: {fault}")
                 )
-                self._session.fail(NumericsError(f"{whose}, step {step}: {fault}"))
             elif is_open and joined is not None:
                 try:
                     self.syncer.send(step, joined)
@@ -150,11 +153,14 @@ class Session:
 
     Args:
       rank: this worker's.
+      names: of all workers.
       describe_missing: says who owes contributions now, for reports; empty if unknown.
       last_step: the last step that this worker has begun; -1 before the first.
-      report: tells the coordinator why this worker gives up.
+      report: tells the coordinator why this worker gives up; False if no answer can come. The
+        answer is a `fail` that is told.
 
     Attributes:
+      name: this worker's, with its address.
       on_failure: called, with nothing, when the session has failed.
       on_left: called with the rank of a worker that has said goodbye.
     """
@@ -165,21 +171,23 @@ class Session:
         rank: int,
         deadlines: Deadlines,
         recorder: Recorder,
+        names: WorkerNames,
         describe_missing: Callable[[], str] = lambda: "",
         last_step: Callable[[], int] = lambda: -1,
-        report: Callable[[str], None] = lambda text: None,
+        report: Callable[[PoseidonError], bool] = lambda error: False,
     ) -> None:
-        self.rank = rank
+        self.rank, self.name = rank, names.one(rank)
         self.recorder = recorder
         self.deadlines = deadlines
         self._describe_missing, self._report = describe_missing, report
         self._last_step = last_step
         self._lock = threading.Lock()
+        self._reported: PoseidonError | None = None
         self._failure: PoseidonError | None = None
         self._leaving = False
         self._left: set[int] = set()
         self._waiting: dict[tuple[Route, int], float] = {}
-        self._other_waits: list[str] = []
+        self._other_waits: list[OtherWait] = []
         self._last_begin_s = 0.0
         self._waited_s = 0.0
         self._closing, self._failed = threading.Event(), threading.Event()
@@ -224,39 +232,74 @@ class Session:
             route.deliver(step, results, "")
 
     @contextlib.contextmanager
-    def waiting_for(self, what: str) -> Iterator[None]:
-        """Within: this worker waits for `what`, which is not the sum of a route."""
+    def waiting_for(self, what: str, owing: Callable[[], str] | None = None) -> Iterator[None]:
+        """Within: this worker waits for `what`, which is not the sum of a route.
+
+        Args:
+          owing: who lets it wait, for the watch's reports; None where somebody else reports it.
+        """
+        deadlines = self.deadlines
+        wait = OtherWait(
+            what,
+            owing,
+            since_s=time.monotonic(),
+            first_s=deadlines.stall_report_s,
+            repeat_s=deadlines.stall_repeat_s,
+        )
         with self._lock:
-            self._other_waits.append(what)
+            self._other_waits.append(wait)
         try:
             yield
         finally:
             with self._lock:
-                self._other_waits.remove(what)
+                self._other_waits.remove(wait)
 
     def fail(self, error: PoseidonError, *, told: bool = False) -> None:
-        """Give up; the first error counts, and is kept with where this worker was.
+        """Give up; the job's first error counts, and is kept with where this worker was.
 
-        The others are told the error alone; where they were they know themselves.
+        That is the coordinator's to say. Only where it does not answer in `verdict_s` seconds
+        `error` itself is kept; until then nothing that waits hears of it. Never blocks.
 
         Args:
-          told: the coordinator knows already.
+          told: this is the coordinator's answer.
         """
+        if told:
+            self._keep(error)
+            return
+        with self._lock:
+            if self._failure is not None or self._leaving or self._reported is not None:
+                return
+            self._reported = error
+        # The others are told the error alone; where they were they know themselves.
+        if self._report(error):
+            self._after_verdict(lambda: self._keep(error))
+        else:
+            self._keep(error)
+
+    def fail_together(self, error: PoseidonError) -> PoseidonError:
+        """Give up because of `error`; what to raise here, which is the same on all workers.
+
+        Waits for the coordinator's answer; not to be called where that arrives.
+        """
+        self.fail(error)
+        if self._leaving:
+            return self._failure or error
+        self._failed.wait(2 * self.deadlines.verdict_s)  # By then this has failed by itself.
+        return self._failure or error
+
+    def _keep(self, error: PoseidonError) -> None:
         with self._lock:
             if self._failure is not None or self._leaving:
                 return
             waiting, self._waiting = list(self._waiting), {}
             names = [name for route, _ in waiting for name in route.variables]
-            where = situation(
-                self.rank, self._last_step(), list(dict.fromkeys(names)), self._other_waits
-            )
+            others = [wait.what for wait in self._other_waits]
+            where = situation(self.rank, self._last_step(), list(dict.fromkeys(names)), others)
             kept = type(error)(f"{error}; {where}")
             kept.__cause__ = error
             self._failure = kept
         self._failed.set()
         _log.error("%s", kept)
-        if not told:
-            self._report(str(error))
         for route, step in waiting:
             route.deliver(step, [], str(kept))
         for callback in self.on_failure:
@@ -285,19 +328,23 @@ class Session:
             if peer is None or peer not in self._left:
                 self.fail(named)
 
-        timer = threading.Timer(self.deadlines.verdict_s, verdict)
+        self._after_verdict(verdict)
+
+    def verdict(self, error: PeerLost, *, who: str) -> PoseidonError:
+        """What to raise where a server, `who`, did not answer: the coordinator may know why."""
+        self.lost(None, error, who=who)
+        self._failed.wait(3 * self.deadlines.verdict_s)  # By then this has failed by itself.
+        return self._failure or error
+
+    def _after_verdict(self, action: Callable[[], None]) -> None:
+        """Call `action` once the coordinator has had its time, unless all is over by then."""
+        timer = threading.Timer(self.deadlines.verdict_s, action)
         timer.daemon = True
         with self._lock:
             if self._leaving or self._failure is not None:
                 return
             self._timers.append(timer)
         timer.start()
-
-    def verdict(self, error: PeerLost, *, who: str) -> PoseidonError:
-        """What to raise where a server, `who`, did not answer: the coordinator may know why."""
-        self.lost(None, error, who=who)
-        self._failed.wait(self.deadlines.verdict_s + 1.0)  # By then this has failed by itself.
-        return self._failure or error
 
     def peer_left(self, rank: int) -> None:
         """Worker `rank` has said goodbye."""
@@ -308,6 +355,8 @@ class Session:
 
     def close(self) -> None:
         """Stop watching; what breaks from now on is no surprise."""
+        if self._reported is not None:
+            self._keep(self._reported)  # There is no time left for an answer.
         with self._lock:
             self._leaving = True
         self._closing.set()
@@ -325,22 +374,23 @@ class Session:
         while not self._closing.wait(min(1.0, deadlines.step_s / 4)):
             with self._lock:
                 waiting = sorted(self._waiting.items(), key=lambda item: item[1])
+                others = list(self._other_waits)
             now_s = time.monotonic()
+            for other in others:
+                if text := other.report(now_s):
+                    _log.warning("%s has waited %s", self.name, text)
             since_s = waiting[0][1] if waiting else None
             due = stalls.look(since_s, now_s)
             if since_s is None or due == "wait":
                 continue
             step = waiting[0][0][1]
             names = [name for (route, of), _ in waiting if of == step for name in route.variables]
-            began = time.strftime("%H:%M:%S", time.localtime(time.time() - (now_s - since_s)))
-            waited = f"{now_s - since_s:.0f} s (since {began}) for {listed(names)} of step {step}"
+            waited = f"{lasting(now_s - since_s)} for {listed(names)} of step {step}"
             owing = self._owing()
             if due == "report":
-                _log.warning("rank %d has waited %s; %s", self.rank, waited, owing)
+                _log.warning("%s has waited %s; %s", self.name, waited, owing)
             else:
-                self.fail(
-                    StepTimeout(f"rank {self.rank} waited {waited}{': ' * bool(owing)}{owing}")
-                )
+                self.fail(StepTimeout(f"{self.name} waited {waited}{': ' * bool(owing)}{owing}"))
 
     def _owing(self) -> str:
         try:

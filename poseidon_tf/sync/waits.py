@@ -1,11 +1,13 @@
 """What a worker waits for: when that is worth a report, when it is over, and how it is said.
 
-No threads, no clock: times come in as arguments.
+No threads, no clock: times come in as arguments. Only who reads a report is told the time of day.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import time
+from collections.abc import Callable, Sequence
 from typing import Literal, final
 
 _MOST_NAMES = 2
@@ -39,6 +41,43 @@ class StallReports:
             return "wait"
         self._next_report_s = now_s + self._repeat_s
         return "report"
+
+
+@final
+class OtherWait:
+    """A wait that is not for the sum of a route; it has an end of its own.
+
+    Args:
+      what: is waited for, in words.
+      owing: says who lets it wait; None where somebody else reports it.
+      since_s: when it began.
+      first_s, repeat_s: seconds until the first report, and from each to the next.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        owing: Callable[[], str] | None,
+        *,
+        since_s: float,
+        first_s: float,
+        repeat_s: float,
+    ) -> None:
+        self.what = what
+        self._owing, self._since_s = owing, since_s
+        self._stalls = StallReports(first_s=first_s, repeat_s=repeat_s, end_s=math.inf)
+
+    def report(self, now_s: float) -> str:
+        """For how long, for what, and who owes it, where that is due; else empty."""
+        if self._owing is None or self._stalls.look(self._since_s, now_s) != "report":
+            return ""
+        return f"{lasting(now_s - self._since_s)} for {self.what}; {self._owing()}"
+
+
+def lasting(seconds: float) -> str:
+    """How long something has lasted until now, and since when."""
+    began = time.strftime("%H:%M:%S", time.localtime(time.time() - seconds))
+    return f"{seconds:.0f} s (since {began})"
 
 
 def listed(names: Sequence[str]) -> str:

@@ -22,14 +22,15 @@ from poseidon_tf.kv.store import KeySpec
 from poseidon_tf.sfb.exchange import CompleteSet
 from poseidon_tf.sfb.factors import RowSpec
 from poseidon_tf.sfb.service import FactorService
+from poseidon_tf.sync import owing
 from poseidon_tf.sync.data_ends import DataEnds
+from poseidon_tf.sync.naming import WorkerNames
 from poseidon_tf.sync.preemption import TOPIC as _ASKED_TO_END
 from poseidon_tf.sync.preemption import Preemption
 from poseidon_tf.sync.replicas import ReplicaJoin, stacking, summing
 from poseidon_tf.sync.session import Deliver, Route, Session
 from poseidon_tf.sync.statistics import PayloadStatistics, PeerStatistics, Statistics
 from poseidon_tf.sync.syncers import FactorSyncer, Pair, ServerSyncer
-from poseidon_tf.sync.waits import listed
 from poseidon_tf.transport.connections import ConnectionSettings
 from poseidon_tf.transport.shared_memory import SharedMemory
 from poseidon_tf.wire.dtypes import Array, wire_dtype
@@ -54,6 +55,7 @@ class Worker:
 
     Args:
       own_server: index of the server on this worker's own host, if it started one.
+      names: of all workers.
       num_replicas: G, how many replicas of the model this worker has.
       memory: shared with that server, if it is.
     """
@@ -66,11 +68,13 @@ class Worker:
         session: Session,
         coordinator: CoordinatorClient,
         factors: FactorService,
+        names: WorkerNames,
         own_server: int | None,
         memory: SharedMemory | None = None,
         num_replicas: int = 1,
     ) -> None:
         self.rank, self.num_workers, self.num_replicas = rank, num_workers, num_replicas
+        self.names = names
         self.session, self.coordinator, self.factors = session, coordinator, factors
         self._own_server, self._memory = own_server, memory
         self._links: list[ServerLink] = []
@@ -85,8 +89,9 @@ class Worker:
             rank=rank,
             announce=lambda message: coordinator.announce(_DATA, message),
             failure=lambda: session.failure,
-            fail=session.fail,
+            fail=session.fail_together,
             waiting_for=session.waiting_for,
+            names=names,
             timeout_s=session.deadlines.step_s,
         )
         session.on_failure.append(self.data_ends.wake)
@@ -264,8 +269,12 @@ class Worker:
         """
         self._num_gathers += 1
         name = f"{what} ({self._num_gathers})"
+        # Another worker may come as late as its step, or its share of the data, takes.
+        has_begun = any(route.next_step > 0 for _, route in self._routes)
+        deadlines = self.session.deadlines
+        timeout_s = deadlines.step_s if has_begun else deadlines.start_s
         with self._failing_together(f"gather {name!r}"):
-            return self.coordinator.gather(name, payload, timeout_s=self.session.deadlines.start_s)
+            return self.coordinator.gather(name, payload, timeout_s=timeout_s)
 
     def advance(self, event: Callable[[Stopping], StopOffer | None]) -> bool:
         """Tell where this worker is in its training; whether all workers stop here.
@@ -278,16 +287,15 @@ class Worker:
 
     @contextlib.contextmanager
     def _failing_together(self, what: str) -> Iterator[None]:
-        """Within: this worker waits for `what`; an error is the session's, which all get."""
-        try:
-            with self.session.waiting_for(what):
-                try:
-                    yield
-                except PoseidonError as failure:
-                    self.session.fail(failure)
-                    raise
-        except PoseidonError as failure:
-            raise self.session.failure or failure from failure
+        """Within: this worker waits for `what`; an error is the session's, which all get.
+
+        Who lets it wait is the coordinator's to report.
+        """
+        with self.session.waiting_for(what):
+            try:
+                yield
+            except PoseidonError as failure:
+                raise self.session.fail_together(failure) from failure
 
     def last_step(self) -> int:
         """The last training step that this worker has begun; -1 before the first."""
@@ -296,32 +304,15 @@ class Worker:
 
     def describe_missing(self) -> str:
         """Who owes contributions now, as far as this worker can tell."""
-        variables = {route.name: route.variables for _, route in self._routes}
-        owing = [
-            f"{listed(route.variables)} of step {step} from replica "
-            f"{', '.join(map(str, replicas))} of this worker, rank {self.rank}"
-            for _, route in self._routes
-            for step, replicas in route.missing_replicas().items()
+        routes = [route for _, route in self._routes]
+        variables = {route.name: route.variables for route in routes}
+        missing = [
+            *owing.missing_replicas(self.rank, routes, self.names),
+            *owing.missing_factors(self.factors.missing(), self.names),
         ]
-        owing += [
-            f"{name!r} of step {step} from rank {', '.join(map(str, ranks))}"
-            for name, step, ranks in self.factors.missing()
-        ]
-        for link in self._links:
-            try:
-                counts = link.inspect(timeout_s=1.0)
-            except PoseidonError as failure:
-                owing.append(f"server at {link.address}: {failure}")
-                continue
-            for key in counts.keys:
-                behind = [r for r, n in enumerate(key.contributions) if n < max(key.contributions)]
-                if behind:
-                    names = variables.get(key.name.rpartition("#")[0], (key.name,))
-                    step = min(key.contributions)
-                    ranks = ", ".join(map(str, behind))
-                    owing.append(f"{listed(names)} of step {step} from rank {ranks}")
-        owing = list(dict.fromkeys(owing))  # A variable may be cut over several servers.
-        return "missing: " + "; ".join(owing[:8]) if owing else "nobody owes anything"
+        for index, link in enumerate(self._links):
+            missing += owing.missing_at_server(index, link, variables, self.names)
+        return owing.described(missing)
 
     def statistics(self) -> Statistics:
         """What has been sent, received and waited for until now."""

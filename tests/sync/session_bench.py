@@ -2,6 +2,7 @@
 
 import queue
 
+from poseidon_tf.sync.naming import WorkerNames
 from poseidon_tf.sync.replicas import ReplicaJoin, stacking
 from poseidon_tf.sync.session import Deadlines, Route, Session
 from poseidon_tf.trace import Recorder
@@ -45,18 +46,37 @@ class Deliveries:
 
 
 class Bench:
-    """One worker's session, its routes, and what it reports."""
+    """One worker's session, its routes, and what it reports.
 
-    def __init__(self, *, describe_missing=lambda: "", last_step=lambda: -1, **deadlines):
+    Args:
+      answer: the error that the coordinator answers a report with; None where it does not.
+    """
+
+    def __init__(
+        self,
+        *,
+        describe_missing=lambda: "",
+        last_step=lambda: -1,
+        answer=lambda error: error,
+        **deadlines,
+    ):
         self.reports = []
+        self._answer = answer
         self.session = Session(
             rank=3,
+            names=WorkerNames([f"10.0.0.{rank}:1" for rank in range(4)]),
             deadlines=Deadlines(**deadlines),
             recorder=Recorder("worker 3", directory=None),
             describe_missing=describe_missing,
             last_step=last_step,
-            report=self.reports.append,
+            report=self._take_report,
         )
+
+    def _take_report(self, error):
+        self.reports.append(str(error))
+        if (answer := self._answer(error)) is not None:
+            self.session.fail(answer, told=True)
+        return True
 
     def route(self, name, syncer_type=NotingSyncer, num_replicas=1, **names):
         deliveries = Deliveries()

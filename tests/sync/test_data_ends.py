@@ -7,6 +7,7 @@ import pytest
 
 from poseidon_tf.errors import MemberError, ProtocolError, StepTimeout
 from poseidon_tf.sync.data_ends import Count, DataEnds, IteratorEnds
+from poseidon_tf.sync.naming import WorkerNames
 
 WAIT_S = 20.0  # Far more than anything here takes.
 
@@ -62,11 +63,16 @@ class Workers:
                 rank=rank,
                 announce=lambda message, rank=rank: self.announce(rank, message),
                 failure=lambda: self.failure,
-                fail=self.failed_with.append,
+                fail=self.fail,
+                names=WorkerNames(["10.0.0.1:1", "10.0.0.2:1"]),
                 timeout_s=timeout_s,
             )
             for rank in range(2)
         ]
+
+    def fail(self, error):
+        self.failed_with.append(error)
+        return error
 
     def announce(self, rank, message):
         self.messages.append((rank, message))
@@ -147,8 +153,10 @@ def test_a_wait_has_a_deadline_that_names_who_was_waited_for():
     workers = Workers(timeout_s=0.05)
     answer = answer_of(workers.ask(3))
     assert isinstance(answer, StepTimeout) and workers.failed_with == [answer]
-    assert "rank 0 has run out of data at element 3 of dataset 5" in str(answer)
-    assert "whether rank 1 has more" in str(answer)
+    assert str(answer) == (
+        "worker rank 0 (10.0.0.1:1) has run out of data at element 3 of dataset 5 and did not hear "
+        "in 0.05 s whether worker rank 1 (10.0.0.2:1) has more"
+    )
 
 
 def test_garbage_is_refused():
@@ -192,6 +200,7 @@ def alone():
         rank=0,
         announce=lambda message: None,
         failure=lambda: None,
-        fail=lambda error: None,
+        fail=lambda error: error,
+        names=WorkerNames(),
         timeout_s=WAIT_S,
     )

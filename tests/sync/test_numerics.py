@@ -53,7 +53,7 @@ def test_a_bad_contribution_is_not_sent_and_fails_the_session(bench):
     route.push([good, bad], check=True)
     assert [step for step, _ in route.syncer.sent] == [0]
     text = (
-        "rank 3, step 1: the gradient of 'fc/bias' is not finite: "
+        "worker rank 3 (10.0.0.3:1), step 1: the gradient of 'fc/bias' is not finite: "
         "1 NaN and 0 infinite among its 3 numbers, the first at (1,)"
     )
     assert job.reports == [text]
@@ -75,4 +75,6 @@ def test_a_bad_contribution_of_one_replica_names_the_replica(bench):
     route.push([np.array([np.inf])], 1, check=True)
     route.push([np.ones(1)], 0, check=True)
     assert route.syncer.sent == []
-    assert job.reports[0].startswith("rank 3, replica 1, step 0: the contribution to 'fc' is not ")
+    assert job.reports[0].startswith(
+        "worker rank 3 (10.0.0.3:1), replica 1, step 0: the contribution to 'fc' is not "
+    )

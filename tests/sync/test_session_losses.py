@@ -8,12 +8,20 @@ import numpy as np
 import pytest
 from session_bench import WAIT_S
 
-from poseidon_tf.errors import MemberError, PeerLost, PoseidonError, ProtocolError, StepTimeout
+from poseidon_tf.errors import (
+    DriftError,
+    MemberError,
+    PeerLost,
+    PoseidonError,
+    ProtocolError,
+    StepTimeout,
+)
 
 ONE = [np.ones(1)]
 TIME = r"\d\d:\d\d:\d\d"
 STALL = (
-    rf"rank 3 has waited \d s \(since ({TIME})\) for 'a', 'b' and 1 more of step 0; missing: rank 1"
+    rf"worker rank 3 \(10.0.0.3:1\) has waited \d s \(since ({TIME})\) for 'a', 'b' and 1 more of "
+    "step 0; missing: rank 1"
 )
 
 
@@ -92,7 +100,8 @@ def test_a_wait_that_nobody_ends_ends_at_the_deadline(bench):
     conv.push(ONE)
     step, _, text = of_fc7.next()
     wanted = (
-        rf"rank 3 waited \d s \(since {TIME}\) for 'fc7' of step 1: missing: 'fc7#0' from rank 1"
+        rf"worker rank 3 \(10.0.0.3:1\) waited \d s \(since {TIME}\) for 'fc7' of step 1: "
+        "missing: 'fc7#0' from rank 1"
     )
     (report,) = job.reports
     assert step == 1 and re.fullmatch(wanted, report)
@@ -155,6 +164,63 @@ def test_closing_ends_every_thread_at_once(bench):
     for thread in started:
         thread.join(WAIT_S)
     assert not any(thread.is_alive() for thread in started)
+
+
+def test_the_error_that_the_coordinator_heard_first_is_everyones(bench):
+    """Whatever this worker found itself: its waits and whoever raises get the other's error."""
+    first = StepTimeout("worker rank 0 (10.0.0.0:1) waited 9 s")
+    job = bench(verdict_s=WAIT_S, answer=lambda error: first)
+    route, delivered = job.route("fc7")
+    route.push(ONE)
+    raised = job.session.fail_together(DriftError("after step 4: 'fc7' is not the same"))
+    assert type(raised) is StepTimeout and raised is job.session.failure
+    assert str(raised).startswith(f"{first}; rank 3 was ")
+    assert delivered.next()[2] == str(raised)
+
+
+def test_an_error_that_the_coordinator_does_not_answer_is_kept(bench):
+    """Nothing waits for longer than it has time; of two errors the first is reported, and kept."""
+    job = bench(verdict_s=0.1, answer=lambda error: None)
+    route, delivered = job.route("fc7")
+    route.push(ONE)
+    first = DriftError("after step 4: 'fc7' is not the same")
+    job.session.fail(first)
+    assert job.session.failure is None
+    raised = job.session.fail_together(StepTimeout("too late"))
+    assert type(raised) is DriftError and str(raised).startswith(f"{first}; rank 3 was ")
+    assert job.reports == [str(first)] and delivered.next()[2] == str(raised)
+
+
+def test_an_error_that_waits_for_its_answer_counts_when_the_worker_leaves(bench):
+    """It leaves as one that has failed."""
+    job = bench(verdict_s=1000.0, answer=lambda error: None)
+    job.session.fail(DriftError("after step 4"))
+    job.session.close()
+    assert isinstance(job.session.failure, DriftError)
+
+
+def test_a_wait_that_is_no_sum_is_reported_too(bench, caplog):
+    """As at the end of the data: again and again, with who lets this worker wait."""
+    job = bench(stall_report_s=0.1, stall_repeat_s=0.1, step_s=0.4)
+    asked = threading.Semaphore(0)
+
+    def owing():
+        asked.release()
+        return "not heard from worker rank 1"
+
+    with (
+        caplog.at_level(logging.WARNING, "poseidon_tf"),
+        job.session.waiting_for("the others' end of dataset 5", owing),
+        job.session.waiting_for("gather 'metrics (2)'"),
+    ):
+        assert all(asked.acquire(timeout=WAIT_S) for _ in range(3))
+    wanted = (
+        rf"worker rank 3 \(10.0.0.3:1\) has waited \d s \(since {TIME}\) for the others' end of "
+        "dataset 5; not heard from worker rank 1"
+    )
+    reports = [record.message for record in caplog.records]
+    assert len(reports) >= 2 and all(re.fullmatch(wanted, report) for report in reports)
+    assert job.session.failure is None  # Such a wait has an end of its own.
 
 
 @pytest.mark.parametrize("is_told", [True, False])
