@@ -38,8 +38,10 @@ from poseidon_tf.coordinator.messages import (
 from poseidon_tf.coordinator.waiting import Gathers, Notices, StopOffers, Wait
 from poseidon_tf.errors import (
     ConfigError,
+    DriftError,
     MemberError,
     PeerLost,
+    PlanError,
     PoseidonError,
     ProtocolError,
     StartTimeout,
@@ -50,6 +52,8 @@ Action: TypeAlias = tuple[MemberKey, CoordinatorMessage]
 
 # The worker whose process hosts the roster. Notices go to it even before it has joined.
 HOST = MemberKey("worker", 0)
+# Errors of what workers have shown each other: whoever is the first to report one does not matter.
+_FOUND_BY_ALL = (ConfigError, PlanError, DriftError)
 
 
 @final
@@ -298,7 +302,8 @@ class Roster:
         if kind is None:
             return self._fail(MemberError(f"{who} failed: {failure.text}"))
         # It may be another member's fault; where the text does not say who speaks, this does.
-        speaker = "" if who in failure.text else f"{who} reports: "
+        is_clear = issubclass(kind, _FOUND_BY_ALL) or who in failure.text
+        speaker = "" if is_clear else f"{who} reports: "
         return self._fail(kind(f"{speaker}{failure.text}"))
 
     def tick(self, now_s: float) -> list[Action]:

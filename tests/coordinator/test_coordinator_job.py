@@ -364,13 +364,13 @@ def test_an_error_that_a_worker_reports_comes_back_to_all_alike(job):
     """One type and one text, whoever found it, in their waits too; of two the first counts."""
     zero, one, server = job.joined()
     waiting = job.pool.submit(zero.gather, "plan", b"", timeout_s=WAIT_S)
-    text = "after step 4: 'fc' is not the same everywhere"
-    assert one.report_error(DriftError(text))
+    text = "server 0 (10.0.0.8:1): connection reset"
+    assert one.report_error(PeerLost(text))
     whole = f"worker rank 1 (worker-1:1) reports: {text}"
     for member in (("worker", 0), ("worker", 1), ("server", 0)):
         heard = job.next_heard(*member)
-        assert type(heard) is DriftError and str(heard) == whole
-    with pytest.raises(DriftError, match=text):
+        assert type(heard) is PeerLost and str(heard) == whole
+    with pytest.raises(PeerLost, match="connection reset"):
         waiting.result(WAIT_S)
     assert zero.report_error(StepTimeout("too late"))  # The answer has come already.
     assert job.service.close(timeout_s=WAIT_S)

@@ -26,6 +26,7 @@ from poseidon_tf.errors import (
     MemberError,
     NumericsError,
     PeerLost,
+    PlanError,
     ProtocolError,
     StartTimeout,
     StepTimeout,
@@ -371,6 +372,15 @@ def test_an_error_that_does_not_name_who_reports_it_gets_that_name():
     assert str(roster.failure) == (
         "worker rank 1 (10.0.0.2:2222) reports: server 0 (10.0.0.8:2222): connection reset"
     )
+
+
+@pytest.mark.parametrize("kind", [ConfigError, PlanError, DriftError])
+def test_an_error_that_all_workers_find_alike_is_nobodys(kind):
+    """Whoever happens to report it first; its text is the others' own."""
+    roster = complete_roster()
+    roster.fail(W2, MemberFailure("the workers have different models", kind))
+    assert type(roster.failure) is kind
+    assert str(roster.failure) == "the workers have different models"
 
 
 def test_the_first_failure_is_kept_and_every_later_event_hears_it():
