@@ -142,5 +142,6 @@ try:
         train("never", At(1, 0, until_rank_0_waits))
 except Exception as error:
     text = str(error).replace("\\'", "'")  # TensorFlow escapes them in a graph's error.
-    result("error", {"kind": type(error).__name__, "text": text})
+    failure_kind = type(strategy._worker.session.failure).__name__
+    result("error", {"kind": type(error).__name__, "text": text, "failure_kind": failure_kind})
     raise
