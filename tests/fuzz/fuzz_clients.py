@@ -34,6 +34,7 @@ from poseidon_tf.errors import MemberError, PeerLost, PoseidonError, ProtocolErr
 from poseidon_tf.kv.client import OnSum, Piece, _SumReceiver
 from poseidon_tf.kv.store import KeySpec
 from poseidon_tf.sync.data_ends import DataEnds
+from poseidon_tf.sync.naming import WorkerNames
 from poseidon_tf.sync.session import Deadlines, Session
 from poseidon_tf.sync.worker import Worker
 from poseidon_tf.trace import Recorder
@@ -150,6 +151,7 @@ def data_ends(data: bytes) -> None:
         announce=announced.append,
         failure=lambda: None,
         fail=lambda error: None,
+        names=WorkerNames(),
         timeout_s=0.0,  # Who has to wait for the others gives up at once.
     )
 
@@ -227,7 +229,12 @@ class _Link:
 def server_link(data: bytes) -> None:
     """A worker with two values at one server: one cut into two pairs, one of any size."""
     choices, link = Choices(data), _Link()
-    session = Session(rank=0, deadlines=Deadlines(), recorder=Recorder("fuzzed", directory=None))
+    session = Session(
+        rank=0,
+        names=WorkerNames(),
+        deadlines=Deadlines(),
+        recorder=Recorder("fuzzed", directory=None),
+    )
     try:
         _hear_sums(choices, link, session)
     finally:
