@@ -150,7 +150,7 @@ def data_ends(data: bytes) -> None:
         rank=0,
         announce=announced.append,
         failure=lambda: None,
-        fail=lambda error: None,
+        fail=lambda error: error,
         names=WorkerNames(),
         timeout_s=0.0,  # Who has to wait for the others gives up at once.
     )
@@ -248,6 +248,7 @@ def _hear_sums(choices: Choices, link: _Link, session: Session) -> None:
         session=session,
         coordinator=None,  # type: ignore[arg-type]
         factors=None,  # type: ignore[arg-type]
+        names=WorkerNames(),
         own_server=None,
     )
     worker._links = [link]  # type: ignore[list-item]
