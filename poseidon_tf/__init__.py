@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from poseidon_tf.launch.poseidon_strategy import PoseidonStrategy as PoseidonStrategy
     from poseidon_tf.planner import Plan as Plan
     from poseidon_tf.strategy.gradient_tape import GradientTape as GradientTape
-    from poseidon_tf.sync.session import Deadlines as Deadlines
+    from poseidon_tf.sync.deadlines import Deadlines as Deadlines
     from poseidon_tf.sync.statistics import Statistics as Statistics
     from poseidon_tf.transport.security import Security as Security
 
@@ -26,7 +26,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "ConfigError": "poseidon_tf.errors",
-    "Deadlines": "poseidon_tf.sync.session",
+    "Deadlines": "poseidon_tf.sync.deadlines",
     "DriftError": "poseidon_tf.errors",
     "GradientTape": "poseidon_tf.strategy.gradient_tape",
     "MemberError": "poseidon_tf.errors",

@@ -29,8 +29,9 @@ from poseidon_tf.launch.cluster_env import ClusterConfig, current_environ, split
 from poseidon_tf.launch.memory import keep_freed_memory
 from poseidon_tf.launch.server_main import PORT_PATIENCE_S
 from poseidon_tf.sfb.service import FactorService
+from poseidon_tf.sync.deadlines import Deadlines
 from poseidon_tf.sync.naming import WorkerNames
-from poseidon_tf.sync.session import Deadlines, Session
+from poseidon_tf.sync.session import Session
 from poseidon_tf.sync.worker import Worker
 from poseidon_tf.trace import Recorder
 from poseidon_tf.transport.connections import ConnectionSettings

@@ -29,7 +29,7 @@ from poseidon_tf.planner import (
 from poseidon_tf.strategy import keras_hooks, tf_internals
 from poseidon_tf.strategy.arithmetic import arithmetic_facts
 from poseidon_tf.strategy.strategy import ClusterStrategy, checked_devices, local_devices
-from poseidon_tf.sync.session import Deadlines
+from poseidon_tf.sync.deadlines import Deadlines
 from poseidon_tf.transport.security import Security
 
 

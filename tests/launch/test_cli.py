@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from poseidon_tf import errors
 from poseidon_tf.launch.cli import main
 from poseidon_tf.planner import VariableSpec
-from poseidon_tf.sync.session import Deadlines
+from poseidon_tf.sync.deadlines import Deadlines
 
 HEAVY = ("tensorflow", "keras", "grpc", "numpy")
 

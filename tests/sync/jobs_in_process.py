@@ -9,7 +9,7 @@ from poseidon_tf.launch.cluster_env import ClusterConfig
 from poseidon_tf.launch.join import join
 from poseidon_tf.launch.server_main import serve
 from poseidon_tf.sfb.factors import RowSpec
-from poseidon_tf.sync.session import Deadlines
+from poseidon_tf.sync.deadlines import Deadlines
 from tests.support.jobs import free_addresses
 
 DEADLINES = Deadlines(start_s=WAIT_S, step_s=WAIT_S, leave_s=WAIT_S, verdict_s=1.0)

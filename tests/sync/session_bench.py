@@ -2,9 +2,10 @@
 
 import queue
 
+from poseidon_tf.sync.deadlines import Deadlines
 from poseidon_tf.sync.naming import WorkerNames
 from poseidon_tf.sync.replicas import ReplicaJoin, stacking
-from poseidon_tf.sync.session import Deadlines, Route, Session
+from poseidon_tf.sync.session import Route, Session
 from poseidon_tf.trace import Recorder
 
 WAIT_S = 20.0  # Far more than anything here takes.
