@@ -509,6 +509,17 @@ def test_a_clock_that_is_wrong_still_aligns(job, shift_s):
         assert client.clock_offset_s == pytest.approx(-shift_s, abs=tolerance_s)
 
 
+def test_the_loss_of_the_coordinator_names_it_whatever_the_reason(job):
+    """Also where its stream ends because of what it said."""
+    client = job.client("worker", 1)
+    client._hearing.is_joined = True
+    client._hearing.on_closed(ProtocolError("7 bytes that are no message"))
+    heard = job.next_heard("worker", 1)
+    assert type(heard) is ProtocolError
+    name = f"the coordinator (worker rank 0 at {job.address})"
+    assert str(heard) == f"{name}: 7 bytes that are no message"
+
+
 def test_the_offset_is_that_of_the_fastest_round_trip(job):
     arrived_s = iter([100.5, 101.25, 102.5])
     client = job.client("worker", 0, clock=lambda: next(arrived_s))

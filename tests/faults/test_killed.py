@@ -12,7 +12,7 @@ pytestmark = pytest.mark.processes
     "kind, index, name",
     [
         ("worker", 1, "worker rank 1 ({address})"),
-        ("worker", 0, "worker rank 0 at {address}"),
+        ("worker", 0, "the coordinator (worker rank 0 at {address})"),
         ("server", 0, "server 0 ({address})"),
     ],
 )
