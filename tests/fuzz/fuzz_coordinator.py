@@ -25,7 +25,15 @@ from poseidon_tf.coordinator.messages import (
 )
 from poseidon_tf.coordinator.roster import Roster
 from poseidon_tf.coordinator.service import CoordinatorService
-from poseidon_tf.errors import ConfigError, PeerLost, PoseidonError, ProtocolError
+from poseidon_tf.errors import (
+    ConfigError,
+    DriftError,
+    MemberError,
+    PeerLost,
+    PoseidonError,
+    ProtocolError,
+    StepTimeout,
+)
 
 MEMBERS = [MemberKey("worker", 0), MemberKey("worker", 1), MemberKey("server", 0)]
 
@@ -150,7 +158,8 @@ def _message(choices: Choices, member: MemberKey) -> Any:
         case "bye":
             return Goodbye(choices.of((-1, 0, 2**63 - 1, -(2**63))), choices.of((False, True)))
         case "fail":
-            return MemberFailure(choices.of(("", "disk full", "x" * 20000)))
+            text = choices.of(("", "disk full", "x" * 20000))
+            return MemberFailure(text, choices.of((None, MemberError, StepTimeout, DriftError)))
         case _:
             return Ping(choices.of((0.0, float("nan"))))
 

@@ -25,7 +25,7 @@ from poseidon_tf.coordinator.messages import (
     StopAsked,
     StopOffer,
 )
-from poseidon_tf.errors import PeerLost
+from poseidon_tf.errors import PeerLost, StepTimeout
 from poseidon_tf.planner import ClusterSpec, VariableSpec, make_plan
 from poseidon_tf.wire import arrays, frames
 from poseidon_tf.wire.frame_pb2 import FrameHeader, Part
@@ -35,6 +35,7 @@ _MEMBER_MESSAGES = [
     _JOIN,
     Gather(name="plan", payload=b"\x00\xff", timeout_s=1.5),
     MemberFailure("disk full"),
+    MemberFailure("worker rank 1 waited 9 s", StepTimeout),
     Goodbye(7),
     Ping(1.5),
     StopOffer(number=1, after=2, timeout_s=0.5),
