@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
 from fault_errors import (
     index_of_server,
     names_who_is_missed,
@@ -158,8 +159,20 @@ class FaultyJob:
 Fault = Callable[[FaultyJob], None]
 
 
-def _signal(signum: signal.Signals) -> Fault:
-    return lambda faulty: os.kill(faulty.victim_pid, signum)
+def _kill(faulty: FaultyJob) -> None:
+    os.kill(faulty.victim_pid, signal.SIGKILL)
+
+
+def _stop(faulty: FaultyJob) -> None:
+    """Until none of its threads runs any more: one that has not noticed yet could go on."""
+    process = psutil.Process(faulty.victim_pid)
+    process.suspend()
+    deadline_s = time.monotonic() + 20.0
+    while {psutil.Process(thread.id).status() for thread in process.threads()} != {
+        psutil.STATUS_STOPPED
+    }:
+        assert time.monotonic() < deadline_s, f"{process} does not stop"
+        time.sleep(0.001)  # Nothing tells.
 
 
 def _nothing(faulty: FaultyJob) -> None:
@@ -179,9 +192,9 @@ def _reset(network: Network, host: int) -> None:
 
 
 FAULTS: dict[str, tuple[Fault, bytes]] = {
-    "SIGKILL": (_signal(signal.SIGKILL), b"g"),
-    "SIGSTOP": (_signal(signal.SIGSTOP), b"g"),
-    "slow": (_signal(signal.SIGSTOP), b"g"),
+    "SIGKILL": (_kill, b"g"),
+    "SIGSTOP": (_stop, b"g"),
+    "slow": (_stop, b"g"),
     "connections reset": (_cut(_reset), b"g"),
     "exception": (_nothing, b"r"),
     "exit(0)": (_nothing, b"x"),
