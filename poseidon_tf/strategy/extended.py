@@ -24,6 +24,8 @@ from poseidon_tf.sync.worker import Worker
 
 # As Keras names them; a layer that derives from BatchNormalization keeps the names.
 _MOVING_STATISTICS = frozenset({"moving_mean", "moving_variance"})
+# Of Keras's optimizers: all replicas assign the same to them.
+_ALIKE = frozenset({"iteration", "learning_rate"})
 # A prime, so that workers have no seed of one another's, whatever small numbers users take.
 _SEED_STRIDE = 1_000_003
 
@@ -122,9 +124,9 @@ class PoseidonExtended(tf_internals.MirroredExtended):  # type: ignore[misc]
             # Averaged inside every step: all workers hold the same statistics at all times, and
             # nobody who reads them has to wait for anybody.
             kwargs["aggregation"] = aggregation.MEAN
-        elif self._has_to_be_alike(kwargs):
-            # Every replica assigns the same value to its own. A call into the other replicas'
-            # threads would fail within a tf.cond.
+        elif self._is_alike_anyway(kwargs):
+            # Every replica assigns the same value to its own: nothing need be sent, and a call
+            # into the other replicas' threads would fail within a tf.cond.
             kwargs["aggregation"] = aggregation.NONE
         return super()._create_variable(next_creator, **kwargs)
 
@@ -139,12 +141,13 @@ class PoseidonExtended(tf_internals.MirroredExtended):  # type: ignore[misc]
             and str(kwargs.get("name")) in _MOVING_STATISTICS
         )
 
-    def _has_to_be_alike(self, kwargs: dict[str, Any]) -> bool:
-        """Whether these are the kwargs of a counter or a learning rate of several replicas."""
-        on_read = kwargs.get("synchronization") == tf.VariableSynchronization.ON_READ
-        first = tf.VariableAggregation.ONLY_FIRST_REPLICA
-        is_among_several = self._worker is not None and self._num_local_replicas > 1
-        return is_among_several and not on_read and kwargs.get("aggregation") == first
+    def _is_alike_anyway(self, kwargs: dict[str, Any]) -> bool:
+        """Whether these are the kwargs of an optimizer's counter or learning rate."""
+        return (
+            self._worker is not None
+            and kwargs.get("aggregation") == tf.VariableAggregation.ONLY_FIRST_REPLICA
+            and str(kwargs.get("name")) in _ALIKE
+        )
 
     # Datasets.
 
@@ -230,6 +233,13 @@ class PoseidonExtended(tf_internals.MirroredExtended):  # type: ignore[misc]
             return True
         is_shared = self._num_local_replicas > 1 and tf.is_tensor(value)
         return is_shared and bool(reduce_op == tf.distribute.ReduceOp.SUM)
+
+    def _broadcast_to(self, tensor: Any, destinations: Any) -> Any:
+        # What replicas assign to a variable that takes the first one's: that is rank 0's.
+        first = tf.VariableAggregation.ONLY_FIRST_REPLICA
+        if self.reductions is not None and getattr(destinations, "aggregation", None) == first:
+            tensor = self.reductions.first(tensor)
+        return super()._broadcast_to(tensor, destinations)
 
     def _gather_to_implementation(
         self, value: Any, destinations: Any, axis: Any, options: Any

@@ -66,6 +66,27 @@ class Reductions:
         total.set_shape(own.shape)
         return self._divided(total, value) if is_mean else total
 
+    def first(self, value: Any) -> tf.Tensor:
+        """Rank 0's `value`, on all workers.
+
+        Raises:
+          ConfigError: it is no number and no bool.
+        """
+        own = tf.convert_to_tensor(value)
+        if self._only_shapes_count():
+            return own
+        is_whole = own.dtype.is_integer or own.dtype.is_bool
+        sent = own if own.dtype.name in _SUMMABLE or not is_whole else tf.cast(own, tf.int64)
+        if sent.dtype.name not in _SUMMABLE:
+            raise ConfigError(
+                f"a {own.dtype.name} variable with aggregation ONLY_FIRST_REPLICA is assigned in a "
+                "replica: only numbers and bool can be sent; assign it outside of strategy.run"
+            )
+        share = sent if self._worker.rank == 0 else tf.zeros_like(sent)
+        total = tf.reshape(self._sums.sum(share, self._sums.site()), tf.shape(own))
+        total.set_shape(own.shape)
+        return tf.cast(total, own.dtype)
+
     def gather(self, value: Any, axis: int | tf.Tensor) -> tf.Tensor:
         """What all replicas hold, joined along `axis`; see `Gatherings.gather`."""
         if self._only_shapes_count():

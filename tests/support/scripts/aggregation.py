@@ -12,7 +12,7 @@ import tensorflow as tf
 from devices import logical_cpus
 from report import result
 
-from poseidon_tf import PoseidonStrategy
+from poseidon_tf import ConfigError, PoseidonStrategy
 
 STEPS = 2
 SYNCHRONIZATIONS = ("AUTO", "ON_READ")  # AUTO is ON_WRITE.
@@ -105,6 +105,41 @@ def counted(strategy: Any) -> Any:
     return [int(alike.numpy()), int(rows.numpy()), error]
 
 
+def first_of(strategy: Any, dtype: tf.DType, traced: bool) -> Any:
+    """What replicas hold that have assigned the parity of their id, where the first one counts."""
+    with strategy.scope():
+        variable = tf.Variable(
+            tf.cast(0, dtype),
+            trainable=False,
+            aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+        )
+
+    def replica_step() -> None:
+        context = tf.distribute.get_replica_context()
+        variable.assign(tf.cast((context.replica_id_in_sync_group + 1) % 2, dtype))
+
+    def step() -> None:
+        strategy.run(replica_step)
+
+    (tf.function(step) if traced else step)()
+    return numbers(
+        tf.cast(each, tf.float32) for each in strategy.experimental_local_results(variable)
+    )
+
+
+def text_of_first(strategy: Any) -> str:
+    """What assigning a text is answered."""
+    with strategy.scope():
+        variable = tf.Variable(
+            "", trainable=False, aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA
+        )
+    try:
+        strategy.run(lambda: variable.assign(tf.constant("a")))
+    except ConfigError as refusal:
+        return str(refusal)
+    return ""
+
+
 def main() -> None:
     way, num_replicas = sys.argv[1], int(sys.argv[2])
     devices = logical_cpus(num_replicas)
@@ -119,6 +154,10 @@ def main() -> None:
             result(f"{name}/{kind}", assigned(strategy, synchronization, aggregation, traced))
         if (synchronization, aggregation) != ("ON_READ", "NONE"):
             result(f"{name}/across", across(strategy, synchronization, aggregation))
+    for dtype, traced in itertools.product((tf.bool, tf.int8, tf.float16), (False, True)):
+        kind = "traced" if traced else "eager"
+        result(f"first/{dtype.name}/{kind}", first_of(strategy, dtype, traced))
+    result("text", text_of_first(strategy) if way == "poseidon" else "")
     result("counted", counted(strategy))
 
 
