@@ -19,7 +19,6 @@ from report import result
 
 from poseidon_tf import PoseidonStrategy
 
-BATCH, NUM_REPLICAS = int(sys.argv[3]), int(sys.argv[4])
 STEPS, TOKENS, WIDTH, CLASSES = 3, 6, 32, 4
 layers = keras.layers
 
@@ -125,7 +124,7 @@ CASES = {
 }
 
 
-def train(name: str, scope: Any, strategy: Any) -> dict[str, Any]:
+def train(name: str, scope: Any, strategy: Any, batch_size: int) -> dict[str, Any]:
     """The weights before and after three steps, and what they moved."""
     case = CASES[name]
     keras.utils.set_random_seed(11)
@@ -140,12 +139,13 @@ def train(name: str, scope: Any, strategy: Any) -> dict[str, Any]:
         )
     initial = model.get_weights()
     random = np.random.default_rng(5)
-    rows, shape = BATCH * STEPS, model.input_shape[1:]
+    rows, shape = batch_size * STEPS, model.input_shape[1:]
     if model.inputs[0].dtype == "int32":
         x = random.integers(0, 12, size=(rows, *shape))
     else:
         x = random.normal(size=(rows, *shape)).astype("float32")
-    model.fit(x, random.integers(0, CLASSES, rows), batch_size=BATCH, shuffle=False, verbose=0)
+    labels = random.integers(0, CLASSES, rows)
+    model.fit(x, labels, batch_size=batch_size, shuffle=False, verbose=0)
     found = {"initial": initial, "weights": model.get_weights()}
     if strategy:
         after, variables = strategy.statistics(), strategy.plan.variables[known:]
@@ -162,7 +162,7 @@ def train(name: str, scope: Any, strategy: Any) -> dict[str, Any]:
     return found
 
 
-def train_with_an_empty_share(scope: Any) -> list[Any]:
+def train_with_an_empty_share(scope: Any, batch_size: int) -> list[Any]:
     """The weights after a whole batch and one of 1 row, of which the last worker has none."""
     weights = []
     for build in (attention_net, words_net):
@@ -171,8 +171,8 @@ def train_with_an_empty_share(scope: Any) -> list[Any]:
             model = build()
             loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
             model.compile("adam", loss)
-        x = np.ones((BATCH + 1, *model.input_shape[1:]), model.inputs[0].dtype)
-        model.fit(x, np.zeros(BATCH + 1), batch_size=BATCH, shuffle=False, verbose=0)
+        x = np.ones((batch_size + 1, *model.input_shape[1:]), model.inputs[0].dtype)
+        model.fit(x, np.zeros(batch_size + 1), batch_size=batch_size, shuffle=False, verbose=0)
         weights += model.get_weights()
     return weights
 
@@ -184,13 +184,14 @@ def payload(statistics: Any, scheme: str) -> int:
 
 def main() -> None:
     folder, way = Path(sys.argv[1]), sys.argv[2]
-    devices = logical_cpus(NUM_REPLICAS)
+    batch_size, num_replicas = int(sys.argv[3]), int(sys.argv[4])
+    devices = logical_cpus(num_replicas)
     strategy = PoseidonStrategy(devices=devices) if way == "compact" else None
     scope = strategy.scope if strategy else contextlib.nullcontext
     rank = strategy.rank if strategy else 0
     arrays, told = {}, {}
     for case in CASES:
-        found = train(case, scope, strategy)
+        found = train(case, scope, strategy, batch_size)
         for kind in ("initial", "weights"):
             for at, weight in enumerate(found.pop(kind)):
                 # numpy's files know no bfloat16; every type here fits in float64.
@@ -199,7 +200,7 @@ def main() -> None:
     np.savez(folder / f"{way}-{rank}.npz", **arrays)
     result("cases", told)
     if strategy:
-        uneven = train_with_an_empty_share(scope)
+        uneven = train_with_an_empty_share(scope, batch_size)
         result("finite", all(bool(np.isfinite(weight).all()) for weight in uneven))
         arrays |= {f"uneven/{at}": weight for at, weight in enumerate(uneven)}
     content = b"".join(array.tobytes() for array in arrays.values())
