@@ -83,7 +83,7 @@ class Route:
                 self.next_step = step + 1
                 is_open = self._session.begin(self, step)
             else:
-                is_open = self._session.failure is None
+                is_open = self._session.is_open
             if is_open and check and (fault := self._fault(arrays)):
                 which = f", replica {replica}" * (replica is not None)
                 self._session.fail(
@@ -173,17 +173,29 @@ class Session:
         """Seconds in which everything was sent and some result was still missing."""
         return self._waited_s
 
+    @property
+    def is_open(self) -> bool:
+        """Whether contributions may leave: not once this worker has said that it gives up.
+
+        They would be those of steps that never came to an end here, and others would take them
+        for the contributions that they still wait for.
+        """
+        return self._failure is None and self._reported is None
+
     def begin(self, route: Route, step: int) -> bool:
-        """A push of `route` begins; False, and an error is delivered, if the session failed."""
+        """A push of `route` begins; False if it must not be sent, and an error is delivered.
+
+        At once if the session failed, else when it is known what the job failed of.
+        """
         self.recorder.event("gradient ready", route.name, step)
         with self._lock:
-            failure = self._failure
+            failure, is_open = self._failure, self.is_open
             if failure is None:
                 self._last_begin_s = time.monotonic()
                 self._waiting[route, step] = self._last_begin_s
         if failure is not None:
             route.deliver(step, [], str(failure))
-        return failure is None
+        return is_open
 
     def done(self, route: Route, step: int, results: list[Array]) -> None:
         """The results of `route` for `step` are complete."""

@@ -191,6 +191,23 @@ def test_an_error_that_the_coordinator_does_not_answer_is_kept(bench):
     assert job.reports == [str(first)] and delivered.next()[2] == str(raised)
 
 
+def test_nothing_is_sent_once_a_worker_has_given_up(bench):
+    """A later step's contribution would be taken for that of the step which broke here."""
+    job = bench(verdict_s=1000.0, answer=lambda error: None)
+    route, delivered = job.route("fc7")
+    first, last = job.route("conv1", num_replicas=2), job.route("fc8")
+    first[0].push(ONE, replica=0)
+    job.session.fail(DriftError("after step 0"))
+    first[0].push(ONE, replica=1)
+    route.push(ONE)
+    last[0].push(ONE)
+    assert route.syncer.sent == first[0].syncer.sent == last[0].syncer.sent == []
+    assert delivered.none()
+    job.session.fail(StepTimeout("worker rank 0 waited"), told=True)
+    for _, deliveries in (first, last, (route, delivered)):
+        assert deliveries.next()[2] == str(job.session.failure)
+
+
 def test_an_error_that_waits_for_its_answer_counts_when_the_worker_leaves(bench):
     """It leaves as one that has failed."""
     job = bench(verdict_s=1000.0, answer=lambda error: None)
