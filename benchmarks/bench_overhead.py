@@ -46,39 +46,42 @@ def start(stack: contextlib.ExitStack, strategy: str, count: int) -> Members:
 
 
 def rounds(
-    strategies: Sequence[str], count: int, options: argparse.Namespace, **net: Any
-) -> list[dict[str, float]]:
-    """Per round the median seconds of a step by strategy, over all repeats."""
-    results = []
+    strategies: Sequence[str], count: int, options: argparse.Namespace, nets: dict[str, Row]
+) -> dict[str, list[dict[str, float]]]:
+    """By net, per round: the median seconds of a step by strategy; over all repeats."""
+    results: dict[str, list[dict[str, float]]] = {name: [] for name in nets}
     for _ in range(options.repeats):
         with contextlib.ExitStack() as stack:
             sides = {strategy: start(stack, strategy, count) for strategy in strategies}
-            for side in sides.values():
-                side.ask("build", **net)
-            for turn in range(options.rounds):
-                result = {}
-                # Back and forth, so that a slow drift of the machine favours neither.
-                for strategy, side in list(sides.items())[:: 1 if turn % 2 == 0 else -1]:
-                    answers = side.ask("time_steps", warm_up=WARM_UP_STEPS, steps=options.steps)
-                    result[strategy] = statistics.median(
-                        value for each in answers for value in each
-                    )
-                results.append(result)
+            for name, net in nets.items():
+                for side in sides.values():
+                    side.ask("build", **net)
+                results[name] += [one_round(sides, turn, options) for turn in range(options.rounds)]
     return results
+
+
+def one_round(
+    sides: dict[str, Members], turn: int, options: argparse.Namespace
+) -> dict[str, float]:
+    """The median seconds of a step of each side."""
+    result = {}
+    # Back and forth, so that a slow drift of the machine favours neither.
+    for strategy, side in list(sides.items())[:: 1 if turn % 2 == 0 else -1]:
+        answers = side.ask("time_steps", warm_up=WARM_UP_STEPS, steps=options.steps)
+        result[strategy] = statistics.median(value for each in answers for value in each)
+    return result
 
 
 def one(options: argparse.Namespace) -> Part:
     """One worker against TensorFlow's own ways to use one device."""
+    sizes = {"units": options.units, "variables": options.variables}
     nets = {
-        f"MLP {'-'.join(map(str, options.units))}": {"net": "mlp", "rows": 64},
-        f"{options.variables} small variables": {"net": "chain", "rows": 16},
+        f"MLP {'-'.join(map(str, options.units))}": {"net": "mlp", "rows": 64, **sizes},
+        f"{options.variables} small variables": {"net": "chain", "rows": 16, **sizes},
     }
     rows: list[Row] = []
-    measured = {}
-    for name, net in nets.items():
-        sizes = {"units": options.units, "variables": options.variables}
-        results = rounds(("alone", "one_device", "none"), 1, options, **net, **sizes)
-        measured[name] = results
+    measured = rounds(("alone", "one_device", "none"), 1, options, nets)
+    for name, results in measured.items():
         for strategy, title in (("one_device", "OneDeviceStrategy"), ("none", "no strategy")):
             ratios = [result["alone"] / result[strategy] for result in results]
             row = {
@@ -96,11 +99,12 @@ def one(options: argparse.Namespace) -> Part:
 
 def small(options: argparse.Namespace) -> Part:
     """Communication time per step of many small variables."""
+    name = f"{options.variables} small variables"
     net = {"net": "chain", "rows": 16, "units": (), "variables": options.variables}
-    results = rounds(("cluster", "alone"), NUM_WORKERS, options, **net)
+    results = rounds(("cluster", "alone"), NUM_WORKERS, options, {name: net})[name]
     added_ms = [1e3 * (result["cluster"] - result["alone"]) for result in results]
     row = {
-        "what": f"{options.variables} small variables: {NUM_WORKERS} workers - as many alone",
+        "what": f"{name}: {NUM_WORKERS} workers - as many alone",
         "ms": 1e3 * statistics.median(result["cluster"] for result in results),
         "other ms": 1e3 * statistics.median(result["alone"] for result in results),
         "result": statistics.median(added_ms),

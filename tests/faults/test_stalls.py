@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.jobs import Job
 
-pytestmark = pytest.mark.processes
+pytestmark = [pytest.mark.processes, pytest.mark.thorough]
 
 WAIT_S = 120.0  # Far more than anything here takes.
 STALLING, WAITING = 1, (0, 2)

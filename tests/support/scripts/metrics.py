@@ -1,5 +1,6 @@
 """Every kind of metric and callback in `fit` and `evaluate`, alone or as one of several workers."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -210,9 +211,11 @@ def what_is_printed() -> None:
     with strategy.scope():
         model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(1)])
         model.compile("sgd", "mse", metrics=["mae"])
-    after_batches: list[float] = []
+    after_batches: list[dict[str, float]] = []
     note = keras.callbacks.LambdaCallback(
-        on_train_batch_end=lambda _, logs: after_batches.append(float(logs["loss"]))
+        on_train_batch_end=lambda _, logs: after_batches.append(
+            {name: float(value) for name, value in logs.items()}
+        )
     )
     held_out = x[::2], binary[::2]
     print("BARS BEGIN", flush=True)
@@ -224,6 +227,8 @@ def what_is_printed() -> None:
     report_history("shown-by-default", by_default)
     report_history("shown-as-asked", asked_for)
     result("after-batches", after_batches)
+    parameters = inspect.signature(keras.utils.Progbar).parameters
+    result("bar-averages", "stateless_metrics" not in parameters)
 
 
 def main() -> None:
