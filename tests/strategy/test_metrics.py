@@ -95,7 +95,7 @@ def test_what_is_printed_at_the_end_of_an_epoch_is_the_history(job: Any) -> None
 
 
 def shown_by_bar(worker: dict[str, Any]) -> dict[str, list[float]]:
-    """The history, or, as the bar of Keras before 3.15 has it, its mean with what batches showed."""
+    """The history; in the bar of Keras before 3.15, its mean with what the batches showed."""
     history = dict(worker["shown-by-default"])
     if worker["bar-averages"]:
         for name in ("loss", "mae"):
