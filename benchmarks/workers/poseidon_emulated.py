@@ -119,8 +119,8 @@ def main() -> None:
     options = parser.parse_args()
     strategy = poseidon_tf.PoseidonStrategy(
         schemes={"*_by_ps/*": "ps"},
-        # As everything else here, divided by S.
-        coalesce_bytes=DEFAULT_COALESCE_BYTES // options.scale,
+        # As all bytes here, divided by S^2.
+        coalesce_bytes=DEFAULT_COALESCE_BYTES // options.scale**2,
         timeline_dir=options.timeline,
     )
     trainer = Trainer(strategy)

@@ -13,10 +13,12 @@ from typing import NamedTuple
 from .plan import KVPair, Scheme, Unit, VariablePlan
 from .specs import VariableSpec, kernel_position
 
-DEFAULT_COALESCE_BYTES = 256 * 1024
+DEFAULT_COALESCE_BYTES = 1024 * 1024
 """Small neighbours travel together until they reach this: an exchange has a fixed cost."""
 SMALL = 4
-"""A variable is small below this part of it."""
+"""A variable is small below this part of it ..."""
+SMALL_BYTES = 64 * 1024
+"""... and below this: a larger one would gain little, and should not wait for its neighbours."""
 
 SMALLEST_PAIR_BYTES = 4 * 1024
 PAIRS_PER_SERVER = 64
@@ -87,7 +89,7 @@ def _ps_groups(
     for at, (spec, variable) in enumerate(zip(specs, variables, strict=True)):
         if variable.scheme is not Scheme.PS:
             continue
-        if spec.num_bytes * SMALL >= coalesce_bytes:
+        if spec.num_bytes >= min(SMALL_BYTES, coalesce_bytes / SMALL):
             groups.append([at])
             continue
         # Large ones between them, such as the kernels between biases, part no small ones.

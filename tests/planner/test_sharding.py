@@ -14,7 +14,8 @@ from planner_models import (
     vgg19_22k,
 )
 
-from poseidon_tf.planner import DEFAULT_COALESCE_BYTES, ClusterSpec, Scheme, make_plan
+from poseidon_tf.planner import ClusterSpec, Scheme, make_plan
+from poseidon_tf.planner.sharding import SMALL_BYTES
 
 MODELS = [vgg19_22k, alexnet, resnet50, lstm, digits_convnet]
 
@@ -85,16 +86,17 @@ def test_random_models_are_covered_once_within_the_pair_size(seed):
     for unit in plan.units:
         assert {plan.variables[at].scheme for at in unit.variables} == {unit.scheme}
         assert {plan.variables[at].dtype for at in unit.variables} == {unit.dtype}
+    small_bytes = min(SMALL_BYTES, coalesce_bytes / 4)
     together = [unit.variables for unit in plan.units if unit.scheme is Scheme.PS]
     for variables in [variables for variables in together if len(variables) > 1]:
         sizes = [specs[at].num_bytes for at in variables]
-        assert max(sizes) < coalesce_bytes / 4 and sum(sizes[:-1]) < coalesce_bytes
+        assert max(sizes) < small_bytes and sum(sizes[:-1]) < coalesce_bytes
     for dtype in {spec.dtype for spec in specs}:
         sizes = [
             sum(specs[at].num_bytes for at in variables)
             for variables in together
             if specs[variables[0]].dtype == dtype
-            and all(specs[at].num_bytes < coalesce_bytes / 4 for at in variables)
+            and all(specs[at].num_bytes < small_bytes for at in variables)
         ]
         assert all(size >= coalesce_bytes for size in sizes[:-1])
 
@@ -139,11 +141,16 @@ def test_a_tiny_model_is_not_cut_into_crumbs():
     assert len(plan.pairs) < 4 * 32
 
 
-def test_small_variables_travel_together_until_they_have_256_kib():
-    small = DEFAULT_COALESCE_BYTES // 8 // 4  # An eighth of it, in float32 elements.
-    specs = [plain(f"v{at}", small) for at in range(10)]
+def test_small_variables_travel_together_until_they_have_1_mib():
+    specs = [plain(f"v{at}", 8 * 1024) for at in range(34)]  # 32 KiB each.
     names = [spec.name for spec in specs]
-    assert units_of(plan_for(specs, 2)) == [("ps", names[:8]), ("ps", names[8:])]
+    assert units_of(plan_for(specs, 2)) == [("ps", names[:32]), ("ps", names[32:])]
+
+
+def test_64_kib_are_not_small():
+    assert SMALL_BYTES == 64 * 1024
+    specs = [plain("a", 1024), plain("b", 16 * 1024), plain("c", 16 * 1024 - 1)]
+    assert [names for _, names in units_of(plan_for(specs, 2))] == [["a", "c"], ["b"]]
 
 
 def test_the_last_one_may_take_them_beyond_it():
