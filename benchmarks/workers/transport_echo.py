@@ -1,63 +1,88 @@
-"""A bare gRPC echo: rank 0 sends every message back, the others send and count."""
+"""A bare gRPC echo: rank 0 sends every message back, the others send and count.
+
+Nothing of poseidon_tf's transport is in it, only gRPC, with as many connections as a link to a
+server has.
+"""
 
 from __future__ import annotations
 
+import queue
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
 from protocol import obey
-from transport_member import Arrivals, cpu, task, timed
+from transport_member import PATIENCE_S, Arrivals, cpu, task, timed
 
 from poseidon_tf.kv.service import STREAMS_PER_SERVER
 from poseidon_tf.launch.memory import keep_freed_memory
-from poseidon_tf.transport.over_grpc import Channel, Server
-from poseidon_tf.transport.streams import Stream
 
 ECHO = "/poseidon_tf.Benchmark/Echo"
+UNBOUNDED = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
 
 
-class EchoReceiver:
-    """Sends every message back."""
+class EchoStream:
+    """One connection with one stream: sends what it is given, counts what comes back."""
 
-    def __init__(self, stream: Stream) -> None:
-        self._stream = stream
-
-    def on_message(self, message: bytes) -> None:
-        self._stream.send(message)
-
-    def on_closed(self, error: Exception | None) -> None:
-        self._stream.close()
-
-
-class CountReceiver:
-    """Counts what comes back."""
-
-    def __init__(self, arrivals: Arrivals) -> None:
+    def __init__(self, address: str, arrivals: Arrivals) -> None:
+        self._messages: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        # Each has a connection of its own, as gRPC lets equal channels share one.
+        options = [*UNBOUNDED, ("grpc.use_local_subchannel_pool", 1)]
+        self._channel = grpc.insecure_channel(address, options)
+        self._call = self._channel.stream_stream(ECHO)(
+            iter(self._messages.get, None), wait_for_ready=True
+        )
         self._arrivals = arrivals
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
 
-    def on_message(self, message: bytes) -> None:
-        self._arrivals.add()
+    def send(self, message: bytes) -> None:
+        """Queue it."""
+        self._messages.put(message)
 
-    def on_closed(self, error: Exception | None) -> None:
-        if error is not None:
-            self._arrivals.lost(error)
+    def close(self) -> None:
+        """Send what is queued, and wait for all of it."""
+        self._messages.put(None)
+        self._reader.join(PATIENCE_S)
+        self._channel.close()
+
+    def _read(self) -> None:
+        try:
+            for _ in self._call:
+                self._arrivals.add()
+        except grpc.RpcError as failure:
+            self._arrivals.lost(failure)
+
+
+def echo(requests: Iterator[bytes], _: grpc.ServicerContext) -> Iterator[bytes]:
+    """Send every message back."""
+    yield from requests
 
 
 rank, addresses = task()
 arrivals = Arrivals()
-channels: list[Channel] = []
-streams: list[Stream] = []
+streams: list[EchoStream] = []
 messages: list[bytes] = []
 keep_freed_memory()
-server = Server(addresses[0], max_streams=len(addresses) * STREAMS_PER_SERVER) if not rank else None
+server: Any = None
 
 
 def start(chunk_bytes: int, chunks: int) -> None:
     """Serve, or open as many streams as a link to a server has."""
-    if server is not None:
-        server.add_stream(ECHO, EchoReceiver)
+    global server
+    if rank == 0:
+        threads = ThreadPoolExecutor(len(addresses) * STREAMS_PER_SERVER)
+        server = grpc.server(threads, options=[*UNBOUNDED, ("grpc.so_reuseport", 0)])
+        handlers = {"Echo": grpc.stream_stream_rpc_method_handler(echo)}
+        service = ECHO.split("/")[1]
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
+        if not server.add_insecure_port(addresses[0]):
+            raise RuntimeError(f"{addresses[0]} is in use")
         server.start()
         return
-    channels.extend(Channel(addresses[0]) for _ in range(STREAMS_PER_SERVER))
-    receiver = CountReceiver(arrivals)
-    streams.extend(channel.open_stream(ECHO, receiver) for channel in channels)
+    streams.extend(EchoStream(addresses[0], arrivals) for _ in range(STREAMS_PER_SERVER))
     messages.extend([bytes(chunk_bytes)] * chunks)
 
 
@@ -69,19 +94,15 @@ def run(steps: int) -> list[float]:
             streams[index % len(streams)].send(message)
         arrivals.take(len(messages))
 
-    return timed(step, steps) if server is None else []
+    return timed(step, steps) if rank else []
 
 
 def leave() -> None:
     """Close the streams in order; the server stays until its input ends."""
     for stream in streams:
         stream.close()
-    for stream in streams:
-        stream.wait_ended(timeout_s=5.0)
-    for channel in channels:
-        channel.close()
 
 
 obey({"start": start, "run": run, "cpu": cpu, "leave": leave})
 if server is not None:
-    server.stop()
+    server.stop(1.0).wait()
