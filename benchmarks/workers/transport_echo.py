@@ -10,7 +10,6 @@ import queue
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import grpc
 from protocol import obey
@@ -35,7 +34,7 @@ class EchoStream:
             iter(self._messages.get, None), wait_for_ready=True
         )
         self._arrivals = arrivals
-        self._reader = threading.Thread(target=self._read)
+        self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
     def send(self, message: bytes) -> None:
@@ -66,7 +65,7 @@ arrivals = Arrivals()
 streams: list[EchoStream] = []
 messages: list[bytes] = []
 keep_freed_memory()
-server: Any = None
+server: grpc.Server | None = None
 
 
 def start(chunk_bytes: int, chunks: int) -> None:

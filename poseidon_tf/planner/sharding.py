@@ -84,12 +84,13 @@ def _sfb_groups(
 def _ps_groups(
     specs: Sequence[VariableSpec], variables: Sequence[VariablePlan], coalesce_bytes: int
 ) -> list[list[int]]:
+    small_bytes = min(SMALL_BYTES, coalesce_bytes / SMALL)
     groups: list[list[int]] = []
     open_groups: dict[str, tuple[list[int], int]] = {}  # dtype -> of small variables, its bytes
     for at, (spec, variable) in enumerate(zip(specs, variables, strict=True)):
         if variable.scheme is not Scheme.PS:
             continue
-        if spec.num_bytes >= min(SMALL_BYTES, coalesce_bytes / SMALL):
+        if spec.num_bytes >= small_bytes:
             groups.append([at])
             continue
         # Large ones between them, such as the kernels between biases, part no small ones.

@@ -37,7 +37,7 @@ import ctypes, os, sys, threading
 from poseidon_tf.launch.memory import keep_freed_memory
 if "keep" in sys.argv:
     assert keep_freed_memory()
-barrier = threading.Barrier(4 * os.cpu_count() + 8)
+barrier = threading.Barrier(4 * os.cpu_count() + 8, timeout=60)
 def allocate():
     barrier.wait()  # All are alive at once: an arena that nobody uses is taken over.
     blocks.append(bytes(4096))
