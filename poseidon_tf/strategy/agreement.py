@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,9 +18,11 @@ from poseidon_tf.errors import PlanError, PoseidonError
 from poseidon_tf.planner import ClusterSpec, Plan, VariableSpec, first_difference, make_plan
 from poseidon_tf.strategy import tf_internals
 from poseidon_tf.sync.worker import Worker
+from poseidon_tf.wire.dtypes import Array
 
-# Values travel through the coordinator in pieces of at most this many bytes.
-PIECE_BYTES = 16 * 1024 * 1024
+# Values travel through the coordinator, in messages of at most this many bytes. Larger ones take
+# longer: every worker would receive them into memory that it has not used before.
+MESSAGE_BYTES = 1024 * 1024
 
 
 def agree_on_plan(
@@ -119,7 +121,7 @@ def agree_on_values(worker: Worker, variables: Sequence[Any], *, what: str) -> i
             str(getattr(variable, "path", variable.name)),
             list(part[0].shape),
             part[0].dtype.name,
-            hashlib.blake2b(_bytes_of(part[0]), digest_size=16).hexdigest(),
+            hashlib.blake2b(_as_bytes(part[0].numpy()), digest_size=16).hexdigest(),
         ]
         for variable, part in zip(variables, parts, strict=True)
     ]
@@ -138,25 +140,58 @@ def agree_on_values(worker: Worker, variables: Sequence[Any], *, what: str) -> i
         for position in range(len(facts))
         if any(theirs[position][3] != everyone[0][position][3] for theirs in everyone)
     ]
-    for position in differing:
-        part = parts[position]
-        mine = _bytes_of(part[0])
-        pieces = [
-            worker.gather(
-                f"{what}: value {position}",
-                mine[begin : begin + PIECE_BYTES] if worker.rank == 0 else b"",
-            )[0]
-            for begin in range(0, max(len(mine), 1), PIECE_BYTES)
-        ]
-        if worker.rank != 0:
-            value = np.frombuffer(b"".join(pieces), part[0].dtype.as_numpy_dtype)
-            for component in part:
-                component.assign(value.reshape(component.shape))
+    _take_values_of_rank_0(worker, [parts[position] for position in differing], what=what)
     return len(differing)
 
 
-def _bytes_of(variable: Any) -> bytes:
-    return bytes(np.ascontiguousarray(variable.numpy()).tobytes())
+def _take_values_of_rank_0(worker: Worker, parts: Sequence[Sequence[Any]], *, what: str) -> None:
+    """Give the variables with these components the values that they have on rank 0."""
+    gives = worker.rank == 0
+    sizes = [part[0].dtype.size * part[0].shape.num_elements() for part in parts]
+    values: dict[int, Array] = {}  # Only of variables that the last message ended within.
+    for number, pieces in enumerate(_messages(sizes, message_bytes=MESSAGE_BYTES)):
+        places = []
+        for position, begin, end in pieces:
+            first = parts[position][0]
+            if begin == 0:
+                dtype = first.dtype.as_numpy_dtype
+                values[position] = first.numpy() if gives else np.empty(first.shape, dtype)
+            places.append(_as_bytes(values[position])[begin:end])
+        mine = b"".join(places) if gives else b""
+        theirs = np.frombuffer(worker.gather(f"{what}, message {number}", mine)[0], np.uint8)
+        for (position, _, end), place in zip(pieces, places, strict=True):
+            if not gives:
+                place[:], theirs = theirs[: len(place)], theirs[len(place) :]
+            if end == sizes[position]:
+                value = values.pop(position)
+                for component in () if gives else parts[position]:
+                    component.assign(value)
+
+
+def _messages(sizes: Sequence[int], *, message_bytes: int) -> Iterator[list[tuple[int, int, int]]]:
+    """Values of so many bytes in a line, cut into messages: (position, begin, end) of each piece.
+
+    So many small values cost no more messages than a large one.
+    """
+    pieces: list[tuple[int, int, int]] = []
+    room = message_bytes
+    for position, size in enumerate(sizes):
+        begin = 0
+        while begin < size:
+            end = min(size, begin + room)
+            pieces.append((position, begin, end))
+            room -= end - begin
+            begin = end
+            if room == 0:
+                yield pieces
+                pieces, room = [], message_bytes
+    if pieces:
+        yield pieces
+
+
+def _as_bytes(value: Array) -> Array:
+    """The bytes of `value`, not a copy of them if it is contiguous."""
+    return np.ascontiguousarray(value).reshape(-1).view(np.uint8)
 
 
 def _described(facts: Sequence[Sequence[Any]]) -> str:
