@@ -14,6 +14,7 @@ from poseidon_tf.kv.service import (
     MAX_TABLE_KEYS,
     REGISTER,
     STREAMS_PER_SERVER,
+    stream_of,
 )
 from poseidon_tf.kv.store import KeySpec
 from poseidon_tf.transport.base import Traffic
@@ -157,9 +158,11 @@ class ServerLink:
         for piece in pieces:
             place = 0 if piece.place is None else piece.place + 1
             part = Part(key=piece.key, step=step, length=len(piece.payload), place=place)
-            by_stream[piece.key % len(self._queues)].append((part, piece.payload))
+            stream = stream_of(piece.key, len(piece.payload), len(self._queues))
+            by_stream[stream].append((part, piece.payload))
         for queue, parts in zip(self._queues, by_stream, strict=True):
-            queue.put_parts(parts)
+            if parts:
+                queue.put_parts(parts)
 
     def inspect(self, *, timeout_s: float) -> InspectReply:
         """What the server has received so far.

@@ -29,6 +29,8 @@ from poseidon_tf.wire.frame_pb2 import (
 # Long-lived streams, each with a connection of its own, between a worker and a server.
 STREAMS_PER_SERVER = 2
 _FEW_SERVERS = 2
+# Pieces up to here go on the first of them.
+FIRST_STREAM_BYTES = 64 * 1024
 
 # Of one table. A worker that has more keys announces them in several.
 MAX_TABLE_KEYS = 1024
@@ -50,6 +52,14 @@ def streams_per_server(num_servers: int) -> int:
     would only cut what is sent into more messages and share the link among more flows.
     """
     return STREAMS_PER_SERVER if num_servers <= _FEW_SERVERS else 1
+
+
+def stream_of(key: int, num_bytes: int, num_streams: int) -> int:
+    """Which stream of a worker carries a piece of so many bytes.
+
+    Large pieces take turns. Small ones share messages, and a message costs more than they do.
+    """
+    return key % num_streams if num_bytes > FIRST_STREAM_BYTES else 0
 
 
 @final
@@ -163,8 +173,10 @@ class KVService:
 
     def take(self, rank: int, index: int, part: Part, payload: memoryview) -> None:
         """One contribution of `rank` on its stream `index`."""
-        if part.key % self._num_streams != index:
-            raise ProtocolError(f"rank {rank} pushed key number {part.key} on stream {index}")
+        if stream_of(part.key, part.length, self._num_streams) != index:
+            raise ProtocolError(
+                f"rank {rank} pushed {part.length} bytes of key number {part.key} on stream {index}"
+            )
         place = None
         if part.place:
             if self._memory is None or rank != self._memory_rank:

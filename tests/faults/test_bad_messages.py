@@ -93,7 +93,10 @@ def push(key=0, step=1, data=None, **changes):
 
 BAD_PUSHES = {
     "an unknown key": (push(key=8), "key number 8, which was never announced"),
-    "a key of the other stream": (push(key=1, step=0), "key number 1 on stream 0"),
+    "a key of the other stream": (
+        push(key=1, step=0, data=bytes(2**17)),
+        "131072 bytes of key number 1 on stream 0",
+    ),
     "too few bytes": (push(data=payload(7.0, 3)), "12 bytes of 'w' for step 1; 16 bytes"),
     "too many bytes": (push(data=payload(7.0, 5)), "20 bytes of 'w' for step 1; 16 bytes"),
     "no bytes": (push(data=b""), "0 bytes of 'w' for step 1; 16 bytes"),

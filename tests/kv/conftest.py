@@ -5,8 +5,16 @@ import contextlib
 import pytest
 from kv_links import Cluster
 
+from poseidon_tf.kv import service
+
 
 @pytest.fixture
-def cluster():
+def small_keys_take_turns(monkeypatch):
+    """Keys of a few bytes use every stream, as large ones do."""
+    monkeypatch.setattr(service, "FIRST_STREAM_BYTES", 0)
+
+
+@pytest.fixture
+def cluster(small_keys_take_turns):
     with contextlib.ExitStack() as stack:
         yield lambda num_workers, **options: Cluster(stack, num_workers, **options)

@@ -8,7 +8,7 @@ import pytest
 from kv_links import WAIT_S, End
 
 from poseidon_tf.errors import MemberError, PeerLost, ProtocolError
-from poseidon_tf.kv.service import EXCHANGE, REGISTER
+from poseidon_tf.kv.service import EXCHANGE, REGISTER, stream_of
 from poseidon_tf.wire.frame_pb2 import FrameHeader, Part
 from poseidon_tf.wire.frames import encode
 
@@ -87,7 +87,7 @@ def push_message(key=0, step=0, payload=bytes(16)):
         (b"garbage", "7 bytes that are not a frame"),
         (push_message()[:-1], "not a frame"),
         (push_message(key=2), "never announced"),
-        (push_message(key=1), "key number 1 on stream 0"),
+        (push_message(key=1), "16 bytes of key number 1 on stream 0"),
         (push_message(step=1), "its next step is 0"),
         (push_message(payload=bytes(12)), "16 bytes of float32 are due"),
     ],
@@ -185,3 +185,11 @@ def test_leaving_and_closing_end_every_stream_in_order(cluster):
         reader.join(WAIT_S)
     with pytest.raises(queue.Empty):
         link._lost.get_nowait()
+
+
+def test_large_pieces_take_turns_and_small_ones_share_messages_on_the_first_stream():
+    """By size and key alone, so that all workers and the server agree."""
+    large, small = 64 * 1024 + 1, 64 * 1024
+    assert [stream_of(key, large, 2) for key in range(4)] == [0, 1, 0, 1]
+    assert [stream_of(key, small, 2) for key in range(4)] == [0, 0, 0, 0]
+    assert [stream_of(key, large, 1) for key in range(4)] == [0, 0, 0, 0]

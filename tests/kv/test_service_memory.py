@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from poseidon_tf.kv.service import EXCHANGE, INSPECT, REGISTER, KVService
+from poseidon_tf.kv.service import EXCHANGE, INSPECT, REGISTER, KVService, stream_of
 from poseidon_tf.kv.store import KeySpec, Store
 from poseidon_tf.transport.frame_queue import FrameQueue
 from poseidon_tf.wire import frames
@@ -90,7 +90,8 @@ class Cluster:
     def push(self, rank, step):
         for key in self.rng.sample(range(len(self.sizes)), len(self.sizes)):
             payload = memoryview(self.share(rank, key, step)).cast("B")
-            link = self.links[rank * NUM_STREAMS + key % NUM_STREAMS]
+            stream = stream_of(key, len(payload), NUM_STREAMS)
+            link = self.links[rank * NUM_STREAMS + stream]
             link.up.put_parts([(Part(key=key, step=step, length=len(payload)), payload)])
 
     def hear(self, link):
@@ -123,6 +124,7 @@ class Cluster:
         return reply.held_bytes + waiting
 
 
+@pytest.mark.usefixtures("small_keys_take_turns")
 @pytest.mark.parametrize("num_workers", [1, 2, 3, 7])
 @pytest.mark.parametrize("seed", range(15))
 def test_a_server_holds_two_shards_and_the_windows_at_most(num_workers, seed):

@@ -181,7 +181,7 @@ def test_what_used_no_credit_gets_none_back(cluster, sides, own):
         (1, push_message(place=1, length=17), "16 bytes of float32 are due"),
         (1, push_message(place=1, length=12), "16 bytes of float32 are due"),
         (1, push_message(place=1, step=1), "its next step is 0"),
-        (1, push_message(place=1, key=1), "key number 1 on stream 0"),
+        (1, push_message(place=1, key=1), "16 bytes of key number 1 on stream 0"),
         (1, push_message(place=1, key=4), "never announced"),
         (1, push_message(place=1, payload=bytes(16)), "do not add up"),
     ],
