@@ -113,8 +113,9 @@ def place(
     """Cut every PS unit into KV pairs and give each pair a server.
 
     Pairs are at most `kv_pair_bytes`, and small enough that a server holds about 64. They go
-    largest first to the emptiest server; where that leaves one server too full, pairs are
-    halved. A model too small for that is laid out as one line of bytes and cut once per server.
+    largest first to the emptiest server; where that leaves one server too full, the largest are
+    made smaller, and no others: a pair costs a message each way on every worker. A model too small
+    for that is laid out as one line of bytes and cut once per server.
 
     Args:
         itemsizes: bytes of one element of each unit.
@@ -134,22 +135,46 @@ def place(
     total_bytes = sum(part.length * part.itemsize for part in whole)
     about = max(WORTH_CUTTING_BYTES, total_bytes // (PAIRS_PER_SERVER * num_servers))
     pair_bytes = min(kv_pair_bytes, about)
+    counts = [_num_pairs(part, pair_bytes) for part in whole]
     while True:
-        parts = [piece for part in whole for piece in _cut(part, pair_bytes)]
+        parts = [
+            piece for part, count in zip(whole, counts, strict=True) for piece in _cut(part, count)
+        ]
         servers, fullest = _largest_first(parts, num_servers)
         if fullest * num_servers <= BALANCE * total_bytes:
             break
-        if pair_bytes == SMALLEST_PAIR_BYTES:
+        if not _cut_finer(whole, counts):
             parts, servers = _one_line(whole, total_bytes, num_servers, kv_pair_bytes)
             break
-        pair_bytes = max(SMALLEST_PAIR_BYTES, pair_bytes // 2)
     return _numbered(parts, servers)
 
 
-def _cut(part: _Part, pair_bytes: int) -> list[_Part]:
+def _cut_finer(whole: Sequence[_Part], counts: list[int]) -> bool:
+    """Cut what has the largest pieces into one piece more each; False where all are small.
+
+    Some at once, or a model on many servers would take long.
+    """
+
+    def piece_bytes(at: int) -> float:
+        return whole[at].length * whole[at].itemsize / counts[at]
+
+    pieces = [(-piece_bytes(at), at) for at in range(len(whole))]
+    heapq.heapify(pieces)
+    for _ in range(1 + sum(counts) // 16):
+        _, at = pieces[0]
+        if piece_bytes(at) <= SMALLEST_PAIR_BYTES:
+            return False
+        counts[at] += 1
+        heapq.heapreplace(pieces, (-piece_bytes(at), at))
+    return True
+
+
+def _num_pairs(part: _Part, pair_bytes: int) -> int:
+    return -(-part.length // max(1, pair_bytes // part.itemsize))
+
+
+def _cut(part: _Part, count: int) -> list[_Part]:
     # Near-equal rather than full pairs and a small rest: equal pairs balance better.
-    longest = max(1, pair_bytes // part.itemsize)
-    count = -(-part.length // longest)
     bounds = [part.offset + part.length * k // count for k in range(count + 1)]
     return [
         part._replace(offset=start, length=end - start)
@@ -183,7 +208,8 @@ def _one_line(
             if server == num_servers - 1:
                 end = part.length
             if end > taken:
-                pieces = _cut(part._replace(offset=taken, length=end - taken), kv_pair_bytes)
+                share = part._replace(offset=taken, length=end - taken)
+                pieces = _cut(share, _num_pairs(share, kv_pair_bytes))
                 parts += pieces
                 servers += [server] * len(pieces)
                 taken = end

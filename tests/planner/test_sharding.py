@@ -14,7 +14,7 @@ from planner_models import (
     vgg19_22k,
 )
 
-from poseidon_tf.planner import ClusterSpec, Scheme, make_plan
+from poseidon_tf.planner import ClusterSpec, Scheme, make_plan, sharding
 from poseidon_tf.planner.sharding import SMALL_BYTES
 
 MODELS = [vgg19_22k, alexnet, resnet50, lstm, digits_convnet]
@@ -115,10 +115,36 @@ def test_a_large_variable_is_striped_over_all_servers(num_bytes, pair_bytes):
     assert {4 * pair.length for pair in plan.pairs} == {pair_bytes}
 
 
-def test_pairs_are_halved_where_that_balances_the_servers():
+def test_pairs_are_made_smaller_where_that_balances_the_servers():
     plan = plan_for([plain("v", 5 * (1 << 16) // 4)], servers=4)
-    assert {4 * pair.length for pair in plan.pairs} == {1 << 14}  # Of 5 times 64 KiB.
+    assert {4 * pair.length for pair in plan.pairs} == {5 * (1 << 13)}  # Of 5 times 64 KiB.
     assert set(plan.server_loads()) == {5 * (1 << 14)}
+
+
+def test_only_the_largest_pairs_are_made_smaller():
+    """As in VGG19, cut alike everything would be in 49 pairs."""
+    sizes = [288, 2304, 4608, 9216, 18432, *[36864] * 3, 73728, *[147456] * 7]
+    specs = [plain(f"conv{at}", size // 4) for at, size in enumerate(sizes)]
+    plan = plan_for(specs, servers=8, coalesce_bytes=0)
+    num_pairs = [sum(pair.unit == unit.index for pair in plan.pairs) for unit in plan.units]
+    assert num_pairs[:8] == [1] * 8 and sum(num_pairs) < 40
+    assert max(plan.server_loads()) <= 1.05 * sum(plan.server_loads()) / 8
+
+
+def test_many_servers_are_balanced_in_few_rounds():
+    """Some thousand pairs: their number grows by a share of it, not one by one."""
+    rounds = 0
+    count = sharding._largest_first
+
+    def counted(*args):
+        nonlocal rounds
+        rounds += 1
+        return count(*args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sharding, "_largest_first", counted)
+        plan_for([plain(f"v{at}", 1 << 18) for at in range(3)], servers=1000)
+    assert rounds < 120
 
 
 def test_no_pair_is_larger_than_asked_for():
