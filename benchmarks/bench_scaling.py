@@ -116,7 +116,9 @@ def _members(hosts: Hosts, cell: Cell) -> Members:
     if cell.is_mirrored:
         python = str(MIRRORED_PYTHON)
         return Members(hosts, "mirrored_emulated.py", count=cell.workers, python=python)
-    return Members(hosts, "poseidon_emulated.py", count=cell.workers, python=sys.executable)
+    args = ["--lockstep"] if cell.is_in_lockstep else []
+    script = "poseidon_emulated.py"
+    return Members(hosts, script, count=cell.workers, python=sys.executable, args=args)
 
 
 def _order(cell: Cell, scale: int) -> dict[str, Any]:
@@ -139,9 +141,9 @@ def _step_s(
     answers = members.ask("train", timeout_s=patience_s, steps=count, **order)
     medians = []
     for answer in answers:
-        ends_s = answer["ends_s"][-options.steps - 1 :]
+        ends_s = answer.get("ends_s", [])
         steps_s = [after - before for before, after in zip(ends_s, ends_s[1:], strict=False)]
-        medians.append(statistics.median(steps_s))
+        medians.append(statistics.median(answer.get("steps_s", steps_s)[-options.steps :]))
     return max(medians)
 
 
@@ -186,7 +188,7 @@ def _wanted(options: argparse.Namespace, *, is_shaped: bool) -> list[Cell]:
             options.nets or ["vgg19-22k"],
             options.workers or [2, 4, 8],
             options.gbe or [10.0, 40.0],
-            options.modes or scaling_grid.MODES,
+            options.modes or scaling_grid.EXCHANGING,
             options.rebuild,
         )
     else:

@@ -26,3 +26,21 @@ def step_ends(keras: Any, model: Any, dataset: Any, *, count: int) -> list[float
 
     model.fit(dataset, epochs=1, steps_per_epoch=count, callbacks=[StepEnds()], verbose=0)
     return ends_s
+
+
+def clocked_steps(
+    keras: Any, model: Any, dataset: Any, *, count: int, period_s: float
+) -> list[float]:
+    """Seconds of each of `count` batches, each begun at a multiple of `period_s` by that clock."""
+    seconds: list[float] = []
+
+    class Clocked(keras.callbacks.Callback):  # type: ignore[misc]
+        def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+            time.sleep(period_s - time.perf_counter() % period_s)
+            self._begin_s = time.perf_counter()
+
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            seconds.append(time.perf_counter() - self._begin_s)
+
+    model.fit(dataset, epochs=1, steps_per_epoch=count, callbacks=[Clocked()], verbose=0)
+    return seconds

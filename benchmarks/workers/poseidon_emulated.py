@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import tensorflow as tf
 from architectures import net as net_named
 from architectures import scaled
 from emulation import Accelerator, build_dataset, build_model
-from keras_steps import step_ends
+from keras_steps import clocked_steps, step_ends
 from protocol import obey
 
 import poseidon_tf
@@ -79,9 +80,16 @@ class Trainer:
     def train(
         self, net: str, mode: str, scale: int, dilation: float, rebuild: str, pace: str, steps: int
     ) -> dict[str, Any]:
-        """Train `steps` steps; when each ended, by a clock that this machine's processes share."""
+        """Train `steps` steps; when each ended, by a clock that this machine's processes share.
+
+        In lockstep: how long each took.
+        """
         model, dataset = self._trainees(net, mode, scale, dilation, rebuild, pace)
-        return {"ends_s": step_ends(keras, model, dataset, count=steps)}
+        if mode != "lockstep":
+            return {"ends_s": step_ends(keras, model, dataset, count=steps)}
+        # Time enough to end before the next begins.
+        period_s = 2 * net_named(net).device_s * dilation
+        return {"steps_s": clocked_steps(keras, model, dataset, count=steps, period_s=period_s)}
 
     def _build(
         self, net_name: str, mode: str, scale: int, dilation: float, rebuild: str, pace: str
@@ -102,7 +110,7 @@ class Trainer:
                 scale=scale,
                 device_s=net.device_s * dilation,
                 name=f"{net_name}-{mode}-{pace}".replace("-", "_"),
-                dense_suffix="" if mode == "hybrid" else "_by_ps",
+                dense_suffix="_by_ps" if mode in ("ps", "no_overlap") else "",
             )
             optimizer = EmulatedSGD(
                 accelerator, holds_back=mode == "no_overlap", rebuild_s=rebuild_s
@@ -112,11 +120,14 @@ class Trainer:
 
 
 def main() -> None:
-    """Join the others, then obey."""
+    """Join the others, if there are any, then obey."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--timeline", help="folder for this process's Chrome trace")
     parser.add_argument("--scale", type=int, default=8, help="S")
+    parser.add_argument("--lockstep", action="store_true", help="know of no other worker")
     options = parser.parse_args()
+    if options.lockstep:
+        os.environ.pop("TF_CONFIG", None)
     strategy = poseidon_tf.PoseidonStrategy(
         schemes={"*_by_ps/*": "ps"},
         # As all bytes here, divided by S^2.

@@ -87,6 +87,11 @@ def test_without_overlap_the_bound_is_computation_and_then_communication(grid):
     assert bound == pytest.approx(4 * 0.925 / (0.925 + wire_s))
 
 
+def test_without_exchange_there_is_one_cell_for_all_links(grid):
+    (cell,) = grid[1].product(["vgg19"], [8], [10.0, 40.0], ["lockstep"], "free")
+    assert cell.gbe is None and grid[1].bound(cell) is None
+
+
 def test_the_default_selection_takes_less_than_an_hour(grid):
     cells = grid[1].selection()
     assert len(set(cells)) == len(cells)
@@ -98,14 +103,14 @@ def test_the_default_selection_takes_less_than_an_hour(grid):
 @pytest.mark.processes
 def test_overlap_and_factors_are_faster_than_neither_and_a_run_goes_on_where_it_ended(tmp_path):
     options = ["--nets", "alexnet", "--workers", "2", "--gbe", "10", "--folder", str(tmp_path)]
-    options += ["--modes", "hybrid", "no_overlap", "--warm-up", "1", "--steps", "2"]
+    options += ["--modes", "hybrid", "no_overlap", "lockstep", "--warm-up", "1", "--steps", "2"]
     done = run("bench_scaling.py", *options)
     assert done.returncode == 0, done.stderr
     rows = json.loads((tmp_path / "scaling.json").read_text())["rows"]
     step_s = {row["mode"]: row["step_s"] for row in rows}
-    assert step_s.keys() == {"hybrid", "no_overlap"}
+    assert step_s.keys() == {"hybrid", "no_overlap", "lockstep"}
     assert all(row["step_s"] > row["device_s"] == 0.25 for row in rows)
-    if rows[0]["gbe"] is not None:  # The links were shaped.
+    if any(row["gbe"] is not None for row in rows):  # The links were shaped.
         assert step_s["hybrid"] < step_s["no_overlap"]
     again = run("bench_scaling.py", *options)
     assert again.returncode == 0, again.stderr
