@@ -121,7 +121,7 @@ def agree_on_values(worker: Worker, variables: Sequence[Any], *, what: str) -> i
             str(getattr(variable, "path", variable.name)),
             list(part[0].shape),
             part[0].dtype.name,
-            hashlib.blake2b(_as_bytes(part[0].numpy()), digest_size=16).hexdigest(),
+            hashlib.blake2b(_as_bytes(part[0].numpy()).data, digest_size=16).hexdigest(),
         ]
         for variable, part in zip(variables, parts, strict=True)
     ]
@@ -157,7 +157,7 @@ def _take_values_of_rank_0(worker: Worker, parts: Sequence[Sequence[Any]], *, wh
                 dtype = first.dtype.as_numpy_dtype
                 values[position] = first.numpy() if gives else np.empty(first.shape, dtype)
             places.append(_as_bytes(values[position])[begin:end])
-        mine = b"".join(places) if gives else b""
+        mine = b"".join(place.data for place in places) if gives else b""
         theirs = np.frombuffer(worker.gather(f"{what}, message {number}", mine)[0], np.uint8)
         for (position, _, end), place in zip(pieces, places, strict=True):
             if not gives:
