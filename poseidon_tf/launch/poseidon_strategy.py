@@ -48,8 +48,8 @@ class PoseidonStrategy(ClusterStrategy):
         The last match wins.
       kv_pair_bytes: the largest piece of a gradient, in bytes, that a server sums as one;
         4 KiB to 64 MiB.
-      coalesce_bytes: variables smaller than 64 KiB, and than a quarter of this, are exchanged
-        together until they have this many bytes; 0 exchanges each on its own.
+      coalesce_bytes: neighbours that are small beside the rest of the model are exchanged together
+        until they have this many bytes at most; 0 exchanges each on its own.
       devices: where this worker's replicas run, one each, such as ``["GPU:0", "GPU:1"]``; by
         default on all its accelerators, else on the CPU. All workers need as many. Their
         gradients are summed on the host, and their factors joined, before anything is sent.

@@ -40,8 +40,8 @@ def make_plan(
         schemes: overrides, from a pattern of names (`fnmatch`; ``*`` crosses ``/``) to ``"ps"``,
             ``"sfb"`` or ``"rows"``. The last pattern that matches wins. A kernel's bias follows it.
         kv_pair_bytes: the largest piece that a variable is cut into; 4 KiB to 64 MiB.
-        coalesce_bytes: variables smaller than 64 KiB, and than a quarter of this, travel together
-            until they reach it; 0 for each on its own.
+        coalesce_bytes: PS neighbours that are small beside the rest of the model travel together
+            until they reach this at most; 0 for each on its own.
         arithmetic_differs: how the workers' hardware or software differs, if it does. Rebuilt
             products may then differ in their last bits, so SFB is used only where asked for.
 

@@ -8,17 +8,24 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from .plan import KVPair, Scheme, Unit, VariablePlan
 from .specs import VariableSpec, kernel_position
 
-DEFAULT_COALESCE_BYTES = 1024 * 1024
-"""Small neighbours travel together until they reach this: an exchange has a fixed cost."""
-SMALL = 4
-"""A variable is small below this part of it ..."""
-SMALL_BYTES = 64 * 1024
-"""... and below this: a larger one would gain little, and should not wait for its neighbours."""
+DEFAULT_COALESCE_BYTES = 16 * 1024 * 1024
+"""Neighbours travel together until they reach this at most: an exchange has a fixed cost."""
+NEAR_AN_END = 4
+"""They reach no more than this part of what is left of the model to the nearer end. They leave with
+their last gradient: where backpropagation begins, the link would wait, where it ends, the step."""
+SMALL = 2
+"""A variable of this part of that, or more, is alone: it would gain little, and lose the wait."""
+TINY = 256
+"""Below this part of the most a variable is tiny. Larger ones between them, such as the kernels
+between biases, part no tiny ones, and ..."""
+TINY_TOGETHER = 16
+"""... they may reach this part of the most anywhere in the model."""
 
 SMALLEST_PAIR_BYTES = 4 * 1024
 PAIRS_PER_SERVER = 64
@@ -28,6 +35,23 @@ WORTH_CUTTING_BYTES = 64 * 1024
 """Smaller pairs cost more than they save, unless they balance the servers."""
 BALANCE = 1.05
 """The fullest server against the mean."""
+
+
+@dataclass
+class _OpenGroup:
+    """Variables that travel together, and more may join.
+
+    Attributes:
+      num_alone: how many that travel alone, or otherwise, come before its last.
+    """
+
+    members: list[int]
+    num_bytes: int
+    num_alone: int
+
+    def takes(self, is_tiny: bool, most: float, num_alone: int) -> bool:
+        """Whether one more may join, which `num_alone` come before."""
+        return self.num_bytes < most and (is_tiny or self.num_alone == num_alone)
 
 
 class _Part(NamedTuple):
@@ -84,22 +108,34 @@ def _sfb_groups(
 def _ps_groups(
     specs: Sequence[VariableSpec], variables: Sequence[VariablePlan], coalesce_bytes: int
 ) -> list[list[int]]:
-    small_bytes = min(SMALL_BYTES, coalesce_bytes / SMALL)
+    left = sum(
+        spec.num_bytes
+        for spec, variable in zip(specs, variables, strict=True)
+        if variable.scheme is Scheme.PS
+    )
+    passed = num_alone = 0
     groups: list[list[int]] = []
-    open_groups: dict[str, tuple[list[int], int]] = {}  # dtype -> of small variables, its bytes
+    open_groups: dict[str, _OpenGroup] = {}  # By dtype.
     for at, (spec, variable) in enumerate(zip(specs, variables, strict=True)):
         if variable.scheme is not Scheme.PS:
+            num_alone += 1
             continue
-        if spec.num_bytes >= small_bytes:
+        most = min(coalesce_bytes, min(passed, left) / NEAR_AN_END)
+        passed, left = passed + spec.num_bytes, left - spec.num_bytes
+        is_tiny = spec.num_bytes < coalesce_bytes / TINY
+        if is_tiny:
+            most = max(most, coalesce_bytes / TINY_TOGETHER)
+        elif spec.num_bytes >= most / SMALL:
+            num_alone += 1
             groups.append([at])
             continue
-        # Large ones between them, such as the kernels between biases, part no small ones.
-        group, num_bytes = open_groups.get(spec.dtype, ([], coalesce_bytes))
-        if num_bytes >= coalesce_bytes:
-            group, num_bytes = [], 0
-            groups.append(group)
-        group.append(at)
-        open_groups[spec.dtype] = group, num_bytes + spec.num_bytes
+        group = open_groups.get(spec.dtype)
+        if group is None or not group.takes(is_tiny, most, num_alone):
+            group = open_groups[spec.dtype] = _OpenGroup([], 0, num_alone)
+            groups.append(group.members)
+        group.members.append(at)
+        group.num_bytes += spec.num_bytes
+        group.num_alone = num_alone
     return groups
 
 

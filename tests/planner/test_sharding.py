@@ -15,8 +15,8 @@ from planner_models import (
 )
 
 from poseidon_tf.planner import ClusterSpec, Scheme, make_plan, sharding
-from poseidon_tf.planner.sharding import SMALL_BYTES
 
+KIB, MIB = 1 << 10, 1 << 20
 MODELS = [vgg19_22k, alexnet, resnet50, lstm, digits_convnet]
 
 
@@ -48,6 +48,19 @@ def assert_every_element_is_in_one_pair(plan):
             assert pair.offset == end and pair.length > 0
             end += pair.length
         assert end == unit.num_elements
+
+
+def assert_no_group_takes_more_than_it_may(plan, specs, coalesce_bytes):
+    ps = [at for at, variable in enumerate(plan.variables) if variable.scheme is Scheme.PS]
+    tiny = {at for at in ps if specs[at].num_bytes < coalesce_bytes / 256}
+    total_bytes = sum(specs[at].num_bytes for at in ps)
+    groups = [unit.variables for unit in plan.units if unit.scheme is Scheme.PS]
+    for group in [group for group in groups if len(group) > 1]:
+        before_last = sum(specs[at].num_bytes for at in group[:-1])
+        passed = sum(specs[at].num_bytes for at in ps if at < group[-1])
+        most = min(coalesce_bytes, passed / 4, (total_bytes - passed) / 4)
+        assert before_last < (max(most, coalesce_bytes / 16) if group[-1] in tiny else most)
+        assert all(at in tiny or specs[at].num_bytes < coalesce_bytes / 2 for at in group)
 
 
 @pytest.mark.parametrize("all_ps", [False, True], ids=["hybrid", "all ps"])
@@ -86,19 +99,7 @@ def test_random_models_are_covered_once_within_the_pair_size(seed):
     for unit in plan.units:
         assert {plan.variables[at].scheme for at in unit.variables} == {unit.scheme}
         assert {plan.variables[at].dtype for at in unit.variables} == {unit.dtype}
-    small_bytes = min(SMALL_BYTES, coalesce_bytes / 4)
-    together = [unit.variables for unit in plan.units if unit.scheme is Scheme.PS]
-    for variables in [variables for variables in together if len(variables) > 1]:
-        sizes = [specs[at].num_bytes for at in variables]
-        assert max(sizes) < small_bytes and sum(sizes[:-1]) < coalesce_bytes
-    for dtype in {spec.dtype for spec in specs}:
-        sizes = [
-            sum(specs[at].num_bytes for at in variables)
-            for variables in together
-            if specs[variables[0]].dtype == dtype
-            and all(specs[at].num_bytes < small_bytes for at in variables)
-        ]
-        assert all(size >= coalesce_bytes for size in sizes[:-1])
+    assert_no_group_takes_more_than_it_may(plan, specs, coalesce_bytes)
 
 
 @pytest.mark.parametrize(
@@ -167,28 +168,67 @@ def test_a_tiny_model_is_not_cut_into_crumbs():
     assert len(plan.pairs) < 4 * 32
 
 
-def test_small_variables_travel_together_until_they_have_1_mib():
-    specs = [plain(f"v{at}", 8 * 1024) for at in range(34)]  # 32 KiB each.
+def test_tiny_variables_travel_together_until_they_have_1_mib():
+    specs = [plain(f"v{at}", 32 * KIB // 4) for at in range(34)]
     names = [spec.name for spec in specs]
     assert units_of(plan_for(specs, 2)) == [("ps", names[:32]), ("ps", names[32:])]
 
 
-def test_64_kib_are_not_small():
-    assert SMALL_BYTES == 64 * 1024
-    specs = [plain("a", 1024), plain("b", 16 * 1024), plain("c", 16 * 1024 - 1)]
+def test_the_last_one_may_take_them_beyond_it():
+    specs = [plain(f"v{at}", 196 // 4) for at in range(24)]
+    units = [names for _, names in units_of(plan_for(specs, 2, coalesce_bytes=16 * 3200))]
+    assert [len(names) for names in units] == [17, 7]  # 3332 bytes, 1372 bytes.
+
+
+def test_64_kib_are_not_tiny():
+    specs = [plain("a", 1024), plain("b", 64 * KIB // 4), plain("c", 64 * KIB // 4 - 1)]
     assert [names for _, names in units_of(plan_for(specs, 2))] == [["a", "c"], ["b"]]
 
 
-def test_the_last_one_may_take_them_beyond_it():
-    specs = [plain(f"v{at}", 199) for at in range(8)]
-    units = [names for _, names in units_of(plan_for(specs, 2, coalesce_bytes=3200))]
-    assert units == [["v0", "v1", "v2", "v3", "v4"], ["v5", "v6", "v7"]]  # 3980 bytes, 2388 bytes.
+def test_neighbours_join_more_the_further_they_are_from_both_ends():
+    """Where backpropagation begins the link would wait for them, where it ends the step."""
+    specs = [plain(f"v{at}", MIB // 4) for at in range(128)]
+    sizes = [len(names) for _, names in units_of(plan_for(specs, 2))]
+    assert sizes[:9] == [1] * 9 and sizes[-8:] == [1] * 8
+    largest = sizes.index(max(sizes))
+    assert 12 < sizes[largest] <= 16 and 12 < sum(sizes[:largest]) < 128 - 12
+    assert sizes[:largest] == sorted(sizes[:largest])
+    assert sizes[largest:] == sorted(sizes[largest:], reverse=True)
 
 
-def test_a_quarter_is_not_small():
-    specs = [plain("a", 199), plain("b", 200), plain("c", 199)]
-    units = [names for _, names in units_of(plan_for(specs, 2, coalesce_bytes=3200))]
-    assert units == [["a", "c"], ["b"]]
+def test_only_tiny_ones_join_across_a_large_one():
+    large = [plain(f"large{at}", 100 * MIB // 4) for at in range(3)]
+    tiny = [plain(f"tiny{at}", 8) for at in range(2)]
+    medium = [plain(f"medium{at}", MIB // 4) for at in range(4)]
+    specs = [large[0], tiny[0], *medium[:2], large[1], *medium[2:], tiny[1], large[2]]
+    assert [names for _, names in units_of(plan_for(specs, 2))] == [
+        ["large0"],
+        ["tiny0", "medium0", "medium1"],
+        ["large1"],
+        ["medium2", "medium3", "tiny1"],
+        ["large2"],
+    ]
+    specs = [large[0], tiny[0], large[1], tiny[1], large[2]]
+    assert [names for _, names in units_of(plan_for(specs, 2))] == [
+        ["large0"],
+        ["tiny0", "tiny1"],
+        ["large1"],
+        ["large2"],
+    ]
+
+
+def test_half_of_what_a_group_may_have_is_alone():
+    large = [plain(f"large{at}", 100 * MIB // 4) for at in range(2)]
+    medium = [plain("a", 1000), plain("b", 1001), plain("c", 999)]
+    specs = [large[0], *medium, large[1]]
+    units = [names for _, names in units_of(plan_for(specs, 2, coalesce_bytes=8004))]
+    assert units == [["large0"], ["a"], ["b"], ["c"], ["large1"]]
+
+
+def test_a_deep_network_needs_few_exchanges():
+    plan = plan_for(resnet50(), 4)
+    assert len(plan.variables) == 161
+    assert len(plan.units) < 35
 
 
 def test_0_leaves_each_on_its_own():
