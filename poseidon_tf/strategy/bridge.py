@@ -29,8 +29,6 @@ from poseidon_tf.sync.buffers import ALIGNMENT
 from poseidon_tf.sync.session import Deliver, Route
 
 _HOST = "/device:CPU:0"
-# Smaller results are copied: that costs less than sharing them.
-_SHARED_BYTES = 64 * 1024
 _numbers = itertools.count()
 
 
@@ -62,11 +60,12 @@ class GraphRoute:
             self._queues = [
                 tf.queue.FIFOQueue(
                     capacity=2**30,
-                    dtypes=[tf.int64, tf.string, *self._dtypes],
+                    dtypes=[tf.string, *self._dtypes],
                     shared_name=f"poseidon_{next(_numbers)}",
                 )
                 for _ in range(num_replicas)
             ]
+            self._no_error = _text("")
         self._route = open_route(self._deliver)
         self._rows: Any = None
         self._check: Any = None
@@ -109,12 +108,12 @@ class GraphRoute:
             tf_internals.run_independently(push)
             with tf.control_dependencies([push]):
                 pulls = [queue.dequeue(name="pull") for queue in queues]
-            for _, error, *_ in pulls:
+            for error, *_ in pulls:
                 tf_internals.run_independently(error.op)
-            _, error, *results = pulls[0]
+            error, *results = pulls[0]
             check = tf.debugging.Assert(tf.equal(error, ""), [error], name="check")
             tf_internals.run_independently(check)
-            with tf.control_dependencies([check, *(results[0].op for _, _, *results in pulls[1:])]):
+            with tf.control_dependencies([check, *(results[0].op for _, *results in pulls[1:])]):
                 return [tf.identity(result) for result in results]
 
     def push(self, tensors: Sequence[tf.Tensor]) -> None:
@@ -126,7 +125,7 @@ class GraphRoute:
         """The results of the last `push`, as eager tensors; waits for them."""
         with tf.device(_HOST):
             pulls = [queue.dequeue() for queue in self._queues]
-        _, error, *results = pulls[0]
+        error, *results = pulls[0]
         if text := error.numpy().decode():
             failure = self._failure()
             raise type(failure)(text) if failure is not None else PoseidonError(text)
@@ -145,23 +144,33 @@ class GraphRoute:
         self._route.push(arrays, replica, check=check)
 
     def _deliver(self, step: int, results: list[Any], error: str) -> None:
+        del step  # Elements come in order.
         if error:
             results = [np.zeros(0, dtype.as_numpy_dtype) for dtype in self._dtypes]
-        with tf.device(_HOST):
-            values = [
-                _as_tensor(result, dtype)
-                for result, dtype in zip(results, self._dtypes, strict=True)
-            ]
-            for queue in self._queues:
-                queue.enqueue([tf.constant(step, tf.int64), tf.constant(error), *values])
+        element = [_text(error) if error else self._no_error]
+        for result, dtype in zip(results, self._dtypes, strict=True):
+            element.append(_as_tensor(result, dtype))
+        for queue in self._queues:
+            # What `enqueue` does, without its checks: a network has many results in a step. No
+            # device is named, which takes time: queues have but one kernel, the host's.
+            tf.raw_ops.QueueEnqueueV2(handle=queue.queue_ref, components=element)
+
+
+def _text(value: str) -> tf.Tensor:
+    with tf.device(_HOST):
+        return tf.constant(value)
 
 
 def _as_tensor(array: Any, dtype: tf.DType) -> tf.Tensor:
-    """`array` as a tensor of `dtype`, in the same memory where that is worth it."""
+    """`array` as a tensor of `dtype`, in the same memory where it is this project's and aligned."""
     is_ours = array.flags.writeable and array.ctypes.data % ALIGNMENT == 0
-    if array.nbytes < _SHARED_BYTES or not is_ours:
+    if not is_ours or not array.nbytes:
         # numpy knows no bfloat16; the bits came as another type of the same size.
-        return tf.convert_to_tensor(array.view(dtype.as_numpy_dtype))
+        with tf.device(_HOST):
+            return tf.constant(array.view(dtype.as_numpy_dtype))
     # TensorFlow keeps the array for as long as it uses its memory.
     tensor = tf.experimental.dlpack.from_dlpack(array.__dlpack__())
-    return tensor if tensor.dtype == dtype else tf.bitcast(tensor, dtype)
+    if tensor.dtype == dtype:
+        return tensor
+    with tf.device(_HOST):
+        return tf.bitcast(tensor, dtype)
