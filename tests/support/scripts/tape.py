@@ -18,7 +18,7 @@ from report import result
 import poseidon_tf
 
 STEPS, HALF = 4, 6
-strategy = poseidon_tf.PoseidonStrategy(coalesce_bytes=0 if "break" in sys.argv else 4096)
+strategy = poseidon_tf.PoseidonStrategy(coalesce_bytes=0 if "break" in sys.argv else 65536)
 IS_ALONE = strategy.num_workers == 1
 tape_class = poseidon_tf.GradientTape
 
