@@ -42,16 +42,12 @@ class _OpenGroup:
     """Variables that travel together, and more may join.
 
     Attributes:
-      num_alone: how many that travel alone, or otherwise, come before its last.
+      is_parted: one that is alone, or of another scheme, has come after its last.
     """
 
     members: list[int]
-    num_bytes: int
-    num_alone: int
-
-    def takes(self, is_tiny: bool, most: float, num_alone: int) -> bool:
-        """Whether one more may join, which `num_alone` come before."""
-        return self.num_bytes < most and (is_tiny or self.num_alone == num_alone)
+    num_bytes: int = 0
+    is_parted: bool = False
 
 
 class _Part(NamedTuple):
@@ -108,34 +104,35 @@ def _sfb_groups(
 def _ps_groups(
     specs: Sequence[VariableSpec], variables: Sequence[VariablePlan], coalesce_bytes: int
 ) -> list[list[int]]:
-    left = sum(
+    total_bytes = sum(
         spec.num_bytes
         for spec, variable in zip(specs, variables, strict=True)
         if variable.scheme is Scheme.PS
     )
-    passed = num_alone = 0
+    passed = 0  # Bytes before this variable.
     groups: list[list[int]] = []
     open_groups: dict[str, _OpenGroup] = {}  # By dtype.
     for at, (spec, variable) in enumerate(zip(specs, variables, strict=True)):
-        if variable.scheme is not Scheme.PS:
-            num_alone += 1
-            continue
-        most = min(coalesce_bytes, min(passed, left) / NEAR_AN_END)
-        passed, left = passed + spec.num_bytes, left - spec.num_bytes
+        is_ps = variable.scheme is Scheme.PS
         is_tiny = spec.num_bytes < coalesce_bytes / TINY
+        most = min(coalesce_bytes, min(passed, total_bytes - passed) / NEAR_AN_END)
+        if not is_ps or (not is_tiny and spec.num_bytes >= most / SMALL):
+            for group in open_groups.values():
+                group.is_parted = True
+            if is_ps:
+                groups.append([at])
+                passed += spec.num_bytes
+            continue
         if is_tiny:
             most = max(most, coalesce_bytes / TINY_TOGETHER)
-        elif spec.num_bytes >= most / SMALL:
-            num_alone += 1
-            groups.append([at])
-            continue
-        group = open_groups.get(spec.dtype)
-        if group is None or not group.takes(is_tiny, most, num_alone):
-            group = open_groups[spec.dtype] = _OpenGroup([], 0, num_alone)
-            groups.append(group.members)
-        group.members.append(at)
-        group.num_bytes += spec.num_bytes
-        group.num_alone = num_alone
+        joins = open_groups.get(spec.dtype)
+        if joins is None or joins.num_bytes >= most or (joins.is_parted and not is_tiny):
+            joins = open_groups[spec.dtype] = _OpenGroup([])
+            groups.append(joins.members)
+        joins.members.append(at)
+        joins.num_bytes += spec.num_bytes
+        joins.is_parted = False
+        passed += spec.num_bytes
     return groups
 
 
