@@ -61,6 +61,20 @@ def assert_no_group_takes_more_than_it_may(plan, specs, coalesce_bytes):
         most = min(coalesce_bytes, passed / 4, (total_bytes - passed) / 4)
         assert before_last < (max(most, coalesce_bytes / 16) if group[-1] in tiny else most)
         assert all(at in tiny or specs[at].num_bytes < coalesce_bytes / 2 for at in group)
+    for dtype in {specs[at].dtype for at in ps}:
+        assert_tiny_ones_begin_no_group_early(
+            [group for group in groups if specs[group[0]].dtype == dtype],
+            tiny,
+            lambda group: sum(specs[at].num_bytes for at in group) >= coalesce_bytes / 16,
+        )
+
+
+def assert_tiny_ones_begin_no_group_early(groups, tiny, is_full):
+    """Where one does, the last that it could have joined has all that it may have there."""
+    for at, group in enumerate(groups):
+        shared = [k for k in range(at) if len(groups[k]) > 1 or groups[k][0] in tiny]
+        if group[0] in tiny and shared:
+            assert any(is_full(earlier) for earlier in groups[shared[-1] : at])
 
 
 @pytest.mark.parametrize("all_ps", [False, True], ids=["hybrid", "all ps"])
@@ -219,10 +233,10 @@ def test_only_tiny_ones_join_across_a_large_one():
 
 def test_half_of_what_a_group_may_have_is_alone():
     large = [plain(f"large{at}", 100 * MIB // 4) for at in range(2)]
-    medium = [plain("a", 1000), plain("b", 1001), plain("c", 999)]
+    medium = [plain("a", 1000), plain("b", 1001), plain("c", 1000), plain("d", 1000)]
     specs = [large[0], *medium, large[1]]
     units = [names for _, names in units_of(plan_for(specs, 2, coalesce_bytes=8004))]
-    assert units == [["large0"], ["a"], ["b"], ["c"], ["large1"]]
+    assert units == [["large0"], ["a"], ["b"], ["c", "d"], ["large1"]]
 
 
 def test_a_deep_network_needs_few_exchanges():

@@ -57,6 +57,7 @@ def test_a_result_is_the_tensors_memory(wire: str, dtype: tf.DType, num_bytes: i
     result = filled(Buffers(num_bytes).take().values, wire, 3)
     tensor = _as_tensor(result, dtype)
     assert tensor.dtype == dtype and address(tensor) == result.ctypes.data
+    assert tensor.shape == result.shape and tensor.numpy().tobytes() == result.tobytes()
     assert tf.reduce_all(tensor == tf.cast(3, dtype))
 
 
