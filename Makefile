@@ -62,7 +62,7 @@ bench-overhead: install  ## time per step, memory and start, where nothing is hi
 bench-peers: install .venv-tf-keras/installed .venv-torch/installed  ## against TensorFlow's own strategy and PyTorch DDP
 	.venv/bin/python benchmarks/bench_peers.py
 
-bench-scaling: install .venv-tf-keras/installed  ## 2 to 16 workers on emulated accelerators and links; an hour
+bench-scaling: install .venv-tf-keras/installed  ## 2 to 16 workers on emulated accelerators and links; an hour or more
 	.venv/bin/python benchmarks/bench_scaling.py
 	.venv/bin/python benchmarks/bench_scaling.py --traffic
 	.venv/bin/python benchmarks/bench_scaling.py --timeline

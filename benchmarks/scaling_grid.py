@@ -95,7 +95,7 @@ def everything() -> list[Cell]:
 
 
 def selection() -> list[Cell]:
-    """What fits in less than an hour on two cores.
+    """What fits in about an hour on two cores; slow ones take half as long again.
 
     - VGG19-22K in all modes at 2 to 8 workers, ours also at 16; at 10 and 40 Gbit/s.
     - In lockstep wherever a figure is to be told from what the cores of this machine allow.
