@@ -116,12 +116,13 @@ def _ps_groups(
         is_ps = variable.scheme is Scheme.PS
         is_tiny = spec.num_bytes < coalesce_bytes / TINY
         most = min(coalesce_bytes, min(passed, total_bytes - passed) / NEAR_AN_END)
+        if is_ps:
+            passed += spec.num_bytes
         if not is_ps or (not is_tiny and spec.num_bytes >= most / SMALL):
             for group in open_groups.values():
                 group.is_parted = True
             if is_ps:
                 groups.append([at])
-                passed += spec.num_bytes
             continue
         if is_tiny:
             most = max(most, coalesce_bytes / TINY_TOGETHER)
@@ -132,7 +133,6 @@ def _ps_groups(
         joins.members.append(at)
         joins.num_bytes += spec.num_bytes
         joins.is_parted = False
-        passed += spec.num_bytes
     return groups
 
 
