@@ -16,18 +16,18 @@ from typing import IO, Any
 from lab.hosts import Hosts
 
 WORKERS = Path(__file__).resolve().parent.parent / "workers"
-# Of a process that shares this machine with others.
-FEW_THREADS = {
+# The same for every process: it shares this machine with others, and is measured against them.
+PINNED = {
     "TF_NUM_INTRAOP_THREADS": "1",
     "TF_NUM_INTEROP_THREADS": "4",
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "CUDA_VISIBLE_DEVICES": "-1",
+    # TensorFlow's own default where the processor has AVX-512. Without it products take up to eight
+    # times as long, and the figures of two machines would be of two kinds of arithmetic.
+    "TF_ENABLE_ONEDNN_OPTS": "1",
 }
-# TensorFlow's own default where the processor has AVX-512. Without it products take up to eight
-# times as long, and the figures of two machines would be of two kinds of arithmetic.
-ONE_ARITHMETIC = {"TF_ENABLE_ONEDNN_OPTS": "1"}
 
 
 class Members:
@@ -37,7 +37,7 @@ class Members:
 
     Args:
       python: the interpreter, of this or another virtual environment.
-      environ: on top of this process's, `FEW_THREADS` and `ONE_ARITHMETIC`.
+      environ: on top of this process's and `PINNED`.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Members:
     ) -> None:
         self._hosts, self._count = hosts, count
         self._command = [python, str(WORKERS / script), *args]
-        self._environ = {**os.environ, **FEW_THREADS, **ONE_ARITHMETIC, **(environ or {})}
+        self._environ = {**os.environ, **PINNED, **(environ or {})}
         self._processes: list[subprocess.Popen[str]] = []
         self._logs: list[IO[bytes]] = []
 
