@@ -21,7 +21,8 @@ class Deadlines:
         error for the one that all workers raise. Longer than `resume_s`: the coordinator's own
         stream to the dead member is lost that much later.
       leave_s: at the end, until the others have said goodbye.
-      keepalive_s: silence after which a connection counts as broken.
+      keepalive_s: silence after which a connection counts as broken; a third longer at the end that
+        cannot make it again.
       resume_s: how long a broken connection may take to be made again, without loss, before the
         member at its other end counts as dead; 0 for not at all.
     """

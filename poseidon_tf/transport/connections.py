@@ -14,7 +14,8 @@ class ConnectionSettings:
     """The same for all connections of a process.
 
     Attributes:
-      keepalive_s: seconds of silence after which a connection counts as broken.
+      keepalive_s: seconds of silence after which a connection counts as broken; a third longer at
+        the end that cannot make it again, which is the server's.
       resume_s: seconds for which a stream whose connection broke is taken up again, without loss,
         before its peer counts as lost; 0 for no longer than the connection.
       security: who may connect, and whether what is said is encrypted.

@@ -9,8 +9,10 @@ Settings, with their reasons:
 - SO_REUSEPORT is off, or two servers could share one port and split its traffic unnoticed;
 - the HTTP proxy of the environment is not used: peers talk to each other directly;
 - keepalive finds a peer that vanished without closing its connection. gRPC answers it without the
-  interpreter's lock, so a worker that computes for a minute is not taken for dead. It asks after a
-  sixth of the time and waits for the rest, which is also what TCP waits for an acknowledgement;
+  interpreter's lock, so a worker that computes for a minute is not taken for dead. A channel asks
+  after a sixth of the time and waits for the rest, which is also what TCP waits for an
+  acknowledgement. A server waits for two sixths more: it forgets the stream if it gives up first,
+  and whoever could connect anew would learn of it up to a sixth later;
 - ping_timeout is the same: with keepalive_timeout alone gRPC 1.85 waits a minute for an answer;
 - every channel has its own connections: gRPC would let equal channels share one.
 """
@@ -47,9 +49,9 @@ _REASON_CHARS = 500
 _MAX_STREAM_ID = 64
 
 
-def _options(settings: ConnectionSettings) -> list[tuple[str, Any]]:
-    keepalive_s = settings.keepalive_s
-    patience_ms = int(keepalive_s * 1000 * 5 / 6)
+def _options(settings: ConnectionSettings, *, is_server: bool) -> list[tuple[str, Any]]:
+    sixth_ms = settings.keepalive_s * 1000 / 6
+    patience_ms = int(sixth_ms * (7 if is_server else 5))
     return [
         ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -60,7 +62,7 @@ def _options(settings: ConnectionSettings) -> list[tuple[str, Any]]:
         ("grpc.initial_reconnect_backoff_ms", 50),
         ("grpc.min_reconnect_backoff_ms", 50),
         ("grpc.max_reconnect_backoff_ms", 1000),
-        ("grpc.keepalive_time_ms", int(keepalive_s * 1000 / 6)),
+        ("grpc.keepalive_time_ms", int(sixth_ms)),
         ("grpc.keepalive_timeout_ms", patience_ms),
         ("grpc.http2.ping_timeout_ms", patience_ms),
         ("grpc.keepalive_permit_without_calls", 1),
@@ -107,7 +109,7 @@ class Server:
         self._lock = threading.Lock()
         self._server = grpc.server(
             _DaemonThreads(),
-            options=_options(settings),
+            options=_options(settings, is_server=True),
             interceptors=(admission.Admission(settings.security),),
             maximum_concurrent_rpcs=(1 + self._CALLS_PER_STREAM) * max_streams + self._SPARE_CALLS,
         )
@@ -258,7 +260,8 @@ class Channel:
         self._closed = threading.Event()
         self._security = settings.security
         self._shown = admission.shown(settings.security)
-        self._channel = credentials.open_channel(address, settings.security, _options(settings))
+        options = _options(settings, is_server=False)
+        self._channel = credentials.open_channel(address, settings.security, options)
         self.unready_reason = ""  # Why the other side did not answer, as far as gRPC knows.
 
     def wait_ready(self, *, timeout_s: float) -> bool:

@@ -36,9 +36,9 @@ KEEPALIVE_S = 5.0
 PAUSE_S = 2.0  # Of those who are slow: less than what keepalive_s allows, five sixths of it.
 SAME_WEIGHTS = "same weights as undisturbed"
 # A killed process's connections close at once, and by then every process has ended. A silent one's
-# are given up after keepalive_s, may be taken up again for two seconds, and the coordinator's word
-# may take its time.
-KILLED_S, SILENT_S = 10.0, KEEPALIVE_S + 2.0 + 5.0
+# are given up after four thirds of keepalive_s, may be taken up again for two seconds, and the
+# coordinator's word may take its time.
+KILLED_S, TAKEN_UP_S, VERDICT_S = 10.0, 2.0, 5.0
 # From the error of `fit` to the end of the process, which says goodbye to whoever may be gone.
 LEAVING_S = 20.0
 
@@ -265,7 +265,7 @@ def _failed(faulty: FaultyJob, pid: int, since_s: float) -> Outcome:
     case, job = faulty.case, faulty.job
     is_gone = case.what in ("SIGKILL", "SIGSTOP") and case.who != "own server"
     survivors = [m for m in everyone(job) if not (is_gone and m is faulty.victim)]
-    limit_s = SILENT_S + case.keepalive_s - KEEPALIVE_S
+    limit_s = case.keepalive_s * 4 / 3 + TAKEN_UP_S + VERDICT_S
     if case.what in ("SIGKILL", "exception", "exit(0)"):
         limit_s = KILLED_S
     leaving_s = 0.0 if case.what == "SIGKILL" else LEAVING_S

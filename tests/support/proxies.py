@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator
 
 _READ_BYTES = 64 * 1024
 _SEND_S = 20.0  # Far longer than anyone here may keep from reading.
-_RESET = struct.pack("ii", 1, 0)  # SO_LINGER: closing sends RST, and drops what was not sent.
+_LINGER = struct.pack("ii", 1, 0)  # SO_LINGER: closing sends RST, and drops what was not sent.
+_RESET, _DEAFEN = b"r", b"d"  # What a connection is told to do.
 
 
 class Proxy:
@@ -22,6 +23,7 @@ class Proxy:
       target: "host:port".
       reset_after: bytes, both directions together, after which each connection is reset; one
         number per connection, in order. Connections after the last one are left alone.
+      silent_s: how long a new connection carries nothing.
 
     Attributes:
       address: to connect to instead of `target`.
@@ -29,8 +31,12 @@ class Proxy:
       num_connections, num_resets: so far.
     """
 
-    def __init__(self, target: str, reset_after: Iterable[int] = ()) -> None:
+    def __init__(
+        self, target: str, reset_after: Iterable[int] = (), *, silent_s: float = 0.0
+    ) -> None:
         self.target = target
+        self._silent_s = silent_s
+        self._is_leaving = threading.Event()
         self._limits: Iterator[int | None] = itertools.chain(reset_after, itertools.repeat(None))
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
@@ -38,7 +44,7 @@ class Proxy:
         self._is_hostile = False
         self._asked = 0  # Resets; one that is asked for meanwhile is not missed.
         self._lock = threading.Lock()
-        self._wakers: set[socket.socket] = set()  # One per connection; a byte resets it.
+        self._wakers: set[socket.socket] = set()  # One per connection; it does what a byte says.
         self._threads: list[threading.Thread] = []
         self._run(self._accept)
 
@@ -49,6 +55,7 @@ class Proxy:
         with contextlib.suppress(OSError):  # Nobody listens already.
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
+        self._is_leaving.set()
         self.reset()
         for thread in self._threads:
             thread.join(_SEND_S)
@@ -57,10 +64,14 @@ class Proxy:
         """Reset every connection that is open now."""
         with self._lock:
             self._asked += 1
-            wakers = list(self._wakers)
-        for waker in wakers:
-            with contextlib.suppress(OSError):  # It has just ended.
-                waker.send(b"!")
+        self._tell(_RESET)
+
+    def deafen(self) -> None:
+        """Let nothing that the target says through any more, on the connections open now.
+
+        Nor is it read: the target's host has it still, and waits.
+        """
+        self._tell(_DEAFEN)
 
     def turn_away(self) -> None:
         """Reset every connection, and from now on every new one at once."""
@@ -71,6 +82,13 @@ class Proxy:
         """Reset every connection; new ones are refused."""
         self._listener.shutdown(socket.SHUT_RDWR)
         self.reset()
+
+    def _tell(self, what: bytes) -> None:
+        with self._lock:
+            wakers = list(self._wakers)
+        for waker in wakers:
+            with contextlib.suppress(OSError):  # It has just ended.
+                waker.send(what)
 
     def _run(self, target: object, *args: object) -> None:
         thread = threading.Thread(target=target, args=args, name="proxy")  # type: ignore[arg-type]
@@ -100,7 +118,8 @@ class Proxy:
         with self._lock:
             self._wakers.add(waker)
             if self._asked != asked:
-                waker.send(b"!")
+                waker.send(_RESET)
+        self._is_leaving.wait(self._silent_s)
         left = float("inf") if limit is None else limit
         peers = {client: server, server: client}
         is_reset = False
@@ -113,8 +132,10 @@ class Proxy:
                 while peers and not is_reset:
                     for key, _ in selector.select():
                         if key.fileobj is ours:
-                            is_reset = True
-                            break
+                            if is_reset := ours.recv(1) == _RESET:
+                                break
+                            selector.unregister(server)
+                            continue
                         data = key.fileobj.recv(int(min(left, _READ_BYTES)))  # type: ignore[union-attr]
                         if not data:
                             peers.clear()
@@ -139,5 +160,5 @@ def _host_and_port(address: str) -> tuple[str, int]:
 
 
 def _reset(connection: socket.socket) -> None:
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER)
     connection.close()

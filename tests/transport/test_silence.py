@@ -1,6 +1,8 @@
-"""A peer that is stopped counts as dead; one that holds its interpreter's lock does not."""
+"""A peer that is stopped counts as dead; one that holds its interpreter's lock does not, and one
+whose connection is silent connects anew."""
 
 import contextlib
+import queue
 import subprocess
 import sys
 import threading
@@ -13,6 +15,7 @@ from poseidon_tf.errors import PeerLost
 from poseidon_tf.transport.connections import ConnectionSettings
 from poseidon_tf.transport.over_grpc import Channel, Server
 from tests.support.jobs import SCRIPTS, free_addresses
+from tests.support.proxies import Proxy
 
 SLACK_S = 8.0  # For a busy machine, and for what is tried after the break.
 MESSAGE = bytes(64 * 1024)
@@ -135,3 +138,33 @@ def test_a_peer_that_holds_its_interpreter_is_alive(keepalive_s, hold_s):
         for talk in talks:
             assert talk.process.stdout.readline() == "AWAKE\n"
             assert not talk.closed.is_set() and talk.errors == []
+
+
+def test_who_can_connect_anew_is_the_first_to_lose_patience(peers):
+    """What the server says does not get through: it is the client that gives the connection up,
+    though it has noticed later, and the stream goes on over another."""
+    settings = ConnectionSettings(keepalive_s=6.0, resume_s=0.4)
+    there = queue.SimpleQueue()
+    inbox = Inbox()
+
+    def accept(stream):
+        there.put((stream, receiver := Inbox()))
+        return receiver
+
+    server = peers.server(settings=settings)
+    server.add_stream("/Test/Talk", accept)
+    server.start()
+    with Proxy(server.address) as proxy:
+        channel = peers.channel(proxy.address, settings=settings)
+        channel.open_stream("/Test/Talk", inbox).send(b"hello")
+        stream, receiver = there.get(timeout=WAIT_S)
+        assert receiver.next() == b"hello"
+        stream.send(b"hello")
+        assert inbox.next() == b"hello"
+        proxy.deafen()
+        said = [bytes([number]) * 2**20 for number in range(16)]  # More than the kernel keeps.
+        for message in said:
+            stream.send(message)
+        assert [inbox.next() for _ in said] == said
+        assert proxy.num_connections == 2
+        assert inbox.errors == receiver.errors == []
