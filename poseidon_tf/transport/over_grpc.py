@@ -14,6 +14,8 @@ Settings, with their reasons:
   acknowledgement. A server waits for two sixths more: it forgets the stream if it gives up first,
   and whoever could connect anew would learn of it up to a sixth later;
 - ping_timeout is the same: with keepalive_timeout alone gRPC 1.85 waits a minute for an answer;
+- min_reconnect_backoff is how long an attempt to connect may take at least, not the pause after it:
+  with less, attempts over a slow line are broken off and begun anew, one after the other;
 - every channel has its own connections: gRPC would let equal channels share one.
 """
 
@@ -60,7 +62,7 @@ def _options(settings: ConnectionSettings, *, is_server: bool) -> list[tuple[str
         ("grpc.enable_retries", 0),
         ("grpc.use_local_subchannel_pool", 1),
         ("grpc.initial_reconnect_backoff_ms", 50),
-        ("grpc.min_reconnect_backoff_ms", 50),
+        ("grpc.min_reconnect_backoff_ms", 2000),
         ("grpc.max_reconnect_backoff_ms", 1000),
         ("grpc.keepalive_time_ms", int(sixth_ms)),
         ("grpc.keepalive_timeout_ms", patience_ms),

@@ -130,6 +130,18 @@ def test_a_connection_that_breaks_while_nothing_is_said_is_made_again(peers, ope
         assert len(host.inboxes) == 1 and proxy.num_connections >= 19
 
 
+def test_a_slow_line_is_given_the_time_to_connect_again(peers, open_channel):
+    """One attempt is enough where the first words take most of the time that there is."""
+    host, inbox = Host(peers, resume_s=2.0), Inbox()
+    with Proxy(host.server.address, silent_s=1.0) as proxy:
+        stream = open_channel(proxy.address, 2.0).open_stream(TALK, inbox)
+        for number in range(1, 4):
+            stream.send(bytes([number]))
+            assert inbox.next() == bytes([number])
+            assert proxy.num_connections == number
+            proxy.reset()
+
+
 def test_a_stream_that_has_ended_is_not_taken_up_again(peers, open_channel):
     """No connection is made after the end, and its place is free for another."""
     host, inbox = Host(peers, max_streams=1), Inbox()
