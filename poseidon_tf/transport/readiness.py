@@ -11,7 +11,9 @@ from poseidon_tf.transport import admission, credentials
 from poseidon_tf.transport.security import Security
 
 _READY = "/poseidon_tf.Ready/Ready"  # Nobody serves it, and every server says so.
-_LOOK_S = 0.5  # Between two looks at why there is no connection yet.
+# Between two looks at why there is no connection yet; each time twice as long, up to the second
+# number, as an answer over a long or a crowded line may take as long itself.
+_LOOK_S, _LONGEST_LOOK_S = 0.5, 8.0
 _LEAST_LOOK_S = 0.05  # So that even who has no time learns of a port that is closed.
 _NO_ANSWER = (
     grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -32,17 +34,18 @@ def wait_ready(
     # Any answer will do. Whoever watches the channel's state instead leaves a thread of gRPC's
     # behind, which prints a traceback when the channel is closed soon after.
     deadline_s = time.monotonic() + timeout_s
-    reason = ""
+    reason, look_s = "", _LOOK_S
     while True:
         # Who waits for a connection is not told what is wrong with it; who does not wait is.
         for is_waiting, least_s in ((False, _LEAST_LOOK_S), (True, 0.0)):
             left_s = max(least_s, deadline_s - time.monotonic())
-            said = _ask(channel, address, security, min(left_s, _LOOK_S), is_waiting)
+            said = _ask(channel, address, security, min(left_s, look_s), is_waiting)
             if said is None:
                 return None
             reason = said or reason
         if time.monotonic() >= deadline_s:
             return reason
+        look_s = min(2.0 * look_s, _LONGEST_LOOK_S)
 
 
 def _ask(

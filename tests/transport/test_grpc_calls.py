@@ -113,6 +113,15 @@ def test_ready_is_when_the_other_side_accepts(peers):
     assert channel.wait_ready(timeout_s=WAIT_S)
 
 
+def test_a_peer_that_takes_its_time_to_answer_is_ready(peers):
+    """It is not asked anew, for ever, before any answer can have come."""
+    server = peers.server()
+    server.add_unary("/poseidon_tf.Ready/Ready", lambda request: answered.wait(1.2) or request)
+    answered = threading.Event()  # Never: it is the time that matters.
+    server.start()
+    assert peers.channel(server.address).wait_ready(timeout_s=WAIT_S)
+
+
 def test_waiting_for_nobody_ends_at_the_deadline_and_quietly(closed_address, capfd, monkeypatch):
     """Asked again and again it says no; closing the channel then breaks no thread of gRPC's."""
     broken = []
