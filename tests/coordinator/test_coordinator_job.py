@@ -532,6 +532,7 @@ def test_the_offset_is_that_of_the_fastest_round_trip(job):
 
 def test_an_unreachable_coordinator_is_named_while_trying_and_at_the_deadline(caplog):
     vacated = Server("127.0.0.1:0", max_streams=1)
+    vacated.start()  # One that never did keeps its port, and says nothing there.
     vacated.stop()
     client = CoordinatorClient(
         vacated.address,
