@@ -1,6 +1,8 @@
 """Hosts for benchmarks: network namespaces with shaped links, or all on the loopback interface.
 
-A namespace needs root and iproute2. Every host has one link to one switch, shaped both ways.
+A namespace needs root and iproute2. Every host has one link to one switch, shaped both ways. Its
+TCP is CUBIC, Linux's own default, whatever this machine's is: BBR takes the burst that a token
+bucket lets through for the link's rate, and loses what it sends above that.
 """
 
 from __future__ import annotations
@@ -73,9 +75,12 @@ class NamespaceHosts:
             _run("ip", "netns", "add", name)
             _run("ip", "link", "add", outside, "type", "veth", "peer", "eth0", "netns", name)
             _run("ip", "link", "set", outside, "master", self._bridge, "up")
-            _run("ip", "-n", name, "addr", "add", f"10.78.0.{host + 1}/24", "dev", "eth0")
+            address = f"10.78.0.{host + 1}"
+            _run("ip", "-n", name, "addr", "add", f"{address}/24", "dev", "eth0")
             _run("ip", "-n", name, "link", "set", "eth0", "up")
             _run("ip", "-n", name, "link", "set", "lo", "up")
+            route = ["10.78.0.0/24", "dev", "eth0", "proto", "kernel", "scope", "link"]
+            _run("ip", "-n", name, "route", "change", *route, "src", address, "congctl", "cubic")
         return self
 
     def __exit__(
