@@ -18,8 +18,8 @@ class Deadlines:
       stall_report_s: until it is first reported who owes one.
       stall_repeat_s: from each such report to the next.
       verdict_s: how long a lost stream waits for the coordinator to say who died, and any other
-        error for the one that all workers raise. Longer than `resume_s`: the coordinator's own
-        stream to the dead member is lost that much later.
+        error for the one that all workers raise. Longer than `resume_s` and a third of
+        `keepalive_s`: the coordinator's own stream to the dead member is lost that much later.
       leave_s: at the end, until the others have said goodbye.
       keepalive_s: silence after which a connection counts as broken; a third longer at the end that
         cannot make it again.
@@ -31,7 +31,7 @@ class Deadlines:
     step_s: float = 600.0
     stall_report_s: float = 30.0
     stall_repeat_s: float = 60.0
-    verdict_s: float = 5.0
+    verdict_s: float = 15.0
     leave_s: float = 600.0
     keepalive_s: float = 30.0
     resume_s: float = 2.0
