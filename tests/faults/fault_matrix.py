@@ -38,7 +38,7 @@ SAME_WEIGHTS = "same weights as undisturbed"
 # A killed process's connections close at once, and by then every process has ended. A silent one's
 # are given up after four thirds of keepalive_s, may be taken up again for two seconds, and the
 # coordinator's word may take its time.
-KILLED_S, TAKEN_UP_S, VERDICT_S = 10.0, 2.0, 5.0
+KILLED_S, TAKEN_UP_S, WORD_S = 10.0, 2.0, 5.0
 # From the error of `fit` to the end of the process, which says goodbye to whoever may be gone.
 LEAVING_S = 20.0
 
@@ -265,7 +265,7 @@ def _failed(faulty: FaultyJob, pid: int, since_s: float) -> Outcome:
     case, job = faulty.case, faulty.job
     is_gone = case.what in ("SIGKILL", "SIGSTOP") and case.who != "own server"
     survivors = [m for m in everyone(job) if not (is_gone and m is faulty.victim)]
-    limit_s = case.keepalive_s * 4 / 3 + TAKEN_UP_S + VERDICT_S
+    limit_s = case.keepalive_s * 4 / 3 + TAKEN_UP_S + WORD_S
     if case.what in ("SIGKILL", "exception", "exit(0)"):
         limit_s = KILLED_S
     leaving_s = 0.0 if case.what == "SIGKILL" else LEAVING_S

@@ -115,9 +115,8 @@ def test_ready_is_when_the_other_side_accepts(peers):
 
 def test_a_peer_that_takes_its_time_to_answer_is_ready(peers):
     """It is not asked anew, for ever, before any answer can have come."""
-    server = peers.server()
-    server.add_unary("/poseidon_tf.Ready/Ready", lambda request: answered.wait(1.2) or request)
-    answered = threading.Event()  # Never: it is the time that matters.
+    server, never = peers.server(), threading.Event()  # It is the time that matters.
+    server.add_unary("/poseidon_tf.Ready/Ready", lambda request: never.wait(1.2) or request)
     server.start()
     assert peers.channel(server.address).wait_ready(timeout_s=WAIT_S)
 
