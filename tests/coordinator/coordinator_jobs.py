@@ -1,0 +1,127 @@
+"""A coordinator, its clients over real connections, and a member that says what a test wants."""
+
+import queue
+from concurrent.futures import ThreadPoolExecutor
+
+from poseidon_tf.coordinator import codec
+from poseidon_tf.coordinator.client import CoordinatorClient
+from poseidon_tf.coordinator.messages import Join
+from poseidon_tf.coordinator.roster import Roster
+from poseidon_tf.coordinator.service import CoordinatorService
+from poseidon_tf.transport.over_grpc import Channel, Server
+
+MEMBERS = [("worker", 0), ("worker", 1), ("server", 0)]
+WAIT_S = 20.0  # Far more than anything here takes.
+
+
+class ManualClock:
+    """Goes on only when told to."""
+
+    def __init__(self):
+        self.now_s = 1000.0
+
+    def __call__(self):
+        return self.now_s
+
+
+class Job:
+    """A coordinator for 2 workers and 1 server, and whoever a test lets join."""
+
+    def __init__(self, address="127.0.0.1:0", **service_options):
+        self.clock = ManualClock()
+        self.server = Server(address, max_streams=6, patience_s=WAIT_S)
+        self.address = self.server.address
+        self.roster = Roster(
+            num_workers=2,
+            num_servers=1,
+            worker_addresses=["10.0.0.1:2222", "10.0.0.2:2222"],
+            server_addresses=["10.0.0.9:2222"],
+            data_seed=5,
+            incarnation=6,
+            start_timeout_s=120.0,
+            started_s=self.clock(),
+        )
+        self.service = CoordinatorService(
+            self.server, self.roster, clock=self.clock, tick_s=0.01, **service_options
+        )
+        self.server.start()
+        self.pool = ThreadPoolExecutor(8)
+        self.heard = {}  # What each member's callbacks were called with.
+        self.clients = []
+
+    def client(self, role, rank, **changes):
+        heard = self.heard[role, rank] = queue.Queue()
+        description = dict(
+            role=role,
+            rank=rank,
+            own_address=f"{role}-{rank}:1",
+            info={"cpu": f"{role} {rank}"},
+            num_workers=2,
+            num_servers=1,
+            on_failure=heard.put,
+            on_left=lambda rank, last_step: heard.put(("left", rank, last_step)),
+            on_ended=lambda: heard.put("ended"),
+            on_announced=lambda *announced: heard.put(announced),
+        )
+        client = CoordinatorClient(self.address, **(description | changes))
+        self.clients.append(client)
+        return client
+
+    def joining(self, role, rank):
+        client = self.client(role, rank)
+        return client, self.pool.submit(client.join, timeout_s=WAIT_S)
+
+    def joined(self, members=(("worker", 0), ("worker", 1), ("server", 0))):
+        """Everyone, complete."""
+        arrivals = [self.joining(role, rank) for role, rank in members]
+        for _, view in arrivals:
+            view.result(WAIT_S)
+        return [client for client, _ in arrivals]
+
+    def next_heard(self, role, rank):
+        return self.heard[role, rank].get(timeout=WAIT_S)
+
+    def close(self):
+        for client in self.clients:
+            client.close()
+        self.service.close(timeout_s=WAIT_S)
+        self.server.stop()
+        self.pool.shutdown()
+
+
+class RawMember:
+    """A member that says what a test wants it to say."""
+
+    def __init__(self, address):
+        self.heard = queue.Queue()
+        self.channel = Channel(address)
+        self.stream = self.channel.open_stream(codec.ATTEND, self)
+
+    def on_message(self, message):
+        self.heard.put(codec.decode_coordinator_message(message))
+
+    def on_closed(self, error):
+        self.heard.put(error)
+
+    def say(self, message):
+        self.stream.send(codec.encode_member_message(message))
+
+    def join(self, role, rank, num_workers=2, num_servers=1):
+        self.say(
+            Join(
+                role=role,
+                rank=rank,
+                address="raw:1",
+                info={},
+                num_workers=num_workers,
+                num_servers=num_servers,
+            )
+        )
+
+    def next_heard(self):
+        return self.heard.get(timeout=WAIT_S)
+
+    def close(self):
+        self.stream.abort("test over")
+        self.stream.wait_ended(timeout_s=WAIT_S)
+        self.channel.close()
