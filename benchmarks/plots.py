@@ -39,7 +39,11 @@ Row = dict[str, Any]
 
 def draw_scaling(rows: Sequence[Row], folder: Path) -> list[Path]:
     """Both pictures of the strictest emulation; the table has the others too."""
-    shown = [row for row in rows if row["pace"] == "sleep" and row["stretch"] is None]
+    shown = [
+        row
+        for row in rows
+        if row["mode"] in LABELS and row["pace"] == "sleep" and row["stretch"] is None
+    ]
     return draw_speedup(shown, folder) + draw_bandwidth(shown, folder)
 
 

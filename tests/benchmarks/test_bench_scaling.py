@@ -137,6 +137,8 @@ def test_bandwidths_traffic_and_a_timeline_are_drawn(tmp_path):
         for gbe in (10.0, 40.0)
         for mode, rebuild in [("hybrid", "free"), ("hybrid", "charged"), ("ps", "free")]
     ]
+    # The lockstep has no links, and no panel of its own.
+    rows.append(rows[0] | {"mode": "lockstep", "gbe": None, "bound": None})
     (tmp_path / "scaling.json").write_text(json.dumps({"rows": rows}))
     series = {"ps": {"ends_s": [0.0, 0.1, 0.21], "out": [1] * 22, "in": [2] * 22}}
     traffic = {"net": "vgg19", "workers": 2, "gbe": 10.0, "S": 8, "D": 1.0, "bin_s": 0.01}
@@ -153,4 +155,7 @@ def test_bandwidths_traffic_and_a_timeline_are_drawn(tmp_path):
     pictures = {path.name for path in tmp_path.glob("*.svg")}
     expected = {"speedup-vgg19.svg", "bandwidth-vgg19.svg", "traffic.svg", "timeline-hybrid.svg"}
     assert pictures == expected
+    speedup = (tmp_path / "speedup-vgg19.svg").read_text()  # matplotlib names each text beside it.
+    assert "<!-- 10 GbE -->" in speedup and "<!-- links not shaped -->" not in speedup
+    assert "<!-- hybrid (planner) -->" in speedup
     assert "timeline/ps/worker-0.trace.json: not drawn" in drawn.stdout
