@@ -10,7 +10,7 @@ from poseidon_tf.coordinator.roster import Roster
 from poseidon_tf.coordinator.service import CoordinatorService
 from poseidon_tf.transport.over_grpc import Channel, Server
 
-MEMBERS = [("worker", 0), ("worker", 1), ("server", 0)]
+MEMBERS = [("worker", 0), ("worker", 1), ("server", 0)]  # Everyone.
 WAIT_S = 20.0  # Far more than anything here takes.
 
 
@@ -71,7 +71,7 @@ class Job:
         client = self.client(role, rank)
         return client, self.pool.submit(client.join, timeout_s=WAIT_S)
 
-    def joined(self, members=(("worker", 0), ("worker", 1), ("server", 0))):
+    def joined(self, members=MEMBERS):
         """Everyone, complete."""
         arrivals = [self.joining(role, rank) for role, rank in members]
         for _, view in arrivals:

@@ -170,12 +170,10 @@ def test_the_offset_is_that_of_the_fastest_round_trip(job):
     assert client.clock_offset_s == pytest.approx(7 - 0.125)
 
 
-def test_an_unreachable_coordinator_is_named_while_trying_and_at_the_deadline(caplog):
-    vacated = Server("127.0.0.1:0", max_streams=1)
-    vacated.start()  # One that never did keeps its port, and says nothing there.
-    vacated.stop()
-    client = CoordinatorClient(
-        vacated.address,
+def client_of(address, **changes):
+    """Of a job that may not be there."""
+    return CoordinatorClient(
+        address,
         role="worker",
         rank=1,
         own_address="me:1",
@@ -183,8 +181,15 @@ def test_an_unreachable_coordinator_is_named_while_trying_and_at_the_deadline(ca
         num_workers=2,
         num_servers=0,
         on_failure=lambda error: None,
-        notice_period_s=0.1,
+        **changes,
     )
+
+
+def test_an_unreachable_coordinator_is_named_while_trying_and_at_the_deadline(caplog):
+    vacated = Server("127.0.0.1:0", max_streams=1)
+    vacated.start()  # One that never did keeps its port, and says nothing there.
+    vacated.stop()
+    client = client_of(vacated.address, notice_period_s=0.1)
     name = f"the coordinator (worker rank 0 at {vacated.address}) cannot be reached"
     with contextlib.closing(client):
         with pytest.raises(StartTimeout) as timeout:
@@ -199,16 +204,7 @@ def test_a_server_that_is_no_coordinator_is_asked_again_until_the_deadline():
         other = Server("127.0.0.1:0", max_streams=1)
         other.start()
         stack.callback(other.stop)
-        client = CoordinatorClient(
-            other.address,
-            role="worker",
-            rank=1,
-            own_address="me:1",
-            info={},
-            num_workers=2,
-            num_servers=0,
-            on_failure=lambda error: None,
-        )
+        client = client_of(other.address)
         stack.callback(client.close)
         with pytest.raises(StartTimeout, match="cannot be reached.*Method not found"):
             client.join(timeout_s=0.5)
