@@ -1,8 +1,7 @@
 """What programs ask of any `tf.distribute.Strategy`, in eager mode and in `tf.function`.
 
 Runs under `MirroredStrategy` too, which is the reference. Arguments: "mirrored" or "poseidon", and
-the number of this process's replicas. Every replica's numbers are made from its id, and are whole,
-so that sums have the same bits in any order. A tensor is shown as its dtype, shape and bytes.
+the number of this process's replicas. `replica_values` says how what comes of it is shown.
 """
 
 import sys
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 from devices import logical_cpus
+from replica_values import across, bits, by_replica, numbers, replica, run, shown
 from report import result
 
 import poseidon_tf
@@ -20,64 +20,6 @@ DTYPES = (
     "bool int8 uint8 int16 uint16 int32 uint32 int64 uint64 float16 bfloat16 float32 float64 "
     "complex64 complex128"
 ).split()
-
-
-def shown(strategy: Any, value: Any) -> Any:
-    """By local replica, the tensors of a structure."""
-    return tf.nest.map_structure(
-        lambda each: [bits(tensor) for tensor in strategy.experimental_local_results(each)],
-        value,
-        expand_composites=False,
-    )
-
-
-def bits(value: Any) -> list[Any]:
-    if isinstance(value, tf.IndexedSlices):
-        return ["rows", bits(value.values), bits(value.indices)]
-    array = tf.convert_to_tensor(value).numpy()
-    return [str(array.dtype), list(array.shape), array.tobytes().hex()]
-
-
-def by_replica(strategy: Any, make: Callable[[int], Any]) -> Any:
-    """A value that `make` makes of each replica's id."""
-    return strategy.experimental_distribute_values_from_function(
-        lambda context: tf.nest.map_structure(
-            tf.convert_to_tensor, make(context.replica_id_in_sync_group)
-        )
-    )
-
-
-def run(strategy: Any, replica_fn: Callable[..., Any], *args: Any) -> dict[str, Any]:
-    """What each replica returns, eagerly and in a function."""
-
-    @tf.function
-    def in_function(*args: Any) -> Any:
-        return strategy.run(replica_fn, args)
-
-    return {
-        "eager": shown(strategy, strategy.run(replica_fn, args)),
-        "function": shown(strategy, in_function(*args)),
-    }
-
-
-def across(strategy: Any, fn: Callable[..., Any], *args: Any) -> dict[str, Any]:
-    """What `fn` returns outside of any replica, eagerly and in a function."""
-    return {
-        "eager": shown(strategy, fn(*args)),
-        "function": shown(strategy, tf.function(fn)(*args)),
-    }
-
-
-def numbers(first: int, shape: tuple[int, ...], dtype: str = "float32") -> np.ndarray:
-    count = int(np.prod(shape))
-    return np.arange(first, first + count).reshape(shape).astype(dtype)
-
-
-def replica() -> Any:
-    return tf.distribute.get_replica_context()
-
-
-# Cases.
 
 
 def identities(strategy: Any) -> dict[str, Any]:

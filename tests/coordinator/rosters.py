@@ -1,0 +1,62 @@
+"""A roster of three workers and two servers, and what its members say."""
+
+from dataclasses import replace
+
+from poseidon_tf.coordinator.messages import Failure, Gather, Join, MemberKey
+from poseidon_tf.coordinator.roster import Roster
+
+W0, W1, W2 = (MemberKey("worker", rank) for rank in range(3))
+S0, S1 = (MemberKey("server", rank) for rank in range(2))
+EVERYONE = [W0, W1, W2, S0, S1]
+ADDRESSES = {
+    W0: "10.0.0.1:2222",
+    W1: "10.0.0.2:2222",
+    W2: "10.0.0.3:2222",
+    S0: "10.0.0.8:2222",
+    S1: "10.0.0.9:2222",
+}
+
+
+def make_roster(**changes):
+    description = dict(
+        num_workers=3,
+        num_servers=2,
+        worker_addresses=[ADDRESSES[key] for key in (W0, W1, W2)],
+        server_addresses=[ADDRESSES[key] for key in (S0, S1)],
+        data_seed=7,
+        incarnation=99,
+        start_timeout_s=120.0,
+        started_s=1000.0,
+    )
+    return Roster(**(description | changes))
+
+
+def join(key, **changes):
+    newcomer = Join(
+        role=key.role,
+        rank=key.rank,
+        address=ADDRESSES[key],
+        info={"of": str(key)},
+        num_workers=3,
+        num_servers=2,
+    )
+    return replace(newcomer, **changes)
+
+
+def complete_roster():
+    roster = make_roster()
+    for key in EVERYONE:
+        roster.join(join(key))
+    return roster
+
+
+def part(name, payload=b"", timeout_s=60.0):
+    return Gather(name=name, payload=payload, timeout_s=timeout_s)
+
+
+def assert_all_fail(actions, recipients, kind, text):
+    assert sorted(key for key, _ in actions) == sorted(recipients)
+    for _, message in actions:
+        assert isinstance(message, Failure)
+        assert type(message.error) is kind
+        assert text in message.text
