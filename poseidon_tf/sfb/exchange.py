@@ -19,6 +19,8 @@ from poseidon_tf.sfb.factors import RowSpec
 
 # K of one worker may be at most this: a bound to check before memory is taken.
 MAX_FACTOR_BYTES = 1024 * 1024 * 1024
+# As many whole gradients: one of each of a worker's replicas.
+MAX_WHOLE = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,11 +153,13 @@ class FactorExchange:
             raise ProtocolError(f"rank {rank} sent factors of {name!r} two steps ahead")
         arriving = state.arriving.get(rank)
         at = len(arriving.data) if arriving else 0
+        num_whole = state.spec.num_whole(rows, total)
         if arriving and (arriving.rows, arriving.total) != (rows, total):
             raise ProtocolError(f"rank {rank} changed the size of {name!r} within step {step}")
         if (
-            total != state.spec.num_bytes(rows)
-            or total > MAX_FACTOR_BYTES
+            num_whole is None
+            or num_whole > MAX_WHOLE
+            or state.spec.num_bytes(rows) > MAX_FACTOR_BYTES
             or offset != at
             or offset + length > total
             or (length == 0 and total > 0)

@@ -1,7 +1,8 @@
 """What workers broadcast, as arrays: packed for the wire, unpacked, and joined in rank order.
 
 Every worker has K rows of some arrays side by side: a kernel's two factors, or a table's touched
-rows and their indices.
+rows and their indices. Of a kernel a worker may also send the gradient itself, whole, together with
+those of its biases: another program may compute it than the one that was planned.
 
 Shape suffixes: K rows of one worker, M rows and N columns of the kernel.
     U_KM    the dense layer's input
@@ -40,16 +41,25 @@ class RowSpec:
     Args:
       num_indexed: the first array is indices, each from 0 up to, not including, this; None if
         it is not.
+      whole: an array behind them of any number of rows, each a whole gradient that is added to
+        the product; None where there is none.
     """
 
     name: str
     arrays: tuple[Columns, ...]
     num_indexed: int | None = None
+    whole: Columns | None = None
 
     @classmethod
-    def factors(cls, name: str, *, M: int, N: int, dtype: str) -> RowSpec:
-        """The factors of one kernel: U is K x M, V is K x N, both of `dtype`."""
-        return cls(name=name, arrays=(Columns(M, dtype), Columns(N, dtype)))
+    def factors(
+        cls, name: str, *, M: int, N: int, dtype: str, whole: Columns | None = None
+    ) -> RowSpec:
+        """The factors of one kernel: U is K x M, V is K x N, both of `dtype`.
+
+        Args:
+          whole: the kernel's gradient and its biases', laid end to end.
+        """
+        return cls(name=name, arrays=(Columns(M, dtype), Columns(N, dtype)), whole=whole)
 
     @classmethod
     def sparse(
@@ -65,8 +75,16 @@ class RowSpec:
         return sum(columns.row_bytes for columns in self.arrays)
 
     def num_bytes(self, rows: int) -> int:
-        """Bytes of all arrays of `rows` rows."""
+        """Bytes of all arrays of `rows` rows, with nothing whole behind them."""
         return rows * self.row_bytes
+
+    def num_whole(self, rows: int, total: int) -> int | None:
+        """Whole gradients in `total` bytes, behind `rows` rows; None if the bytes do not fit."""
+        left = total - self.num_bytes(rows)
+        if self.whole is None:
+            return 0 if left == 0 else None
+        count, rest = divmod(left, self.whole.row_bytes)
+        return None if rest or count < 0 else count
 
     def fault(self, payload: memoryview | bytes | bytearray, rows: int) -> str:
         """Which index is of no row of the table; empty if none is."""
@@ -87,15 +105,20 @@ def pack(*arrays: Array) -> bytes:
 
 
 def unpack(payload: memoryview | bytes | bytearray, spec: RowSpec, rows: int) -> tuple[Array, ...]:
-    """The arrays, of `rows` rows each, as views of `payload` of `spec.num_bytes(rows)` bytes."""
+    """The arrays, of `rows` rows each, and what is whole, as views of a `payload` that fits."""
+    parts = [(columns, rows) for columns in spec.arrays]
+    if spec.whole is not None:
+        num_whole = spec.num_whole(rows, len(payload))
+        assert num_whole is not None, f"{spec.name!r}: {len(payload)} bytes of {rows} rows"
+        parts.append((spec.whole, num_whole))
     arrays = []
     begin = 0
-    for columns in spec.arrays:
+    for columns, length in parts:
         values: Array = np.frombuffer(
-            payload, wire_dtype(columns.dtype), rows * columns.width, offset=begin
+            payload, wire_dtype(columns.dtype), length * columns.width, offset=begin
         )
-        arrays.append(values.reshape(rows, columns.width))
-        begin += rows * columns.row_bytes
+        arrays.append(values.reshape(length, columns.width))
+        begin += length * columns.row_bytes
     return tuple(arrays)
 
 

@@ -161,9 +161,10 @@ class FactorSyncer:
         factors.register(key, spec)
 
     def send(self, step: int, arrays: Sequence[Array]) -> None:
-        rows, *others = [len(array) for array in arrays]
+        rows, *others = [len(array) for array in arrays[: len(self._spec.arrays)]]
         packed = pack(*arrays)
-        if any(other != rows for other in others) or len(packed) != self._spec.num_bytes(rows):
+        is_even = all(other == rows for other in others)
+        if not is_even or self._spec.num_whole(rows, len(packed)) is None:
             raise ProtocolError(
                 f"arrays of shapes {', '.join(str(array.shape) for array in arrays)} are not of "
                 f"{rows} rows of {self._spec.row_bytes} bytes"
@@ -190,7 +191,11 @@ class FactorSyncer:
             each.take().values.view(wire_dtype(columns.dtype)).reshape(num_rows, columns.width)
             for each, columns in zip(buffers, self._spec.arrays, strict=True)
         ]
-        self._done(complete.step, list(joined(contributions, into)))
+        num_even = len(into)
+        results = list(joined([each[:num_even] for each in contributions], into))
+        if self._spec.whole is not None:
+            results += joined([each[num_even:] for each in contributions])
+        self._done(complete.step, results)
 
     def payload_bytes(self) -> tuple[int, int]:
         return self._sent_bytes, self._received_bytes

@@ -42,6 +42,7 @@ _CONTENTS: Mapping[str, Sequence[str]] = {
     "sfb": (
         "factor U (the layer's input) of the gradient",
         "factor V (the gradient of the layer's output) of the gradient",
+        "the gradient, sent whole,",
     ),
     "rows": ("the row numbers of the gradient", "the gradient"),
 }

@@ -18,7 +18,7 @@ from fuzz_streams import (
 
 from poseidon_tf.errors import PeerLost, ProtocolError
 from poseidon_tf.kv.service import EXCHANGE, INSPECT, REGISTER, KVService
-from poseidon_tf.sfb.factors import RowSpec
+from poseidon_tf.sfb.factors import Columns, RowSpec
 from poseidon_tf.sfb.service import BROADCAST, FactorService
 from poseidon_tf.transport.shared_memory import SharedMemory
 from poseidon_tf.wire import frames
@@ -134,7 +134,7 @@ def factor_service(data: bytes) -> None:
         on_lost=lambda rank, error: None,
     )
     specs = {
-        0: RowSpec.factors("kernel", M=2, N=3, dtype="float32"),
+        0: RowSpec.factors("kernel", M=2, N=3, dtype="float32", whole=Columns(9, "float32")),
         1: RowSpec.sparse("table", num_rows=4, width=2, dtype="float32", index_dtype="int32"),
     }
     for key, spec in specs.items():
@@ -188,7 +188,7 @@ def _piece(choices: Choices, specs: dict[int, RowSpec], keys: dict[int, Any], st
     key = choices.mostly(choices.of((0, 1)), 2)
     rank = stream._rank if stream else 1
     rows = choices.mostly(2, 1, 0, 2**32 - 1, 2**20)
-    total = specs[key % 2].num_bytes(min(rows, 4))
+    total = specs[key % 2].num_bytes(min(rows, 4)) + 36 * (key == 0) * choices.of((0, 0, 1))
     due = keys[key].next_step[rank] if key in keys else 0
     arriving = keys[key].arriving.get(rank) if key in keys else None
     begin = len(arriving.data) if arriving else 0

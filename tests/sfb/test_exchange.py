@@ -8,8 +8,14 @@ import numpy as np
 import pytest
 
 from poseidon_tf.errors import ProtocolError
-from poseidon_tf.sfb.exchange import MAX_FACTOR_BYTES, CompleteSet, Deserted, FactorExchange
-from poseidon_tf.sfb.factors import RowSpec
+from poseidon_tf.sfb.exchange import (
+    MAX_FACTOR_BYTES,
+    MAX_WHOLE,
+    CompleteSet,
+    Deserted,
+    FactorExchange,
+)
+from poseidon_tf.sfb.factors import Columns, RowSpec
 
 SPEC = RowSpec.factors("fc7/kernel", M=3, N=2, dtype="float32")
 ROW_BYTES = 20
@@ -95,6 +101,21 @@ def test_a_worker_may_have_no_rows(rows):
         assert arrive(exchange, rank, rows[rank]) == []
     (complete,) = arrive(exchange, 0, rows[0])
     assert [(k, len(data)) for k, data in complete.factors] == [(k, k * ROW_BYTES) for k in rows]
+
+
+def test_a_worker_may_send_a_gradient_whole():
+    """Without rows, or behind them; only as many as a worker has replicas, and nothing else."""
+    exchange = FactorExchange(num_workers=3, rank=OWN)
+    whole = Columns(8, "float32")
+    exchange.register(5, RowSpec.factors("fc7", M=3, N=2, dtype="float32", whole=whole))
+    data = bytes(range(ROW_BYTES + 32))
+    assert exchange.add(0, 5, 0, 1, 0, len(data), memoryview(data)) == []
+    for total in (ROW_BYTES + 31, ROW_BYTES + 32 * (MAX_WHOLE + 1)):
+        with pytest.raises(ProtocolError, match=f"of {total} for 'fc7'"):
+            exchange.add(2, 5, 0, 1, 0, total, memoryview(bytes(8)))
+    assert exchange.add(2, 5, 0, 0, 0, 32, memoryview(data[:32])) == []
+    (complete,) = exchange.add_own(5, 0, 0, b"")
+    assert complete.factors == ((1, data), (0, b""), (0, data[:32]))
 
 
 def test_a_peer_may_be_a_step_ahead():

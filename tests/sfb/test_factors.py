@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from poseidon_tf.errors import ProtocolError
-from poseidon_tf.sfb.factors import RowSpec, joined, pack, product, unpack
+from poseidon_tf.sfb.factors import Columns, RowSpec, joined, pack, product, unpack
 
 
 def factors(rows, M, N, dtype="float32", seed=0):
@@ -46,6 +46,33 @@ def test_factors_need_not_lie_row_by_row():
     U_KM, V_KN = factors(4, 6, 2)
     packed = pack(np.asfortranarray(U_KM)[:, ::2], V_KN.T.copy().T)
     assert packed == U_KM[:, ::2].tobytes() + V_KN.tobytes()
+
+
+@pytest.mark.parametrize("rows, num_whole", [(0, 0), (0, 1), (3, 0), (2, 2)])
+def test_whole_gradients_follow_the_factors(rows, num_whole):
+    """Their number shows in the bytes; they have a type of their own."""
+    spec = RowSpec.factors("fc7", M=3, N=2, dtype="float16", whole=Columns(8, "float32"))
+    U_KM, V_KN = factors(rows, 3, 2, "float16")
+    whole = np.arange(num_whole * 8, dtype="float32").reshape(num_whole, 8)
+    packed = pack(U_KM, V_KN, whole)
+    assert spec.num_whole(rows, len(packed)) == num_whole
+    unpacked = unpack(packed, spec, rows)
+    assert all(np.array_equal(*pair) for pair in zip(unpacked, (U_KM, V_KN, whole), strict=True))
+
+
+def test_bytes_that_are_no_whole_gradient_do_not_fit():
+    """Nor do any behind the factors where nothing may go whole."""
+    spec = RowSpec.factors("fc7", M=3, N=2, dtype="float32", whole=Columns(8, "float32"))
+    assert [spec.num_whole(2, 40 + extra) for extra in (-32, -1, 0, 31, 32, 33)] == [
+        None,
+        None,
+        0,
+        None,
+        1,
+        None,
+    ]
+    plain = RowSpec.factors("fc7", M=3, N=2, dtype="float32")
+    assert [plain.num_whole(2, 40 + extra) for extra in (0, 32)] == [0, None]
 
 
 def test_a_type_without_a_sum_has_no_factors():

@@ -8,7 +8,7 @@ from session_bench import WAIT_S, Deliveries
 from poseidon_tf.launch.cluster_env import ClusterConfig
 from poseidon_tf.launch.join import join
 from poseidon_tf.launch.server_main import serve
-from poseidon_tf.sfb.factors import RowSpec
+from poseidon_tf.sfb.factors import Columns, RowSpec
 from poseidon_tf.sync.deadlines import Deadlines
 from tests.support.jobs import free_addresses
 
@@ -69,6 +69,7 @@ def pairs_of(num_elements: int, num_servers: int, length: int) -> list[tuple[int
 SIZES = {"conv": 1000, "bias": 3, "fc": 40_005}  # The last in five pairs.
 
 
+FC7 = RowSpec.factors("fc7", M=30, N=20, dtype="float32", whole=Columns(620, "float32"))
 WORDS = RowSpec.sparse("words", num_rows=50, width=5, dtype="float32", index_dtype="int32")
 
 
@@ -85,7 +86,7 @@ class Training:
         self.delivered["fc7"] = Deliveries()
         self.routes["fc7"] = self.worker.open_factors(
             0,
-            RowSpec.factors("fc7", M=30, N=20, dtype="float32"),
+            FC7,
             deliver=self.delivered["fc7"],
         )
         self.delivered["words"] = Deliveries()
@@ -106,7 +107,11 @@ class Training:
         return {
             **{name: [share(name, rank, step, size)] for name, size in SIZES.items()},
             "loss": [share("loss", rank, step, step % 3, dtype="float64")],
-            "fc7": [share("U", rank, step, rows, 30), share("V", rank, step, rows, 20)],
+            "fc7": [
+                share("U", rank, step, rows, 30),
+                share("V", rank, step, rows, 20),
+                share("whole", rank, step, whole_of(rank, step), 620),
+            ],
             "words": [
                 np.arange(rows, dtype="int32") * (rank + 3),
                 share("words", rank, step, rows, 5),
@@ -124,6 +129,11 @@ class Training:
             together = np.concatenate if name in ("fc7", "words") else in_rank_order
             wanted = [together(arrays) for arrays in zip(*(p[name] for p in by_rank), strict=True)]
             assert [a.tobytes() for a in results] == [a.tobytes() for a in wanted]
+
+
+def whole_of(rank: int, step: int) -> int:
+    """How many whole gradients: hardly ever one, as where one worker's step is traced anew."""
+    return int((rank + step) % 5 == 4)
 
 
 def rows_of(rank: int, step: int) -> int:

@@ -5,6 +5,7 @@ import threading
 import numpy as np
 import pytest
 from jobs_in_process import (
+    FC7,
     SIZES,
     WORDS,
     InProcess,
@@ -13,6 +14,7 @@ from jobs_in_process import (
     pairs_of,
     rows_of,
     share,
+    whole_of,
 )
 from session_bench import WAIT_S, Deliveries
 
@@ -41,15 +43,21 @@ def test_twenty_steps_have_the_bits_of_sums_in_rank_order(num_workers, num_serve
 
     statistics, codes = InProcess(num_workers, num_servers).run(work)
     assert codes == [0] * num_servers
-    row_bytes = 4 * (30 + 20)
     own_rows = [sum(rows_of(rank, step) for step in range(20)) for rank in range(num_workers)]
+    own_bytes = [
+        sum(
+            FC7.num_bytes(rows_of(rank, step)) + 4 * 620 * whole_of(rank, step)
+            for step in range(20)
+        )
+        for rank in range(num_workers)
+    ]
     for rank, each in enumerate(statistics):
         assert (each.steps, each.ps.exchanges) == (20, 20 * len(SIZES))
         assert each.ps.sent_bytes == each.ps.received_bytes == 20 * 4 * sum(SIZES.values())
         assert each.all_reduce.sent_bytes == each.all_reduce.received_bytes
         assert each.all_reduce.sent_bytes == 8 * sum(step % 3 for step in range(20))
-        assert each.sfb.sent_bytes == (num_workers - 1) * row_bytes * own_rows[rank]
-        assert each.sfb.received_bytes == row_bytes * (sum(own_rows) - own_rows[rank])
+        assert each.sfb.sent_bytes == (num_workers - 1) * own_bytes[rank]
+        assert each.sfb.received_bytes == sum(own_bytes) - own_bytes[rank]
         assert each.rows.sent_bytes == (num_workers - 1) * WORDS.row_bytes * own_rows[rank]
 
 
