@@ -28,3 +28,5 @@ from .specs import ClusterSpec as ClusterSpec
 from .specs import VariableSpec as VariableSpec
 from .specs import first_difference as first_difference
 from .specs import index_dtype as index_dtype
+from .specs import kernel_position as kernel_position
+from .specs import merged as merged

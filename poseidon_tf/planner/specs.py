@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, TypeAlias
 
 from ..errors import ConfigError
 
@@ -27,6 +27,10 @@ DTYPE_BYTES: Mapping[str, int] = {
     "uint64": 8,
     "float64": 8,
 }
+
+
+Layout: TypeAlias = tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
+"""Of an M x N product, to become a kernel: shapes to take on, each with a permutation."""
 
 
 def index_dtype(shape: Sequence[int]) -> str:
@@ -67,6 +71,7 @@ class VariableSpec:
         name: Keras path, such as ``sequential/fc1/kernel``.
         factors: ``(M, N)`` where the gradient is one product ``U^T V`` of U: K x M and
             V: K x N; None where it is not.
+        layout: how that product becomes the gradient.
         sparse: the gradient is K rows of a table, each with its index.
         rows: K on one worker, or None where it is not known.
         factor_dtype: of the factors or rows where it is not the variable's, as in mixed
@@ -80,6 +85,7 @@ class VariableSpec:
     shape: tuple[int, ...]
     dtype: str
     factors: tuple[int, int] | None = None
+    layout: Layout = ()
     sparse: bool = False
     rows: int | None = None
     factor_dtype: str | None = None
@@ -139,14 +145,6 @@ class VariableSpec:
         values = math.prod(self.shape[1:]) * DTYPE_BYTES[self.sent_dtype]
         return values + DTYPE_BYTES[self.index_dtype]
 
-    @property
-    def form(self) -> tuple[object, ...]:
-        """What the traced step fixes: the same again needs no new plan."""
-        form = (self.factors, self.bias_of is not None)
-        if not self.sparse and self.factor_dtype is None:
-            return form
-        return (*form, self.sparse, self.factor_dtype, self.why_rows)
-
     def to_json_dict(self) -> dict[str, Any]:
         """The spec as JSON holds it: tuples become lists."""
         return asdict(self)
@@ -161,6 +159,10 @@ class VariableSpec:
                 factors = (M, N)
             named = ("sparse", "rows", "factor_dtype", "why_not", "why_rows", "bias_of")
             rest = {key: fields[key] for key in named}
+            rest["layout"] = tuple(
+                (tuple(int(dim) for dim in before), tuple(int(axis) for axis in order))
+                for before, order in fields["layout"]
+            )
             return cls(
                 name=str(fields["name"]),
                 shape=tuple(int(dim) for dim in fields["shape"]),
@@ -186,6 +188,45 @@ def kernel_position(specs: Sequence[VariableSpec], position: int) -> int | None:
     return min(places, key=lambda at: (abs(at - position), at), default=None)
 
 
+def merged(everyone: Sequence[Sequence[VariableSpec]]) -> list[VariableSpec]:
+    """What is known of each variable, by the names of the first worker.
+
+    A step that is traced for one row, or for lengths that are not known, may not show that a
+    gradient is a product, or the column sum of a factor. What one worker sees holds for all: the
+    others can always send the gradient itself.
+
+    Args:
+        everyone: by rank, specs between which `first_difference` finds none.
+    """
+    kernels = [[kernel_position(specs, at) for at in range(len(specs))] for specs in everyone]
+    have_biases = [{at for at in of_rank if at is not None} for of_rank in kernels]
+    result = []
+    for position, first in enumerate(everyone[0]):
+        # Whoever sees a bias has the factors the way round in which its gradient is V's sum.
+        ranks = sorted(range(len(everyone)), key=lambda rank: position not in have_biases[rank])
+        known = [at for of_rank in kernels if (at := of_rank[position]) is not None]
+        result.append(
+            _merged(
+                [everyone[rank][position] for rank in ranks],
+                name=first.name,
+                bias_of=everyone[0][known[0]].name if known else None,
+            )
+        )
+    return result
+
+
+def _merged(views: Sequence[VariableSpec], *, name: str, bias_of: str | None) -> VariableSpec:
+    """One variable as all workers see it together; of factors the first are the right ones."""
+    if not all(spec.sparse for spec in views):  # Some worker has no rows that it could send.
+        views = [spec for spec in views if not spec.sparse]
+    known = next((spec for spec in views if spec.factors is not None), views[0])
+    if not known.sparse and known.factors is None:
+        return replace(known, name=name, bias_of=bias_of)
+    rows = max((spec.rows for spec in views if spec.rows is not None), default=None)
+    why_not = known.why_not if rows is None else ""
+    return replace(known, name=name, rows=rows, why_not=why_not, bias_of=None)
+
+
 def first_difference(
     mine: Sequence[VariableSpec],
     theirs: Sequence[VariableSpec],
@@ -196,7 +237,8 @@ def first_difference(
     """Name the first variable that two workers see differently, or None.
 
     Names are not compared: Keras numbers layers per process, so equal models may differ in
-    them. A bias is compared by the position of its kernel.
+    them. A bias is compared by the position of its kernel. What only one of them can tell is no
+    difference, nor is how a gradient is computed: that depends on the shapes of a batch.
 
     Args:
         mine_is, theirs_is: who holds each list, such as ``"rank 0"``.
@@ -204,7 +246,11 @@ def first_difference(
     for position, (my_spec, their_spec) in enumerate(zip(mine, theirs, strict=False)):
         my_facts = _facts(mine, position)
         their_facts = _facts(theirs, position)
-        differing = [key for key in my_facts if my_facts[key] != their_facts[key]]
+        differing = [
+            key
+            for key, mine_is_it in my_facts.items()
+            if mine_is_it != their_facts[key] and None not in (mine_is_it, their_facts[key])
+        ]
         if differing:
             return (
                 f"variable {position}: "
@@ -224,15 +270,14 @@ def first_difference(
 
 
 def _facts(specs: Sequence[VariableSpec], position: int) -> dict[str, object]:
+    """What must be the same of the variable at `position`; None where this worker cannot tell."""
     spec = specs[position]
+    is_compact = spec.sparse or spec.factors is not None
     return {
         "dtype": spec.dtype,
         "shape": spec.shape,
-        "factors": spec.factors,
-        "sparse": spec.sparse,
-        "dtype of factors": spec.factor_dtype,
-        "rows": spec.rows,
-        "why the optimizer needs rows": spec.why_rows,
+        "dtype of factors": spec.sent_dtype if is_compact else None,
+        "why the optimizer needs rows": spec.why_rows if spec.sparse else None,
         "bias of variable": kernel_position(specs, position),
     }
 

@@ -9,13 +9,19 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from poseidon_tf.errors import PlanError, PoseidonError
-from poseidon_tf.planner import ClusterSpec, Plan, VariableSpec, first_difference, make_plan
+from poseidon_tf.planner import (
+    ClusterSpec,
+    Plan,
+    VariableSpec,
+    first_difference,
+    make_plan,
+    merged,
+)
 from poseidon_tf.strategy import tf_internals
 from poseidon_tf.sync.worker import Worker
 from poseidon_tf.wire.dtypes import Array
@@ -34,8 +40,8 @@ def agree_on_plan(
     schemes: Mapping[str, str],
     kv_pair_bytes: int,
     coalesce_bytes: int,
-) -> Plan:
-    """The plan of these variables, the same on all workers.
+) -> tuple[Plan, list[VariableSpec]]:
+    """The plan of these variables and what it was made of, the same on all workers.
 
     Args:
       arithmetic: by rank, what a product's bits depend on.
@@ -48,16 +54,16 @@ def agree_on_plan(
         [VariableSpec.from_json_dict(fields) for fields in json.loads(theirs)]
         for theirs in worker.gather("variables", mine.encode())
     ]
-    everyone = _with_most_rows(everyone)
     for rank, theirs in enumerate(everyone):
         difference = first_difference(
             everyone[0], theirs, mine_is="rank 0", theirs_is=f"rank {rank}"
         )
         if difference is not None:
             raise _refused(worker, f"the workers have different models: {difference}")
+    agreed = merged(everyone)
     try:
         plan = make_plan(
-            everyone[0],
+            agreed,
             cluster,
             schemes=schemes,
             kv_pair_bytes=kv_pair_bytes,
@@ -79,22 +85,7 @@ def agree_on_plan(
             f"rank 0 and rank {rank} have different plans; give all workers the same arguments: "
             f"{difference}",
         )
-    return plan
-
-
-def _with_most_rows(everyone: Sequence[Sequence[VariableSpec]]) -> list[list[VariableSpec]]:
-    """Each variable with the rows of the worker that has most; shares of a batch may differ."""
-    most = [
-        max((spec.rows for spec in specs if spec.rows is not None), default=None)
-        for specs in zip(*everyone, strict=False)
-    ]
-    return [
-        [
-            spec if spec.rows is None or at >= len(most) else replace(spec, rows=most[at])
-            for at, spec in enumerate(theirs)
-        ]
-        for theirs in everyone
-    ]
+    return plan, agreed
 
 
 def arithmetic_difference(arithmetic: Sequence[Mapping[str, Any]]) -> str:

@@ -108,7 +108,8 @@ class BackwardPass:
         for group in self._groups:
             for open_unit in group.units:
                 results = open_unit.route.pull()
-                total = open_unit.sums(results, *self._contributed(group, open_unit))
+                pushed, _, parts = self._contributed(group, open_unit)
+                total = open_unit.sums(results, pushed, parts)
                 for at, each in total.items():
                     sums[group.positions[at]] = each
         new = tuple(
@@ -120,7 +121,7 @@ class BackwardPass:
             variables = [self._variables[position] for position in new]
             own = [gradients[position] for position in new]
             totals = self._exchange.sum(None, own, variables)
-            self._groups.append(_Group(new, self._exchange.eager_units(own, variables)))
+            self._groups.append(_Group(new, self._exchange.eager_units(variables)))
             for position, total in zip(new, totals, strict=True):
                 sums[position] = total
         self._is_over = True

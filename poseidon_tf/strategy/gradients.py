@@ -2,12 +2,14 @@
 
 Keys belong to variables, never to a trace: a step that is traced again, on this worker alone or
 on all, finds its routes open and talks to nobody. Only variables that were never exchanged
-before make the workers agree once more.
+before make the workers agree once more. A gradient that a later trace computes in another way
+than was agreed on, such as no longer as one product, is sent whole on the same route.
 """
 
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, final
@@ -15,7 +17,7 @@ from typing import Any, final
 import tensorflow as tf
 
 from poseidon_tf.errors import PlanError, PoseidonError
-from poseidon_tf.planner import ClusterSpec, Plan, VariableSpec
+from poseidon_tf.planner import ClusterSpec, Plan, Scheme, VariableSpec
 from poseidon_tf.strategy import tf_internals
 from poseidon_tf.strategy.agreement import agree_on_plan, agree_on_values
 from poseidon_tf.strategy.batches import BatchSizes
@@ -27,6 +29,8 @@ from poseidon_tf.strategy.sample_weights import OpenWeights, SampleWeights, mult
 from poseidon_tf.strategy.shares import Shares
 from poseidon_tf.strategy.sparse_optimizers import why_rows
 from poseidon_tf.sync.worker import Worker
+
+_log = logging.getLogger("poseidon_tf")
 
 
 @final
@@ -71,6 +75,7 @@ class GradientExchange:
         self.checks = checks
         self._weights: dict[tuple[Any, ...], OpenWeights] = {}
         self._open: dict[tuple[Any, ...], list[OpenUnit]] = {}
+        self._tables: set[str] = set()  # Variables of which all workers have sparse gradients.
         self._plans: list[Plan] = []
         self._num_units = 0
         self._have_first_values: set[str] = set()
@@ -105,16 +110,23 @@ class GradientExchange:
         static = share if isinstance(share, int) and not tf.executing_eagerly() else None
         _refuse_summed(gradients, variables)
         specs, compact = self._described(optimizer, gradients, variables)
-        key = _key_of(variables, specs)
+        key = self._key_of(optimizer, variables)
         if key not in self._open:
             with tf.init_scope():
                 self._first_values_of_step(optimizer, variables)
-                plan = self._agree(specs)
+                plan, agreed = self._agree(specs)
+            self._tables |= {
+                tf_internals.variable_id(variable)
+                for variable, spec in zip(variables, agreed, strict=True)
+                if spec.sparse
+            }
+            key = self._key_of(optimizer, variables)
             if weighted is not None:
                 self._weights[key] = weighted.open(static, self._rows_of_replica())
-            self._open[key] = self._open_units(plan)
+            self._open[key] = self._open_units(plan, agreed)
             self._plans.append(plan)
             self._announce(plan)
+        compact = self._as_planned(self._open[key], specs, compact)
         rows = scale = None
         if weighted is not None and share is not None:
             gradients, compact, scale = weighted.weigh(
@@ -131,12 +143,9 @@ class GradientExchange:
         in_order = [summed[position] for position in range(len(gradients))]
         return in_order if scale is None else [multiplied(each, scale) for each in in_order]
 
-    def eager_units(
-        self, gradients: Sequence[Gradient], variables: Sequence[Any]
-    ) -> list[OpenUnit]:
+    def eager_units(self, variables: Sequence[Any]) -> list[OpenUnit]:
         """The units in which these eager gradients, of no known optimizer, have been summed."""
-        specs, _ = self._described(None, gradients, variables)
-        return self._open[_key_of(variables, specs)]
+        return self._open[self._key_of(None, variables)]
 
     @property
     def rows_to_check(self) -> Any:
@@ -208,20 +217,48 @@ class GradientExchange:
         # All workers ask, even one that has nothing new: they must agree on that as well.
         self.agree_on_first_values(new, what="first values")
 
-    def _open_units(self, plan: Plan) -> list[OpenUnit]:
-        opened = open_units(self._worker, plan, number=len(self._plans), first_key=self._num_units)
+    def _key_of(self, optimizer: Any, variables: Sequence[Any]) -> tuple[Any, ...]:
+        """What the program fixes of these variables: the same again finds its routes open.
+
+        Nothing in it depends on how this worker's step was traced, and so on its batch.
+        """
+        ids = [tf_internals.variable_id(variable) for variable in variables]
+        why = why_rows(optimizer) if self._tables.intersection(ids) else ""
+        return (tf.executing_eagerly(), why, *ids)
+
+    def _as_planned(
+        self, units: Sequence[OpenUnit], specs: Sequence[VariableSpec], compact: dict[int, Compact]
+    ) -> dict[int, Compact]:
+        """`compact` with the factors that can travel as planned; the others' gradients go whole."""
+        result = dict(compact)
+        for each in units:
+            if each.unit.scheme is not Scheme.SFB:
+                continue
+            kernel = each.unit.variables[0]
+            planned = each.planned_factors(specs, compact)
+            if isinstance(planned, str):
+                result.pop(kernel, None)
+                _log.warning(
+                    "rank %d: the gradient of %r in this trace is not what was agreed on (%s), so "
+                    "it travels whole to every other worker. If that is so in many steps, send it "
+                    "through the servers: schemes={%r: 'ps'}",
+                    self._worker.rank,
+                    each.agreed.name,
+                    planned,
+                    each.agreed.name,
+                )
+            else:
+                result[kernel] = planned
+        return result
+
+    def _open_units(self, plan: Plan, agreed: Sequence[VariableSpec]) -> list[OpenUnit]:
+        opened = open_units(
+            self._worker, plan, agreed, number=len(self._plans), first_key=self._num_units
+        )
         self._num_units += len(plan.units)
         # Factors may come from a peer as soon as it has a plan: everyone must be listening.
         self._worker.gather("routes open", b"")
         return opened
-
-
-def _key_of(variables: Sequence[Any], specs: Sequence[VariableSpec]) -> tuple[Any, ...]:
-    """What a trace fixes of these variables: the same again finds its routes open."""
-    return tuple(
-        (tf_internals.variable_id(variable), *spec.form)
-        for variable, spec in zip(variables, specs, strict=True)
-    )
 
 
 def unique_names(variables: Sequence[Any]) -> list[str]:

@@ -57,7 +57,11 @@ def describe(
             reasons.get(position, ""),
             batch_size=batch_size,
             why_rows=why_rows,
-            bias_of=_kernel_of(gradient, kernels) if position in reasons else None,
+            bias_of=(
+                _kernel_of(gradient, math.prod(variables[position].shape), kernels)
+                if position in reasons
+                else None
+            ),
         )
         for position, (name, gradient) in enumerate(zip(names, gradients, strict=True))
     ]
@@ -90,6 +94,7 @@ def _spec(
         shape=shape,
         dtype=gradient.dtype.name,
         factors=found.sides if isinstance(found, Factors) else None,
+        layout=found.layout if isinstance(found, Factors) else (),
         sparse=isinstance(found, SparseRows),
         rows=rows,
         factor_dtype=found.dtype.name if found is not None and is_narrow else None,
@@ -99,7 +104,9 @@ def _spec(
     )
 
 
-def _kernel_of(gradient: Gradient, kernels: dict[tuple[int, int], str]) -> str | None:
+def _kernel_of(
+    gradient: Gradient, num_elements: int, kernels: dict[tuple[int, int], str]
+) -> str | None:
     """The kernel with a factor of which this gradient is the column sum."""
-    total = find_column_sum(gradient)
+    total = find_column_sum(gradient, num_elements)
     return None if total is None else kernels.get((id(total.tensor), total.num_columns))

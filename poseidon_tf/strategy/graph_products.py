@@ -12,11 +12,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import tensorflow as tf
 
 _SAME_VALUE = frozenset({"Identity", "IdentityN", "StopGradient", "Reshape"})
+Layout: TypeAlias = tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
+"""Of an M x N product, to become a kernel: shapes to take on, each with a permutation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +53,7 @@ class Factors:
 
     U: Factor
     V: Factor
-    layouts: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...] = field(default=())
+    layouts: Layout = ()
 
     @property
     def sides(self) -> tuple[int, int]:
@@ -61,12 +64,30 @@ class Factors:
     def dtype(self) -> tf.DType:
         return self.U.tensor.dtype
 
-    def laid_out(self, product_MN: tf.Tensor, shape: Sequence[int]) -> tf.Tensor:
-        """The product of all workers' factors as the gradient of a kernel of `shape`."""
-        value = product_MN
+    @property
+    def layout(self) -> Layout:
+        """`layouts` without those that change nothing and pairs that undo each other."""
+        kept: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
         for before, order in self.layouts:
-            value = tf.transpose(tf.reshape(value, before), order)
-        return tf.reshape(value, shape)
+            if order == tuple(range(len(order))):
+                continue
+            if kept and order == kept[-1][1] == (1, 0) and before == kept[-1][0][::-1]:
+                kept.pop()
+                continue
+            kept.append((before, order))
+        return tuple(kept)
+
+    def arranged(self, sides: tuple[int, int], layout: Layout) -> Factors | None:
+        """The same product with U of M and V of N columns and this layout; None if it is not one.
+
+        TensorFlow may multiply the other way round where it traces a step for other shapes.
+        """
+        M, N = self.sides
+        turned = replace(self, U=self.V, V=self.U, layouts=(((N, M), (1, 0)), *self.layouts))
+        for each in (self, turned):
+            if (each.sides, each.layout) == (sides, layout):
+                return each
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +96,14 @@ class ColumnSum:
 
     tensor: tf.Tensor
     num_columns: int
+
+
+def laid_out(product_MN: tf.Tensor, layout: Layout, shape: Sequence[int]) -> tf.Tensor:
+    """The product of all workers' factors as the gradient of a kernel of `shape`."""
+    value = product_MN
+    for before, order in layout:
+        value = tf.transpose(tf.reshape(value, before), order)
+    return tf.reshape(value, shape)
 
 
 def find_factors(gradient: tf.Tensor, num_elements: int) -> Factors | str:
@@ -114,27 +143,37 @@ def find_factors(gradient: tf.Tensor, num_elements: int) -> Factors | str:
     return Factors(found.U, found.V, (*found.layouts, *reversed(layouts)))
 
 
-def find_column_sum(gradient: tf.Tensor) -> ColumnSum | None:
-    """What this gradient is the column sum of, if it is one."""
+def find_column_sum(gradient: tf.Tensor, num_elements: int) -> ColumnSum | None:
+    """What this gradient is the column sum of, if it is one.
+
+    Where a dimension is known to be 1 TensorFlow leaves it out of the sum, or leaves out the sum.
+
+    Args:
+      num_elements: of the gradient.
+    """
     if isinstance(gradient, tf.IndexedSlices) or not hasattr(gradient, "graph"):
         return None
-    op = source_of(gradient, through_casts=True).op
-    if op.type not in ("BiasAddGrad", "Sum"):
-        return None
-    tensor = op.inputs[0]
+    tensor = source_of(gradient, through_casts=True)
+    axes: list[int] = []
+    op = tensor.op
+    if op.type == "BiasAddGrad":
+        tensor = op.inputs[0]
+        if tensor.shape.rank is None or op.get_attr("data_format") != b"NHWC":
+            return None
+        axes = list(range(tensor.shape.rank - 1))
+    elif op.type == "Sum":
+        tensor, known = op.inputs[0], tf.get_static_value(op.inputs[1])
+        if tensor.shape.rank is None or known is None:
+            return None
+        axes = [int(axis) % tensor.shape.rank for axis in known.reshape(-1)]
     if tensor.shape.rank is None:
         return None
-    if op.type == "BiasAddGrad":
-        first = tensor.shape.rank - 1 if op.get_attr("data_format") == b"NHWC" else 0
-    else:
-        axes = tf.get_static_value(op.inputs[1])
-        first = 0 if axes is None else axes.size
-        if axes is None or sorted(axes.reshape(-1).tolist()) != list(range(first)):
-            return None
-    columns = tensor.shape[first:]
-    if first == 0 or not columns.is_fully_defined():
+    first = max(axes, default=-1) + 1  # The last dimension that is summed; columns follow.
+    rows, columns = tensor.shape[:first].as_list(), tensor.shape[first:]
+    is_summed = all(at in axes or size == 1 for at, size in enumerate(rows))
+    if not is_summed or not columns.is_fully_defined() or math.prod(columns) != num_elements:
         return None
-    return ColumnSum(source_of(tensor), math.prod(columns))
+    return ColumnSum(source_of(tensor), num_elements)
 
 
 def source_of(tensor: tf.Tensor, *, through_casts: bool = False) -> tf.Tensor:

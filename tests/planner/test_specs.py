@@ -1,12 +1,13 @@
 """Specs are valid once built, and two workers' specs can be compared."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from planner_models import alexnet, dense, plain
 
 from poseidon_tf.errors import ConfigError
-from poseidon_tf.planner import ClusterSpec, VariableSpec, first_difference
+from poseidon_tf.planner import ClusterSpec, VariableSpec, first_difference, merged
 
 
 def difference(mine, theirs):
@@ -45,7 +46,8 @@ def test_bytes_follow_the_dtype(dtype, size):
 
 
 def test_specs_survive_json():
-    for spec in alexnet():
+    kernel, _ = dense("turned", 8, 6)
+    for spec in [*alexnet(), replace(kernel, layout=(((8, 6), (1, 0)),))]:
         assert VariableSpec.from_json_dict(json.loads(json.dumps(spec.to_json_dict()))) == spec
 
 
@@ -72,10 +74,54 @@ def test_a_difference_names_the_variable_and_both_values():
 
 
 def test_a_difference_that_shape_and_dtype_hide_is_spelled_out():
-    told = difference(dense("fc", 64, 10, rows=32), dense("fc", 64, 10, rows=16))
-    assert "[rows 32]" in told and "[rows 16]" in told
     kernel, bias = dense("fc", 64, 10)
-    assert "[bias of variable 0]" in difference([kernel, bias], [kernel, plain("fc/bias", 10)])
+    narrow = replace(kernel, factor_dtype="float16")
+    told = difference([kernel, bias], [narrow, bias])
+    assert "[dtype of factors float32]" in told and "[dtype of factors float16]" in told
+    other = replace(kernel, name="other/kernel")
+    told = difference([kernel, other, bias], [kernel, other, replace(bias, bias_of=other.name)])
+    assert "[bias of variable 0]" in told and "[bias of variable 1]" in told
+
+
+def test_what_the_shapes_of_one_batch_hide_is_no_difference():
+    """One row, or an open length: no factors, other rows, no column sum; a table's dense sum."""
+    kernel, bias = dense("fc", 64, 10)
+    hidden = [plain("fc/kernel", 64, 10), plain("fc/bias", 10)]
+    assert difference([kernel, bias], hidden) is None
+    assert difference(hidden, [kernel, bias]) is None
+    assert difference([kernel, bias], dense("fc", 64, 10, rows=1)) is None
+    table = VariableSpec(name="t", shape=(9, 4), dtype="float32", sparse=True, rows=3, why_rows="a")
+    assert difference([table], [plain("t", 9, 4)]) is None
+
+
+def test_what_one_worker_sees_holds_for_all():
+    """By the names of rank 0, with the most rows; a bias belongs to the kernel at its place."""
+    kernel, bias = dense("seq/fc", 64, 10, rows=2)
+    hidden = [plain("seq/fc/kernel", 64, 10), plain("seq/fc/bias", 10)]
+    theirs = dense("seq_1/fc", 64, 10, rows=5)
+    for everyone in ([hidden, theirs], [[kernel, hidden[1]], theirs], [hidden, theirs, hidden]):
+        agreed = merged(everyone)
+        assert [spec.name for spec in agreed] == [kernel.name, bias.name]
+        assert (agreed[0].factors, agreed[0].rows, agreed[0].why_not) == ((64, 10), 5, "")
+        assert agreed[1].bias_of == kernel.name
+    assert merged([hidden, hidden]) == hidden
+
+
+def test_factors_are_those_of_a_worker_that_sees_the_bias():
+    """Turned round, V would not have the bias as its column sum."""
+    kernel, bias = dense("fc", 10, 10)
+    turned = replace(kernel, layout=(((10, 10), (1, 0)),))
+    agreed = merged([[turned, plain("fc/bias", 10)], [kernel, bias]])
+    assert agreed[0].layout == () and agreed[1].bias_of == "fc/kernel"
+
+
+def test_a_table_is_sparse_where_it_is_on_all_workers():
+    """A worker whose gradient is dense has no rows to send."""
+    table = VariableSpec(name="t", shape=(9, 4), dtype="float32", sparse=True, rows=3, why_rows="a")
+    other = replace(table, name="u", rows=4)
+    assert merged([[table], [other]]) == [replace(table, rows=4)]
+    agreed = merged([[table], [plain("v", 9, 4)]])
+    assert agreed == [replace(plain("v", 9, 4), name="t")]
 
 
 def test_a_missing_variable_is_named_on_either_side():

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
+from unittest.mock import ANY
 
 import keras
 import pytest
+import tensorflow as tf
 
 from poseidon_tf.planner import VariableSpec
+from poseidon_tf.strategy.graph_factors import describe
+from poseidon_tf.strategy.graph_products import Factor, Factors
 from poseidon_tf.strategy.model_specs import specs_of_model
 from poseidon_tf.strategy.sparse_optimizers import why_rows
 
@@ -78,6 +83,64 @@ def test_a_kernel_of_one_product_has_factors_rows_and_a_bias(inputs, build, fact
     kernel, bias = specs_of(inputs, build())
     assert (kernel.factors, kernel.rows, kernel.factor_dtype) == (factors, rows, None)
     assert bias.bias_of == kernel.name
+
+
+def specs_of_layer(layer: Any, shape: tuple[int | None, ...]) -> list[VariableSpec]:
+    """Of a layer whose step is traced for inputs of just this shape."""
+    found: list[VariableSpec] = []
+    layer.build((None,) * (len(shape) - 1) + shape[-1:])
+
+    def step(inputs: tf.Tensor) -> None:
+        variables = [variable.value for variable in layer.trainable_variables]
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(tf.square(layer(inputs)))
+        names = [variable.path for variable in layer.trainable_variables]
+        gradients = tape.gradient(loss, variables)
+        specs, _ = describe(names, gradients, variables, batch_size=BATCH, why_rows="")
+        found.extend(specs)
+
+    tf.function(step).get_concrete_function(tf.TensorSpec(shape, tf.float32))
+    return found
+
+
+ONES = [(1, None), (1, TOKENS), (BATCH, 1), (1, 1), (None, 1), (0, TOKENS)]
+
+
+@pytest.mark.parametrize("rows, tokens", ONES)
+@pytest.mark.parametrize("units", [1, 5])
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda units: layers.Dense(units),
+        lambda units: layers.EinsumDense("abc,cde->abde", (None, 2, units), bias_axes="de"),
+        lambda units: Shifted(units),
+    ],
+    ids=["dense", "einsum", "own"],
+)
+def test_a_bias_is_its_kernels_whatever_dimension_is_one(rows, tokens, units, build):
+    """TensorFlow leaves known ones out of the sum, or the sum out."""
+    kernel, bias = specs_of_layer(build(units), (rows, tokens, 8))
+    assert kernel.factors is not None
+    assert bias.bias_of == kernel.name
+
+
+@pytest.mark.parametrize("rows", [1, None])
+def test_a_bias_of_a_flat_kernel_is_its_kernels(rows):
+    kernel, bias = specs_of_layer(layers.Dense(1), (rows, 8))
+    assert (kernel.factors, bias.bias_of) == ((8, 1), kernel.name)
+
+
+def test_factors_that_are_turned_round_are_the_same_product():
+    """TensorFlow multiplies the other way round where lengths are open."""
+    U, V = Factor(tf.zeros([4, 3]), 3), Factor(tf.zeros([4, 5]), 5)
+    plain, turned = Factors(U, V), Factors(V, U, (((5, 3), (1, 0)),))
+    assert turned.arranged((3, 5), ()) == replace(turned, U=U, V=V, layouts=ANY)
+    assert plain.arranged((5, 3), turned.layout).layout == turned.layout
+    assert plain.arranged((3, 5), ()) is plain
+    assert plain.arranged((3, 5), (((3, 5), (1, 0)),)) is None
+    assert plain.arranged((5, 3), ()) is None
+    square = Factors(U, U)
+    assert square.arranged((3, 3), (((3, 3), (1, 0)),)).layout == (((3, 3), (1, 0)),)
 
 
 @pytest.mark.parametrize(
@@ -183,6 +246,21 @@ def test_a_bias_of_another_shape_than_the_kernels_columns_is_not_the_kernels():
     kernel, shift = specs_of((8,), dense, layers.Reshape((3, 5)), Shift())
     assert kernel.factors == (8, 15)
     assert shift.shape == (5,) and shift.bias_of is None
+
+
+class Shifted(layers.Layer):  # type: ignore[misc]
+    """A kernel and a bias without Keras's own layers."""
+
+    def __init__(self, units: int) -> None:
+        super().__init__()
+        self.units = units
+
+    def build(self, shape: Any) -> None:
+        self.kernel = self.add_weight(shape=(shape[-1], self.units), name="kernel")
+        self.bias = self.add_weight(shape=(self.units,), name="bias")
+
+    def call(self, value: Any) -> Any:
+        return tf.matmul(value, self.kernel) + self.bias
 
 
 class Shift(layers.Layer):  # type: ignore[misc]
