@@ -1,6 +1,6 @@
 # `make` lists the targets. Everything runs in .venv, which is built from setup.py on first use.
 .DEFAULT_GOAL := help
-.PHONY: help install demo fuzz test test-fast test-faults test-hosts test-networks test-thorough test-versions bench-transport bench-overhead bench-peers bench-scaling check protos check-protos clean
+.PHONY: help install demo dist fuzz test test-fast test-faults test-hosts test-networks test-thorough test-versions bench-transport bench-overhead bench-peers bench-scaling check protos check-protos clean
 
 PYTHON ?= python3
 OLDEST_PYTHON ?= $(PYTHON)
@@ -67,6 +67,9 @@ bench-scaling: install .venv-tf-keras/installed  ## 2 to 16 workers on emulated 
 	.venv/bin/python benchmarks/bench_scaling.py --traffic
 	.venv/bin/python benchmarks/bench_scaling.py --timeline
 	.venv/bin/python benchmarks/plots.py
+
+dist: install  ## build the wheel and the source distribution in dist/
+	.venv/bin/python -m build --no-isolation --outdir dist .
 
 check: .venv/installed-dev check-protos  ## lint, format, types, stubs
 	.venv/bin/ruff check .
