@@ -112,6 +112,25 @@ def violations(file: str, source: str) -> list[str]:
     return found
 
 
+def circles(files: dict[str, str]) -> list[list[str]]:
+    """Groups of files that import one another, directly or through others, anywhere in them."""
+    homes = {f"poseidon_tf.{file[:-3].replace('/', '.')}": file for file in files}
+    reached = {file: set[str]() for file in files}
+    for file, source in files.items():
+        for name, _ in imports(ast.parse(source), file):
+            # `from .specs import first_difference` names something in a module.
+            home = homes.get(name) or homes.get(name.rpartition(".")[0])
+            reached[file] |= {home} - {None, file}
+    for middle in files:
+        for near in reached.values():
+            if middle in near:
+                near |= reached[middle]
+    found = {
+        frozenset({file, *(far for far in reached[file] if file in reached[far])}) for file in files
+    }
+    return sorted(sorted(group) for group in found if len(group) > 1)
+
+
 def environment_reads(tree: ast.AST) -> Iterator[int]:
     for node in ast.walk(tree):
         match node:
@@ -178,6 +197,27 @@ def test_a_planted_violation_is_found(file, line, what):
     """The check can fail: exactly what was planted is reported."""
     found = violations(file, f'"""A module."""\n{line}\n')
     assert len(found) == 1 and what in found[0]
+
+
+def test_no_two_files_import_each_other():
+    """Not within a package either, nor within a function."""
+    assert circles(sources()) == []
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"kv/a.py": "from poseidon_tf.kv import b", "kv/b.py": "def f():\n    from .a import x"},
+        {
+            "kv/a.py": "import poseidon_tf.kv.b",
+            "kv/b.py": "from poseidon_tf.kv.c import C",
+            "kv/c.py": "from . import a",
+        },
+    ],
+)
+def test_a_planted_circle_is_found(files):
+    """Whichever way the imports are written; who is not in it is not named."""
+    assert circles({**files, "kv/d.py": "from . import a"}) == [sorted(files)]
 
 
 def test_a_module_without_a_docstring_is_found():

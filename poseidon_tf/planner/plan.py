@@ -14,6 +14,7 @@ from typing import Any
 
 from ..errors import PlanError
 from .specs import DTYPE_BYTES, ClusterSpec
+from .table import render
 
 
 class Scheme(str, Enum):  # noqa: UP042 - StrEnum came with Python 3.11.
@@ -160,9 +161,7 @@ class Plan:
 
     def table(self) -> str:
         """The plan for a person to read."""
-        from .table import render  # Needs tabulate, which training itself does not.
-
-        return render(self)
+        return render(self.variables, self.cluster)
 
     def worker_bytes_per_step(self) -> int:
         """Payload that one worker sends plus receives per step."""

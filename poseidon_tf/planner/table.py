@@ -1,11 +1,39 @@
-"""A plan as a person reads it: a table, and numbers with units."""
+"""A plan as a person reads it: a table, and numbers with units.
+
+It is told what a row shows, and does not know `Plan`, which prints itself by this file.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from .plan import Plan
+from .specs import ClusterSpec
+
+
+class Row(Protocol):
+    """What the table shows of a variable; see `VariablePlan`."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def scheme(self) -> object: ...  # Its text is the scheme's name.
+    @property
+    def ps_bytes(self) -> int: ...
+    @property
+    def sfb_bytes(self) -> int | None: ...
+    @property
+    def adam_bytes(self) -> int | None: ...
+    @property
+    def rows_bytes(self) -> int | None: ...
+    @property
+    def node_bytes(self) -> int: ...
+    @property
+    def rebuild_flops(self) -> int: ...
+    @property
+    def reason(self) -> str: ...
 
 
 def human_bytes(num_bytes: int | None) -> str:
@@ -32,41 +60,37 @@ def _scaled(value: float, base: int, units: tuple[str, ...]) -> str:
     return f"{value / base:.1f} {units[-1]}"
 
 
-def render(plan: Plan) -> str:
+def render(variables: Sequence[Row], cluster: ClusterSpec) -> str:
     """The table, a total under each column, and a caption.
 
     A column's total takes its scheme wherever a variable has it, and PS elsewhere.
     """
-    from tabulate import tabulate
-
-    from .plan import Scheme  # Which itself prints by this file.
+    from tabulate import tabulate  # Which training itself does not need.
 
     columns: dict[str, list[int | None]] = {
-        "ps/step": [variable.ps_bytes for variable in plan.variables],
-        "sfb/step": [variable.sfb_bytes for variable in plan.variables],
-        "adam/step": [variable.adam_bytes for variable in plan.variables],
-        "rows/step": [variable.rows_bytes for variable in plan.variables],
+        "ps/step": [variable.ps_bytes for variable in variables],
+        "sfb/step": [variable.sfb_bytes for variable in variables],
+        "adam/step": [variable.adam_bytes for variable in variables],
+        "rows/step": [variable.rows_bytes for variable in variables],
     }
-    if not any(
-        variable.scheme is Scheme.ROWS or variable.rows_bytes for variable in plan.variables
-    ):
+    if not any(str(variable.scheme) == "rows" or variable.rows_bytes for variable in variables):
         del columns["rows/step"]
     rows = [
         [
             variable.name,
             "x".join(str(dim) for dim in variable.shape) or "scalar",
-            variable.scheme.value,
+            str(variable.scheme),
             *(human_bytes(column[at]) for column in columns.values()),
             human_count(variable.rebuild_flops) if variable.rebuild_flops else "-",
             variable.reason,
         ]
-        for at, variable in enumerate(plan.variables)
+        for at, variable in enumerate(variables)
     ]
-    flops = sum(variable.rebuild_flops for variable in plan.variables)
+    flops = sum(variable.rebuild_flops for variable in variables)
     totals = [
         sum(
             variable.ps_bytes if own is None else own
-            for variable, own in zip(plan.variables, column, strict=True)
+            for variable, own in zip(variables, column, strict=True)
         )
         for column in columns.values()
     ]
@@ -77,7 +101,7 @@ def render(plan: Plan) -> str:
             "",
             *(human_bytes(total) for total in totals),
             human_count(flops) if flops else "-",
-            f"as planned: {human_bytes(sum(v.node_bytes for v in plan.variables))}",
+            f"as planned: {human_bytes(sum(v.node_bytes for v in variables))}",
         ]
     )
     text = tabulate(
@@ -87,7 +111,6 @@ def render(plan: Plan) -> str:
         colalign=("left", "left", "left", *("right" for _ in columns), "right", "left"),
         disable_numparse=True,
     )
-    cluster = plan.cluster
     whose = "a node with worker and server" if cluster.co_located else "a worker"
     caption = (
         f"P1 = {cluster.num_workers} workers, P2 = {cluster.num_servers} servers, "
