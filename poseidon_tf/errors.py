@@ -13,9 +13,18 @@ PoseidonError
   ProtocolError             a peer said something impossible                  (bug)
 """
 
+from typing import ClassVar
+
 
 class PoseidonError(Exception):
-    """Base of every error that poseidon_tf raises on purpose."""
+    """Base of every error that poseidon_tf raises on purpose.
+
+    Attributes:
+      what_to_do: advice to whoever reads that a job has failed of it; empty where the message of
+        each such error says so itself.
+    """
+
+    what_to_do: ClassVar[str] = ""
 
 
 class ConfigError(PoseidonError, ValueError):
@@ -29,26 +38,55 @@ class PlanError(PoseidonError, ValueError):
 class MemberError(PoseidonError):
     """A worker, server or coordinator is missing, has left, or has died."""
 
+    what_to_do = "read the log of the member that is named"
+
 
 class StartTimeout(MemberError):
     """Not every member of the cluster arrived before the start deadline."""
+
+    what_to_do = (
+        "see whether the missing members were started, with which TF_CONFIG, and whether their "
+        "addresses can be reached from here"
+    )
 
 
 class PeerLost(MemberError):
     """A connection to a member closed without a goodbye."""
 
+    what_to_do = (
+        "see how the member that is named has ended: its own log, and the kernel's (dmesg), which "
+        "names processes that were killed because memory ran out"
+    )
+
 
 class StepTimeout(MemberError):
     """A member is alive, but a contribution that others wait for never came."""
+
+    what_to_do = (
+        "see what holds up the member that owes something; where that is in order, give it longer "
+        "with Deadlines(step_s=...)"
+    )
 
 
 class DriftError(PoseidonError):
     """A variable that all workers must hold alike has other values on some of them."""
 
+    what_to_do = "look for what this variable is changed by on some workers only"
+
 
 class NumericsError(PoseidonError):
     """A worker's own contribution to a gradient holds NaN or infinity."""
 
+    what_to_do = (
+        "look at the data of the worker that is named; a lower learning rate or the optimizer's "
+        "`clipnorm` may help"
+    )
+
 
 class ProtocolError(PoseidonError):
     """A peer sent something that the protocol does not allow; no state was changed."""
+
+    what_to_do = (
+        "see whether another program or another version of poseidon_tf has one of these addresses; "
+        "if not, this is a bug: please report it with this text"
+    )

@@ -13,7 +13,6 @@ import subprocess
 import sys
 import threading
 import time
-import types
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, final
@@ -24,10 +23,12 @@ from poseidon_tf.coordinator.roster import Roster
 from poseidon_tf.coordinator.service import CoordinatorService
 from poseidon_tf.coordinator.waiting import Notices
 from poseidon_tf.errors import ConfigError, PoseidonError
-from poseidon_tf.launch import sigterm
+from poseidon_tf.launch import failure_text, sigterm
 from poseidon_tf.launch.cluster_env import ClusterConfig, current_environ, split_address
 from poseidon_tf.launch.memory import keep_freed_memory
+from poseidon_tf.launch.reports import tell_launcher
 from poseidon_tf.launch.server_main import PORT_PATIENCE_S
+from poseidon_tf.launch.uncaught import on_uncaught
 from poseidon_tf.sfb.service import FactorService
 from poseidon_tf.sync.deadlines import Deadlines
 from poseidon_tf.sync.naming import WorkerNames
@@ -67,6 +68,13 @@ class Membership:
     _is_over: bool = False
     _leaver: threading.Thread | None = None
 
+    @property
+    def _name(self) -> str:
+        return f"worker rank {self.config.rank} ({self.config.address})"
+
+    def _when(self) -> str:
+        return failure_text.step_words(self.worker.last_step())
+
     def fail(self, reason: str) -> None:
         """Tell everyone that this worker gives up; the first reason counts."""
         self._failure = self._failure or reason
@@ -82,9 +90,10 @@ class Membership:
         session.close()
         failed = bool(self._failure or session.failure)
         if failed:
-            client.report_failure(
-                f"{self._failure or session.failure} (after step {self.worker.last_step()})"
-            )
+            if session.failure is not None:
+                block = failure_text.told_block(session.failure)
+                tell_launcher(current_environ(), block, is_own=False)
+            client.report_failure(f"{self._failure or session.failure} ({self._when()})")
         else:
             self.worker.leave()
         client.goodbye(self.worker.last_step(), preempted=self.worker.preemption.is_heeded)
@@ -102,17 +111,13 @@ class Membership:
 
     def leave_with_main_thread(self) -> None:
         """Have `leave` called when the main thread has ended, however it ends."""
-        previous = sys.excepthook
-
-        def hook(
-            kind: type[BaseException],
-            error: BaseException,
-            traceback: types.TracebackType | None,
-        ) -> None:
-            self.fail(f"{kind.__name__}: {error}")
-            previous(kind, error, traceback)
-
-        sys.excepthook = hook
+        on_uncaught(
+            name=self._name,
+            failure=lambda: self.worker.session.failure,
+            when=self._when,
+            fail=self.fail,
+            environ=current_environ(),
+        )
 
         def wait_main_thread() -> None:
             # With a look now and then at whether `leave` has been called before.
@@ -132,11 +137,10 @@ class Membership:
     def notice_sigterm(self) -> None:
         """Have SIGTERM end this worker's training in order, where it watches for that."""
         client, preemption = self.worker.coordinator, self.worker.preemption
-        name = f"worker rank {self.config.rank} ({self.config.address})"
 
         def notice() -> bool:
             if preemption.is_watched and not self._is_over:
-                preemption.ask(f"{name} was asked to end (SIGTERM)")
+                preemption.ask(f"{self._name} was asked to end (SIGTERM)")
                 return True
             return False
 

@@ -93,7 +93,10 @@ def run_local(
                     output.follow(members[-1].process, members[-1].label)
             output.start()
             supervisor = Supervisor(members, events, output.say, patience or Patience(), then=then)
-            return supervisor.wait_ended()
+            ending = supervisor.wait_ended()
+        if ending.may_be_tried_again:  # After all that the members have printed.
+            output.say_cause(ending.blame.lines(lambda member: output.last_error(member.label)))
+        return ending
 
     with _stop_signals_into(events), Guardian() as guardian:
         for restart in range(1, max_restarts + 1):
@@ -146,6 +149,7 @@ def _leave_nothing(members: list[LocalMember], guardian: Guardian) -> None:
         member.waiter.join()
         guardian.forget(member.process.pid)  # Before it is reaped and its number is free.
         member.process.wait()
+        member.report.close()
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import TypeAlias, final
 
 from poseidon_tf.errors import ConfigError
+from poseidon_tf.launch.reports import ReportFile
 
 
 @final
@@ -27,12 +28,20 @@ class LocalMember:
         events: Events,
     ) -> None:
         self.is_worker, self.label = role == "worker", f"{role} {index}"
+        self.report = ReportFile()
         pipe, null = subprocess.PIPE, subprocess.DEVNULL
         try:
             self.process = subprocess.Popen(
-                argv, env=environ, stdin=null, stdout=pipe, stderr=pipe, start_new_session=True
+                argv,
+                env={**environ, **self.report.environ},
+                stdin=null,
+                stdout=pipe,
+                stderr=pipe,
+                start_new_session=True,
+                pass_fds=(self.report.descriptor,),
             )
         except OSError as error:
+            self.report.close()
             raise ConfigError(f"cannot start {self.label}, {list(argv)}: {error}") from error
         self.waiter = threading.Thread(target=lambda: events.put((self, self._wait_exit_code())))
         self.waiter.start()

@@ -10,7 +10,7 @@ import selectors
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import IO, TextIO, final
 
@@ -26,6 +26,7 @@ class MemberOutput:
         self._stdout, self._stderr, self._on_cut_off = stdout, stderr, on_cut_off
         self._lock = threading.Lock()
         self._is_cut_off = False
+        self._last_errors: dict[str, str] = {}
         self._selector = selectors.DefaultSelector()
         self._pipes: list[IO[bytes]] = []
         end_fd, self._end_fd = os.pipe()
@@ -35,12 +36,11 @@ class MemberOutput:
 
     def follow(self, process: subprocess.Popen[bytes], label: str) -> None:
         """Copy what `process` prints, each line led by `label`."""
-        pairs = ((process.stdout, self._stdout), (process.stderr, self._stderr))
-        for pipe, stream in pairs:
+        emits = (partial(self._write, self._stdout, label), partial(self._write_error, label))
+        for pipe, emit in zip((process.stdout, process.stderr), emits, strict=True):
             assert pipe is not None
             self._pipes.append(pipe)
-            lines = Lines(partial(self._write, stream, label))
-            self._selector.register(pipe, selectors.EVENT_READ, lines)
+            self._selector.register(pipe, selectors.EVENT_READ, Lines(emit))
 
     def start(self) -> None:
         """Begin to copy."""
@@ -49,6 +49,15 @@ class MemberOutput:
     def say(self, text: str) -> None:
         """Print a line of the launcher's own."""
         self._write(self._stderr, "poseidon-tf", text)
+
+    def say_cause(self, lines: Sequence[str]) -> None:
+        """Print why the job has failed, as one block; nothing if `lines` is empty."""
+        for at, line in enumerate(lines):
+            self.say(f"  {line}" if at else f"the job failed: {line}")
+
+    def last_error(self, label: str) -> str:
+        """The last line that the member `label` has written to stderr, if any."""
+        return self._last_errors.get(label, "")
 
     def close(self) -> None:
         """Copy what is still in the pipes, for a moment at most, and end the thread."""
@@ -70,6 +79,11 @@ class MemberOutput:
                     key.data.feed(data)
                 if not data:
                     self._selector.unregister(key.fileobj)
+
+    def _write_error(self, label: str, text: str) -> None:
+        if text.strip():
+            self._last_errors[label] = text
+        self._write(self._stderr, label, text)
 
     def _write(self, stream: TextIO, label: str, text: str) -> None:
         encoding = stream.encoding or "utf-8"

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from poseidon_tf.coordinator.client import CoordinatorClient
 from poseidon_tf.errors import ConfigError, MemberError, PoseidonError, ProtocolError
 from poseidon_tf.kv.service import KVService, streams_per_server
-from poseidon_tf.launch import sigterm
+from poseidon_tf.launch import failure_text, sigterm
 from poseidon_tf.launch.cluster_env import (
     ClusterConfig,
     current_environ,
@@ -27,6 +27,7 @@ from poseidon_tf.launch.cluster_env import (
     split_address,
 )
 from poseidon_tf.launch.memory import keep_freed_memory
+from poseidon_tf.launch.reports import tell_launcher
 from poseidon_tf.launch.security_env import read_security
 from poseidon_tf.sync import preemption
 from poseidon_tf.trace import Recorder
@@ -166,6 +167,8 @@ def serve(
         if last_sum is not None:
             where = f"the last sum of server {index} was {last_sum[0]!r} of step {last_sum[1]}"
         print(f"server {index}: {failures[0]}; {where}", file=sys.stderr, flush=True)
+        block = [*failure_text.told_block(failures[0]), where]
+        tell_launcher(current_environ(), block, is_own=False)
     if failures or not ended:
         return 1
     return preemption.EXIT_CODE if client.is_preempted else 0

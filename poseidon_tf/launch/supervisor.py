@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple, final
 
+from poseidon_tf.launch.blame import Blame, End
 from poseidon_tf.launch.members import Events, LocalMember
 
 
@@ -29,10 +30,12 @@ class Ending(NamedTuple):
     Attributes:
       code: 0, or that of the member that failed first, or 128 + signal if the launcher was stopped.
       is_stopped: whether the launcher was asked to stop.
+      blame: why it has failed, if it has.
     """
 
     code: int
     is_stopped: bool
+    blame: Blame
 
     @property
     def may_be_tried_again(self) -> bool:
@@ -58,10 +61,12 @@ class Supervisor:
         *,
         then: str = "",
     ) -> None:
-        self._alive = set(members)
+        self._members = list(members)
+        self._alive = set(self._members)
+        self._ends: dict[LocalMember, End] = {}  # Of members that have failed by themselves.
         self._events, self._say, self._patience, self._then = events, say, patience, then
         self._code = 0
-        self._is_ending = self._is_stopped = False
+        self._is_ending = self._is_stopped = self._is_named = False
         self._deadline_s, self._at_deadline = math.inf, self._kill
 
     def wait_ended(self) -> Ending:
@@ -77,13 +82,17 @@ class Supervisor:
                 self._on_stop(event)
             elif event[0] in self._alive:  # Not one of an earlier try.
                 self._on_end(*event)
-        return Ending(self._code, self._is_stopped)
+        self._settle_code()
+        if self._ends and not self._is_named and self._then:
+            self._say(self._then.removeprefix("; "))
+        return Ending(self._code, self._is_stopped, Blame(self._members, self._ends))
 
     def _on_stop(self, signum: signal.Signals) -> None:
         is_asked_again, self._is_stopped = self._is_stopped or self._is_ending, True
         if is_asked_again:
             return self._kill()  # No more patience.
         self._is_ending = True
+        self._settle_code()
         self._code = self._code or 128 + signum
         # Workers first: what they save at the end may need the servers.
         asked = [each for each in self._alive if each.is_worker] or list(self._alive)
@@ -98,14 +107,28 @@ class Supervisor:
         if self._is_stopped and is_last_worker:
             self._signal(signal.SIGTERM)
             self._set_deadline(self._patience.after_sigterm_s, self._kill)
-        if self._is_ending or self._code:
+        if self._is_ending:
             return
         if code:
-            self._code = code
-            self._say(f"{member.label} ended with code {code}{self._then}")
-            self._terminate_after(self._patience.after_failure_s)
-        elif is_last_worker:
+            self._ends[member] = End(time.monotonic(), code)
+            if len(self._ends) == 1:
+                self._terminate_after(self._patience.after_failure_s)
+            self._name_culprit()
+        elif is_last_worker and not self._ends:
             self._terminate_after(self._patience.after_workers_s)
+
+    def _name_culprit(self) -> None:
+        """Once, when whoever has failed first has ended: its code is the job's."""
+        culprit = Blame(self._members, self._ends).culprit
+        if not self._code and culprit in self._ends:
+            self._code = self._ends[culprit].code
+            self._say(f"{culprit.label} ended with code {self._code}{self._then}")
+            self._is_named = True
+
+    def _settle_code(self) -> None:
+        """Who has failed first may not have ended by itself: then the first that did counts."""
+        if not self._code and self._ends:
+            self._code = min(self._ends.values()).code
 
     def _terminate_after(self, after_s: float) -> None:
         reason = f"warning: still running after {after_s:g} s"

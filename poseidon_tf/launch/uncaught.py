@@ -1,0 +1,66 @@
+"""What a worker prints and tells when an exception ends its script."""
+
+from __future__ import annotations
+
+import sys
+import types
+from collections.abc import Callable, Mapping, Sequence
+
+from poseidon_tf.errors import PoseidonError
+from poseidon_tf.launch import failure_text
+from poseidon_tf.launch.reports import tell_launcher
+
+
+def on_uncaught(
+    *,
+    name: str,
+    failure: Callable[[], PoseidonError | None],
+    when: Callable[[], str],
+    fail: Callable[[str], None],
+    environ: Mapping[str, str],
+) -> None:
+    """Hook into `sys.excepthook`.
+
+    A script's own exception is printed as Python does. One that only tells of the job's failure
+    would be a second copy of what has been logged, within TensorFlow's nodes: a line stands for it,
+    or the block that `poseidon-tf run` else prints at the end.
+
+    Args:
+      name: of this worker, with its address.
+      failure: why the job has failed, if it has.
+      when: which step this worker has come to, in words.
+      fail: gives the job up, for the reason it is given.
+      environ: of this process.
+    """
+    previous = sys.excepthook
+
+    def hook(
+        kind: type[BaseException],
+        error: BaseException,
+        trace: types.TracebackType | None,
+    ) -> None:
+        told = failure()
+        if told is None:
+            places = failure_text.places_of(error, trace)
+            at = f", at {places[-1]}" if places else ""
+            fail(f"{failure_text.in_one_line(error)}{at}")
+            block = failure_text.own_block(name, when(), error, trace)
+            is_launched = tell_launcher(environ, block, is_own=True)
+            previous(kind, error, trace)
+            if not is_launched:
+                _print_block(block)
+        elif previous is sys.__excepthook__ and failure_text.is_told_by(error, told):
+            block = failure_text.told_block(told)
+            places = failure_text.places_in(trace)
+            at = f" at {places[-1]}" if places else ""
+            print(f"{name} stops{at}: the job has failed", file=sys.stderr, flush=True)
+            if not tell_launcher(environ, block, is_own=False):
+                _print_block(block)
+        else:  # What the script has made of it, or somebody else's way to print it.
+            previous(kind, error, trace)
+
+    sys.excepthook = hook
+
+
+def _print_block(lines: Sequence[str]) -> None:
+    print("\n  ".join([f"the job failed: {lines[0]}", *lines[1:]]), file=sys.stderr, flush=True)
