@@ -171,8 +171,10 @@ class FactorExchange:
         return state
 
     def _deserted(self, rank: int, state: _KeyState, step: int) -> Deserted:
+        last_step = self._left[rank]
+        when = f"after step {last_step}" if last_step >= 0 else "before its first step"
         return Deserted(
             rank,
-            f"rank {rank} left after step {self._left[rank]} while rank {self._rank} waits for "
-            f"the factors of {state.spec.name!r} of step {step}",
+            f"rank {rank} left {when} while rank {self._rank} waits for the factors of "
+            f"{state.spec.name!r} of step {step}",
         )
