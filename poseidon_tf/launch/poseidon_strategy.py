@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Literal, final
@@ -31,6 +32,8 @@ from poseidon_tf.strategy.arithmetic import arithmetic_facts
 from poseidon_tf.strategy.strategy import ClusterStrategy, checked_devices, local_devices
 from poseidon_tf.sync.deadlines import Deadlines
 from poseidon_tf.transport.security import Security
+
+_log = logging.getLogger("poseidon_tf")
 
 
 @final
@@ -70,6 +73,8 @@ class PoseidonStrategy(ClusterStrategy):
       check_numerics: whether NaN or infinity in a worker's own gradient ends the job before it is
         sent. Gradients of a loss that a `LossScaleOptimizer` scales are looked at once its scale
         has come down to 1: above it they overflow by right.
+      show_plan: where rank 0 shows each new plan: "print", on standard output, "log", to the logger
+        `poseidon_tf` at level INFO, or "none". `strategy.plan` is there in any case.
       ports: first and last port for a server that this worker starts on its own host; the
         system's choice if None. Everything else uses the port that TF_CONFIG gives this task.
       deadlines: how long anything may take, in seconds; see `Deadlines`.
@@ -99,6 +104,7 @@ class PoseidonStrategy(ClusterStrategy):
         loss_weighting: Literal["replica", "sample"] = "replica",
         drift_check_steps: int = 1000,
         check_numerics: bool = False,
+        show_plan: Literal["print", "log", "none"] = "print",
         ports: tuple[int, int] | None = None,
         deadlines: Deadlines | None = None,
         timeline_dir: str | None = None,
@@ -123,6 +129,8 @@ class PoseidonStrategy(ClusterStrategy):
             raise ConfigError(
                 f"drift_check_steps must be 1 or more, or 0 for never, got {drift_check_steps}"
             )
+        if show_plan not in ("print", "log", "none"):
+            raise ConfigError(f"show_plan must be 'print', 'log' or 'none', got {show_plan!r}")
         if ports is not None and not 0 < ports[0] <= ports[1] < 65536:
             raise ConfigError(f"ports must be (first, last) within 1..65535, got {ports}")
         check_kv_pair_bytes(kv_pair_bytes)
@@ -142,6 +150,7 @@ class PoseidonStrategy(ClusterStrategy):
                     settings=deadlines.connections(security),
                 )
             )
+        self._show_plan = show_plan
         own_devices = local_devices() if devices is None else checked_devices(devices)
         self._membership = None
         arithmetic = []
@@ -190,5 +199,9 @@ class PoseidonStrategy(ClusterStrategy):
             self._membership.leave_now()
 
     def _announce(self, plan: Plan) -> None:
-        if self.rank == 0:
+        if self.rank != 0:
+            return
+        if self._show_plan == "print":
             print(plan.table(), flush=True)
+        elif self._show_plan == "log":
+            _log.info("plan:\n%s", plan.table())
