@@ -1,6 +1,7 @@
 """Hooks in Keras for data whose shares differ: ends, empty batches, and what they would spoil.
 
-- Epochs end where the data of all workers does, not after this worker's own batches.
+- Epochs end where the data of all workers does, not after this worker's own batches. The end of a
+  job that has failed is not taken for one.
 - A PyDataset is shuffled in the same way everywhere.
 - What a PyDataset or a generator gives is copied, so that no step writes into the user's arrays.
 - Building a model before its first step opens no iterator: a generator's batches would be lost.
@@ -12,8 +13,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -32,6 +34,7 @@ def install() -> None:
     for cls, name, hook in (
         (epoch_iterator, "__init__", _open_epochs),
         (epoch_iterator, "reset", _reset_epochs),
+        (epoch_iterator, "catch_stop_iteration", _catch_stop_iteration),
         (trainer, "_maybe_symbolic_build", _build),
         (keras.layers.BatchNormalization, "_moments", _moments),
         (keras.metrics.Mean, "update_state", _update_mean),
@@ -80,6 +83,23 @@ def _reset_epochs(original: Callable[..., Any]) -> Callable[..., Any]:
             _take_num_batches(self)
 
     return reset
+
+
+def _catch_stop_iteration(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Keras takes the end of an iterator for that of the data, and warns: not in a failed job."""
+
+    @contextlib.contextmanager
+    def catch_stop_iteration(self: Any) -> Iterator[None]:
+        strategy = among_others(self._distribute_strategy)
+        with original(self):
+            try:
+                yield
+            except (StopIteration, tf.errors.OutOfRangeError):
+                if strategy is not None:
+                    strategy.raise_failure()
+                raise
+
+    return catch_stop_iteration
 
 
 def _take_num_batches(epochs: Any) -> None:

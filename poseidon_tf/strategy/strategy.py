@@ -196,6 +196,11 @@ class ClusterStrategy(tf.distribute.Strategy):  # type: ignore[misc]
         assert self._worker is not None, "one worker has nobody to gather from"
         return self._worker.gather(what, payload)
 
+    def raise_failure(self) -> None:
+        """Raise the error that the job has failed with, if it has."""
+        if self._worker is not None and (failure := self._worker.session.failure) is not None:
+            raise failure
+
     def advance(self, event: Callable[[Stopping], StopOffer | None]) -> bool:
         """Tell where this worker is in its training; whether all workers stop here."""
         assert self._worker is not None, "one worker stops by itself"
