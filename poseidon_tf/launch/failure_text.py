@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from poseidon_tf.errors import PoseidonError
+from poseidon_tf.sync.session import Session
 from poseidon_tf.transport.base import shortened
 
 # Of an exception's text, whose full length is in the traceback of the worker that raised it.
@@ -89,16 +90,13 @@ def places_of(error: BaseException, trace: types.TracebackType | None) -> list[P
     return places_in(trace) + in_graph
 
 
-def is_told_by(error: BaseException, failure: PoseidonError) -> bool:
-    """Whether `error` is what the job's `failure` has become in this worker's script."""
-    if error is failure:
-        return True
-    # Without where this worker was, which is the session's to add.
-    cause, text = str(failure.__cause__ or failure), str(error)
-    if cause in text or _as_an_assertion_has_it(cause) in text:
+def is_told_by(error: BaseException, cause: PoseidonError) -> bool:
+    """Whether `error` is what the job's failure, of this `cause`, has become in a script."""
+    told, text = str(cause), str(error)
+    if told in text or _as_an_assertion_has_it(told) in text:
         return True
     # This worker has found it too, and another one was the first to tell.
-    return isinstance(error, PoseidonError) and bool(text) and text in cause
+    return isinstance(error, PoseidonError) and bool(text) and text in told
 
 
 def own_block(
@@ -115,13 +113,16 @@ def own_block(
     return [*lines, f"what to do: {advice}; its whole traceback is above"]
 
 
-def told_block(failure: PoseidonError) -> list[str]:
-    """Of a failure that was told by others: what, where this worker was, what to do."""
-    what, where = str(failure), ""
-    if failure.__cause__ is not None and what.startswith(f"{failure.__cause__}; "):
-        what, where = str(failure.__cause__), what.removeprefix(f"{failure.__cause__}; ")
-    lines = [f"{type(failure).__name__}: {what}", *([where] if where else [])]
-    return [*lines, *([f"what to do: {failure.what_to_do}"] if failure.what_to_do else [])]
+def told_block(cause: PoseidonError, where: str) -> list[str]:
+    """Of a failure that was told by others: what, where this member was, what to do."""
+    lines = [f"{type(cause).__name__}: {cause}", *([where] if where else [])]
+    return [*lines, *([f"what to do: {cause.what_to_do}"] if cause.what_to_do else [])]
+
+
+def told_to(session: Session) -> list[str]:
+    """The block of a worker whose session has failed."""
+    assert session.cause is not None, "it has not failed"
+    return told_block(session.cause, str(session.failure).removeprefix(f"{session.cause}; "))
 
 
 def _is_tensorflows(error: BaseException) -> bool:
@@ -146,8 +147,4 @@ def _without_graph(text: str) -> str:
 
 def _as_an_assertion_has_it(text: str) -> str:
     """`text` with the escapes that TensorFlow's assertions print."""
-    escaped = (_ESCAPES.get(character, character) for character in text)
-    return "".join(
-        character if character.isascii() else "".join(f"\\{b:03o}" for b in character.encode())
-        for character in escaped
-    )
+    return "".join(_ESCAPES.get(character, character) for character in text)

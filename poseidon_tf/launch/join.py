@@ -68,10 +68,6 @@ class Membership:
     _is_over: bool = False
     _leaver: threading.Thread | None = None
 
-    @property
-    def _name(self) -> str:
-        return f"worker rank {self.config.rank} ({self.config.address})"
-
     def _when(self) -> str:
         return failure_text.step_words(self.worker.last_step())
 
@@ -90,9 +86,8 @@ class Membership:
         session.close()
         failed = bool(self._failure or session.failure)
         if failed:
-            if session.failure is not None:
-                block = failure_text.told_block(session.failure)
-                tell_launcher(current_environ(), block, is_own=False)
+            if session.cause is not None:
+                tell_launcher(current_environ(), failure_text.told_to(session), is_own=False)
             client.report_failure(f"{self._failure or session.failure} ({self._when()})")
         else:
             self.worker.leave()
@@ -112,8 +107,7 @@ class Membership:
     def leave_with_main_thread(self) -> None:
         """Have `leave` called when the main thread has ended, however it ends."""
         on_uncaught(
-            name=self._name,
-            failure=lambda: self.worker.session.failure,
+            self.worker.session,
             when=self._when,
             fail=self.fail,
             environ=current_environ(),
@@ -140,7 +134,7 @@ class Membership:
 
         def notice() -> bool:
             if preemption.is_watched and not self._is_over:
-                preemption.ask(f"{self._name} was asked to end (SIGTERM)")
+                preemption.ask(f"{self.worker.session.name} was asked to end (SIGTERM)")
                 return True
             return False
 

@@ -167,7 +167,7 @@ def serve(
         if last_sum is not None:
             where = f"the last sum of server {index} was {last_sum[0]!r} of step {last_sum[1]}"
         print(f"server {index}: {failures[0]}; {where}", file=sys.stderr, flush=True)
-        block = [*failure_text.told_block(failures[0]), where]
+        block = failure_text.told_block(failures[0], where)
         tell_launcher(current_environ(), block, is_own=False)
     if failures or not ended:
         return 1

@@ -6,15 +6,14 @@ import sys
 import types
 from collections.abc import Callable, Mapping, Sequence
 
-from poseidon_tf.errors import PoseidonError
 from poseidon_tf.launch import failure_text
 from poseidon_tf.launch.reports import tell_launcher
+from poseidon_tf.sync.session import Session
 
 
 def on_uncaught(
+    session: Session,
     *,
-    name: str,
-    failure: Callable[[], PoseidonError | None],
     when: Callable[[], str],
     fail: Callable[[str], None],
     environ: Mapping[str, str],
@@ -22,12 +21,10 @@ def on_uncaught(
     """Hook into `sys.excepthook`.
 
     A script's own exception is printed as Python does. One that only tells of the job's failure
-    would be a second copy of what has been logged, within TensorFlow's nodes: a line stands for it,
-    or the block that `poseidon-tf run` else prints at the end.
+    would be a second copy of what has been logged, within TensorFlow's nodes: a line stands for it.
+    Where no `poseidon-tf run` prints the cause at the end of the job, this process does at its own.
 
     Args:
-      name: of this worker, with its address.
-      failure: why the job has failed, if it has.
       when: which step this worker has come to, in words.
       fail: gives the job up, for the reason it is given.
       environ: of this process.
@@ -39,25 +36,24 @@ def on_uncaught(
         error: BaseException,
         trace: types.TracebackType | None,
     ) -> None:
-        told = failure()
-        if told is None:
+        if session.cause is None:
             places = failure_text.places_of(error, trace)
             at = f", at {places[-1]}" if places else ""
             fail(f"{failure_text.in_one_line(error)}{at}")
-            block = failure_text.own_block(name, when(), error, trace)
+            block = failure_text.own_block(session.name, when(), error, trace)
             is_launched = tell_launcher(environ, block, is_own=True)
             previous(kind, error, trace)
-            if not is_launched:
-                _print_block(block)
-        elif previous is sys.__excepthook__ and failure_text.is_told_by(error, told):
-            block = failure_text.told_block(told)
+        elif previous is sys.__excepthook__ and failure_text.is_told_by(error, session.cause):
             places = failure_text.places_in(trace)
             at = f" at {places[-1]}" if places else ""
-            print(f"{name} stops{at}: the job has failed", file=sys.stderr, flush=True)
-            if not tell_launcher(environ, block, is_own=False):
-                _print_block(block)
+            print(f"{session.name} stops{at}: the job has failed", file=sys.stderr, flush=True)
+            block = failure_text.told_to(session)
+            is_launched = tell_launcher(environ, block, is_own=False)
         else:  # What the script has made of it, or somebody else's way to print it.
             previous(kind, error, trace)
+            return
+        if not is_launched:
+            _print_block(block)
 
     sys.excepthook = hook
 

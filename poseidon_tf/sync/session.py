@@ -148,6 +148,7 @@ class Session:
         self._lock = threading.Lock()
         self._reported: PoseidonError | None = None
         self._failure: PoseidonError | None = None
+        self._cause: PoseidonError | None = None
         self._leaving = False
         self._left: set[int] = set()
         self._waiting: dict[tuple[Route, int], float] = {}
@@ -167,6 +168,11 @@ class Session:
     def failure(self) -> PoseidonError | None:
         """Why this worker cannot go on, if it cannot."""
         return self._failure
+
+    @property
+    def cause(self) -> PoseidonError | None:
+        """`failure` as all members were told it; without where this worker was."""
+        return self._cause
 
     @property
     def waited_s(self) -> float:
@@ -273,7 +279,7 @@ class Session:
             where = situation(self.rank, self._last_step(), list(dict.fromkeys(names)), others)
             kept = type(error)(f"{error}; {where}")
             kept.__cause__ = error
-            self._failure = kept
+            self._cause, self._failure = error, kept
         self._failed.set()
         _log.error("%s", kept)
         for route, step in waiting:
