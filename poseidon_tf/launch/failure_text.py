@@ -8,6 +8,7 @@ from __future__ import annotations
 import linecache
 import re
 import sysconfig
+import textwrap
 import traceback
 import types
 from pathlib import Path
@@ -20,16 +21,20 @@ from poseidon_tf.transport.base import shortened
 # Of an exception's text, whose full length is in the traceback of the worker that raised it.
 MAX_CHARS = 1000
 _NOT_THE_USERS = (f"{sysconfig.get_path('stdlib')}/", f"{Path(__file__).parents[1]}/", "<")
-_INSTALLED = ("/site-packages/", "/dist-packages/")
+_INSTALLED = ("/site-packages/", "/dist-packages/", "/__autograph_generated_file")
 _ENTRY = re.compile(r'File "([^"]+)", line (\d+)(?:, in (\S+))?')
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 # "[[{{node fc1/MatMul}}]]", "[Op:__inference_step_12]", "{{function_node __wrapped__MatMul}}".
 _NODES = re.compile(r"\[\[.*?\]\]|\[Op:[^\]]*\]|\{\{function_node .*?\}\}")
+# "{{node fc1/MatMul}} = MatMul[T=DT_FLOAT](x, w)", of which the name is told.
+_NODE = re.compile(r"\{\{node (\S+)\}\}(?: = \w+\[[^\]]*\]\([^)]*\))?")
+_WHILE_TRACING = "in user code:"  # AutoGraph's first line; the rest is indented.
 _OF_THE_GRAPH = (
     "Graph execution error:",
     "Detected at node ",
     "<stack traces unavailable>",
     "Traceback (most recent call last)",
+    'File "',
 )
 _ESCAPES = {"\n": r"\n", "\r": r"\r", "\t": r"\t", '"': r"\"", "'": r"\'", "\\": r"\\"}
 
@@ -59,11 +64,13 @@ def step_words(last_step: int) -> str:
 
 def in_one_line(error: BaseException) -> str:
     """Type and text of `error`, without line ends and without TensorFlow's nodes."""
-    text = _COLOURS.sub("", str(error))
-    if _is_tensorflows(error):
+    text = _NODE.sub(r"\1", _COLOURS.sub("", str(error)))
+    if _is_of_a_graph(error):
         text = _without_graph(text)
     text, kind = " ".join(text.split()), type(error).__name__
-    return shortened(f"{kind}: {text}" if text else kind, most_chars=MAX_CHARS)
+    if text and not text.startswith(f"{kind}: "):
+        text = f"{kind}: {text}"
+    return shortened(text or kind, most_chars=MAX_CHARS)
 
 
 def places_in(trace: types.TracebackType | None) -> list[Place]:
@@ -78,10 +85,10 @@ def places_in(trace: types.TracebackType | None) -> list[Place]:
 def places_of(error: BaseException, trace: types.TracebackType | None) -> list[Place]:
     """Where in the user's own code `error` comes from, the innermost place last.
 
-    Within a graph TensorFlow's message says it: the code that made the node, or the Python function
+    Of a graph TensorFlow's message says it: the code that made the node, or the Python function
     that the graph has called.
     """
-    entries = _ENTRY.findall(str(error)) if _is_tensorflows(error) else []
+    entries = _ENTRY.findall(str(error)) if _is_of_a_graph(error) else []
     in_graph = [
         Place(path, int(line), function, linecache.getline(path, int(line)).strip())
         for path, line, function in entries
@@ -125,8 +132,10 @@ def told_to(session: Session) -> list[str]:
     return told_block(session.cause, str(session.failure).removeprefix(f"{session.cause}; "))
 
 
-def _is_tensorflows(error: BaseException) -> bool:
-    return type(error).__module__.startswith("tensorflow.")
+def _is_of_a_graph(error: BaseException) -> bool:
+    """Whether it comes from a graph, or from tracing one."""
+    is_tensorflows = type(error).__module__.startswith("tensorflow.")
+    return is_tensorflows or str(error).startswith(_WHILE_TRACING)
 
 
 def _is_the_users(path: str) -> bool:
@@ -134,6 +143,8 @@ def _is_the_users(path: str) -> bool:
 
 
 def _without_graph(text: str) -> str:
+    if text.startswith(_WHILE_TRACING):
+        text = textwrap.dedent(text.removeprefix(_WHILE_TRACING))
     lines: list[str] = []
     for line in text.splitlines():
         # What is indented is where a node was made, or a traceback.

@@ -66,6 +66,7 @@ def test_jit_compile_is_refused_and_the_job_can_go_on_without():
         ({"schemes": {"*": "sbf"}}, r"schemes\['\*'\] must be 'ps', 'sfb' or 'rows', got 'sbf'"),
         ({"clip": "none"}, "clip must be 'sum' or 'local', got 'none'"),
         ({"write_on": "none"}, "write_on must be 'chief' or 'all', got 'none'"),
+        ({"show_plan": "no"}, "show_plan must be 'print', 'log' or 'none', got 'no'"),
         ({"rows_per_step": 0}, "rows_per_step must be 1 or more, got 0"),
         ({"rows_per_step": -8}, "rows_per_step must be 1 or more, got -8"),
         ({"ports": (5, 1)}, r"ports must be \(first, last\) within 1..65535, got \(5, 1\)"),
