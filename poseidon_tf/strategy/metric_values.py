@@ -43,8 +43,9 @@ def results_of_all(
     with keras.StatelessScope(state_mapping=list(zip(variables, totals, strict=True))):
         results = keras_results(logs)
         if results is not logs or not isinstance(logs, dict):
-            return results
-        return logs | {n: v for n, v in model.get_metrics_result().items() if n in logs} | means
+            return _values_of(results)
+        results = _values_of(model.get_metrics_result())
+        return logs | {n: v for n, v in results.items() if n in logs} | means
 
 
 def _logs_beside_metrics(model: Any, logs: Any) -> dict[str, Any]:
@@ -61,6 +62,13 @@ def _logs_beside_metrics(model: Any, logs: Any) -> dict[str, Any]:
         if np.issubdtype(value.dtype, np.number)
         and not (name in results and np.array_equal(value, np.asarray(results[name])))
     }
+
+
+def _values_of(results: Any) -> Any:
+    """`results`, of which a variable itself would be this worker's own outside of the scope."""
+    if not isinstance(results, dict):
+        return results
+    return {n: v.value if isinstance(v, keras.Variable) else v for n, v in results.items()}
 
 
 def _own_value(variable: Any) -> Any:

@@ -56,6 +56,12 @@ def test_logs_are_those_of_one_process_and_equal_on_all_workers(
     assert_close(found[0][name], alone[name])
 
 
+def test_a_result_that_is_a_variable_is_that_of_all_workers(job: Any) -> None:
+    """And not what this worker has counted."""
+    found, _ = job
+    assert [worker["rows"] for worker in found] == [48.0] * len(found)
+
+
 def test_the_cases_do_what_they_are_there_for(alone: dict[str, Any]) -> None:
     """Training stops early, the rate falls, and validation is held in every second epoch."""
     assert len(alone["early"]["loss"]) < 8

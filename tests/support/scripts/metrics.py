@@ -44,6 +44,20 @@ class Spread(keras.metrics.Metric):
         }
 
 
+class Rows(keras.metrics.Metric):
+    """Its result is its variable itself."""
+
+    def __init__(self) -> None:
+        super().__init__(name="rows")
+        self.total = self.add_variable((), "zeros", name="total")
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        self.total.assign_add(tf.cast(tf.shape(y_pred)[0], "float32"))
+
+    def result(self) -> Any:
+        return self.total
+
+
 def report_history(name: str, history: Any) -> None:
     result(name, {key: [float(v) for v in values] for key, values in history.history.items()})
 
@@ -231,12 +245,22 @@ def what_is_printed() -> None:
     result("bar-averages", "stateless_metrics" not in parameters)
 
 
+def a_result_that_is_a_variable() -> None:
+    """Not alone: older Keras makes no number of it under any strategy."""
+    with strategy.scope():
+        model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(1)])
+        model.compile("sgd", "mse", metrics=[Rows()])
+    history = model.fit(x, binary, batch_size=BATCH, verbose=0).history
+    result("rows", float(history["rows"][0]))
+
+
 def main() -> None:
     kinds_of_metrics()
     metrics_made_outside_of_the_scope()
     own_train_step()
     if strategy.num_workers > 1:
         train_by_batches()
+        a_result_that_is_a_variable()
     callbacks_that_read_logs()
     what_is_printed()
 
