@@ -217,6 +217,12 @@ def test_a_leaver_deserts_the_sets_that_miss_its_factors():
     assert exchange.add_own(5, 1, 1, data_of(OWN, 1)) == [Deserted(2, f"{reason}1")]
 
 
+def test_a_leaver_that_never_began_has_no_step():
+    """Who has left before its first step did not leave after step -1."""
+    (deserted,) = half_fed_exchange().leave(2, -1)
+    assert deserted.reason.startswith("rank 2 left before its first step while rank 1 waits for ")
+
+
 def test_a_leaver_whose_factors_are_there_deserts_nobody():
     """The sets that it has contributed to are completed by the others."""
     exchange = exchange_of(3)
