@@ -22,10 +22,8 @@ Settings, with their reasons:
 from __future__ import annotations
 
 import contextlib
-import errno
 import functools
 import secrets
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -35,7 +33,8 @@ from typing import Any, final
 import grpc
 
 from poseidon_tf.errors import ConfigError, PeerLost, PoseidonError, ProtocolError, StartTimeout
-from poseidon_tf.transport import admission, credentials, readiness
+from poseidon_tf.transport import admission, credentials, listening, readiness
+from poseidon_tf.transport.address import Address
 from poseidon_tf.transport.base import MAX_MESSAGE_BYTES, Outgoing, Receiver, shortened
 from poseidon_tf.transport.connections import ConnectionSettings
 from poseidon_tf.transport.grpc_endings import incoming, is_broken
@@ -116,28 +115,39 @@ class Server:
             maximum_concurrent_rpcs=(1 + self._CALLS_PER_STREAM) * max_streams + self._SPARE_CALLS,
         )
         self._credentials = credentials.server_credentials(settings.security)
-        host, _, port = address.rpartition(":")
-        listen = host if _is_local(host) else "0.0.0.0"
-        self.address = f"{host}:{self._bind(listen, int(port), ports, patience_s)}"
+        asked = Address.parse(address, lowest_port=0)
+        self.address = str(asked.with_port(self._bind(asked, ports, patience_s)))
 
-    def _bind(self, host: str, port: int, ports: tuple[int, int] | None, patience_s: float) -> int:
-        candidates = range(ports[0], ports[1] + 1) if ports and port == 0 else [port]
+    def _bind(self, asked: Address, ports: tuple[int, int] | None, patience_s: float) -> int:
+        is_own = listening.is_own(asked.host)
+        where = asked if is_own else Address(listening.ALL_INTERFACES, asked.port)
+        candidates = range(ports[0], ports[1] + 1) if ports and not asked.port else [asked.port]
         deadline_s = time.monotonic() + patience_s
         while True:
+            reasons = []
             for candidate in candidates:
+                place = where.with_port(candidate)
+                reason = listening.refusal(place)
+                reasons.append(reason)
                 with contextlib.suppress(RuntimeError):
-                    where = f"{host}:{candidate}"
-                    bound = credentials.add_port(self._server, where, self._credentials)
-                    if bound:
+                    if reason is None and (
+                        bound := credentials.add_port(self._server, str(place), self._credentials)
+                    ):
                         return bound
-            if time.monotonic() >= deadline_s:
+            can_change = any(listening.is_taken(reason) for reason in reasons)
+            if not can_change or time.monotonic() >= deadline_s:
                 break
             time.sleep(0.1)  # Nothing tells when another program gives its port back.
-        if ports and port == 0:
-            raise ConfigError(f"no free port on {host} between {ports[0]} and {ports[1]}")
+        if ports and not asked.port:
+            raise ConfigError(f"no free port on {where.host} between {ports[0]} and {ports[1]}")
+        if can_change:
+            raise ConfigError(
+                f"cannot listen on {where}: the port is in use, by another program or by "
+                "another member of this cluster; choose a free one in TF_CONFIG"
+            )
         raise ConfigError(
-            f"cannot listen on {host}:{port}: the port is in use, by another program or by "
-            "another member of this cluster; choose a free one in TF_CONFIG"
+            f"cannot listen on {where}: {reasons[0]}; give this task an address and a port in "
+            "TF_CONFIG that this machine lets it use"
         )
 
     def add_unary(self, method: str, answer: Callable[[bytes], bytes]) -> None:
@@ -252,18 +262,22 @@ class _DaemonThreads(Executor):
 
 @final
 class Channel:
-    """Connections to one address; each channel has its own."""
+    """Connections to one address, "host:port"; each channel has its own.
+
+    Raises:
+      ConfigError: that is no address, or a file of `settings` cannot be read.
+    """
 
     def __init__(
         self, address: str, *, settings: ConnectionSettings = ConnectionSettings()
     ) -> None:
-        self.address = address
+        self.address = str(Address.parse(address))
         self._resume_s = settings.resume_s
         self._closed = threading.Event()
         self._security = settings.security
         self._shown = admission.shown(settings.security)
         options = _options(settings, is_server=False)
-        self._channel = credentials.open_channel(address, settings.security, options)
+        self._channel = credentials.open_channel(self.address, settings.security, options)
         self.unready_reason = ""  # Why the other side did not answer, as far as gRPC knows.
 
     def wait_ready(self, *, timeout_s: float) -> bool:
@@ -376,17 +390,3 @@ class Channel:
 def _short(reason: str) -> str:
     """A reason that fits into a status: one that gRPC takes for too long arrives as another one."""
     return shortened(reason, most_chars=_REASON_CHARS)
-
-
-def _is_local(host: str) -> bool:
-    """Whether this machine can listen on `host`."""
-    bare = host.strip("[]")
-    family = socket.AF_INET6 if ":" in bare else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        try:
-            probe.bind((bare, 0))
-        except socket.gaierror:
-            return False
-        except OSError as failure:
-            return failure.errno != errno.EADDRNOTAVAIL
-    return True

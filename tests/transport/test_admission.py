@@ -229,3 +229,18 @@ def test_files_that_vanish_later_are_named(authority, tmp_path):
     gone = dataclasses.replace(security, ca=str(tmp_path / "gone.pem"))
     with pytest.raises(ConfigError, match="ca '.*gone.pem' cannot be read"):
         Channel("127.0.0.1:1", settings=ConnectionSettings(security=gone))
+
+
+def test_an_ipv6_address_is_looked_up_in_a_certificate(peers, authority):
+    """However it is written: a certificate holds its bytes, gRPC compares text."""
+    security = authority.security("::1")
+    server = peers.server("[0:0::1]:0", settings=ConnectionSettings(security=security))
+    server.start()
+    address = server.address.replace("[::1]", "[0:0:0:0:0:0:0:1]")
+    channel = peers.channel(address, settings=ConnectionSettings(security=security))
+    channel.reach("worker rank 3", timeout_s=WAIT_S)
+    elsewhere = ConnectionSettings(security=authority.security("fd00::1"))
+    server = peers.server("[::1]:0", settings=elsewhere)
+    server.start()
+    with pytest.raises(ConfigError, match="its certificate is for another host"):
+        peers.channel(server.address, settings=elsewhere).reach("rank 3", timeout_s=WAIT_S)

@@ -1,5 +1,6 @@
 """Servers, ports and unary calls over gRPC."""
 
+import re
 import socket
 import threading
 import time
@@ -9,6 +10,7 @@ import pytest
 from grpc_peers import WAIT_S, Inbox
 
 from poseidon_tf.errors import ConfigError, PeerLost, ProtocolError, StepTimeout
+from poseidon_tf.transport.address import Address
 from poseidon_tf.transport.over_grpc import Channel
 
 ASK = "/test.Talk/Ask"
@@ -171,3 +173,50 @@ def test_an_address_of_a_load_balancer_listens_on_all_interfaces(peers):
     assert server.address == f"192.0.2.1:{port_of(server)}"
     channel = peers.channel(f"127.0.0.1:{port_of(server)}")
     assert channel.call(ASK, b"a", timeout_s=WAIT_S) == b"a"
+
+
+@pytest.mark.parametrize("host", ["[::1]", "[0:0::1]", "localhost", "0.0.0.0", "[::]"])
+def test_a_server_is_called_at_the_host_that_it_was_given(peers, host):
+    """IPv6 with its brackets, a name, or all interfaces: its address is one to call."""
+    server = peers.server(f"{host}:0")
+    server.add_unary(ASK, lambda request: request)
+    server.start()
+    assert server.address == str(Address.parse(f"{host}:{port_of(server)}"))
+    assert peers.channel(server.address).call(ASK, b"a", timeout_s=WAIT_S) == b"a"
+    with pytest.raises(ConfigError, match=re.escape(f"{server.address}: the port is in use")):
+        peers.server(server.address)
+
+
+def test_a_name_is_taken_where_one_of_its_addresses_is(peers):
+    """Whoever calls the name would reach the other program."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"localhost:{port}: the port is in use"):
+            peers.server(f"localhost:{port}")
+
+
+def test_an_ipv6_address_of_a_load_balancer_listens_on_all_interfaces(peers):
+    """Of both kinds."""
+    server = peers.server("[2001:db8::1]:0")  # For documentation: nobody's.
+    server.add_unary(ASK, lambda request: request)
+    server.start()
+    assert server.address == f"[2001:db8::1]:{port_of(server)}"
+    for host in ("[::1]", "127.0.0.1"):
+        channel = peers.channel(f"{host}:{port_of(server)}")
+        assert channel.call(ASK, b"a", timeout_s=WAIT_S) == b"a"
+
+
+def test_where_nobody_may_listen_the_reason_is_told_at_once(peers, capfd):
+    """Waiting for a port is for ports in use; gRPC's own log stays silent."""
+    start_s = time.monotonic()
+    with pytest.raises(ConfigError, match=r"cannot listen on \[fe80::1\]:5000: .*Invalid argument"):
+        peers.server("[fe80::1]:5000", patience_s=WAIT_S)  # On which interface?
+    assert time.monotonic() - start_s < WAIT_S / 2
+    assert "Failed to add port" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("address", ["host", "::1:80", "unix:/tmp/socket", "host:0"])
+def test_what_is_no_address_is_not_called(address):
+    """Wherever it came from; gRPC would take some of them for other things than hosts."""
+    with pytest.raises(ConfigError):
+        Channel(address)
