@@ -1,7 +1,8 @@
 """``TF_CONFIG`` in, one ``ClusterConfig`` out.
 
 Rule 1: nothing else in the package reads ``os.environ``.
-Rule 2: this file does not know processes, sockets or TensorFlow; an address is text here.
+Rule 2: this file does not know processes, sockets or TensorFlow. An address leaves it as text, in
+        the one way to write it.
 """
 
 import json
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from poseidon_tf.errors import ConfigError
+from poseidon_tf.transport.address import Address
 
 Role = Literal["worker", "server", "evaluator"]
 
@@ -143,28 +145,6 @@ def read_cluster(environ: Mapping[str, str] | None = None) -> ClusterConfig:
     return ClusterConfig(workers=workers, servers=servers, role="worker", rank=rank)
 
 
-def split_address(address: str) -> tuple[str, int]:
-    """``"host:port"`` as ``(host, port)``; the brackets around an IPv6 host are taken off.
-
-    >>> split_address("[::1]:2222")
-    ('::1', 2222)
-    """
-    host, colon, port_text = address.rpartition(":")
-    bracketed = host.startswith("[") and host.endswith("]")
-    host = host[1:-1] if bracketed else host
-    if not (colon and host and port_text) or any(c.isspace() or c in "/[]" for c in host):
-        raise ConfigError(f"an address must read 'host:port', got {address!r}")
-    if ":" in host and not bracketed:
-        raise ConfigError(
-            f"an IPv6 address needs brackets and a port, as in '[::1]:2222', got {address!r}"
-        )
-    # The length keeps int() away from a string of thousands of digits.
-    is_number = port_text.isascii() and port_text.isdigit() and len(port_text) <= 5
-    if not is_number or not 1 <= int(port_text) <= 65535:
-        raise ConfigError(f"a port must be a number from 1 to 65535, got {address!r}")
-    return host, int(port_text)
-
-
 def _object(value: Any, name: str) -> dict[str, Any]:
     if not isinstance(value, dict) or (not value and name != "TF_CONFIG"):
         got = "nothing" if value is None else repr(value)
@@ -175,43 +155,80 @@ def _object(value: Any, name: str) -> dict[str, Any]:
 def _addresses_by_job(cluster: dict[str, Any]) -> dict[str, tuple[str, ...]]:
     """Every job's addresses, checked; an evaluator's are taken unread, as nobody calls it."""
     jobs: dict[str, tuple[str, ...]] = dict.fromkeys(_JOBS, ())
-    owners: dict[tuple[str, int], str] = {}
-    for job, addresses in cluster.items():
+    owners: dict[Address, str] = {}
+    for job, tasks in cluster.items():
         if job not in jobs:
             raise ConfigError(
                 f"TF_CONFIG's 'cluster' has the unknown job {job!r}; known are {', '.join(_JOBS)}"
             )
-        if not isinstance(addresses, list):
-            raise ConfigError(
-                f"TF_CONFIG must give {job!r} a list of 'host:port' addresses, got {addresses!r}"
-            )
         if job == "evaluator":
             continue
-        for index, address in enumerate(addresses):
+        addresses = []
+        for index, text in enumerate(_tasks(job, tasks)):
             owner = f"{job} {index}"
-            if not isinstance(address, str):
-                raise ConfigError(f"TF_CONFIG, {owner}: an address is a string, got {address!r}")
+            if not isinstance(text, str):
+                raise ConfigError(f"TF_CONFIG, {owner}: an address is a string, got {text!r}")
             try:
-                host, port = split_address(address)
+                address = Address.parse(text)
             except ConfigError as error:
                 raise ConfigError(f"TF_CONFIG, {owner}: {error}") from error
-            other = owners.setdefault((host.lower(), port), owner)
+            other = owners.setdefault(address, owner)
             if other != owner:
                 raise ConfigError(
                     f"TF_CONFIG gives {other} and {owner} the same address {address}; "
                     "every task needs its own port"
                 )
+            addresses.append(str(address))
         jobs[job] = tuple(addresses)
     return jobs
 
 
+def _tasks(job: str, tasks: Any) -> list[Any]:
+    """A job's addresses in the order of their indices: a list, or an object with indices as keys."""
+    if isinstance(tasks, list):
+        return tasks
+    if not isinstance(tasks, dict):
+        raise ConfigError(
+            f"TF_CONFIG must give {job!r} a list of 'host:port' addresses, or an object "
+            f'{{"0": "host:port", ...}}, got {tasks!r}'
+        )
+    by_index: dict[int, Any] = {}
+    for key, address in tasks.items():
+        index = _index(key)
+        if index is None or index < 0 or index in by_index:
+            raise ConfigError(
+                f"TF_CONFIG's {job!r} must have each index once as a key, counted from 0, got "
+                f"{key!r} in {tasks!r}"
+            )
+        by_index[index] = address
+    for index in range(len(by_index)):
+        if index not in by_index:
+            raise ConfigError(
+                f"TF_CONFIG's {job!r} has no address of {job} {index}, got {tasks!r}; every member "
+                "must know all others, so give all of them, as a list or as an object without gaps "
+                "(Kubeflow: leave enableDynamicWorker off)"
+            )
+    return [by_index[index] for index in range(len(by_index))]
+
+
+def _index(value: Any) -> int | None:
+    """An index, which TensorFlow takes as text too; None if it is none."""
+    # The length keeps int() away from a string of thousands of digits.
+    if isinstance(value, str) and value.isascii() and len(value) <= 9:
+        is_number = value.removeprefix("-").isdigit()
+        return int(value) if is_number else None
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
 def _task_of(task: dict[str, Any], jobs: dict[str, tuple[str, ...]]) -> tuple[str, int]:
     """The task's job and its index in that job's list."""
-    job, index = task.get("type"), task.get("index")
+    job, index = task.get("type"), _index(task.get("index"))
     if not isinstance(job, str) or job not in jobs:
         raise ConfigError(f"TF_CONFIG's task 'type' must be one of {', '.join(_JOBS)}, got {job!r}")
-    if not isinstance(index, int) or isinstance(index, bool):
-        raise ConfigError(f"TF_CONFIG's task 'index' must be an integer, got {index!r}")
+    if index is None:
+        raise ConfigError(
+            f"TF_CONFIG's task 'index' must be an integer, got {task.get('index')!r}"
+        )
     # An evaluator need not be listed in the cluster: nobody waits for it.
     limit = len(jobs[job]) if job != "evaluator" else index + 1
     if not 0 <= index < limit:

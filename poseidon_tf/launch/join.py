@@ -24,7 +24,7 @@ from poseidon_tf.coordinator.service import CoordinatorService
 from poseidon_tf.coordinator.waiting import Notices
 from poseidon_tf.errors import ConfigError, PoseidonError
 from poseidon_tf.launch import failure_text, sigterm
-from poseidon_tf.launch.cluster_env import ClusterConfig, current_environ, split_address
+from poseidon_tf.launch.cluster_env import ClusterConfig, current_environ
 from poseidon_tf.launch.memory import keep_freed_memory
 from poseidon_tf.launch.reports import tell_launcher
 from poseidon_tf.launch.server_main import PORT_PATIENCE_S
@@ -35,6 +35,7 @@ from poseidon_tf.sync.naming import WorkerNames
 from poseidon_tf.sync.session import Session
 from poseidon_tf.sync.worker import Worker
 from poseidon_tf.trace import Recorder
+from poseidon_tf.transport.address import Address
 from poseidon_tf.transport.connections import ConnectionSettings
 from poseidon_tf.transport.over_grpc import Server
 from poseidon_tf.transport.security import Security
@@ -329,7 +330,6 @@ def _start_own_server(
     settings: ConnectionSettings,
 ) -> subprocess.Popen[str]:
     """A fresh process: forking one that has imported TensorFlow deadlocks."""
-    host, _ = split_address(config.address)
     child = subprocess.Popen(
         [sys.executable, "-m", "poseidon_tf.launch.server_main"],
         stdin=subprocess.PIPE,
@@ -340,7 +340,7 @@ def _start_own_server(
     orders = {
         "workers": config.workers,
         "index": config.rank,
-        "address": f"{host}:0",
+        "address": str(Address.parse(config.address).with_port(0)),
         "ports": ports,
         "start_timeout_s": deadlines.start_s,
         "settings": asdict(settings),

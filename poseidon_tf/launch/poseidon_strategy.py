@@ -10,12 +10,7 @@ from typing import Literal, final
 import tensorflow as tf
 
 from poseidon_tf.errors import ConfigError
-from poseidon_tf.launch.cluster_env import (
-    current_environ,
-    drop_empty_config,
-    read_cluster,
-    split_address,
-)
+from poseidon_tf.launch.cluster_env import current_environ, drop_empty_config, read_cluster
 from poseidon_tf.launch.join import join
 from poseidon_tf.launch.security_env import read_security
 from poseidon_tf.launch.server_main import serve
@@ -31,6 +26,7 @@ from poseidon_tf.strategy import keras_hooks, tf_internals
 from poseidon_tf.strategy.arithmetic import arithmetic_facts
 from poseidon_tf.strategy.strategy import ClusterStrategy, checked_devices, local_devices
 from poseidon_tf.sync.deadlines import Deadlines
+from poseidon_tf.transport.address import Address
 from poseidon_tf.transport.security import Security
 
 _log = logging.getLogger("poseidon_tf")
@@ -139,7 +135,9 @@ class PoseidonStrategy(ClusterStrategy):
         drop_empty_config()
         config = read_cluster()
         security = read_security(current_environ(), security)
-        security.check(split_address(config.address)[0] if config.address else None)
+        security.check(
+            Address.parse(config.address).name_in_certificates if config.address else None
+        )
         if config.role == "server":
             sys.exit(
                 serve(

@@ -20,17 +20,13 @@ from poseidon_tf.coordinator.client import CoordinatorClient
 from poseidon_tf.errors import ConfigError, MemberError, PoseidonError, ProtocolError
 from poseidon_tf.kv.service import KVService, streams_per_server
 from poseidon_tf.launch import failure_text, sigterm
-from poseidon_tf.launch.cluster_env import (
-    ClusterConfig,
-    current_environ,
-    read_cluster,
-    split_address,
-)
+from poseidon_tf.launch.cluster_env import ClusterConfig, current_environ, read_cluster
 from poseidon_tf.launch.memory import keep_freed_memory
 from poseidon_tf.launch.reports import tell_launcher
 from poseidon_tf.launch.security_env import read_security
 from poseidon_tf.sync import preemption
 from poseidon_tf.trace import Recorder
+from poseidon_tf.transport.address import Address
 from poseidon_tf.transport.connections import ConnectionSettings
 from poseidon_tf.transport.over_grpc import Server
 from poseidon_tf.transport.shared_memory import SharedMemory
@@ -191,7 +187,7 @@ def main(*, keepalive_s: float, resume_s: float) -> int:
             f"{config.role!r}; start workers with `python your_script.py` or `poseidon-tf run`"
         )
     security = read_security(current_environ())
-    security.check(split_address(config.address)[0])
+    security.check(Address.parse(config.address).name_in_certificates)
     return serve(
         config,
         index=config.rank,

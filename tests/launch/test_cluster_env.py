@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from poseidon_tf.errors import ConfigError
-from poseidon_tf.launch.cluster_env import ClusterConfig, read_cluster, split_address
+from poseidon_tf.launch.cluster_env import ClusterConfig, read_cluster
 
 
 def environ(cluster: Any, task: Any, **more: Any) -> dict[str, str]:
@@ -79,6 +79,36 @@ def test_a_worker_alone_has_no_server_and_no_port(variables):
     assert (config.address, config.coordinator_address) == ("", "")
 
 
+@pytest.mark.parametrize("index", [1, "1", "01"])
+def test_an_index_may_be_text(index):
+    """As TensorFlow's own resolver takes it."""
+    assert read_cluster(environ({"worker": WORKERS}, task("worker", index))).rank == 1
+
+
+def test_a_job_may_be_an_object_of_indices():
+    """In whatever order: the index counts, as in TensorFlow's ClusterSpec."""
+    as_object = {"worker": {"10": "k:1"} | {str(i): f"{'abcdefghij'[i]}:1" for i in range(10)}}
+    as_list = {"worker": [f"{name}:1" for name in "abcdefghijk"]}
+    for index in (0, 2, 10):
+        config = read_cluster(environ(as_object, task("worker", index)))
+        assert config == read_cluster(environ(as_list, task("worker", index)))
+    assert read_cluster(environ({"worker": {"0": "a:1"}}, task("worker"))).is_single
+
+
+@pytest.mark.parametrize("index", ["1", "999999999"])
+def test_an_object_with_gaps_cannot_form_a_cluster(index):
+    """Kubeflow's enableDynamicWorker tells a worker of itself and the servers alone."""
+    cluster = {"worker": {index: "b:1"}, "ps": ["s:1"]}
+    with pytest.raises(ConfigError, match="no address of worker 0, .*enableDynamicWorker"):
+        read_cluster(environ(cluster, task("worker", int(index))))
+
+
+def test_addresses_are_written_in_one_way():
+    """However TF_CONFIG writes them, errors, messages and connections have one text."""
+    config = read_cluster(environ({"worker": ["[0:0::1]:01", "Node:2"]}, task("worker")))
+    assert config.workers == ("[::1]:1", "node:2")
+
+
 @pytest.mark.parametrize("listed", [{}, {"evaluator": ["e:1"]}, {"evaluator": ["no port"]}])
 def test_an_evaluator_is_alone_and_need_not_be_listed(listed):
     config = read_cluster(environ({"worker": WORKERS, **listed}, task("evaluator")))
@@ -119,7 +149,12 @@ def test_text_that_is_no_cluster_is_refused(text, says):
         ({"worker": WORKERS}, task("boss"), "'type' must be one of chief.* got 'boss'"),
         ({"worker": WORKERS}, task(["ps"]), "'type' must be one of"),  # type: ignore[arg-type]
         ({"worker": WORKERS}, {"type": "worker"}, "'index' must be an integer, got None"),
-        ({"worker": WORKERS}, task("worker", "1"), "'index' must be an integer, got '1'"),
+        ({"worker": WORKERS}, task("worker", "one"), "'index' must be an integer, got 'one'"),
+        ({"worker": WORKERS}, task("worker", ""), "'index' must be an integer, got ''"),
+        ({"worker": WORKERS}, task("worker", "1.0"), "'index' must be an integer, got '1.0'"),
+        ({"worker": WORKERS}, task("worker", "2"), "worker 2, but .* lists 2 worker"),
+        ({"worker": WORKERS}, task("worker", "-1"), "worker -1, but"),
+        ({"worker": WORKERS}, task("worker", "1" * 5000), "'index' must be an integer"),
         ({"worker": WORKERS}, task("worker", 1.0), "'index' must be an integer, got 1.0"),
         ({"worker": WORKERS}, task("worker", True), "'index' must be an integer, got True"),
         ({"worker": WORKERS}, task("worker", 2), "worker 2, but .* lists 2 worker"),
@@ -132,7 +167,12 @@ def test_text_that_is_no_cluster_is_refused(text, says):
         ({"ps": ["s:1"]}, task("ps"), "at least one 'worker' or 'chief'.*cannot train"),
         ({"workers": WORKERS}, task("worker"), "unknown job 'workers'; known are chief"),
         ({"worker": "a:1"}, task("worker"), "'worker' a list .* got 'a:1'"),
-        ({"worker": {"0": "a:1"}}, task("worker"), "'worker' a list"),
+        ({"worker": {"0": "a:1", "zero": "b:1"}}, task("worker"), "each index once .* got 'zero'"),
+        ({"worker": {"0": "a:1", "00": "b:1"}}, task("worker"), "each index once .* got '00'"),
+        ({"worker": {"-1": "a:1"}}, task("worker"), "each index once .* got '-1'"),
+        ({"worker": {"0": "a:1", "1": 7}}, task("worker"), "worker 1: an address is a string"),
+        ({"worker": {"0": "a:1", "1": "a:1"}}, task("worker"), "worker 0 and worker 1 the same"),
+        ({"worker": ["[::1]:1", "[0:0::1]:1"]}, task("worker"), "worker 0 and worker 1 the same"),
         ({"worker": ["a:1", 7]}, task("worker"), "worker 1: an address is a string, got 7"),
         ({"worker": ["a:1", "b"]}, task("worker"), "worker 1: .*'host:port', got 'b'"),
         ({"worker": ["a:1", "a:1"]}, task("worker"), "worker 0 and worker 1 the same .* a:1"),
@@ -143,44 +183,6 @@ def test_text_that_is_no_cluster_is_refused(text, says):
 def test_a_wrong_cluster_is_refused_in_words(cluster, of, says):
     with pytest.raises(ConfigError, match=says):
         read_cluster(environ(cluster, of))
-
-
-@pytest.mark.parametrize(
-    "address, parts",
-    [
-        ("localhost:1", ("localhost", 1)),
-        ("10.0.0.7:65535", ("10.0.0.7", 65535)),
-        ("job-worker-0.ns.svc:2222", ("job-worker-0.ns.svc", 2222)),
-        ("[::1]:2222", ("::1", 2222)),
-        ("[fe80::1%eth0]:2222", ("fe80::1%eth0", 2222)),
-    ],
-)
-def test_an_address_splits_at_its_last_colon(address, parts):
-    assert split_address(address) == parts
-
-
-@pytest.mark.parametrize(
-    "address, says",
-    [
-        ("", "host:port"),
-        ("host", "host:port"),
-        (":80", "host:port"),
-        ("host:", "host:port"),
-        ("[]:80", "host:port"),
-        ("grpc://host:80", "host:port"),
-        ("my host:80", "host:port"),
-        ("::1:80", "brackets"),
-        ("host:0", "1 to 65535"),
-        ("host:65536", "1 to 65535"),
-        ("host:-1", "1 to 65535"),
-        ("host:http", "1 to 65535"),
-        ("host:٣", "1 to 65535"),  # A digit to isdigit(), not to a socket.
-        ("host:" + "9" * 5000, "1 to 65535"),
-    ],
-)
-def test_what_is_no_address_is_refused(address, says):
-    with pytest.raises(ConfigError, match=says):
-        split_address(address)
 
 
 def test_a_rank_outside_its_cluster_cannot_be_built():

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from poseidon_tf.transport.address import Address
 from tests.support import warm
 from tests.support.network import Network
 from tests.support.warm import WarmProcess
@@ -23,10 +24,11 @@ SCRIPTS = Path(__file__).parent / "scripts"
 HOST_PORT = 5000  # Of every member that has a host of its own.
 
 
-def free_addresses(count: int) -> list[str]:
-    """Addresses on the loopback interface whose ports are free now."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    addresses = [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
+def free_addresses(count: int, host: str = "127.0.0.1") -> list[str]:
+    """Addresses on the loopback interface, `host` or "::1", whose ports are free now."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sockets = [socket.create_server((host, 0), family=family) for _ in range(count)]
+    addresses = [str(Address(host, each.getsockname()[1])) for each in sockets]
     for each in sockets:
         each.close()
     return addresses
@@ -65,6 +67,7 @@ class Job:
       servers_run_script: start the script as task "ps" too, as one image for all roles does.
       network: a host for each worker, and then for each server. Scripts go there by themselves,
         with `namespace.go_to_host()`.
+      host: of all members, without a network.
     """
 
     def __init__(
@@ -78,6 +81,7 @@ class Job:
         start_servers: bool = True,
         servers_run_script: bool = False,
         network: Network | None = None,
+        host: str = "127.0.0.1",
     ) -> None:
         self._script = SCRIPTS / script
         self._args = args
@@ -95,7 +99,7 @@ class Job:
         self._rank_environ = rank_environ or {}
         self._network = network
         if network is None:
-            addresses = free_addresses(num_workers + num_servers)
+            addresses = free_addresses(num_workers + num_servers, host)
         else:
             addresses = [f"{address}:{HOST_PORT}" for address in network.addresses]
         self.cluster = {"worker": addresses[:num_workers]}
