@@ -184,7 +184,7 @@ def _addresses_by_job(cluster: dict[str, Any]) -> dict[str, tuple[str, ...]]:
 
 
 def _tasks(job: str, tasks: Any) -> list[Any]:
-    """A job's addresses in the order of their indices: a list, or an object with indices as keys."""
+    """A job's addresses by index: from a list, or from an object whose keys are the indices."""
     if isinstance(tasks, list):
         return tasks
     if not isinstance(tasks, dict):
@@ -226,9 +226,7 @@ def _task_of(task: dict[str, Any], jobs: dict[str, tuple[str, ...]]) -> tuple[st
     if not isinstance(job, str) or job not in jobs:
         raise ConfigError(f"TF_CONFIG's task 'type' must be one of {', '.join(_JOBS)}, got {job!r}")
     if index is None:
-        raise ConfigError(
-            f"TF_CONFIG's task 'index' must be an integer, got {task.get('index')!r}"
-        )
+        raise ConfigError(f"TF_CONFIG's task 'index' must be an integer, got {task.get('index')!r}")
     # An evaluator need not be listed in the cluster: nobody waits for it.
     limit = len(jobs[job]) if job != "evaluator" else index + 1
     if not 0 <= index < limit:
