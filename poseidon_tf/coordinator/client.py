@@ -144,6 +144,9 @@ class CoordinatorClient:
                 if view is not None:
                     return view
                 self._end_attempt(deadline_s)
+            with self._hearing.changed:
+                if self._hearing.failure is not None:
+                    raise self._hearing.failure
             now_s = time.monotonic()
             if now_s >= deadline_s:
                 raise StartTimeout(self._why_not_yet(f" in {timeout_s:g} s"))
@@ -173,8 +176,7 @@ class CoordinatorClient:
                 lambda: self._hearing.is_leaving or self._hearing.failure is not None,
                 min(RETRY_S, max(left_s, 0.0)),
             )
-            if self._hearing.failure is not None:
-                raise self._hearing.failure
+            self._stream = None
 
     def _attend(self, timeout_s: float, deadline_s: float) -> RosterView | None:
         """Join over a new stream.
@@ -184,9 +186,9 @@ class CoordinatorClient:
         """
         hearing = self._hearing
         hearing.begin_anew()
-        self._stream = self._channel.open_stream(ATTEND, hearing)
-        self._send(self._join)
         with hearing.changed:
+            self._stream = self._channel.open_stream(ATTEND, hearing)
+            self._send(self._join)
             for num_pings in range(1, NUM_PINGS + 1):
                 self._send(Ping(self._clock()))
                 self._wait_start(deadline_s, num_pongs=num_pings, everyone=False)
@@ -298,13 +300,29 @@ class CoordinatorClient:
             self._send(Announce(topic, payload))
         return is_in
 
-    def give_up(self, error: PoseidonError) -> bool:
-        """End a `join` that waits, with `error`; False if everyone has arrived already."""
+    def give_up(self, error: PoseidonError, *, tell: bool = False) -> bool:
+        """End a `join` that waits, with `error`; False if everyone has arrived already.
+
+        Args:
+          tell: whether it ends the job for those too who are here already.
+        """
         with self._hearing.changed:
             if not self._hearing.is_joined and self._hearing.failure is None:
                 self._hearing.failure = error
+                if tell:
+                    self._send(MemberFailure(str(error), type(error)))
+                if self._stream is None:
+                    self._channel.close()  # Nobody is there to tell; `join` waits for that.
                 self._hearing.changed.notify_all()
             return not self._hearing.is_joined
+
+    def wait_failed(self, *, timeout_s: float) -> bool:
+        """Wait until the job has failed, as far as is known here, or this member is leaving."""
+        hearing = self._hearing
+        with hearing.changed:
+            return hearing.changed.wait_for(
+                lambda: hearing.failure is not None or hearing.is_leaving, timeout_s
+            )
 
     def report_error(self, error: PoseidonError) -> bool:
         """End the job for everyone with `error`; of all reports the first one counts.

@@ -281,14 +281,18 @@ class Channel:
         self.unready_reason = ""  # Why the other side did not answer, as far as gRPC knows.
 
     def wait_ready(self, *, timeout_s: float) -> bool:
-        """Wait until the other side answers; False at the deadline.
+        """Wait until the other side answers; False at the deadline, or when this is closed.
 
         Raises:
           ConfigError: it answers that this process is of another job, or the two can make no
             connection: its certificate is wrong, or it does not speak TLS.
         """
         reason = readiness.wait_ready(
-            self._channel, self.address, self._security, timeout_s=timeout_s
+            self._channel,
+            self.address,
+            self._security,
+            timeout_s=timeout_s,
+            closed=self._closed,
         )
         self.unready_reason = reason or ""
         return reason is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 import grpc
@@ -23,9 +24,17 @@ _NO_ANSWER = (
 
 
 def wait_ready(
-    channel: grpc.Channel, address: str, security: Security, *, timeout_s: float
+    channel: grpc.Channel,
+    address: str,
+    security: Security,
+    *,
+    timeout_s: float,
+    closed: threading.Event,
 ) -> str | None:
     """Wait until the other side answers: None; at the deadline, what gRPC last said.
+
+    Args:
+      closed: set before `channel` is closed; ends the wait as the deadline does.
 
     Raises:
       ConfigError: it answers that this process is of another job, or the two can make no
@@ -39,17 +48,22 @@ def wait_ready(
         # Who waits for a connection is not told what is wrong with it; who does not wait is.
         for is_waiting, least_s in ((False, _LEAST_LOOK_S), (True, 0.0)):
             left_s = max(least_s, deadline_s - time.monotonic())
-            said = _ask(channel, address, security, min(left_s, look_s), is_waiting)
+            said = _ask(channel, address, security, min(left_s, look_s), is_waiting, closed)
             if said is None:
                 return None
             reason = said or reason
-        if time.monotonic() >= deadline_s:
+        if closed.is_set() or time.monotonic() >= deadline_s:
             return reason
         look_s = min(2.0 * look_s, _LONGEST_LOOK_S)
 
 
 def _ask(
-    channel: grpc.Channel, address: str, security: Security, patience_s: float, is_waiting: bool
+    channel: grpc.Channel,
+    address: str,
+    security: Security,
+    patience_s: float,
+    is_waiting: bool,
+    closed: threading.Event,
 ) -> str | None:
     try:
         channel.unary_unary(_READY)(
@@ -67,4 +81,8 @@ def _ask(
         if code is grpc.StatusCode.UNAVAILABLE:
             return credentials.with_hint(details, security)
         return "" if code in _NO_ANSWER else None
+    except ValueError:  # That is how gRPC says that the channel is closed.
+        if not closed.is_set():
+            raise
+        return ""
     return None

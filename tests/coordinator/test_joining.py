@@ -3,7 +3,9 @@
 import contextlib
 import logging
 import queue
+import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from coordinator_jobs import MEMBERS, WAIT_S, Job, RawMember
@@ -145,6 +147,38 @@ def test_a_wait_for_the_others_can_be_given_up(job):
         time.sleep(0.01)
     worker, *_ = job.joined()
     assert not worker.give_up(MemberError("too late"))
+
+
+def test_a_wait_for_a_coordinator_that_is_not_there_can_be_given_up():
+    """At once, not when it is looked for the next time."""
+    with socket.socket() as bound, ThreadPoolExecutor(1) as pool:
+        bound.bind(("127.0.0.1", 0))  # Nobody else can listen there meanwhile.
+        client = client_of(f"127.0.0.1:{bound.getsockname()[1]}")
+        with contextlib.closing(client):
+            view = pool.submit(client.join, timeout_s=10 * WAIT_S)
+            with pytest.raises(TimeoutError):  # The looks take longer by now.
+                view.result(4.0)
+            given_up_s = time.monotonic()
+            assert client.give_up(ConfigError("its server has no port"), tell=True)
+            with pytest.raises(ConfigError, match="its server has no port"):
+                view.result(WAIT_S)
+            assert time.monotonic() - given_up_s < 1.0
+
+
+def test_whoever_gives_up_may_end_the_wait_of_all(job):
+    """All who are here raise the same, of the same kind; who comes later is of the next run."""
+    arrivals = [job.joining("worker", 0), job.joining("worker", 1)]
+    while not all(client._hearing.num_pongs for client, _ in arrivals):
+        time.sleep(0.01)
+    client, _ = arrivals[1]
+    assert not client.wait_failed(timeout_s=0.0)
+    assert client.give_up(ConfigError("its server has no port"), tell=True)
+    assert client.wait_failed(timeout_s=0.0)
+    for _, view in arrivals:
+        with pytest.raises(ConfigError, match="^its server has no port$"):
+            view.result(WAIT_S)
+    with pytest.raises(StartTimeout, match="has failed .its server has no port"):
+        job.client("server", 0).join(timeout_s=0.5)
 
 
 @pytest.mark.parametrize("shift_s", [5.0, -5.0, 0.0])
