@@ -6,15 +6,12 @@ for gRPC's threads, which wait for streams that only leaving closes.
 
 from __future__ import annotations
 
-import json
 import logging
 import secrets
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, final
 
 from poseidon_tf.coordinator.client import CoordinatorClient
@@ -26,6 +23,7 @@ from poseidon_tf.errors import ConfigError, PoseidonError
 from poseidon_tf.launch import failure_text, sigterm
 from poseidon_tf.launch.cluster_env import ClusterConfig, current_environ
 from poseidon_tf.launch.memory import keep_freed_memory
+from poseidon_tf.launch.own_server import OwnServer
 from poseidon_tf.launch.reports import tell_launcher
 from poseidon_tf.launch.server_main import PORT_PATIENCE_S
 from poseidon_tf.launch.uncaught import on_uncaught
@@ -35,7 +33,6 @@ from poseidon_tf.sync.naming import WorkerNames
 from poseidon_tf.sync.session import Session
 from poseidon_tf.sync.worker import Worker
 from poseidon_tf.trace import Recorder
-from poseidon_tf.transport.address import Address
 from poseidon_tf.transport.connections import ConnectionSettings
 from poseidon_tf.transport.over_grpc import Server
 from poseidon_tf.transport.security import Security
@@ -46,6 +43,7 @@ _log = logging.getLogger("poseidon_tf")
 # Streams in which the coordinator tells a process that its rank is taken.
 _ROOM_FOR_STRANGERS = 4
 _MAIN_THREAD_LOOK_S = 0.25
+_WORD_OF_THE_JOB_S = 1.0  # For the coordinator to say here what it has said to the own server.
 
 
 @final
@@ -62,7 +60,7 @@ class Membership:
     config: ClusterConfig
     _server: Server
     _coordinator: CoordinatorService | None
-    _own_server: subprocess.Popen[str] | None
+    _own_server: OwnServer | None
     _memory: SharedMemory | None
     _failure: str = ""
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -100,7 +98,7 @@ class Membership:
         client.close(timeout_s=1.0)
         self._server.stop()
         if self._own_server is not None:
-            _end_own_server(self._own_server, failed=failed)
+            self._own_server.end(failed=failed)
         if self._memory is not None:
             self._memory.close()
         session.recorder.write()
@@ -187,7 +185,7 @@ def join(
     identity = new_identity()
     recorder = Recorder(f"worker {rank}", directory=timeline_dir, clock=clock)
     coordinator = _host_coordinator(server, config, deadlines) if rank == 0 else None
-    own_server: subprocess.Popen[str] | None = None
+    own_server: OwnServer | None = None
     memory = SharedMemory.create() if config.co_located else None
     client = CoordinatorClient(
         config.coordinator_address,
@@ -225,6 +223,14 @@ def join(
             client.end_waits(session.failure)
 
     session.on_failure.append(end_waits)
+
+    def own_server_ended(error: PoseidonError, is_in_order: bool) -> None:
+        # What the job has failed of comes here as well; then the server has nothing to add.
+        if is_in_order and client.wait_failed(timeout_s=_WORD_OF_THE_JOB_S):
+            return
+        if not client.give_up(error, tell=True):
+            session.fail(error)
+
     factors = FactorService(
         server,
         num_workers=num_workers,
@@ -247,8 +253,17 @@ def join(
     server.start()
     try:
         if config.co_located:
-            own_server = _start_own_server(config, deadlines, ports, memory, settings)
+            own_server = OwnServer(
+                config,
+                start_timeout_s=deadlines.start_s,
+                ports=ports,
+                memory=memory,
+                settings=settings,
+                on_ended=own_server_ended,
+            )
         view = client.join(timeout_s=deadlines.start_s)
+        if own_server is not None:
+            own_server.name = f"server {rank} ({view.server_addresses[rank]})"
         _check_replicas(view, tell=client.report_failure)
         _connect(worker, view, settings, timeout_s=deadlines.start_s)
     except PoseidonError:
@@ -259,7 +274,7 @@ def join(
             coordinator.close(timeout_s=2.0)
         server.stop()
         if own_server is not None:
-            _end_own_server(own_server, failed=True)
+            own_server.end(failed=True)
         if memory is not None:
             memory.close()
         raise
@@ -320,50 +335,3 @@ def _host_coordinator(
         notices=Notices(deadlines.stall_report_s, deadlines.stall_repeat_s),
     )
     return CoordinatorService(server, roster)
-
-
-def _start_own_server(
-    config: ClusterConfig,
-    deadlines: Deadlines,
-    ports: tuple[int, int] | None,
-    memory: SharedMemory | None,
-    settings: ConnectionSettings,
-) -> subprocess.Popen[str]:
-    """A fresh process: forking one that has imported TensorFlow deadlocks."""
-    child = subprocess.Popen(
-        [sys.executable, "-m", "poseidon_tf.launch.server_main"],
-        stdin=subprocess.PIPE,
-        text=True,
-        env={**current_environ(), "TF_CONFIG": ""},
-        pass_fds=() if memory is None else (memory.descriptor,),
-    )
-    orders = {
-        "workers": config.workers,
-        "index": config.rank,
-        "address": str(Address.parse(config.address).with_port(0)),
-        "ports": ports,
-        "start_timeout_s": deadlines.start_s,
-        "settings": asdict(settings),
-        "memory": None if memory is None else memory.descriptor,
-    }
-    assert child.stdin is not None
-    child.stdin.write(json.dumps(orders) + "\n")
-    child.stdin.flush()
-    return child
-
-
-def _end_own_server(child: subprocess.Popen[str], *, failed: bool) -> None:
-    assert child.stdin is not None
-    try:
-        if not failed:
-            child.stdin.write("leave")
-        child.stdin.close()
-    except BrokenPipeError:
-        _log.debug("the own server has ended already")
-    try:
-        child.wait(timeout=5.0)
-    except subprocess.TimeoutExpired:
-        # Other workers still need it; it ends with the job.
-        if failed:
-            child.kill()
-            child.wait()

@@ -8,6 +8,7 @@ it asks the workers to stop, and serves until they have; before everyone has arr
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
@@ -22,6 +23,7 @@ from poseidon_tf.kv.service import KVService, streams_per_server
 from poseidon_tf.launch import failure_text, sigterm
 from poseidon_tf.launch.cluster_env import ClusterConfig, current_environ, read_cluster
 from poseidon_tf.launch.memory import keep_freed_memory
+from poseidon_tf.launch.own_server import report_end
 from poseidon_tf.launch.reports import tell_launcher
 from poseidon_tf.launch.security_env import read_security
 from poseidon_tf.sync import preemption
@@ -49,6 +51,7 @@ def serve(
     memory: SharedMemory | None = None,
     settings: ConnectionSettings = ConnectionSettings(),
     on_received: Callable[[int, str, int], None] | None = None,
+    on_failed: Callable[[PoseidonError], None] = lambda failure: None,
 ) -> int:
     """Serve as server `index` on `address` until the job ends; the process's exit code.
 
@@ -57,6 +60,10 @@ def serve(
       memory: shared with that process, the worker whose rank is `index`.
       settings: how its connections behave.
       on_received: hears of every contribution: (rank, key name, step).
+      on_failed: hears why this server ends, if it has begun to serve and does not end in order.
+
+    Raises:
+      ConfigError: it cannot listen there.
     """
     keep_freed_memory()
     num_streams = streams_per_server(config.num_servers)
@@ -165,6 +172,7 @@ def serve(
         print(f"server {index}: {failures[0]}; {where}", file=sys.stderr, flush=True)
         block = failure_text.told_block(failures[0], where)
         tell_launcher(current_environ(), block, is_own=False)
+        on_failed(failures[0])
     if failures or not ended:
         return 1
     return preemption.EXIT_CODE if client.is_preempted else 0
@@ -201,6 +209,7 @@ def child_main() -> int:
 
     The first line is JSON. The end of the input means that the worker is gone, unless the line
     "leave" came before: then the server goes on until the job ends, for the other workers' sake.
+    How it ended it tells the worker with `report_end`.
     """
     # Whoever ends the worker's whole group means the worker; this process ends after it.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -215,16 +224,27 @@ def child_main() -> int:
             os._exit(1)
 
     threading.Thread(target=watch_parent, name="poseidon-parent", daemon=True).start()
-    return serve(
-        ClusterConfig(workers=tuple(orders["workers"])),
-        index=orders["index"],
-        address=orders["address"],
-        ports=tuple(orders["ports"]) if orders["ports"] else None,
-        start_timeout_s=orders["start_timeout_s"],
-        parent_gone=parent_gone,
-        settings=ConnectionSettings.from_dict(orders["settings"]),
-        memory=None if orders["memory"] is None else SharedMemory(orders["memory"]),
-    )
+    report = functools.partial(report_end, orders["report"])
+    try:
+        code = serve(
+            ClusterConfig(workers=tuple(orders["workers"])),
+            index=orders["index"],
+            address=orders["address"],
+            ports=tuple(orders["ports"]) if orders["ports"] else None,
+            start_timeout_s=orders["start_timeout_s"],
+            parent_gone=parent_gone,
+            settings=ConnectionSettings.from_dict(orders["settings"]),
+            memory=None if orders["memory"] is None else SharedMemory(orders["memory"]),
+            on_failed=functools.partial(report, is_in_order=True),
+        )
+    except BaseException as failure:
+        report(failure, is_in_order=False)
+        if isinstance(failure, PoseidonError):
+            return 1  # The worker raises it.
+        raise
+    if code in (0, preemption.EXIT_CODE):
+        report(None, is_in_order=True)
+    return code
 
 
 if __name__ == "__main__":
