@@ -10,7 +10,8 @@ import os
 import signal
 import threading
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any, final
 
 
 def on_first_sigterm(notice: Callable[[], bool], farewell: Callable[[], None]) -> None:
@@ -19,6 +20,7 @@ def on_first_sigterm(notice: Callable[[], bool], farewell: Callable[[], None]) -
     What was in place before is in place again from then on, so that a second SIGTERM has its
     effect. A handler that the user's script had set is called the first time too. Without one
     the process ends as if nothing had been in place, once `farewell` has told the others.
+    A process that joins again has all its `notice`s called, and all `farewell`s.
 
     Args:
       notice: returns True if it has seen to it that the process will end.
@@ -28,20 +30,31 @@ def on_first_sigterm(notice: Callable[[], bool], farewell: Callable[[], None]) -
     before = signal.getsignal(signal.SIGTERM)
     if before is None or before == signal.SIG_IGN:
         return
-
-    def handle(signum: int, frame: types.FrameType | None) -> None:
+    if not isinstance(before, _Handler):
+        before = _Handler(before)
         signal.signal(signal.SIGTERM, before)
-        will_end = notice()
-        if callable(before):
-            before(signum, frame)
-        elif not will_end:
-            _end_after(farewell)
-
-    signal.signal(signal.SIGTERM, handle)
+    before.members.append((notice, farewell))
 
 
-def _end_after(farewell: Callable[[], None]) -> None:
-    """End this process as SIGTERM does, after `farewell`.
+@final
+class _Handler:
+    """What SIGTERM does once; `before` is what it does from then on."""
+
+    def __init__(self, before: Any) -> None:
+        self.members: list[tuple[Callable[[], bool], Callable[[], None]]] = []
+        self._before = before
+
+    def __call__(self, signum: int, frame: types.FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, self._before)
+        will_end = [notice() for notice, _ in self.members]
+        if callable(self._before):
+            self._before(signum, frame)
+        elif not any(will_end):
+            _end_after([farewell for _, farewell in self.members])
+
+
+def _end_after(farewells: Sequence[Callable[[], None]]) -> None:
+    """End this process as SIGTERM does, after `farewells`.
 
     On a thread of its own: the main thread, in which a signal's handler runs, may hold a lock that
     telling them needs.
@@ -49,7 +62,8 @@ def _end_after(farewell: Callable[[], None]) -> None:
 
     def end() -> None:
         try:
-            farewell()
+            for farewell in farewells:
+                farewell()
         finally:
             os.kill(os.getpid(), signal.SIGTERM)
 

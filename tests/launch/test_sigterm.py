@@ -67,3 +67,21 @@ def test_a_process_that_ignores_sigterm_goes_on_ignoring_it():
         process.send_signal(signal.SIGTERM)
         process.kill()
         assert process.communicate(timeout=10)[0] == ""
+
+
+OVER = "sigterm.on_first_sigterm(lambda: say('over') or False, lambda: say('nothing to say'))"
+
+
+def test_a_process_that_has_joined_again_ends_as_its_last_run_wants():
+    """What watched in a run that is over neither ends the process nor keeps it."""
+    with started(before=OVER, will_end=True) as process:
+        process.send_signal(signal.SIGTERM)
+        assert [process.stdout.readline() for _ in range(2)] == ["over\n", "noticed\n"]
+        process.send_signal(signal.SIGTERM)
+        out, _ = process.communicate(timeout=10)
+    assert (out, process.returncode) == ("", -signal.SIGTERM)
+    with started(before=OVER, will_end=False) as process:
+        process.send_signal(signal.SIGTERM)
+        out, _ = process.communicate(timeout=10)
+    assert out == "over\nnoticed\nnothing to say\nfarewell\n"
+    assert process.returncode == -signal.SIGTERM
