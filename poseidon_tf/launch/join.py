@@ -40,6 +40,8 @@ from poseidon_tf.transport.shared_memory import SharedMemory
 from poseidon_tf.wire.identities import new_identity
 
 _log = logging.getLogger("poseidon_tf")
+# By address: as whom this process has joined last, for a second strategy to be told of.
+_joined: dict[str, Membership] = {}
 # Streams in which the coordinator tells a process that its rank is taken.
 _ROOM_FOR_STRANGERS = 4
 _MAIN_THREAD_LOOK_S = 0.25
@@ -69,6 +71,11 @@ class Membership:
 
     def _when(self) -> str:
         return failure_text.step_words(self.worker.last_step())
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has begun to leave."""
+        return self._is_over
 
     def fail(self, reason: str) -> None:
         """Tell everyone that this worker gives up; the first reason counts."""
@@ -167,10 +174,17 @@ def join(
       ports: first and last port for what needs a port of its own; the system's choice if None.
 
     Raises:
-      ConfigError: the port is in use, the coordinator refuses this member, or the workers have
-        different numbers of replicas.
+      ConfigError: the port is in use, perhaps by this process itself, the coordinator refuses this
+        member, or the workers have different numbers of replicas.
       StartTimeout: someone is missing; the message names them.
     """
+    held = _joined.get(config.address)
+    if held is not None and not held.is_over:
+        raise ConfigError(
+            f"this process is worker rank {config.rank} ({config.address}) already, by a "
+            "PoseidonStrategy that it constructed before; use that one, or call its shutdown() "
+            "before another is constructed"
+        )
     keep_freed_memory()
     rank, num_workers = config.rank, config.num_workers
     settings = deadlines.connections(security)
@@ -266,7 +280,7 @@ def join(
             own_server.name = f"server {rank} ({view.server_addresses[rank]})"
         _check_replicas(view, tell=client.report_failure)
         _connect(worker, view, settings, timeout_s=deadlines.start_s)
-    except PoseidonError:
+    except BaseException:  # Whoever interrupts it in a notebook may call it again.
         session.close()
         worker.close(timeout_s=0.0)
         client.close(timeout_s=1.0)
@@ -280,7 +294,7 @@ def join(
         raise
     recorder.offset_s = client.clock_offset_s
     _log.info("rank %d is in run %d of the job", rank, view.incarnation)
-    return Membership(
+    _joined[config.address] = Membership(
         worker=worker,
         view=view,
         config=config,
@@ -289,6 +303,7 @@ def join(
         _own_server=own_server,
         _memory=memory,
     )
+    return _joined[config.address]
 
 
 def _check_replicas(view: RosterView, *, tell: Callable[[str], None]) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, final
 
 import tensorflow as tf
@@ -79,8 +80,9 @@ class PoseidonStrategy(ClusterStrategy):
         the environment. See `Security`. Servers of their own read the environment only.
 
     Raises:
-      ConfigError: TF_CONFIG or an argument is wrong, a port is in use, or another member has
-        another token or a certificate that proves nothing.
+      ConfigError: TF_CONFIG or an argument is wrong, a port is in use, this process has constructed
+        a strategy before and not called its `shutdown`, or another member has another token or a
+        certificate that proves nothing.
       StartTimeout: not every member came before `deadlines.start_s`; the message names them.
 
     Source: Zhang et al., "Poseidon: An Efficient Communication Architecture for Distributed Deep
@@ -150,6 +152,7 @@ class PoseidonStrategy(ClusterStrategy):
             )
         self._show_plan = show_plan
         own_devices = local_devices() if devices is None else checked_devices(devices)
+        self._cluster_resolver = _as_tensorflow_reads_it()
         self._membership = None
         arithmetic = []
         if not config.is_single:
@@ -163,36 +166,61 @@ class PoseidonStrategy(ClusterStrategy):
                 security=security,
             )
             self._membership.leave_with_main_thread()
-            self._membership.notice_sigterm()
-            arithmetic = [member.info["arithmetic"] for member in self._membership.view.workers]
-            if not tf_internals.user_seeded_tensorflow():
-                # Every worker shuffles the whole dataset before it takes its shard: with other
-                # seeds some samples would be seen twice and others never.
-                tf.random.set_seed(self._membership.view.data_seed)
-        super().__init__(
-            self._membership.worker if self._membership else None,
-            ClusterSpec(
-                num_workers=config.num_workers,
-                num_servers=config.num_servers,
-                co_located=config.co_located,
-            ),
-            arithmetic=arithmetic,
-            schemes=dict(schemes or {}),
-            kv_pair_bytes=kv_pair_bytes,
-            coalesce_bytes=coalesce_bytes,
-            rows_per_step=rows_per_step,
-            clip=clip,
-            write_on=write_on,
-            loss_weighting=loss_weighting,
-            drift_check_steps=drift_check_steps,
-            check_numerics=check_numerics,
-            announce=self._announce,
-            devices=own_devices,
-        )
-        keras_hooks.install()
+        with self._left_if_this_fails():
+            if self._membership is not None:
+                self._membership.notice_sigterm()
+                arithmetic = [m.info["arithmetic"] for m in self._membership.view.workers]
+                if not tf_internals.user_seeded_tensorflow():
+                    # Every worker shuffles the whole dataset before it takes its shard: with other
+                    # seeds some samples would be seen twice and others never.
+                    tf.random.set_seed(self._membership.view.data_seed)
+            super().__init__(
+                self._membership.worker if self._membership else None,
+                ClusterSpec(
+                    num_workers=config.num_workers,
+                    num_servers=config.num_servers,
+                    co_located=config.co_located,
+                ),
+                arithmetic=arithmetic,
+                schemes=dict(schemes or {}),
+                kv_pair_bytes=kv_pair_bytes,
+                coalesce_bytes=coalesce_bytes,
+                rows_per_step=rows_per_step,
+                clip=clip,
+                write_on=write_on,
+                loss_weighting=loss_weighting,
+                drift_check_steps=drift_check_steps,
+                check_numerics=check_numerics,
+                announce=self._announce,
+                devices=own_devices,
+            )
+            keras_hooks.install()
+
+    @property
+    def cluster_resolver(self) -> tf.distribute.cluster_resolver.ClusterResolver:
+        """The cluster and this process's task in it, as TF_CONFIG gave them when it joined.
+
+        Without TF_CONFIG the cluster is empty, and `task_type` and `task_id` are None, as under
+        TensorFlow's own multi-worker strategy.
+        """
+        return self._cluster_resolver
+
+    @contextlib.contextmanager
+    def _left_if_this_fails(self) -> Iterator[None]:
+        """Nobody gets hold of a strategy whose construction failed, to call its `shutdown`."""
+        try:
+            yield
+        except BaseException as failure:
+            if self._membership is not None:
+                self._membership.fail(f"{type(failure).__name__}: {failure}")
+                self._membership.leave_now()
+            raise
 
     def shutdown(self) -> None:
-        """Leave the cluster now; otherwise it happens when the main thread ends."""
+        """Leave the cluster now; otherwise it happens when the main thread ends.
+
+        Then this process may construct another strategy, for the next run of the job.
+        """
         if self._membership is not None:
             self._membership.leave_now()
 
@@ -203,3 +231,15 @@ class PoseidonStrategy(ClusterStrategy):
             print(plan.table(), flush=True)
         elif self._show_plan == "log":
             _log.info("plan:\n%s", plan.table())
+
+
+def _as_tensorflow_reads_it() -> tf.distribute.cluster_resolver.ClusterResolver:
+    """What TF_CONFIG says now; a script may take it away or change it later."""
+    of_environment = tf.distribute.cluster_resolver.TFConfigClusterResolver()
+    return tf.distribute.cluster_resolver.SimpleClusterResolver(
+        of_environment.cluster_spec(),
+        task_type=of_environment.task_type,
+        task_id=of_environment.task_id,
+        environment=of_environment.environment,
+        rpc_layer=of_environment.rpc_layer,
+    )
