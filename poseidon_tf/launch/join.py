@@ -68,6 +68,7 @@ class Membership:
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _is_over: bool = False
     _leaver: threading.Thread | None = None
+    _unhook: Callable[[], None] = lambda: None
 
     def _when(self) -> str:
         return failure_text.step_words(self.worker.last_step())
@@ -112,7 +113,7 @@ class Membership:
 
     def leave_with_main_thread(self) -> None:
         """Have `leave` called when the main thread has ended, however it ends."""
-        on_uncaught(
+        self._unhook = on_uncaught(
             self.worker.session,
             when=self._when,
             fail=self.fail,
@@ -131,6 +132,7 @@ class Membership:
     def leave_now(self) -> None:
         """`leave`, and no thread of it goes on."""
         self.leave()
+        self._unhook()
         if self._leaver is not None:
             self._leaver.join()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import types
 from collections.abc import Callable, Mapping, Sequence
 
@@ -17,7 +18,7 @@ def on_uncaught(
     when: Callable[[], str],
     fail: Callable[[str], None],
     environ: Mapping[str, str],
-) -> None:
+) -> Callable[[], None]:
     """Hook into `sys.excepthook`.
 
     A script's own exception is printed as Python does. One that only tells of the job's failure
@@ -28,14 +29,21 @@ def on_uncaught(
       when: which step this worker has come to, in words.
       fail: gives the job up, for the reason it is given.
       environ: of this process.
+
+    Returns:
+      Takes the hook out again, to be called when this worker has left: what happens in the process
+      afterwards is not the job's.
     """
-    previous = sys.excepthook
+    previous, is_over = sys.excepthook, threading.Event()
 
     def hook(
         kind: type[BaseException],
         error: BaseException,
         trace: types.TracebackType | None,
     ) -> None:
+        if is_over.is_set():  # Somebody else has hooked in since, and calls this one.
+            previous(kind, error, trace)
+            return
         if session.cause is None:
             places = failure_text.places_of(error, trace)
             at = f", at {places[-1]}" if places else ""
@@ -55,7 +63,13 @@ def on_uncaught(
         if not is_launched:
             _print_block(block)
 
+    def unhook() -> None:
+        is_over.set()
+        if sys.excepthook is hook:
+            sys.excepthook = previous
+
     sys.excepthook = hook
+    return unhook
 
 
 def _print_block(lines: Sequence[str]) -> None:

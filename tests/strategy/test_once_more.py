@@ -71,6 +71,7 @@ def test_after_shutdown_another_strategy_trains_alike(job):
     _, chief, worker = job
     assert chief["trained_again"] == worker["trained_again"] == chief["trained"]
     assert chief["threads"] == worker["threads"] == []
+    assert chief["hook"] and worker["hook"], "sys.excepthook is not Python's own again"
 
 
 def test_the_cluster_resolver_is_of_the_cluster_that_was_joined(job):
