@@ -221,6 +221,9 @@ class CoordinatorClient:
     def gather(self, name: str, payload: bytes, *, timeout_s: float) -> list[bytes]:
         """Give `payload`, get every worker's in rank order. The name is free again afterwards.
 
+        Args:
+          name: what every worker has to do to come here, as in "worker rank 1 has to <name>".
+
         Raises:
           StepTimeout: a worker did not contribute in `timeout_s` seconds; the text names it.
           PoseidonError: whatever else the job failed with meanwhile.
@@ -245,8 +248,8 @@ class CoordinatorClient:
             if hearing.is_closed:
                 raise hearing.loss()
         raise StepTimeout(
-            f"gather {name!r}: no word from the coordinator (worker rank 0 at {self._address}) in "
-            f"{timeout_s:g} s"
+            f"waited for all workers to {name}: no word from the coordinator (worker rank 0 at "
+            f"{self._address}) in {timeout_s:g} s"
         )
 
     @property

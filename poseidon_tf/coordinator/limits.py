@@ -16,7 +16,10 @@ MAX_NAME_CHARS = 1024
 MAX_TEXT_CHARS = 16 * 1024
 # Workers announce counters.
 MAX_ANNOUNCE_BYTES = 64 * 1024
-# All parts of a gather go back in one message, which also holds their names and lengths.
+# Of one worker in one round of a gather. Longer ones take more time for each byte: whoever gets
+# them gets them into memory that it has not used before.
+MAX_PIECE_BYTES = 1024 * 1024
+# All parts of a round go back in one message, which also holds their names and lengths.
 MAX_GATHER_BYTES = MAX_MESSAGE_BYTES - 1024 * 1024
 # A worker waits for each of its gathers, so a few threads of it make a few.
 MAX_OPEN_GATHERS = 64
@@ -31,12 +34,17 @@ def check(message: MemberMessage) -> None:
             _at_most(len(message.address), MAX_ADDRESS_CHARS, "an address of {} characters")
         case Gather():
             _at_most(len(message.name), MAX_NAME_CHARS, "a gather whose name has {} characters")
-            _at_most(len(message.payload), MAX_GATHER_BYTES, "a gather of {} bytes")
+            _at_most(len(message.payload), MAX_PIECE_BYTES, "a gather of {} bytes")
         case MemberFailure(text):
             _at_most(len(text), MAX_TEXT_CHARS, "a failure told in {} characters")
         case Announce(topic, payload):
             _at_most(len(topic), MAX_NAME_CHARS, "a topic of {} characters")
             _at_most(len(payload), MAX_ANNOUNCE_BYTES, "an announcement of {} bytes")
+
+
+def piece_bytes(num_workers: int) -> int:
+    """How much each of the workers may say in one round of a gather."""
+    return min(MAX_PIECE_BYTES, MAX_GATHER_BYTES // num_workers)
 
 
 def cut_text(text: str) -> str:

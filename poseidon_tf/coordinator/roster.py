@@ -35,7 +35,7 @@ from poseidon_tf.coordinator.messages import (
     StopAsked,
     StopOffer,
 )
-from poseidon_tf.coordinator.waiting import Gathers, Notices, StopOffers, Wait
+from poseidon_tf.coordinator.waiting import Gathers, Notices, OpenGather, StopOffers, Wait
 from poseidon_tf.errors import (
     ConfigError,
     DriftError,
@@ -270,8 +270,8 @@ class Roster:
         when = f"after step {last_step}" if last_step >= 0 else "before its first step"
         return self._fail(
             MemberError(
-                f"{self.describe(leaver)} left {when} while rank {waiting_rank} waits for gather "
-                f"{name!r}"
+                f"{self.describe(leaver)} left {when} while rank {waiting_rank} waits for it to "
+                f"{name}"
             )
         )
 
@@ -314,20 +314,38 @@ class Roster:
             return self._tick_start(now_s)
         actions: list[Action] = []
         for name, opened in self._gathers:
-            missing = self._list(MemberKey("worker", r) for r in self._gathers.missing(opened))
-            text = f"gather {name!r} waits for {missing}: {opened.wait.progress(now_s)}"
+            text = self._describe_gather(name, opened, now_s)
             if opened.wait.is_over(now_s):
                 return self._fail(StepTimeout(text))
             if opened.wait.take_notice(now_s):
                 actions += self._notice(text)
         if self._stop.wait is not None:
             missing = self._list(MemberKey("worker", r) for r in self._stop.missing(self._gone))
-            text = f"a stop waits for {missing}: {self._stop.wait.progress(now_s)}"
+            progress = self._stop.wait.progress(now_s)
+            text = (
+                f"all workers are asked to stop together; that waits for {missing} to end a step, "
+                f"or to call stop_requested: {progress}"
+            )
             if self._stop.wait.is_over(now_s):
                 return self._fail(StepTimeout(text))
             if self._stop.wait.take_notice(now_s):
                 actions += self._notice(text)
         return actions
+
+    def _describe_gather(self, name: str, opened: OpenGather, now_s: float) -> str:
+        """Who waits for whom, what those have to do, and what they wait for instead."""
+        first, *others = (self.describe(MemberKey("worker", rank)) for rank in sorted(opened.parts))
+        waiting = f"{first} and {len(others)} more wait" if others else f"{first} waits"
+        missing = self._gathers.missing(opened)
+        text = (
+            f"{waiting} for {self._list(MemberKey('worker', rank) for rank in missing)} to {name}"
+        )
+        text += f": {opened.wait.progress(now_s)}"
+        for rank in missing:
+            for other in self._gathers.names_given_by(rank):
+                who = self.describe(MemberKey("worker", rank))
+                text += f"; {who} waits for all workers to {other}"
+        return text
 
     def _tick_start(self, now_s: float) -> list[Action]:
         missing = self._list(key for key in self._expected if key not in self._members)
@@ -349,7 +367,9 @@ class Roster:
         return self._to_all(Failure(error))
 
     def _notice(self, text: str) -> list[Action]:
-        return [(key, Notice(text)) for key in sorted(self._present | {HOST})]
+        """For the logs of the workers; before all are here, of the servers as well."""
+        keys = {key for key in self._present if key.role == "worker" or not self.is_complete}
+        return [(key, Notice(text)) for key in sorted(keys | {HOST})]
 
     def _to_all(self, message: CoordinatorMessage, *, role: Role | None = None) -> list[Action]:
         return [(key, message) for key in sorted(self._present) if role in (None, key.role)]

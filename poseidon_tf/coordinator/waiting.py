@@ -105,6 +105,10 @@ class Gathers:
         """The ranks that have not contributed."""
         return [rank for rank in range(self._num_workers) if rank not in opened.parts]
 
+    def names_given_by(self, rank: int) -> list[str]:
+        """The open gathers that `rank` has contributed to, and waits for."""
+        return [name for name, opened in self if rank in opened.parts]
+
     def waiting_for(self, gone: Collection[int]) -> tuple[str, int, int] | None:
         """The first (name, waiting rank, gone rank) where a part of a gone rank is waited for."""
         for name, opened in self:

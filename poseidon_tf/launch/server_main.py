@@ -38,6 +38,9 @@ START_TIMEOUT_S = 120.0
 PORT_PATIENCE_S = 5.0  # For the process before it, if it was started again, to end.
 PARENT_GONE_S = 5.0  # For a server to end in order when the worker that started it is gone.
 _log = logging.getLogger("poseidon_tf")
+# Of a server that a worker has started: that worker's log says the same in the same place.
+_own_log = logging.getLogger("poseidon_tf.own_server")
+_own_log.setLevel(logging.ERROR)
 
 
 def serve(
@@ -120,6 +123,7 @@ def serve(
         settings=settings,
         on_failure=on_failure,
         on_ended=on_ended,
+        logger=_log if parent_gone is None else _own_log,
     )
 
     def asked_to_end() -> bool:

@@ -23,12 +23,9 @@ from poseidon_tf.planner import (
     merged,
 )
 from poseidon_tf.strategy import tf_internals
+from poseidon_tf.sync.gathers import Places
 from poseidon_tf.sync.worker import Worker
 from poseidon_tf.wire.dtypes import Array
-
-# Values travel through the coordinator, in messages of at most this many bytes. Larger ones take
-# longer: every worker would receive them into memory that it has not used before.
-MESSAGE_BYTES = 1024 * 1024
 
 
 def agree_on_plan(
@@ -52,7 +49,9 @@ def agree_on_plan(
     mine = json.dumps([spec.to_json_dict() for spec in specs])
     everyone = [
         [VariableSpec.from_json_dict(fields) for fields in json.loads(theirs)]
-        for theirs in worker.gather("variables", mine.encode())
+        for theirs in worker.gather(
+            "begin the same step, as fit, train_on_batch and optimizer.apply do", mine.encode()
+        )
     ]
     for rank, theirs in enumerate(everyone):
         difference = first_difference(
@@ -72,11 +71,11 @@ def agree_on_plan(
         )
     except PlanError as failure:
         raise _refused(worker, str(failure)) from failure
-    digests = worker.gather("plan", plan.digest().encode())
+    digests = worker.gather("plan the gradients of this step", plan.digest().encode())
     if len(set(digests)) > 1:
         plans = [
             Plan.from_json(text.decode())
-            for text in worker.gather("differing plans", plan.to_json().encode())
+            for text in worker.gather("show the plan that differs", plan.to_json().encode())
         ]
         rank = next(r for r, digest in enumerate(digests) if digest != digests[0])
         difference = plans[0].first_difference(plans[rank])
@@ -116,7 +115,8 @@ def agree_on_values(worker: Worker, variables: Sequence[Any], *, what: str) -> i
         ]
         for variable, part in zip(variables, parts, strict=True)
     ]
-    everyone = [json.loads(text) for text in worker.gather(what, json.dumps(facts).encode())]
+    take = f"take rank 0's {what}, in fit, train_on_batch or the first step of a loop"
+    everyone = [json.loads(text) for text in worker.gather(take, json.dumps(facts).encode())]
     for rank, theirs in enumerate(everyone):
         for position in range(max(len(everyone[0]), len(theirs))):
             first, other = everyone[0][position : position + 1], theirs[position : position + 1]
@@ -131,53 +131,40 @@ def agree_on_values(worker: Worker, variables: Sequence[Any], *, what: str) -> i
         for position in range(len(facts))
         if any(theirs[position][3] != everyone[0][position][3] for theirs in everyone)
     ]
-    _take_values_of_rank_0(worker, [parts[position] for position in differing], what=what)
+    if differing:
+        _take_values_of_rank_0(worker, take, [parts[position] for position in differing])
     return len(differing)
 
 
-def _take_values_of_rank_0(worker: Worker, parts: Sequence[Sequence[Any]], *, what: str) -> None:
-    """Give the variables with these components the values that they have on rank 0."""
-    gives = worker.rank == 0
-    sizes = [part[0].dtype.size * part[0].shape.num_elements() for part in parts]
-    values: dict[int, Array] = {}  # Only of variables that the last message ended within.
-    for number, pieces in enumerate(_messages(sizes, message_bytes=MESSAGE_BYTES)):
-        places = []
-        for position, begin, end in pieces:
-            first = parts[position][0]
-            if begin == 0:
-                dtype = first.dtype.as_numpy_dtype
-                values[position] = first.numpy() if gives else np.empty(first.shape, dtype)
-            places.append(_as_bytes(values[position])[begin:end])
-        mine = b"".join(place.data for place in places) if gives else b""
-        theirs = np.frombuffer(worker.gather(f"{what}, message {number}", mine)[0], np.uint8)
-        for (position, _, end), place in zip(pieces, places, strict=True):
-            if not gives:
-                place[:], theirs = theirs[: len(place)], theirs[len(place) :]
-            if end == sizes[position]:
-                value = values.pop(position)
-                for component in () if gives else parts[position]:
-                    component.assign(value)
+def _take_values_of_rank_0(worker: Worker, take: str, parts: Sequence[Sequence[Any]]) -> None:
+    """Give the variables with these components the values that they have on rank 0.
 
-
-def _messages(sizes: Sequence[int], *, message_bytes: int) -> Iterator[list[tuple[int, int, int]]]:
-    """Values of so many bytes in a line, cut into messages: (position, begin, end) of each piece.
-
-    So many small values cost no more messages than a large one.
+    They travel end to end: many small ones cost no more rounds than a large one.
     """
-    pieces: list[tuple[int, int, int]] = []
-    room = message_bytes
-    for position, size in enumerate(sizes):
-        begin = 0
-        while begin < size:
-            end = min(size, begin + room)
-            pieces.append((position, begin, end))
-            room -= end - begin
-            begin = end
-            if room == 0:
-                yield pieces
-                pieces, room = [], message_bytes
-    if pieces:
-        yield pieces
+
+    def given() -> Iterator[memoryview]:
+        for first, *_ in parts:
+            yield _as_bytes(first.numpy()).data
+
+    def taken() -> Iterator[memoryview]:
+        for part in parts:
+            value = np.empty(part[0].shape, part[0].dtype.as_numpy_dtype)
+            yield _as_bytes(value).data
+            for component in part:
+                component.assign(value)
+
+    if worker.rank == 0:
+        num_bytes = sum(part[0].dtype.size * part[0].shape.num_elements() for part in parts)
+        worker.gather_stream(take, num_bytes, given(), lambda rank, piece: None)
+        return
+    places = Places(taken())
+
+    def fill(rank: int, piece: memoryview) -> None:
+        if rank == 0:
+            places.fill(piece)
+
+    worker.gather_stream(take, 0, (), fill)
+    places.finish()
 
 
 def _as_bytes(value: Array) -> Array:

@@ -170,7 +170,11 @@ class Datasets:
             share_rows=_rows_of(tf_internals.of_one_replica(distributed.element_spec)),
             spec=_spec_facts(given.element_spec),
         )
-        parts = self._worker.gather(f"dataset {number}", json.dumps(mine.to_json()).encode())
+        parts = self._worker.gather(
+            f"distribute dataset number {number}, as fit, evaluate and predict do and "
+            "strategy.experimental_distribute_dataset",
+            json.dumps(mine.to_json()).encode(),
+        )
         ending = agree_on_ending(
             [DataFacts.from_json(json.loads(part)) for part in parts],
             num_local_replicas=self._num_local_replicas,

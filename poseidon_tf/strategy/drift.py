@@ -146,7 +146,10 @@ class DriftGuard:
                 "tf.function"
             )
         self._steps = 0
-        everyone = self._gather("drift", digests(variables, num_replicas=self._num_replicas))
+        everyone = self._gather(
+            "compare variables, as fit, train_on_batch and strategy.check_drift do",
+            digests(variables, num_replicas=self._num_replicas),
+        )
         names = [str(getattr(variable, "path", variable.name)) for variable in variables]
         found = difference(names, everyone, num_replicas=self._num_replicas, workers=self._workers)
         if found:

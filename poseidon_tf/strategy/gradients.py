@@ -257,7 +257,7 @@ class GradientExchange:
         )
         self._num_units += len(plan.units)
         # Factors may come from a peer as soon as it has a plan: everyone must be listening.
-        self._worker.gather("routes open", b"")
+        self._worker.gather("be ready for the gradients of this step", b"")
         return opened
 
 

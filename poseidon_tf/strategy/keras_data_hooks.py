@@ -55,7 +55,7 @@ def _open_epochs(original: Callable[..., Any]) -> Callable[..., Any]:
         is_shuffled = isinstance(x, keras.utils.PyDataset) and kwargs.get("shuffle")
         if is_shuffled and x.num_batches is not None:
             drawn = random.getrandbits(63).to_bytes(8, "little")
-            seed = int.from_bytes(strategy.gather_bytes("order of batches", drawn)[0], "little")
+            seed = int.from_bytes(strategy.gather_bytes("call fit", drawn)[0], "little")
             kwargs["x"] = InOneOrder(x, seed=seed, is_read_on=ends_by_steps)
             kwargs["shuffle"] = False
         with strategy.extended.datasets.read_by_keras(

@@ -40,7 +40,7 @@ def agree_on_start(
     mine["run_eagerly of compile"] = bool(model.run_eagerly)
     changes = any(_may_change_values(callback) for callback in callbacks)
     text = json.dumps([mine, changes], default=str).encode()
-    everyone = [json.loads(part) for part in strategy.gather_bytes("arguments of fit", text)]
+    everyone = [json.loads(part) for part in strategy.gather_bytes("call fit", text)]
     for rank, (theirs, _) in enumerate(everyone):
         for name, value in everyone[0][0].items():
             if theirs[name] != value:
@@ -103,5 +103,5 @@ class RestoredValues(keras.callbacks.Callback):  # type: ignore[misc]
     def on_train_begin(self, logs: Any = None) -> None:
         self._strategy.agree_on_first_values(variables_of(self.model), what="values restored")
         mine = json.dumps(tf_internals.initial_epoch(self.model)).encode()
-        first, *_ = self._strategy.gather_bytes("first epoch", mine)
+        first, *_ = self._strategy.gather_bytes("begin fit", mine)
         tf_internals.set_initial_epoch(self.model, json.loads(first))

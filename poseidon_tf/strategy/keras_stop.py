@@ -80,7 +80,7 @@ class StopTogether(keras.callbacks.Callback):  # type: ignore[misc]
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         wants = self.model.stop_training or self._strategy.stopping.is_due
         mine = bytes([bool(wants), self._strategy.stopping.is_agreed])
-        everyone = self._strategy.gather_bytes("stop at the end of the epoch", mine)
+        everyone = self._strategy.gather_bytes("end the epoch of fit", mine)
         self.model.stop_training = any(wants for wants, _ in everyone)
         self.next_epoch = epoch + 1
         self._strategy.end_if_preempted()

@@ -26,6 +26,9 @@ from poseidon_tf.strategy.graph_products import Factors
 from poseidon_tf.strategy.shares import Shares
 from poseidon_tf.sync.worker import Worker
 
+# What a worker has to do that the others wait for here.
+_BEGIN = "begin the same step, as fit, train_on_batch and optimizer.apply do"
+
 
 @dataclass(frozen=True, slots=True)
 class OpenWeights:
@@ -83,7 +86,7 @@ class SampleWeights:
           expected_rows: of one worker's batch, if known.
         """
         mine = json.dumps([static, static or expected_rows or 1]).encode()
-        everyone = [json.loads(part) for part in self._worker.gather("rows of a share", mine)]
+        everyone = [json.loads(part) for part in self._worker.gather(_BEGIN, mine)]
         most = max(expected for _, expected in everyone)
         reference = 1 << (int(most) - 1).bit_length()
         number, self._num_opened = self._num_opened, self._num_opened + 1

@@ -260,7 +260,7 @@ class ClusterStrategy(tf.distribute.Strategy):  # type: ignore[misc]
         """
         assert self._worker is not None, "one worker ends by itself"
         preemption = self._worker.preemption
-        everyone = self.gather_bytes("asked to end", preemption.reason.encode())
+        everyone = self.gather_bytes("end the epoch of fit", preemption.reason.encode())
         if reasons := [reason.decode() for reason in everyone if reason]:
             preemption.heed(reasons[0])
             raise Preempted(reasons[0])

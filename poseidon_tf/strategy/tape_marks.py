@@ -106,7 +106,10 @@ class TapeMarks:
             samples.append(tf.cast(values, tf.float64).numpy().tolist())
         everyone = [
             json.loads(theirs)
-            for theirs in self._gather("summed gradients", json.dumps(samples).encode())
+            for theirs in self._gather(
+                "give optimizer.apply gradients that poseidon_tf.GradientTape has not returned",
+                json.dumps(samples).encode(),
+            )
         ]
         for rank, theirs in enumerate(everyone):
             for name, first, other in zip(names, everyone[0], theirs, strict=True):

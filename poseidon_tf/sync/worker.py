@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal, TypeAlias, final, get_args
 
@@ -24,6 +24,7 @@ from poseidon_tf.sfb.factors import RowSpec
 from poseidon_tf.sfb.service import FactorService
 from poseidon_tf.sync import owing
 from poseidon_tf.sync.data_ends import DataEnds
+from poseidon_tf.sync.gathers import Gathers, Take
 from poseidon_tf.sync.naming import WorkerNames
 from poseidon_tf.sync.preemption import TOPIC as _ASKED_TO_END
 from poseidon_tf.sync.preemption import Preemption
@@ -83,7 +84,7 @@ class Worker:
         self._key_numbers: dict[tuple[int, KeySpec], int] = {}  # By server.
         self._factor_syncers: dict[int, FactorSyncer] = {}
         self._routes: list[tuple[Purpose, Route]] = []
-        self._num_gathers = 0
+        self._gathers = Gathers(num_workers=num_workers)
         self.preemption = Preemption()
         self.data_ends = DataEnds(
             num_workers=num_workers,
@@ -265,17 +266,32 @@ class Worker:
     def gather(self, what: str, payload: bytes) -> list[bytes]:
         """Every worker's payload, in rank order; all workers call in the same order.
 
+        Args:
+          what: all workers must do to come here, in words: "worker rank 1 has to <what>".
+
         Raises:
           PoseidonError: someone did not come in time, or the job failed.
         """
-        self._num_gathers += 1
-        name = f"{what} ({self._num_gathers})"
+        return self._gathers.gather(what, payload, self._exchange)
+
+    def gather_stream(
+        self, what: str, num_bytes: int, content: Iterable[bytes | memoryview], take: Take
+    ) -> None:
+        """The same for what is too long to be held as a whole.
+
+        Args:
+          num_bytes: of all `content`, which is read as it leaves.
+          take: hears what each worker says, piece after piece.
+        """
+        self._gathers.stream(what, num_bytes, content, take, self._exchange)
+
+    def _exchange(self, name: str, piece: bytes) -> list[bytes]:
         # Another worker may come as late as its step, or its share of the data, takes.
         has_begun = any(route.next_step > 0 for _, route in self._routes)
         deadlines = self.session.deadlines
         timeout_s = deadlines.step_s if has_begun else deadlines.start_s
-        with self._failing_together(f"gather {name!r}"):
-            return self.coordinator.gather(name, payload, timeout_s=timeout_s)
+        with self._failing_together(f"all workers to {name}"):
+            return self.coordinator.gather(name, piece, timeout_s=timeout_s)
 
     def advance(self, event: Callable[[Stopping], StopOffer | None]) -> bool:
         """Tell where this worker is in its training; whether all workers stop here.

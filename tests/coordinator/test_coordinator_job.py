@@ -143,7 +143,10 @@ def test_a_gather_that_one_worker_never_joins_ends_at_its_deadline(job):
     while not waiting.done():  # The clock goes on until the coordinator has had the part for 60 s.
         job.clock.now_s += 61.0
         wait([waiting], timeout=0.05)
-    with pytest.raises(StepTimeout, match=r"gather 'x' waits for worker rank 1 \(worker-1:1\)"):
+    with pytest.raises(
+        StepTimeout,
+        match=r"worker rank 0 \(worker-0:1\) waits for worker rank 1 \(worker-1:1\) to x",
+    ):
         waiting.result(WAIT_S)
 
 
@@ -184,7 +187,7 @@ def test_a_stop_that_one_worker_never_offers_ends_at_its_deadline(job):
     while not wanting.done():  # The clock goes on until the coordinator has had the offer for long.
         job.clock.now_s += 601.0
         wait([wanting], timeout=0.05)
-    with pytest.raises(StepTimeout, match=r"a stop waits for worker rank 1 \(worker-1:1\)"):
+    with pytest.raises(StepTimeout, match=r"together; that waits for worker rank 1 \(worker-1:1\)"):
         wanting.result(WAIT_S)
 
 

@@ -10,7 +10,9 @@ from poseidon_tf.coordinator.limits import (
     MAX_INFO_BYTES,
     MAX_NAME_CHARS,
     MAX_OPEN_GATHERS,
+    MAX_PIECE_BYTES,
     MAX_TEXT_CHARS,
+    piece_bytes,
 )
 from poseidon_tf.coordinator.messages import (
     Announce,
@@ -46,7 +48,7 @@ INFO = {"x": "y" * (MAX_INFO_BYTES - len(b'{"x": ""}'))}
     "message",
     [
         joining(address="x" * MAX_ADDRESS_CHARS, info=INFO),
-        gather(name="n" * MAX_NAME_CHARS),
+        gather(name="n" * MAX_NAME_CHARS, payload=bytes(MAX_PIECE_BYTES)),
         Announce("t" * MAX_NAME_CHARS, bytes(MAX_ANNOUNCE_BYTES)),
         MemberFailure("x" * MAX_TEXT_CHARS),
     ],
@@ -62,7 +64,7 @@ def test_the_largest_of_everything_arrives(message):
         (joining(address="x" * (MAX_ADDRESS_CHARS + 1)), "an address of 301 characters"),
         (joining(info=INFO | {"x2": ""}), "a member's info of"),
         (gather(name="n" * (MAX_NAME_CHARS + 1)), "a gather whose name has 1025 characters"),
-        (gather(payload=bytes(MAX_GATHER_BYTES + 1)), "a gather of .* bytes; at most"),
+        (gather(payload=bytes(MAX_PIECE_BYTES + 1)), "a gather of .* bytes; at most"),
         (Announce("t" * (MAX_NAME_CHARS + 1), b""), "a topic of 1025 characters"),
         (Announce("t", bytes(MAX_ANNOUNCE_BYTES + 1)), "an announcement of 65537 bytes"),
     ],
@@ -129,3 +131,11 @@ def test_parts_that_no_message_can_hold_together_are_refused(roster):
         roster.gather(W1, gather(payload=half + b"12"), 0.0)
     (_, gathered), _ = roster.gather(W1, gather(payload=half), 0.0)
     assert len(codec.encode_coordinator_message(gathered)) <= MAX_MESSAGE_BYTES
+
+
+@pytest.mark.parametrize("num_workers", [2, 79, 80, 1000])
+def test_the_pieces_of_all_workers_fit_into_one_message(num_workers):
+    """However many they are."""
+    parts = (bytes(piece_bytes(num_workers)),) * num_workers
+    gathered = codec.encode_coordinator_message(Gathered("n" * MAX_NAME_CHARS, parts))
+    assert len(gathered) <= MAX_MESSAGE_BYTES

@@ -157,15 +157,34 @@ def test_an_overdue_gather_is_noticed_and_then_fails_naming_who_is_missing():
     for now_s in range(101, 240):
         for key, message in roster.tick(float(now_s)):
             told.setdefault((now_s, message.text), []).append(key)
-    text = "gather 'plan' waits for worker rank 2 (10.0.0.3:2222): "
+    text = (
+        "worker rank 0 (10.0.0.1:2222) and 1 more wait for worker rank 2 (10.0.0.3:2222) to plan: "
+    )
     assert list(told) == [(now_s, f"{text}{now_s - 100} s of 140 s") for now_s in (130, 190)]
-    assert all(sorted(heard) == sorted(EVERYONE) for heard in told.values())
+    assert all(sorted(heard) == [W0, W1, W2] for heard in told.values())
     assert_all_fail(
         roster.tick(240.0),
         EVERYONE,
         StepTimeout,
-        "gather 'plan' waits for worker rank 2 (10.0.0.3:2222): 140 s of 140 s",
+        f"{text}140 s of 140 s",
     )
+
+
+def test_who_waits_elsewhere_is_told_with_what_it_waits_for():
+    """Two workers that wait for each other in different places: both places are named."""
+    roster = complete_roster()
+    roster.gather(W0, part("call fit"), 0.0)
+    roster.gather(W1, part("call predict"), 0.0)
+    roster.gather(W2, part("call predict"), 0.0)
+    texts = {message.text for _, message in roster.tick(30.0)}
+    rank_0, rank_1, rank_2 = (f"{key} ({ADDRESSES[key]})" for key in (W0, W1, W2))
+    assert texts == {
+        f"{rank_0} waits for {rank_1}, {rank_2} to call fit: 30 s of 60 s; "
+        f"{rank_1} waits for all workers to call predict; "
+        f"{rank_2} waits for all workers to call predict",
+        f"{rank_1} and 1 more wait for {rank_0} to call predict: 30 s of 60 s; "
+        f"{rank_0} waits for all workers to call fit",
+    }
 
 
 @pytest.mark.parametrize("lost", [W1, S1])

@@ -199,7 +199,10 @@ def test_an_overdue_stop_is_noticed_and_then_fails_naming_who_is_missing():
     roster.offer_stop(W0, offer(3, timeout_s=120.0), 1000.0)
     roster.offer_stop(W2, offer(3, timeout_s=120.0), 1000.0)
     assert roster.tick(1005.0) == []
-    missing = "a stop waits for worker rank 1 (10.0.0.2:2222): "
+    missing = (
+        "all workers are asked to stop together; that waits for worker rank 1 (10.0.0.2:2222) to "
+        "end a step, or to call stop_requested: "
+    )
     assert {m.text for _, m in roster.tick(1031.0)} == {f"{missing}31 s of 120 s"}
     assert roster.tick(1089.0) == []
     assert all(isinstance(m, Notice) for _, m in roster.tick(1091.0))

@@ -10,14 +10,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from poseidon_tf.strategy.agreement import MESSAGE_BYTES, agree_on_values
+from poseidon_tf.coordinator.limits import MAX_PIECE_BYTES
+from poseidon_tf.strategy.agreement import agree_on_values
+from poseidon_tf.sync.gathers import Gathers
 
 NUM_WORKERS = 3
 KINDS = {"float32": tf.float32, "bfloat16": tf.bfloat16, "int64": tf.int64, "bool": tf.bool}
 
 
 class Gatherer:
-    """The `gather` of workers that are threads, and what each gather carried."""
+    """The rounds of workers that are threads, and what each round carried."""
 
     def __init__(self) -> None:
         self.carried: list[tuple[str, int]] = []
@@ -27,18 +29,25 @@ class Gatherer:
     def worker(self, rank: int) -> Any:
         """The part of a worker that an agreement uses."""
 
+        def exchange(name: str, piece: bytes) -> list[bytes]:
+            self._payloads[rank] = piece
+            if self._met.wait() == 0:
+                self.carried.append((name, max(map(len, self._payloads))))
+            self._met.wait()
+            payloads = list(self._payloads)
+            self._met.wait()
+            return payloads
+
         class Worker:
             def __init__(self) -> None:
                 self.rank = rank
+                self._gathers = Gathers(num_workers=NUM_WORKERS)
 
-            def gather(_, what: str, payload: bytes) -> list[bytes]:
-                self._payloads[rank] = payload
-                if self._met.wait() == 0:
-                    self.carried.append((what, max(map(len, self._payloads))))
-                self._met.wait()
-                payloads = list(self._payloads)
-                self._met.wait()
-                return payloads
+            def gather(self, what: str, payload: bytes) -> list[bytes]:
+                return self._gathers.gather(what, payload, exchange)
+
+            def gather_stream(self, what: str, num_bytes: int, content: Any, take: Any) -> None:
+                self._gathers.stream(what, num_bytes, content, take, exchange)
 
         return Worker()
 
@@ -78,12 +87,13 @@ def test_every_worker_has_the_values_of_rank_0_whatever_their_shapes(dtype: tf.D
             np.testing.assert_array_equal(value, first)
 
 
-def test_many_small_variables_need_no_more_messages_than_their_bytes() -> None:
-    """One gather for what differs, and one for each full message."""
+def test_many_small_variables_need_no_more_rounds_than_their_bytes() -> None:
+    """One round for what differs, and one for each full message."""
     shapes = [(1000,)] * 600  # 2.4 MB.
     _, gatherer = agree([drawn(shapes, rank=rank) for rank in range(NUM_WORKERS)], tf.float32)
     sizes = [size for _, size in gatherer.carried[1:]]
-    assert sizes == [MESSAGE_BYTES, MESSAGE_BYTES, 600 * 4000 - 2 * MESSAGE_BYTES]
+    whole = 8 + 600 * 4000  # The length comes first.
+    assert sizes == [MAX_PIECE_BYTES, MAX_PIECE_BYTES, whole - 2 * MAX_PIECE_BYTES]
 
 
 def test_equal_values_do_not_travel() -> None:
@@ -92,5 +102,5 @@ def test_equal_values_do_not_travel() -> None:
     given = [drawn(shapes, rank=0) for _ in range(NUM_WORKERS)]
     given[2][1] = given[2][1] + 1.0
     ended, gatherer = agree(given, tf.float32)
-    assert [size for _, size in gatherer.carried[1:]] == [8 * 4]
+    assert [size for _, size in gatherer.carried[1:]] == [8 + 8 * 4]
     np.testing.assert_array_equal(ended[2][1], given[0][1])

@@ -107,11 +107,13 @@ def test_a_failure_tells_what_else_was_waited_for(bench):
     job = bench(last_step=lambda: 41)
     route, delivered = job.route("a and 3 more", variables=["a", "b", "c", "d"])
     route.push(ONE)
-    with job.session.waiting_for("gather 'done (1)'"):
+    with job.session.waiting_for("all workers to be done (gather 1)"):
         pass
-    with job.session.waiting_for("gather 'metrics (2)'"):
+    with job.session.waiting_for("all workers to end (gather 2)"):
         job.session.fail(MemberError("worker 1 has died"))
-    where = "rank 3 was in step 41 and waited for 'a', 'b' and 2 more, gather 'metrics (2)'"
+    where = (
+        "rank 3 was in step 41 and waited for 'a', 'b' and 2 more, all workers to end (gather 2)"
+    )
     assert delivered.next()[2] == f"worker 1 has died; {where}"
 
 

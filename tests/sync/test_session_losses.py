@@ -228,7 +228,7 @@ def test_a_wait_that_is_no_sum_is_reported_too(bench, caplog):
     with (
         caplog.at_level(logging.WARNING, "poseidon_tf"),
         job.session.waiting_for("the others' end of dataset 5", owing),
-        job.session.waiting_for("gather 'metrics (2)'"),
+        job.session.waiting_for("all workers to end (gather 2)"),
     ):
         assert all(asked.acquire(timeout=WAIT_S) for _ in range(3))
     wanted = (

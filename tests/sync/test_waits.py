@@ -37,8 +37,13 @@ def test_a_list_of_names_is_short(names, text):
     [
         (-1, [], [], "rank 2 was before its first step and waited for nothing"),
         (0, ["a"], [], "rank 2 was in step 0 and waited for 'a'"),
-        (7, [], ["gather 'x'"], "rank 2 was in step 7 and waited for gather 'x'"),
-        (7, ["a"], ["gather 'x'"], "rank 2 was in step 7 and waited for 'a', gather 'x'"),
+        (7, [], ["all workers to x"], "rank 2 was in step 7 and waited for all workers to x"),
+        (
+            7,
+            ["a"],
+            ["all workers to x"],
+            "rank 2 was in step 7 and waited for 'a', all workers to x",
+        ),
     ],
 )
 def test_where_a_worker_was_is_one_phrase(last_step, variables, others, text):
