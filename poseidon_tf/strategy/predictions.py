@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import json
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
+from poseidon_tf.strategy.joined_rows import Order, join
 from poseidon_tf.strategy.keras_trainer_hooks import verbosity
 from poseidon_tf.strategy.keras_writers import arranged
+from poseidon_tf.strategy.output_facts import OutputFacts, agreed_form, as_agreed
 from poseidon_tf.strategy.strategy import ClusterStrategy, among_others
-from poseidon_tf.wire import arrays
 
-
-class _RowCounts(keras.callbacks.Callback):  # type: ignore[misc]
-    """Notes how many rows each batch of a prediction has on this worker."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.rows: list[int] = []
-
-    def on_predict_batch_end(self, batch: int, logs: Any = None) -> None:
-        # Keras has flattened a dict of outputs by now, and made a float of a lone value.
-        output = tf.nest.flatten(logs)[0]
-        self.rows.append(int(output.shape[0]) if hasattr(output, "shape") else 1)
+# What a worker has to do that the others wait for here.
+_END = "end predict"
 
 
 def predict(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -40,11 +32,14 @@ def predict(original: Callable[..., Any]) -> Callable[..., Any]:
         strategy = among_others(self.distribute_strategy)
         if strategy is None:
             return original(self, x, batch_size, verbose, steps, callbacks)
-        counts = _RowCounts()
+        outputs: list[OutputFacts] = []
         # Several steps in one execution come back as one batch, in which ranks cannot take turns.
         steps_per_execution, self.steps_per_execution = self.steps_per_execution, 1
         try:
-            with arranged(strategy, callbacks, self, first=[counts], last=[]) as arrangement:
+            with (
+                arranged(strategy, callbacks, self, first=[], last=[]) as arrangement,
+                _watched(self, outputs),
+            ):
                 own = original(
                     self,
                     x,
@@ -55,30 +50,82 @@ def predict(original: Callable[..., Any]) -> Callable[..., Any]:
                 )
         finally:
             self.steps_per_execution = steps_per_execution
-        own_rows = np.asarray(counts.rows, np.int64)
-        rows = [
-            np.frombuffer(part, np.int64)
-            for part in strategy.gather_bytes("rows predicted", own_rows.tobytes())
-        ]
-        return tf.nest.map_structure(lambda array: _in_order(strategy, array, rows), own)
+        return _of_all(strategy, own, outputs)
 
     return predict
 
 
-def _in_order(strategy: ClusterStrategy, own: Any, rows: Sequence[Any]) -> Any:
-    """All workers' rows: batch after batch, and in each batch in the order of the dataset."""
-    packed = arrays.pack([np.asarray(own)])
-    shares = [
-        np.split(arrays.unpack(part)[0], np.cumsum(rows[rank])[:-1])
-        for rank, part in enumerate(strategy.gather_bytes("prediction", packed))
+@contextlib.contextmanager
+def _watched(model: Any, outputs: list[OutputFacts]) -> Iterator[None]:
+    """Within: what `predict` gets of each batch is noted in `outputs`, one for each output."""
+    make, made = model.make_predict_function, []
+
+    def make_watched(force: bool = False) -> Any:
+        result = make(force)
+        function = model.predict_function
+        made.append(function)
+
+        def predict_function(data: Any) -> Any:
+            batch = function(data)
+            flat = keras.tree.flatten(batch)
+            if not outputs:
+                outputs.extend(OutputFacts.of(output) for output in flat)
+            for facts, output in zip(outputs, flat, strict=True):
+                facts.saw(output)
+            return batch
+
+        model.predict_function = predict_function
+        return result
+
+    model.make_predict_function = make_watched
+    try:
+        yield
+    finally:
+        del model.make_predict_function
+        if made:
+            model.predict_function = made[-1]
+
+
+def _of_all(strategy: ClusterStrategy, own: Any, outputs: Sequence[OutputFacts]) -> Any:
+    """The predictions of all workers, of which this one has `own`."""
+    facts = json.dumps([facts.to_json() for facts in outputs]).encode()
+    everyone = [
+        [OutputFacts.from_json(fields) for fields in json.loads(theirs)]
+        for theirs in strategy.gather_bytes(_END, facts)
     ]
-    num_batches = max(len(share) for share in shares)
+    form = agreed_form(everyone)
     num_replicas = strategy.extended.num_local_replicas
-    pieces: list[Any] = []
-    for batch in range(num_batches):
-        of_ranks = [share[batch] for share in shares if batch < len(share)]
-        pieces += in_turns(of_ranks, num_replicas=num_replicas)
-    return np.concatenate(pieces)
+
+    def gather(num_bytes: int, content: Any, take: Any) -> None:
+        strategy.gather_stream(_END, num_bytes, content, take)
+
+    joined = []
+    for at, output in enumerate(keras.tree.flatten(own)):
+        order = order_of([theirs[at].rows for theirs in everyone], num_replicas=num_replicas)
+        mine = as_agreed(output, form[at], sum(outputs[at].rows))
+        joined.append(join(gather, mine, order))
+    return keras.tree.pack_sequence_as(own, joined)
+
+
+def order_of(rows: Sequence[Sequence[int]], *, num_replicas: int) -> Order:
+    """Batch after batch, and in each batch in the order of the dataset.
+
+    Args:
+      rows: by rank, of each of its batches.
+    """
+
+    def arrange(numbers: Sequence[Any]) -> Any:
+        shares = [
+            np.split(of_rank, np.cumsum(batches)[:-1])
+            for of_rank, batches in zip(numbers, rows, strict=True)
+        ]
+        pieces: list[Any] = [np.empty(0, np.int64)]
+        for batch in range(max(map(len, rows))):
+            of_ranks = [share[batch] for share in shares if batch < len(share)]
+            pieces += in_turns(of_ranks, num_replicas=num_replicas)
+        return np.concatenate(pieces)
+
+    return Order.of([sum(batches) for batches in rows], arrange)
 
 
 def in_turns(shares: Sequence[Any], *, num_replicas: int) -> list[Any]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -25,6 +25,7 @@ from poseidon_tf.strategy.reductions import joined_replicas
 from poseidon_tf.strategy.sample_weights import SampleWeights
 from poseidon_tf.strategy.shares import Shares, without_empty
 from poseidon_tf.strategy.tape_sums import TapeSums
+from poseidon_tf.sync.gathers import Take
 from poseidon_tf.sync.naming import WorkerNames
 from poseidon_tf.sync.preemption import Preempted
 from poseidon_tf.sync.statistics import Statistics
@@ -200,6 +201,13 @@ class ClusterStrategy(tf.distribute.Strategy):  # type: ignore[misc]
         """Raise the error that the job has failed with, if it has."""
         if self._worker is not None and (failure := self._worker.session.failure) is not None:
             raise failure
+
+    def gather_stream(
+        self, what: str, num_bytes: int, content: Iterable[bytes | memoryview], take: Take
+    ) -> None:
+        """The same for what is too long to be held as a whole; see `Worker.gather_stream`."""
+        assert self._worker is not None, "one worker has nobody to gather from"
+        self._worker.gather_stream(what, num_bytes, content, take)
 
     def advance(self, event: Callable[[Stopping], StopOffer | None]) -> bool:
         """Tell where this worker is in its training; whether all workers stop here."""
