@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, final
 
 from google.protobuf.message import DecodeError
@@ -11,6 +11,7 @@ from poseidon_tf.errors import MemberError, ProtocolError
 from poseidon_tf.kv.service import (
     EXCHANGE,
     INSPECT,
+    MAX_TABLE_BYTES,
     MAX_TABLE_KEYS,
     REGISTER,
     STREAMS_PER_SERVER,
@@ -37,6 +38,9 @@ from poseidon_tf.wire.frames import Buffer
 WINDOW_BYTES = 32 * 1024 * 1024
 # Credit may be kept back until it is this part of the window.
 _CREDIT_STEPS = 8
+# Of a key in a table, its tag and length; and of a table, what is beside the keys.
+_KEY_BYTES = 8
+_TABLE_BYTES = MAX_TABLE_BYTES - 1024
 
 OnSum = Callable[[int, int, memoryview | None], None]
 """Called with (key number, step, the sum's bytes). The bytes stay valid while referenced; None says
@@ -134,9 +138,7 @@ class ServerLink:
           PeerLost: no answer within `timeout_s` seconds.
         """
         numbers: list[int] = []
-        for begin in range(0, len(specs), MAX_TABLE_KEYS):
-            some = specs[begin : begin + MAX_TABLE_KEYS]
-            keys = [Key(name=s.name, dtype=s.dtype, num_elements=s.num_elements) for s in some]
+        for keys in _tables(specs):
             table = KeyTable(rank=self._rank, keys=keys, to=self._identity)
             reply = self._channels[0].call(REGISTER, table.SerializeToString(), timeout_s=timeout_s)
             try:
@@ -145,9 +147,9 @@ class ServerLink:
                 raise ProtocolError(
                     f"the server at {self.address} answered with no numbers"
                 ) from failure
-            if len(answer) != len(some):
+            if len(answer) != len(keys):
                 raise ProtocolError(
-                    f"the server at {self.address} gave {len(some)} keys {len(answer)} numbers"
+                    f"the server at {self.address} gave {len(keys)} keys {len(answer)} numbers"
                 )
             numbers += answer
         return numbers
@@ -198,6 +200,22 @@ class ServerLink:
             stream.wait_ended(timeout_s=timeout_s)
         for channel in self._channels:
             channel.close()
+
+
+def _tables(specs: Sequence[KeySpec]) -> Iterator[list[Key]]:
+    """The keys of as many tables as it takes, none of them longer than a server reads."""
+    keys: list[Key] = []
+    num_bytes = 0
+    for spec in specs:
+        key = Key(name=spec.name, dtype=spec.dtype, num_elements=spec.num_elements)
+        size = key.ByteSize() + _KEY_BYTES
+        if keys and (len(keys) == MAX_TABLE_KEYS or num_bytes + size > _TABLE_BYTES):
+            yield keys
+            keys, num_bytes = [], 0
+        keys.append(key)
+        num_bytes += size
+    if keys:
+        yield keys
 
 
 @final

@@ -15,6 +15,7 @@ however small, can stop the job.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import final
@@ -40,6 +41,15 @@ MAX_NAME_CHARS = 1024
 MAX_OPEN_STEPS = 16
 
 
+def key_name(name: str, index: int) -> str:
+    """Of part `index` of what is called `name`; where it is too long its end is a digest."""
+    key = f"{name}#{index}"
+    if len(key) <= MAX_NAME_CHARS:
+        return key
+    digest = hashlib.blake2b(name.encode(), digest_size=16).hexdigest()
+    return f"{name[: MAX_NAME_CHARS - 64]}...{digest}#{index}"
+
+
 @dataclass(frozen=True, slots=True)
 class KeySpec:
     """What is summed under one name: `num_elements` of `dtype`; 0 elements: any, but equal."""
@@ -47,6 +57,11 @@ class KeySpec:
     name: str
     dtype: str
     num_elements: int
+
+
+def key_specs(name: str, dtype: str, lengths: Sequence[int]) -> list[KeySpec]:
+    """The keys of what is called `name`, in parts of so many elements."""
+    return [KeySpec(key_name(name, index), dtype, length) for index, length in enumerate(lengths)]
 
 
 @dataclass(frozen=True, slots=True)

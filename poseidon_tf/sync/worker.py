@@ -18,7 +18,7 @@ from poseidon_tf.coordinator.stopping import Stopping
 from poseidon_tf.errors import PeerLost, PoseidonError, ProtocolError
 from poseidon_tf.kv.client import OnSum, ServerLink
 from poseidon_tf.kv.service import streams_per_server
-from poseidon_tf.kv.store import KeySpec
+from poseidon_tf.kv.store import KeySpec, key_specs
 from poseidon_tf.sfb.exchange import CompleteSet
 from poseidon_tf.sfb.factors import RowSpec
 from poseidon_tf.sfb.service import FactorService
@@ -136,7 +136,7 @@ class Worker:
         """
         by_server: dict[int, list[KeySpec]] = {}
         for name, dtype, pairs in sums:
-            specs = _key_specs(name, dtype, pairs)
+            specs = key_specs(name, dtype, [length for _, _, length in pairs])
             for (server, _, _), spec in zip(pairs, specs, strict=True):
                 if (server, spec) not in self._key_numbers:
                     by_server.setdefault(server, []).append(spec)
@@ -186,7 +186,7 @@ class Worker:
                 ),
             )
             for (server, offset, length), spec in zip(
-                pairs, _key_specs(name, dtype, pairs), strict=True
+                pairs, key_specs(name, dtype, [length for _, _, length in pairs]), strict=True
             )
         ]
 
@@ -277,19 +277,19 @@ class Worker:
     def gather_stream(
         self, what: str, num_bytes: int, content: Iterable[bytes | memoryview], take: Take
     ) -> None:
-        """The same for what is too long to be held as a whole.
-
-        Args:
-          num_bytes: of all `content`, which is read as it leaves.
-          take: hears what each worker says, piece after piece.
-        """
+        """The same for what is too long to be held as a whole; see `Gathers.stream`."""
         self._gathers.stream(what, num_bytes, content, take, self._exchange)
 
-    def _exchange(self, name: str, piece: bytes) -> list[bytes]:
+    def meet(self, what: str) -> None:
+        """Wait until every worker is here, as long as a step may take; raises as `gather`."""
+        step_s = self.session.deadlines.step_s
+        self._gathers.gather(what, b"", lambda name, piece: self._exchange(name, piece, step_s))
+
+    def _exchange(self, name: str, piece: bytes, timeout_s: float | None = None) -> list[bytes]:
         # Another worker may come as late as its step, or its share of the data, takes.
         has_begun = any(route.next_step > 0 for _, route in self._routes)
         deadlines = self.session.deadlines
-        timeout_s = deadlines.step_s if has_begun else deadlines.start_s
+        timeout_s = timeout_s or (deadlines.step_s if has_begun else deadlines.start_s)
         with self._failing_together(f"all workers to {name}"):
             return self.coordinator.gather(name, piece, timeout_s=timeout_s)
 
@@ -394,7 +394,3 @@ class Worker:
             syncer.receive(link, key, step, payload)
 
         return receive
-
-
-def _key_specs(name: str, dtype: str, pairs: Sequence[_Pair]) -> list[KeySpec]:
-    return [KeySpec(f"{name}#{index}", dtype, length) for index, (_, _, length) in enumerate(pairs)]

@@ -9,6 +9,7 @@ from kv_links import WAIT_S, End
 
 from poseidon_tf.errors import MemberError, PeerLost, ProtocolError
 from poseidon_tf.kv.service import EXCHANGE, REGISTER, stream_of
+from poseidon_tf.kv.store import MAX_NAME_CHARS, key_name
 from poseidon_tf.wire.frame_pb2 import FrameHeader, Part
 from poseidon_tf.wire.frames import encode
 
@@ -193,3 +194,21 @@ def test_large_pieces_take_turns_and_small_ones_share_messages_on_the_first_stre
     assert [stream_of(key, large, 2) for key in range(4)] == [0, 1, 0, 1]
     assert [stream_of(key, small, 2) for key in range(4)] == [0, 0, 0, 0]
     assert [stream_of(key, large, 1) for key in range(4)] == [0, 0, 0, 0]
+
+
+def test_long_names_in_any_script_are_announced_in_as_many_tables_as_they_take(cluster):
+    """A thousand of them have more bytes than a server reads as one table."""
+    server = cluster(2)
+    names = [f"{at}" + "\u5c42" * 1000 for at in range(1100)]
+    for link in [server.link(rank) for rank in range(2)]:
+        assert link.register(*names) == list(range(1100))
+
+
+def test_names_beyond_the_limit_are_cut_and_told_apart_by_a_digest():
+    """What is within it stays as it is."""
+    assert key_name("dense/kernel", 3) == "dense/kernel#3"
+    longest = "x" * (MAX_NAME_CHARS - 2)
+    assert key_name(longest, 0) == longest + "#0"
+    long_names = ["x" * 5000, "x" * 4999 + "y"]
+    keys = {key_name(name, index) for name in long_names for index in (0, 1)}
+    assert len(keys) == 4 and all(len(key) <= MAX_NAME_CHARS for key in keys)
