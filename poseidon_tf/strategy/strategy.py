@@ -142,6 +142,33 @@ class ClusterStrategy(tf.distribute.Strategy):  # type: ignore[misc]
         """
         self.drift.check(variables)
 
+    def barrier(self, name: str = "") -> None:
+        """Wait until every worker has called it; with one worker it does nothing.
+
+        What a worker has done before, such as saving a file on rank 0, is done for all of them
+        after it::
+
+            if strategy.rank == 0:
+                np.save(path, table)
+            strategy.barrier("table saved")
+            table = np.load(path)
+
+        Args:
+          name: of the place in the program, for errors; the same on all workers.
+
+        Raises:
+          ConfigError: it is called in a replica, or while a function is traced.
+          StepTimeout: some worker did not come in `Deadlines.step_s`; names it.
+          PoseidonError: whatever else the job failed with meanwhile.
+        """
+        if not tf.executing_eagerly() or of_replica() is not None:
+            raise ConfigError(
+                "barrier waits where the program calls it; call it outside of tf.function and of "
+                "strategy.run"
+            )
+        if self._worker is not None:
+            self._worker.meet(f"call strategy.barrier({name!r})")
+
     @property
     def weighs_samples(self) -> bool:
         """Whether shares of a batch count by their rows."""
