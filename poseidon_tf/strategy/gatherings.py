@@ -1,8 +1,8 @@
 """Gathers a value of every replica of every worker along one axis, in the order of their ids.
 
-Two sums do it. The first makes a table of everybody's shapes. In the second every worker
-contributes zeros around its own part of the whole. What is added up is bits, as integers, so the
-result has the very bits that each replica gave.
+Two sums do it; of text, two for its lengths and two for its bytes. The first makes a table of
+everybody's shapes. In the second every worker contributes zeros around its own part of the whole.
+What is added up is bits, as integers, so the result has the very bits that each replica gave.
 """
 
 from __future__ import annotations
@@ -17,8 +17,6 @@ from poseidon_tf.sync.worker import Worker
 
 # TensorFlow transposes no more.
 _MOST_DIMENSIONS = 8
-# A server takes no more as one sum.
-_MOST_BYTES = 64 * 1024 * 1024
 # By size of an element: the integers that its bits are added up as. The servers know no smaller.
 _WORDS = {1: tf.int32, 2: tf.int32, 4: tf.int32, 8: tf.int64, 16: tf.int64}
 _GATHERABLE = frozenset(
@@ -43,12 +41,15 @@ class Gatherings:
             them. Their lengths along `axis` may differ, their other dimensions may not.
 
         Raises:
-          ConfigError: it has another dtype than a number or bool.
+          ConfigError: it has another dtype than a number, bool or string.
           ValueError: it is a scalar, or has no such axis.
-          tf.errors.InvalidArgumentError: the workers' tensors do not fit together, or are too much
-            for a server. All workers raise it.
+          tf.errors.InvalidArgumentError: the workers' tensors do not fit together. All workers
+            raise it.
         """
-        return self._gather_own(self.own_part(value, axis), axis)
+        own = self.own_part(value, axis)
+        if own.dtype == tf.string:
+            return self._gather_text(own, axis)
+        return self._gather_own(own, axis)
 
     def gather_rows(self, slices: tf.IndexedSlices) -> tf.IndexedSlices:
         """This worker's rows and those of all others under one another, and their indices."""
@@ -61,15 +62,15 @@ class Gatherings:
     def _gather_own(self, own: tf.Tensor, axis: int | tf.Tensor) -> tf.Tensor:
         if own.dtype.name not in _GATHERABLE:
             raise ConfigError(
-                f"gather of a {own.dtype.name} tensor: only numbers and bool can be gathered; turn "
-                "it into one of them before"
+                f"gather of a {own.dtype.name} tensor: only numbers, bool and text can be "
+                "gathered; turn it into one of them before"
             )
         site = self._sums.site()
         order = _with_axis_first(axis, tf.rank(own))
         rows = tf.transpose(own, order)
         row_shape = tf.shape(rows, tf.int64)[1:]
         words = as_words(rows)
-        lengths = self._lengths(rows, words.dtype, site)
+        lengths = self._lengths(rows, site)
         row_words = tf.reduce_prod(row_shape) * max(own.dtype.size // 8, 1)
         before = tf.reduce_sum(lengths[: self._worker.rank]) * row_words
         after = tf.reduce_sum(lengths[self._worker.rank + 1 :]) * row_words
@@ -77,6 +78,17 @@ class Gatherings:
         shape = tf.concat([[tf.reduce_sum(lengths)], row_shape], axis=0)
         gathered = from_words(total, shape, own.dtype)
         gathered = tf.transpose(gathered, tf.math.invert_permutation(order))
+        gathered.set_shape(_any_length(own.shape, axis))
+        return gathered
+
+    def _gather_text(self, own: tf.Tensor, axis: int | tf.Tensor) -> tf.Tensor:
+        order = _with_axis_first(axis, tf.rank(own))
+        lengths = self._gather_own(tf.cast(tf.strings.length(own), tf.int64), axis)
+        flat = tf.reshape(tf.transpose(own, order), [-1])
+        content = self._gather_own(tf.io.decode_raw(tf.strings.reduce_join(flat), tf.uint8), 0)
+        rows = tf.transpose(lengths, order)
+        texts = tf.reshape(cut_text(content, tf.reshape(rows, [-1])), tf.shape(rows))
+        gathered = tf.transpose(texts, tf.math.invert_permutation(order))
         gathered.set_shape(_any_length(own.shape, axis))
         return gathered
 
@@ -96,7 +108,7 @@ class Gatherings:
             raise ValueError(f"gather of a tensor of {rank} dimensions: at most {_MOST_DIMENSIONS}")
         return shares[0] if len(shares) == 1 else tf.concat(shares, axis)
 
-    def _lengths(self, rows: tf.Tensor, words: tf.DType, site: str) -> tf.Tensor:
+    def _lengths(self, rows: tf.Tensor, site: str) -> tf.Tensor:
         """By worker, how many rows it has; int64. The rows themselves must be of one shape."""
         rank, num_workers = self._worker.rank, self._worker.num_workers
         width = _MOST_DIMENSIONS + 1
@@ -106,7 +118,6 @@ class Gatherings:
         table = self._sums.sum(tf.pad(line, [[before, after]]), f"{site}/shapes")
         table = tf.reshape(table, [num_workers, width])
         lengths, others = table[:, 1], tf.concat([table[:, :1], table[:, 2:]], axis=1)
-        num_bytes = tf.reduce_sum(lengths) * tf.reduce_prod(shape[1:]) * words.size
         # Everybody has the same table, so either all go on or nobody does.
         with tf.control_dependencies(
             [
@@ -116,12 +127,7 @@ class Gatherings:
                     f"{site}: the workers' tensors differ in more than their length along the "
                     "axis that is gathered; by worker: dimensions, this length, the other lengths",
                     summarize=-1,
-                ),
-                tf.debugging.assert_less_equal(
-                    num_bytes,
-                    tf.constant(_MOST_BYTES, tf.int64),
-                    f"{site}: more than {_MOST_BYTES} bytes together; gather them in parts",
-                ),
+                )
             ]
         ):
             return tf.identity(lengths)
@@ -144,6 +150,14 @@ def from_words(words: tf.Tensor, shape: tf.Tensor, dtype: tf.DType) -> tf.Tensor
     if dtype.size == 16:
         narrow = tf.reshape(narrow, [-1, 2])  # Two words make one element.
     return tf.reshape(tf.bitcast(narrow, dtype), shape)
+
+
+def cut_text(content: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
+    """The strings that have these lengths and lie end to end in `content`, as uint8."""
+    characters = tf.gather([bytes([value]) for value in range(256)], tf.cast(content, tf.int32))
+    num_strings = tf.size(lengths, tf.int64)
+    owners = tf.repeat(tf.range(num_strings), lengths)
+    return tf.strings.unsorted_segment_join(characters, owners, num_strings)
 
 
 def _with_axis_first(axis: int | tf.Tensor, rank: tf.Tensor) -> tf.Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import final
+from typing import Any, final
 
 import tensorflow as tf
 
@@ -11,6 +11,9 @@ from poseidon_tf.strategy.bridge import GraphRoute
 from poseidon_tf.strategy.call_sites import CallSites
 from poseidon_tf.sync.session import Deliver, Route
 from poseidon_tf.sync.worker import Worker
+
+# Of one sum; a server takes more, but nothing else passes it meanwhile.
+_PIECE_BYTES = 16 * 1024 * 1024
 
 
 @final
@@ -35,8 +38,24 @@ class ValueSums:
         return f"all/{self._sites.name(graph, -1)}"
 
     def sum(self, own: tf.Tensor, site: str) -> tf.Tensor:
-        """The flat sum of all workers' `own`, of any size but the same on all of them."""
-        dtype = own.dtype.name
+        """The flat sum of all workers' `own`, of any size but the same on all of them.
+
+        What is long goes in pieces, each a step of the same route.
+        """
+        route = self._route(own.dtype, site)
+        most = _PIECE_BYTES // own.dtype.size
+        size = own.shape.num_elements()
+        if size is not None and size <= most:
+            (total,) = route.exchange([own])
+            return total
+        flat = tf.reshape(tf.stop_gradient(own), [-1])
+        if tf.executing_eagerly():
+            begins = range(0, len(flat), most)
+            return tf.concat([route.exchange([flat[at : at + most]])[0] for at in begins], axis=0)
+        return _sum_in_graph(route, flat, most)
+
+    def _route(self, tensor_dtype: tf.DType, site: str) -> GraphRoute:
+        dtype = tensor_dtype.name
         name = f"{self._kind}/{site}"
         full_name = f"{name}/{dtype}"
         route = self._routes.get(full_name)
@@ -54,10 +73,34 @@ class ValueSums:
 
             route = self._routes[full_name] = GraphRoute(
                 name,
-                [own.dtype],
+                [tensor_dtype],
                 open_route,
                 lambda: self._worker.session.failure,
                 num_replicas=self._worker.num_replicas,
             )
-        (total,) = route.exchange([own])
-        return total
+        return route
+
+
+def _sum_in_graph(route: GraphRoute, flat: tf.Tensor, most: int) -> tf.Tensor:
+    """The sum of `flat`, of whatever size it is when the graph runs, in pieces of `most`."""
+    size = tf.size(flat, tf.int64)
+    # One piece at least: workers meet where a value is empty, too.
+    num_pieces = tf.maximum((size + most - 1) // most, 1)
+    totals = tf.TensorArray(
+        flat.dtype, size=0, dynamic_size=True, infer_shape=False, element_shape=[None]
+    )
+
+    def sum_one(number: tf.Tensor, totals: Any) -> tuple[tf.Tensor, Any]:
+        (total,) = route.exchange([flat[number * most : (number + 1) * most]])
+        # Pushes must leave in order: the next one is not cut before this sum is there.
+        with tf.control_dependencies([total]):
+            following = number + 1
+        return following, totals.write(tf.cast(number, tf.int32), total)
+
+    _, totals = tf.while_loop(
+        lambda number, totals: number < num_pieces,
+        sum_one,
+        (tf.constant(0, tf.int64), totals),
+        parallel_iterations=1,
+    )
+    return totals.concat()

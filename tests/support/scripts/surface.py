@@ -292,21 +292,20 @@ def refused(strategy: Any) -> dict[str, Any]:
         with tf.Graph().as_default():
             strategy.run(lambda: replica().all_reduce("SUM", tf.constant(1.0)))
 
-    text = by_replica(strategy, lambda i: tf.constant(["a", "b"]))
+    quantized = by_replica(strategy, lambda i: tf.bitcast(tf.constant([1], tf.int8), tf.qint8))
     scalar = by_replica(strategy, lambda i: tf.constant(1.0))
     small = by_replica(strategy, lambda i: tf.constant([1], tf.int8))
     uneven = by_replica(
         strategy, lambda i: tf.zeros([2, 1 + i // strategy.extended.num_local_replicas])
     )
     programs = {
-        "text": lambda: strategy.gather(text, 0),
+        "quantized": lambda: strategy.gather(quantized, 0),
         "scalar": lambda: strategy.gather(scalar, 0),
         "axis": lambda: strategy.gather(small, 1),
         "int8": lambda: strategy.reduce("SUM", small, axis=None),
         "session": in_session,
         "uneven": lambda: strategy.gather(uneven, 0),
         "uneven in a function": lambda: tf.function(lambda v: strategy.gather(v, 0))(uneven),
-        "long": lambda: strategy.gather(tf.zeros([2**24]), 0),
     }
     found = {name: error_of(program) for name, program in programs.items()}
     found["afterwards"] = across(strategy, lambda v: strategy.gather(v, 0), small)
