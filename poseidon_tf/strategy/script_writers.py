@@ -2,12 +2,13 @@
 
 Other ranks write nothing and say so once for each method; they wait for nobody. A checkpoint is
 numbered there as on rank 0, so that the same script goes on with the same names everywhere. Its
-manager lists what this worker has written: nothing.
+manager lists what this worker has written: nothing. What is one file appears when it is whole.
 """
 
 from __future__ import annotations
 
 import contextvars
+import functools
 import logging
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -17,6 +18,7 @@ import tensorflow as tf
 
 from poseidon_tf.strategy import tf_internals
 from poseidon_tf.strategy.strategy import ClusterStrategy, among_others
+from poseidon_tf.strategy.whole_files import save_whole
 
 _log = logging.getLogger("poseidon_tf")
 _is_left_out = contextvars.ContextVar("_is_left_out", default=False)
@@ -38,10 +40,13 @@ def install() -> None:
 
 
 def _save_model(original: Callable[..., Any]) -> Callable[..., Any]:
-    def save_model(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def save_model(self: Any, filepath: Any, *args: Any, **kwargs: Any) -> Any:
         strategy = among_others(self.distribute_strategy)
-        if strategy is None or _writes(strategy):
-            return original(self, *args, **kwargs)
+        if strategy is None:
+            return original(self, filepath, *args, **kwargs)
+        if _writes(strategy):
+            save = functools.partial(original, self)
+            return save_whole(save, filepath, *args, part=f"rank-{strategy.rank}", **kwargs)
         _say(strategy, f"Model.{original.__name__}")
         return None
 
