@@ -38,8 +38,7 @@ class OutputFacts:
     @classmethod
     def of(cls, output: Any) -> OutputFacts:
         kinds: dict[type, Kind] = {tf.RaggedTensor: "ragged", tf.SparseTensor: "sparse"}
-        kind = next((kind for of, kind in kinds.items() if isinstance(output, of)), "dense")
-        return cls(kind, output.dtype.name)
+        return cls(kinds.get(type(output), "dense"), output.dtype.name)
 
     def saw(self, output: Any) -> None:
         """Note a batch of it, a tensor."""
