@@ -104,7 +104,7 @@ def stalled() -> Stalled:
 # What the others report, by where rank 1 stands still; SELF is who speaks, OTHER is rank 1.
 WANTED = {
     "data": f"SELF has waited {SINCE} for the others' end of dataset \\d+; not heard from OTHER",
-    "gather": r"SELF waits for OTHER to compare variables, .* \(gather \d+\): \d+ s of 16 s",
+    "gather": r".* waits? for OTHER to compare variables, .* \(gather \d+\): \d+ s of 16 s",
     "step": f"SELF has waited {SINCE} for 'sequential/.* of step \\d+; missing: .*from OTHER.*",
 }
 
