@@ -162,6 +162,7 @@ def join(
     ports: tuple[int, int] | None = None,
     timeline_dir: str | None = None,
     num_replicas: int = 1,
+    seed: int | None = None,
     security: Security = Security(),
     clock: Callable[[], float] = time.time,
 ) -> Membership:
@@ -171,6 +172,7 @@ def join(
       arithmetic: what the bits of this worker's products depend on; must be JSON.
       timeline_dir: where each process writes its trace when it ends; None for none.
       num_replicas: G of this worker, which must be that of all.
+      seed: what this worker's script has seeded TensorFlow with; all get to know it.
       security: who may connect; its files have been checked.
       clock: this process's wall clock, in seconds.
       ports: first and last port for what needs a port of its own; the system's choice if None.
@@ -213,6 +215,7 @@ def join(
             "arithmetic": dict(arithmetic),
             "timeline_dir": timeline_dir,
             "num_replicas": num_replicas,
+            "seed": seed,
         },
         clock=clock,
         num_workers=num_workers,

@@ -23,8 +23,9 @@ from poseidon_tf.planner import (
     check_coalesce_bytes,
     check_kv_pair_bytes,
 )
-from poseidon_tf.strategy import keras_hooks, tf_internals
+from poseidon_tf.strategy import keras_hooks, random_seeds, tf_internals
 from poseidon_tf.strategy.arithmetic import arithmetic_facts
+from poseidon_tf.strategy.data_seeds import seed_difference
 from poseidon_tf.strategy.strategy import ClusterStrategy, checked_devices, local_devices
 from poseidon_tf.sync.deadlines import Deadlines
 from poseidon_tf.transport.address import Address
@@ -163,6 +164,7 @@ class PoseidonStrategy(ClusterStrategy):
                 ports=ports,
                 timeline_dir=timeline_dir,
                 num_replicas=len(own_devices),
+                seed=tf_internals.global_seed(),
                 security=security,
             )
             self._membership.leave_with_main_thread()
@@ -170,10 +172,13 @@ class PoseidonStrategy(ClusterStrategy):
             if self._membership is not None:
                 self._membership.notice_sigterm()
                 arithmetic = [m.info["arithmetic"] for m in self._membership.view.workers]
-                if not tf_internals.user_seeded_tensorflow():
-                    # Every worker shuffles the whole dataset before it takes its shard: with other
-                    # seeds some samples would be seen twice and others never.
-                    tf.random.set_seed(self._membership.view.data_seed)
+                seeds = [m.info["seed"] for m in self._membership.view.workers]
+                if difference := seed_difference(seeds):
+                    session = self._membership.worker.session
+                    raise session.fail_together(ConfigError(difference))
+                # Every worker shuffles the whole dataset before it takes its shard: with other
+                # seeds some samples would be seen twice and others never.
+                random_seeds.begin(self._membership.view.data_seed)
             super().__init__(
                 self._membership.worker if self._membership else None,
                 ClusterSpec(
@@ -212,6 +217,7 @@ class PoseidonStrategy(ClusterStrategy):
             yield
         except BaseException as failure:
             if self._membership is not None:
+                random_seeds.end()
                 self._membership.fail(f"{type(failure).__name__}: {failure}")
                 self._membership.leave_now()
             raise
@@ -222,6 +228,7 @@ class PoseidonStrategy(ClusterStrategy):
         Then this process may construct another strategy, for the next run of the job.
         """
         if self._membership is not None:
+            random_seeds.end()
             self._membership.leave_now()
 
     def _announce(self, plan: Plan) -> None:

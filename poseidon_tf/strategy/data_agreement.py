@@ -6,21 +6,25 @@ number of steps, nobody has to ask again; otherwise the pipelines tell each othe
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, final
 
 from poseidon_tf.errors import ConfigError
+from poseidon_tf.strategy.data_seeds import SeedFacts, seed_difference
 
 INFINITE, UNKNOWN = -1, -2  # As tf.data has them.
 # Every worker reads one dataset and takes its share of each batch.
-_SHARED = frozenset({"AUTO", "DATA"})
+SHARED = frozenset({"AUTO", "DATA"})
 TensorFacts = tuple[str, str, tuple[int, ...] | None]
 """Place in an element, dtype and shape; -1 for an open dimension, None for an unknown rank."""
 _FIX = (
     "give all workers the same dataset, or one of its own to each with AutoShardPolicy.OFF or "
     "distribute_datasets_from_function"
 )
+
+_DOUBLED = "each takes its share of what it draws, so that some samples come twice and others never"
 
 
 @final
@@ -35,6 +39,8 @@ class DataFacts:
       batch_rows: rows of each of its batches, if all have as many; else None.
       share_rows: rows of each replica's share, if all have as many; else None.
       spec: of every tensor of an element.
+      seed: what the script has seeded TensorFlow with; None where each worker has its own data.
+      seeds: what draws in the pipeline, and with which; empty where each has its own data.
     """
 
     policy: str
@@ -42,6 +48,8 @@ class DataFacts:
     batch_rows: int | None
     share_rows: int | None
     spec: tuple[TensorFacts, ...]
+    seed: int | None = None
+    seeds: tuple[SeedFacts, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -52,7 +60,8 @@ class DataFacts:
             (place, dtype, None if shape is None else tuple(shape))
             for place, dtype, shape in fields.pop("spec")
         )
-        return cls(**fields, spec=spec)
+        seeds = tuple((kind, tuple(numbers)) for kind, numbers in fields.pop("seeds"))
+        return cls(**fields, spec=spec, seeds=seeds)
 
 
 @final
@@ -94,6 +103,8 @@ def agree_on_ending(
             raise ConfigError(
                 f"the workers' datasets have different elements: {difference} on rank {rank}"
             )
+    if first.policy in SHARED:
+        _refuse_different_seeds(everyone)
     rows = {facts.share_rows for facts in everyone}
     ending = Ending(True, UNKNOWN, rows.pop() if len(rows) == 1 else None)
     counts = {facts.cardinality for facts in everyone}
@@ -105,7 +116,7 @@ def agree_on_ending(
         return replace(ending, share_rows=None)
     (count,) = counts
     num_replicas = len(everyone) * num_local_replicas
-    if first.policy in _SHARED:
+    if first.policy in SHARED:
         return replace(ending, is_voted=False, steps=count)
     if first.policy == "FUNCTION" and count % num_local_replicas == 0:
         return replace(ending, is_voted=False, steps=count // num_local_replicas)
@@ -117,12 +128,49 @@ def agree_on_ending(
     return replace(ending, share_rows=None)
 
 
+def _refuse_different_seeds(everyone: Sequence[DataFacts]) -> None:
+    if difference := seed_difference([facts.seed for facts in everyone]):
+        raise ConfigError(difference)
+    first = everyone[0]
+    for rank, facts in enumerate(everyone):
+        shared = f"the workers share a dataset (auto-shard policy {first.policy})"
+        for kind, numbers in facts.seeds:
+            if not any(numbers):
+                raise ConfigError(
+                    f"{shared} in which a {kind} has no seed on rank {rank}, as it was made before "
+                    f"the strategy; {_DOUBLED}. Make it after the strategy, or with a seed"
+                )
+        if facts.seeds != first.seeds:
+            mine, theirs = _without_common(first.seeds, facts.seeds)
+            raise ConfigError(
+                f"{shared} that draws other random numbers on each: {_drawn(mine)} on rank 0, "
+                f"{_drawn(theirs)} on rank {rank}; {_DOUBLED}. Seed it alike on all, without the "
+                "rank, and draw as often on each before; where each worker has data of its own, "
+                "say so with AutoShardPolicy.OFF or distribute_datasets_from_function"
+            )
+
+
+def _without_common(
+    mine: Sequence[SeedFacts], theirs: Sequence[SeedFacts]
+) -> tuple[list[SeedFacts], list[SeedFacts]]:
+    a, b = Counter(mine), Counter(theirs)
+    return sorted((a - b).elements()), sorted((b - a).elements())
+
+
+def _drawn(seeds: Sequence[SeedFacts]) -> str:
+    if not seeds:
+        return "nothing"
+    kind, numbers = seeds[0]
+    more = f" and {len(seeds) - 1} more" if len(seeds) > 1 else ""
+    return f"{kind} with {numbers}{more}"
+
+
 def _refuse_different(everyone: Sequence[DataFacts], *, ends_by_steps: bool) -> None:
     told = ", ".join(
         f"{'endless' if facts.cardinality == INFINITE else facts.cardinality} on rank {rank}"
         for rank, facts in enumerate(everyone)
     )
-    if everyone[0].policy in _SHARED:
+    if everyone[0].policy in SHARED:
         raise ConfigError(
             f"the dataset is shared among the workers (auto-shard policy {everyone[0].policy}) but "
             f"has other batches on each: {told}; {_FIX}"

@@ -15,7 +15,8 @@ import tensorflow as tf
 
 from poseidon_tf.strategy import tf_internals
 from poseidon_tf.strategy.batches import BatchSizes
-from poseidon_tf.strategy.data_agreement import DataFacts, TensorFacts, agree_on_ending
+from poseidon_tf.strategy.data_agreement import SHARED, DataFacts, TensorFacts, agree_on_ending
+from poseidon_tf.strategy.data_seeds import seeds_of
 from poseidon_tf.strategy.dealt_data import dealt
 from poseidon_tf.strategy.shares import Shares
 from poseidon_tf.strategy.voting import refuse_single_samples, voted
@@ -169,6 +170,8 @@ class Datasets:
             batch_rows=_rows_of(given.element_spec),
             share_rows=_rows_of(tf_internals.of_one_replica(distributed.element_spec)),
             spec=_spec_facts(given.element_spec),
+            seed=tf_internals.global_seed() if policy in SHARED else None,
+            seeds=seeds_of(given) if policy in SHARED else (),
         )
         parts = self._worker.gather(
             f"distribute dataset number {number}, as fit, evaluate and predict do and "

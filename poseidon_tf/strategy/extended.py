@@ -26,8 +26,6 @@ from poseidon_tf.sync.worker import Worker
 _MOVING_STATISTICS = frozenset({"moving_mean", "moving_variance"})
 # Of Keras's optimizers: all replicas assign the same to them.
 _ALIKE = frozenset({"iteration", "learning_rate"})
-# A prime, so that workers have no seed of one another's, whatever small numbers users take.
-_SEED_STRIDE = 1_000_003
 
 
 @final
@@ -91,13 +89,6 @@ class PoseidonExtended(tf_internals.MirroredExtended):  # type: ignore[misc]
         return replica_id_in_sync_group - self._rank * self._num_local_replicas
 
     def _call_for_each_replica(
-        self, fn: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]
-    ) -> Any:
-        # Operations of several replicas here have seeds of their own; other workers' have the same.
-        with tf_internals.random_seed_moved(self._rank * _SEED_STRIDE):
-            return self._call_own_replicas(fn, args, kwargs)
-
-    def _call_own_replicas(
         self, fn: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]
     ) -> Any:
         if self._num_local_replicas > 1:

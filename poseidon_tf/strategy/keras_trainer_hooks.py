@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from poseidon_tf.coordinator.stopping import Stopping
 from poseidon_tf.errors import ConfigError
-from poseidon_tf.strategy import tf_internals
+from poseidon_tf.strategy import random_seeds, tf_internals
 from poseidon_tf.strategy.keras_fit_start import (
     FirstValues,
     RestoredValues,
@@ -79,6 +79,7 @@ def fit(original: Callable[..., Any]) -> Callable[..., Any]:
         last: list[Any] = [stop]
         if agree_on_start(strategy, self, named, for_rank(strategy, callbacks)):
             last.insert(0, RestoredValues(strategy))
+        random_seeds.other_graphs()
         named["verbose"] = verbosity(strategy, named.get("verbose", "auto"))
         with (
             strategy.watching_for_preemption(),

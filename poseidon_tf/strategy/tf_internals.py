@@ -62,9 +62,10 @@ try:
         get_current_replica_id_as_int,  # The public id is a tensor while a step is traced.
     )
     from tensorflow.python.eager import (
-        context,  # Whether the user has seeded TensorFlow.
+        context,  # What the user has seeded TensorFlow with.
         record,  # When the gradient of a variable is final; which tapes record.
     )
+    from tensorflow.python.framework import random_seed  # Where the seeds of operations are made.
     from tensorflow.python.framework.func_graph import FuncGraph  # What `tf.function` traces into.
     from tensorflow.python.ops.control_flow_v2_func_graphs import (
         CondBranchFuncGraph,  # Graphs that live and die with the one around them.
@@ -82,6 +83,9 @@ try:
     TFOptimizer._backend_apply_gradients  # noqa: B018
     keras.layers.BatchNormalization._moments  # noqa: B018
     tf.train.Checkpoint._write  # noqa: B018
+    random_seed.get_seed  # noqa: B018
+    tf.data.Dataset._functions  # noqa: B018
+    tf.data.Dataset._inputs  # noqa: B018
 except (ImportError, AttributeError) as failure:
     raise ConfigError(
         f"poseidon_tf needs TensorFlow {'.'.join(map(str, OLDEST_TENSORFLOW))} or newer with Keras "
@@ -137,28 +141,10 @@ def run_independently(operation: tf.Operation) -> None:
     acd_manager().run_independently(operation)
 
 
-def user_seeded_tensorflow() -> bool:
-    """Whether `tf.random.set_seed` or `keras.utils.set_random_seed` was called."""
-    return context.global_seed() is not None
-
-
-@contextlib.contextmanager
-def random_seed_moved(by: int) -> Iterator[None]:
-    """Within: random operations of TensorFlow draw as if another seed had been set.
-
-    Those of a graph take the seed that the graph was made with. Setting a seed by public means
-    would also begin anew the seeds of operations, which workers must draw alike elsewhere.
-    """
-    holder, name = (context.context(), "_seed") if tf.executing_eagerly() else (graph(), "seed")
-    before = getattr(holder, name)
-    if before is None:
-        yield
-        return
-    setattr(holder, name, (before + by) % 2**31)
-    try:
-        yield
-    finally:
-        setattr(holder, name, before)
+def global_seed() -> int | None:
+    """What `tf.random.set_seed` or `keras.utils.set_random_seed` was called with, if it was."""
+    seed = context.global_seed()
+    return None if seed is None else int(seed)
 
 
 def convert_replica_fn(fn: Callable[..., Any]) -> Callable[..., Any]:
@@ -235,6 +221,16 @@ def pipeline_of(dataset: Any) -> tf.data.Dataset:
     """What this worker's iterators of a distributed dataset read."""
     (pipeline,) = getattr(dataset, _pipelines(dataset))
     return pipeline
+
+
+def sources(dataset: Any) -> list[tf.data.Dataset]:
+    """The datasets that a `tf.data.Dataset` reads."""
+    return list(dataset._inputs())
+
+
+def function_graphs(dataset: Any) -> list[Any]:
+    """The `GraphDef` of every function that a dataset calls by itself."""
+    return [wrapper.function.graph.as_graph_def() for wrapper in dataset._functions()]
 
 
 @contextlib.contextmanager
@@ -367,8 +363,8 @@ def captured_from_outside(placeholder: tf.Tensor) -> tf.Tensor | None:
     return None
 
 
-def replace_method(cls: type, name: str, wrap: Callable[..., Callable[..., Any]]) -> None:
-    """Let `wrap(original)` stand for a method of Keras, once."""
+def replace_method(cls: Any, name: str, wrap: Callable[..., Callable[..., Any]]) -> None:
+    """Let `wrap(original)` stand for a method of a class, or a function of a module, once."""
     original = getattr(cls, name)
     if (before := getattr(original, "_poseidon_tf", None)) is not None:
         assert before is wrap, f"{cls.__name__}.{name} has two hooks: {before}, {wrap}"
@@ -392,6 +388,7 @@ __all__ = [
     "Mirrored",
     "MirroredExtended",
     "PerReplica",
+    "random_seed",
     "regroup",
     "SyncOnReadVariable",
     "TensorFlowTrainer",

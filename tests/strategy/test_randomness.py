@@ -79,10 +79,15 @@ def test_a_restored_state_goes_on_from_where_it_was_saved(seeded: Findings) -> N
 
 
 @pytest.mark.thorough
-def test_a_job_draws_the_same_again_whatever_the_others_seeds(seeded: Findings) -> None:
-    """Rank 0's state counts: a worker that had another seed draws and ends alike."""
+def test_a_job_draws_the_same_again_whatever_the_others_states(seeded: Findings) -> None:
+    """Rank 0's state counts: a worker that began with another draws and ends alike."""
     with Job(
-        "randomness.py", "poseidon", "1", "fit", rank_environ={0: {"SEED": "5"}, 1: {"SEED": "6"}}
+        "randomness.py",
+        "poseidon",
+        "1",
+        "fit",
+        environ={"SEED": "5"},
+        rank_environ={1: {"PYTHON_SEED": "6"}},
     ) as job:
         again = job.results()
     assert again[0]["fit"]["states"][0] != again[1]["fit"]["states"][0]

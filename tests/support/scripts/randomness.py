@@ -2,12 +2,14 @@
 
 Arguments: "alone" or "poseidon", the number of this process's replicas, and the cases, with commas
 between them.
-SEED is the user's seed; without it every process draws its own.
+SEED is the user's seed; without it every process draws its own. PYTHON_SEED is another one for
+Python's generator alone, of which Keras makes the states of generators.
 """
 
 import functools
 import hashlib
 import os
+import random
 import sys
 from typing import Any
 
@@ -58,14 +60,14 @@ class Masks(keras.layers.Layer):
 class Plain(keras.layers.Layer):
     """Draws with TensorFlow, and remembers what."""
 
-    def __init__(self, drawn: Any, **options: Any) -> None:
+    def __init__(self, drawn: Any, seed: int | None = None, **options: Any) -> None:
         super().__init__(**options)
-        self.drawn = drawn
+        self.drawn, self.seed = drawn, seed
 
     def call(self, inputs: Any, training: bool = False) -> Any:
         if not training:
             return inputs
-        noise = tf.random.normal((1, WIDTH))
+        noise = tf.random.normal((1, WIDTH), seed=self.seed)
         self.drawn.assign(tf.concat([self.drawn[1:], noise], 0))
         return inputs + noise
 
@@ -79,9 +81,10 @@ def net(scope: Any, *, with_tensorflow: bool = False) -> tuple[Any, list[Any]]:
     """The model, and for each random layer the last draws: one row per step, by replica."""
     if "SEED" in os.environ:
         keras.utils.set_random_seed(int(os.environ["SEED"]))
+        random.seed(int(os.environ.get("PYTHON_SEED", os.environ["SEED"])))
     with scope():
         widths = {"noise": WIDTH, "masks": MASKED} | (
-            {"tensorflow": WIDTH} if with_tensorflow else {}
+            {"tensorflow": WIDTH, "with-a-seed": WIDTH} if with_tensorflow else {}
         )
         drawn = [
             tf.Variable(tf.zeros((4, width)), trainable=False, name=name)
@@ -93,7 +96,7 @@ def net(scope: Any, *, with_tensorflow: bool = False) -> tuple[Any, list[Any]]:
                 Noise(drawn[0]),
                 keras.layers.Dense(WIDTH),
                 Masks(drawn[1]),
-                *([Plain(drawn[2])] if with_tensorflow else []),
+                *([Plain(drawn[2]), Plain(drawn[3], 7)] if with_tensorflow else []),
                 keras.layers.Dropout(0.3),
                 keras.layers.GaussianNoise(0.1),
                 keras.layers.Dense(1),
@@ -104,9 +107,9 @@ def net(scope: Any, *, with_tensorflow: bool = False) -> tuple[Any, list[Any]]:
 
 
 def samples(num_workers: int) -> tuple[np.ndarray, np.ndarray]:
-    random = np.random.default_rng(4)
-    x = random.normal(size=(2 * ROWS * num_workers, WIDTH)).astype("float32")
-    return x, random.normal(size=(len(x), 1)).astype("float32")
+    numbers = np.random.default_rng(4)
+    x = numbers.normal(size=(2 * ROWS * num_workers, WIDTH)).astype("float32")
+    return x, numbers.normal(size=(len(x), 1)).astype("float32")
 
 
 def draws(drawn: list[Any], scope: Any) -> dict[str, Any]:
