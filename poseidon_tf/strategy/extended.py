@@ -18,7 +18,7 @@ import tensorflow as tf
 from poseidon_tf.strategy import tf_internals
 from poseidon_tf.strategy.batches import BatchSizes
 from poseidon_tf.strategy.datasets import Datasets
-from poseidon_tf.strategy.reductions import Reductions
+from poseidon_tf.strategy.reductions import Reductions, is_shared, of_each_replica
 from poseidon_tf.strategy.shares import Shares
 from poseidon_tf.sync.worker import Worker
 
@@ -242,10 +242,16 @@ class PoseidonExtended(tf_internals.MirroredExtended):  # type: ignore[misc]
     def _batch_reduce_to(
         self, reduce_op: Any, value_destination_pairs: Any, options: Any = None
     ) -> list[Any]:
-        return [
-            self._on_each_replica(self._reduce_to(reduce_op, value, destinations, options))
-            for value, destinations in value_destination_pairs
-        ]
+        is_alone_with_several = self.reductions is None and self._num_local_replicas > 1
+        reduced = []
+        for value, destinations in value_destination_pairs:
+            if is_alone_with_several and is_shared(value):
+                reduced.append(value)  # As MirroredStrategy has it: it counts once.
+                continue
+            own = of_each_replica(value, self._num_local_replicas)
+            total = self._reduce_to(reduce_op, own, destinations, options)
+            reduced.append(self._on_each_replica(total))
+        return reduced
 
     def _on_each_replica(self, value: Any) -> Any:
         """A tensor of its own for each: several that return the same one seem to be one replica."""

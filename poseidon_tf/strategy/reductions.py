@@ -127,6 +127,23 @@ class Reductions:
         return is_for_shapes or not tf_internals.is_tracing_for_real()
 
 
+def of_each_replica(value: Any, num_replicas: int) -> Any:
+    """`value` of this worker's replicas; one and the same tensor that all bring counts for each.
+
+    TensorFlow makes a single value of it. Traced replicas contribute one by one, and so count each.
+    """
+    if num_replicas == 1 or not is_shared(value):
+        return value
+    return tf_internals.PerReplica([value] * num_replicas)
+
+
+def is_shared(value: Any) -> bool:
+    """Whether `value` is a tensor, or rows of one, and not one for each replica."""
+    if isinstance(value, tf.distribute.DistributedValues):
+        return False
+    return isinstance(value, tf.IndexedSlices) or bool(tf.is_tensor(value))
+
+
 def joined_replicas(value: Any) -> Any:
     """The sum of a `PerReplica` over this worker's replicas; sparse rows under one another."""
     if not isinstance(value, tf_internals.PerReplica):

@@ -21,7 +21,7 @@ from poseidon_tf.strategy.drift import DriftGuard
 from poseidon_tf.strategy.extended import PoseidonExtended
 from poseidon_tf.strategy.gradients import GradientExchange, unique_names
 from poseidon_tf.strategy.numeric_checks import NumericChecks
-from poseidon_tf.strategy.reductions import joined_replicas
+from poseidon_tf.strategy.reductions import joined_replicas, of_each_replica
 from poseidon_tf.strategy.sample_weights import SampleWeights
 from poseidon_tf.strategy.shares import Shares, without_empty
 from poseidon_tf.strategy.tape_sums import TapeSums
@@ -195,7 +195,9 @@ class ClusterStrategy(tf.distribute.Strategy):  # type: ignore[misc]
         own = [without_empty(rows, gradient) for gradient in gradients]
 
         def merged(_: Any, *shares: Any) -> list[tf.Tensor]:
-            return exchange.sum(optimizer, [joined_replicas(each) for each in shares], variables)
+            count = self.extended.num_local_replicas
+            joined = [joined_replicas(of_each_replica(each, count)) for each in shares]
+            return exchange.sum(optimizer, joined, variables)
 
         # Eager replicas run one after the other: the last one brings what all have.
         sums: list[tf.Tensor] = tf.distribute.get_replica_context().merge_call(

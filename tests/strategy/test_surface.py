@@ -27,7 +27,7 @@ class Mirrored(dict[int, dict[str, Any]]):
 
     def __missing__(self, count: int) -> dict[str, Any]:
         self[count] = run_alone(
-            "surface.py", "mirrored", str(count), f"{CASES},misused", timeout_s=240
+            "surface.py", "mirrored", str(count), f"{CASES},shared,misused", timeout_s=240
         )
         return self[count]
 
@@ -147,6 +147,31 @@ def test_branches_and_loops_may_sum_and_assign(workers: Any, layout: Layout) -> 
                 assert len(shown) == layout[1]
                 for each in shown:
                     np.testing.assert_array_equal(tensor(each), expected)
+
+
+def test_a_tensor_that_all_replicas_of_a_lone_worker_share_counts_once(mirrored: Any) -> None:
+    """As MirroredStrategy has it; in eager mode and in a function, as a gradient too."""
+    assert run_alone("surface.py", "poseidon", "2", "shared")["shared"] == mirrored[2]["shared"]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_among_workers_a_tensor_that_replicas_share_counts_for_each(
+    workers: Any, layout: Layout
+) -> None:
+    """In eager mode as in a function, where each replica contributes by itself."""
+    num_replicas = math.prod(layout)
+    shared = np.arange(3, 7, dtype="float32").reshape(2, 2)
+    rows = np.zeros((6, 2), "float32")
+    rows[[4, 1]] = num_replicas * shared
+    for found in workers[layout]:
+        for way in ("eager", "function"):
+            for shown, expected in zip(
+                found["shared"]["reduced"][way], (num_replicas * shared, shared, rows), strict=True
+            ):
+                for each in shown:
+                    np.testing.assert_array_equal(tensor(each), expected)
+            for each in found["shared"][way]:
+                np.testing.assert_array_equal(tensor(each), -num_replicas * shared)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

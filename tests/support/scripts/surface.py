@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 from devices import logical_cpus
@@ -137,6 +138,29 @@ def all_reduced(strategy: Any) -> dict[str, Any]:
 
     value = by_replica(strategy, lambda i: numbers(4 * i, (2, 2)))
     return {fn.__name__: run(strategy, fn, value) for fn in (nested, mean, gradients)}
+
+
+def shared(strategy: Any) -> dict[str, Any]:
+    """What all replicas bring is one and the same tensor."""
+    tensor = tf.constant(numbers(3, (2, 2)))
+    rows = tf.IndexedSlices(tensor, tf.constant([4, 1]), tf.constant([6, 2]))
+
+    def reduce() -> Any:
+        total, mean = (replica().all_reduce(op, tensor) for op in ("SUM", "MEAN"))
+        return total, mean, tf.convert_to_tensor(replica().all_reduce("SUM", rows))
+
+    def update() -> Any:
+        optimizer.apply([tensor], [variable])
+
+    found = {"reduced": run(strategy, reduce)}
+    for way, wrap in (("eager", lambda fn: fn), ("function", tf.function)):
+        with strategy.scope():
+            variable = tf.Variable(tf.zeros((2, 2)))
+            optimizer = keras.optimizers.SGD(1.0)
+            optimizer.build([variable])
+        wrap(lambda: strategy.run(update))()
+        found[way] = shown(strategy, variable)
+    return found
 
 
 def sparse_reduced(strategy: Any) -> dict[str, Any]:
@@ -326,6 +350,7 @@ CASES = {
     "gathered": gathered,
     "dtypes": dtypes,
     "all_reduced": all_reduced,
+    "shared": shared,
     "sparse_reduced": sparse_reduced,
     "all_gathered": all_gathered,
     "retraced": retraced,
