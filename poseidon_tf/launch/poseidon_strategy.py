@@ -67,7 +67,8 @@ class PoseidonStrategy(ClusterStrategy):
         TensorFlow's own strategies, or "sample", what one process gives on the joined batch.
       drift_check_steps: after how many steps `fit` and `train_on_batch` compare a digest of the
         trainable and optimizer variables of all workers and replicas; a difference ends the job.
-        0 never does. A custom loop calls `check_drift`.
+        One in what layers assign by themselves is a warning, once. 0 never compares. A custom
+        loop calls `check_drift`.
       check_numerics: whether NaN or infinity in a worker's own gradient ends the job before it is
         sent. Gradients of a loss that a `LossScaleOptimizer` scales are looked at once its scale
         has come down to 1: above it they overflow by right.

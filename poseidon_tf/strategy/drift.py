@@ -46,6 +46,30 @@ def _digest(variable: Any) -> bytes:
     return hashlib.blake2b(content, digest_size=_DIGEST_BYTES).digest()
 
 
+def _columns(
+    everyone: Sequence[bytes], *, num_variables: int, num_replicas: int
+) -> list[list[bytes]]:
+    """By variable, the digest of every replica of every worker."""
+    return [
+        [
+            theirs[(replica * num_variables + at) * _DIGEST_BYTES :][:_DIGEST_BYTES]
+            for theirs in everyone
+            for replica in range(num_replicas)
+        ]
+        for at in range(num_variables)
+    ]
+
+
+def differing(everyone: Sequence[bytes], *, num_variables: int, num_replicas: int) -> list[int]:
+    """Which variables are not the same everywhere.
+
+    Args:
+      everyone: by rank, its `digests`.
+    """
+    columns = _columns(everyone, num_variables=num_variables, num_replicas=num_replicas)
+    return [at for at, column in enumerate(columns) if len(set(column)) > 1]
+
+
 def difference(
     names: Sequence[str],
     everyone: Sequence[bytes],
@@ -69,18 +93,11 @@ def difference(
                 f"{workers.one(rank)}; give "
                 "all workers the same"
             )
-    columns = [
-        [
-            theirs[(replica * len(names) + at) * _DIGEST_BYTES :][:_DIGEST_BYTES]
-            for theirs in everyone
-            for replica in range(num_replicas)
-        ]
-        for at in range(len(names))
-    ]
-    differing = [at for at, column in enumerate(columns) if len(set(column)) > 1]
-    if not differing:
+    columns = _columns(everyone, num_variables=len(names), num_replicas=num_replicas)
+    found = differing(everyone, num_variables=len(names), num_replicas=num_replicas)
+    if not found:
         return ""
-    first = columns[differing[0]]
+    first = columns[found[0]]
     holders = []
     for index in range(len(first)):
         rank, replica = divmod(index, num_replicas)
@@ -88,9 +105,9 @@ def difference(
     alike = [who for who, digest in zip(holders, first, strict=True) if digest == first[0]]
     others = [who for who, digest in zip(holders, first, strict=True) if digest != first[0]]
     return (
-        f"{names[differing[0]]!r} is not the same everywhere: {', '.join(alike)} "
+        f"{names[found[0]]!r} is not the same everywhere: {', '.join(alike)} "
         f"{'holds' if len(alike) == 1 else 'hold'} one value, {', '.join(others)} "
-        f"{'does' if len(others) == 1 else 'do'} not hold it; {len(differing)} of {len(names)} "
+        f"{'does' if len(others) == 1 else 'do'} not hold it; {len(found)} of {len(names)} "
         "variables differ"
     )
 
@@ -106,6 +123,7 @@ class DriftGuard:
       workers: how they are named.
       last_step: the last that this worker has begun.
       fail: ends the job; returns what to raise.
+      warn: tells the user what need not end the job.
     """
 
     def __init__(
@@ -116,25 +134,37 @@ class DriftGuard:
         gather: Callable[[str, bytes], list[bytes]],
         last_step: Callable[[], int],
         fail: Callable[[PoseidonError], PoseidonError],
+        warn: Callable[[str], None],
         workers: WorkerNames,
     ) -> None:
-        self._workers = workers
+        self._workers, self._warn = workers, warn
+        self._told: set[str] = set()  # Variables of layers that differ by now, by their ids.
         self._every_steps, self._num_replicas = every_steps, num_replicas
         self._gather, self._last_step, self._fail = gather, last_step, fail
         self._steps = 0
 
-    def took(self, steps: int, variables: Callable[[], Sequence[Any]]) -> None:
+    def took(
+        self,
+        steps: int,
+        variables: Callable[[], Sequence[Any]],
+        *,
+        own: Callable[[], Sequence[Any]],
+    ) -> None:
         """All workers have taken `steps` more; compares `variables()` if enough have been taken.
+
+        Args:
+          own: of layers, which each replica may have assigned as it liked: where they differ, the
+            user is told so once for each.
 
         Raises:
           DriftError: on all workers, if they differ.
         """
         self._steps += steps
         if 0 < self._every_steps <= self._steps:
-            self.check(variables())
+            self.check(variables(), own=own())
 
-    def check(self, variables: Sequence[Any]) -> None:
-        """Compare `variables` now; all workers call it together.
+    def check(self, variables: Sequence[Any], *, own: Sequence[Any] = ()) -> None:
+        """Compare `variables` now, and layers' `own`, in one message; all workers call it together.
 
         Raises:
           ConfigError: it is called while a function is traced.
@@ -146,12 +176,35 @@ class DriftGuard:
                 "tf.function"
             )
         self._steps = 0
+        own = [v for v in own if tf_internals.variable_id(v) not in self._told]
+        count = self._num_replicas
+        mine, mine_own = digests(variables, num_replicas=count), digests(own, num_replicas=count)
         everyone = self._gather(
             "compare variables, as fit, train_on_batch and strategy.check_drift do",
-            digests(variables, num_replicas=self._num_replicas),
+            mine + mine_own,
         )
-        names = [str(getattr(variable, "path", variable.name)) for variable in variables]
-        found = difference(names, everyone, num_replicas=self._num_replicas, workers=self._workers)
+        shared = [theirs[: len(theirs) - len(mine_own)] for theirs in everyone]
+        names = [_name(variable) for variable in variables]
+        found = difference(names, shared, num_replicas=count, workers=self._workers)
         if found:
             error = DriftError(f"after step {self._last_step()}: {found}. {_REMEDY}")
             raise self._fail(error)
+        owned = [theirs[len(mine) :] for theirs in everyone]
+        self._tell([own[at] for at in differing(owned, num_variables=len(own), num_replicas=count)])
+
+    def _tell(self, own: Sequence[Any]) -> None:
+        """Say once that these variables of layers differ, which TensorFlow's strategies let be."""
+        if not own:
+            return
+        self._told.update(tf_internals.variable_id(variable) for variable in own)
+        self._warn(
+            f"after step {self._last_step()}: layers have variables of their own that are not the "
+            f"same on all replicas: {', '.join(repr(_name(variable)) for variable in own)}. Each "
+            "replica goes on with what it has assigned, as under MirroredStrategy, and what is "
+            "saved is rank 0's; create them with aggregation='mean', 'sum' or "
+            "'only_first_replica' to have them alike"
+        )
+
+
+def _name(variable: Any) -> str:
+    return str(getattr(variable, "path", variable.name))

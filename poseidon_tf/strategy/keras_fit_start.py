@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, final
 
 import keras
+import tensorflow as tf
 
 from poseidon_tf.errors import ConfigError
 from poseidon_tf.strategy import tf_internals
@@ -72,6 +73,23 @@ def variables_of(model: Any) -> list[Any]:
 def trained_variables_of(model: Any) -> list[Any]:
     """What the same updates change in the same way on all workers."""
     return [*model.trainable_variables, *_optimizer_variables(model)]
+
+
+def own_variables_of(model: Any) -> list[Any]:
+    """What layers assign by themselves, each replica its own: nothing sums or averages it.
+
+    Not the states of metrics and random generators, which Keras does not count among weights; nor
+    weights that are frozen, which nobody assigns.
+    """
+    return [v for v in model.non_trainable_weights if _is_each_replicas_own(v.value)]
+
+
+def _is_each_replicas_own(value: Any) -> bool:
+    return (
+        not value.trainable  # When it was made; a frozen layer's were.
+        and value.aggregation == tf.VariableAggregation.NONE
+        and value.synchronization != tf.VariableSynchronization.ON_READ
+    )
 
 
 def _optimizer_variables(model: Any) -> list[Any]:

@@ -15,7 +15,7 @@ import keras
 import tensorflow as tf
 
 from poseidon_tf.coordinator.stopping import Stopping
-from poseidon_tf.strategy.keras_fit_start import trained_variables_of
+from poseidon_tf.strategy.keras_fit_start import own_variables_of, trained_variables_of
 from poseidon_tf.strategy.strategy import ClusterStrategy
 
 
@@ -59,7 +59,9 @@ class StopTogether(keras.callbacks.Callback):  # type: ignore[misc]
             raise
         # Part of the execution: who is asked to stop meanwhile must not take it for finished.
         self._strategy.drift.took(
-            self.model.steps_per_execution, lambda: trained_variables_of(self.model)
+            self.model.steps_per_execution,
+            lambda: trained_variables_of(self.model),
+            own=lambda: own_variables_of(self.model),
         )
         if self._strategy.advance(Stopping.end):
             self.model.stop_training = True

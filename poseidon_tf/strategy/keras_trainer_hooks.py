@@ -21,6 +21,7 @@ from poseidon_tf.strategy.keras_fit_start import (
     FirstValues,
     RestoredValues,
     agree_on_start,
+    own_variables_of,
     trained_variables_of,
     variables_of,
 )
@@ -160,7 +161,9 @@ def train_on_batch(original: Callable[..., Any]) -> Callable[..., Any]:
             strategy.agree_on_new_values(variables_of(self), what="values before train_on_batch")
         logs = original(self, x, y, sample_weight, *args, **kwargs)
         if strategy is not None:
-            strategy.drift.took(1, lambda: trained_variables_of(self))
+            strategy.drift.took(
+                1, lambda: trained_variables_of(self), own=lambda: own_variables_of(self)
+            )
         return logs
 
     return train_on_batch

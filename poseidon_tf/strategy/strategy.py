@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -30,6 +31,8 @@ from poseidon_tf.sync.naming import WorkerNames
 from poseidon_tf.sync.preemption import Preempted
 from poseidon_tf.sync.statistics import Statistics
 from poseidon_tf.sync.worker import Worker
+
+_log = logging.getLogger("poseidon_tf")
 
 
 class ClusterStrategy(tf.distribute.Strategy):  # type: ignore[misc]
@@ -74,6 +77,7 @@ class ClusterStrategy(tf.distribute.Strategy):  # type: ignore[misc]
             gather=(lambda what, own: [own]) if worker is None else worker.gather,
             last_step=(lambda: -1) if worker is None else worker.last_step,
             fail=(lambda error: error) if worker is None else worker.session.fail_together,
+            warn=_log.warning if self.rank == 0 else _log.debug,
             workers=WorkerNames() if worker is None else worker.names,
         )
         self._gradients: GradientExchange | None = None

@@ -91,6 +91,26 @@ def test_a_weight_that_one_worker_changes_stops_both(compared: list[dict[str, An
     assert len(texts) == 1
 
 
+def test_a_layer_that_counts_its_own_rows_is_told_of_once(compared: list[dict[str, Any]]) -> None:
+    """On rank 0, of that variable alone, whatever is trained after it; the job goes on."""
+    (text,) = compared[0]["warned"]
+    assert re.match(
+        r"after step \d+: layers have variables of their own that are not the same on all "
+        r"replicas: "
+        r"'sequential_\d+/counting/own'\. Each replica goes on with ",
+        text,
+    )
+    assert compared[1]["warned"] == []
+
+
+def test_nothing_is_said_of_models_without_one(
+    compared: list[dict[str, Any]], checked: list[dict[str, Any]]
+) -> None:
+    """Of dropout, metrics and accumulated gradients; nor of anything where nothing is compared."""
+    assert [worker["warned-before"] for worker in compared] == [[], []]
+    assert [worker["warned"] for worker in checked] == [[], []]
+
+
 def test_a_nan_in_one_workers_data_is_its_own(checked: list[dict[str, Any]]) -> None:
     """Both raise the same, with rank 1, the step and a variable, and say where they were."""
     name = re.escape(f"worker rank 1 ({checked[0]['addresses'][1]})")

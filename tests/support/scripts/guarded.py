@@ -7,6 +7,7 @@ than the keepalive, one after the other, and in the end rank 1's data has a NaN.
 
 import ctypes
 import hashlib
+import logging
 import sys
 import time
 from typing import Any
@@ -22,6 +23,7 @@ BATCH, ROWS = 8, 64
 KEEPALIVE_S, HOLD_S = 4.0, 9
 (how,) = sys.argv[1:]
 gathered: list[int] = []  # Bytes of this worker in each comparison.
+warned: list[str] = []  # Of what layers have of their own.
 original = Worker.gather
 
 
@@ -31,7 +33,35 @@ def gather(self: Worker, what: str, payload: bytes) -> list[bytes]:
     return original(self, what, payload)
 
 
+class Warnings(logging.Handler):
+    """Keeps what is said of layers."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if "variables of their own" in record.getMessage():
+            warned.append(record.getMessage())
+
+
+class Counting(keras.layers.Layer):
+    """Counts samples of this replica's share."""
+
+    def build(self, shape: Any) -> None:
+        options = {"initializer": "zeros", "trainable": False}
+        self.own = self.add_weight(name="own", **options)
+        self.joined = self.add_weight(name="joined", aggregation="sum", **options)
+        self.read = keras.Variable(
+            0.0, trainable=False, aggregation="sum", synchronization="on_read", name="read"
+        )
+        self.unused = self.add_weight(name="unused", **options)
+
+    def call(self, inputs: Any) -> Any:
+        count = keras.ops.sum(keras.ops.cast(inputs[:, 0] > 0, "float32"))
+        for variable in (self.own, self.joined, self.read):
+            variable.assign_add(count)
+        return inputs
+
+
 Worker.gather = gather
+logging.getLogger("poseidon_tf").addHandler(Warnings(logging.WARNING))
 strategy = poseidon_tf.PoseidonStrategy(
     drift_check_steps=2 if how == "drift" else 0,
     check_numerics=how == "numbers",
@@ -120,6 +150,27 @@ def nudge(model: Any) -> None:
     kernel.assign_add(change)
 
 
+def count(steps: int) -> None:
+    """Two `fit`, then batches by hand, of a model with a layer that counts."""
+    with strategy.scope():
+        model = keras.Sequential(
+            [
+                keras.Input((6,)),
+                Counting(name="counting"),
+                keras.layers.BatchNormalization(),
+                keras.layers.Dropout(0.2),
+                keras.layers.Dense(1),
+            ]
+        )
+        model.layers[-1].trainable = False
+        model.compile("adam", "mse", metrics=["mae"])
+    for _ in range(2):
+        model.fit(x, y, BATCH, verbose=0, shuffle=False)
+    for _ in range(steps):
+        model.train_on_batch(x[:BATCH], y[:BATCH])
+    gathered.clear()
+
+
 train("traced")
 train("several-steps", steps_per_execution=3)
 train("eager", run_eagerly=True)
@@ -132,6 +183,9 @@ for _ in range(5):
 report("train_on_batch", by_hand)
 strategy.check_drift(by_hand.trainable_variables)
 report("asked", by_hand)
+result("warned-before", warned)
+count(steps=4)
+result("warned", warned)
 if how == "numbers":
     train("held", At(1, 1, hold), At(0, 3, hold))
 try:
