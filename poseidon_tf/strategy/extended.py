@@ -15,6 +15,7 @@ from typing import Any, final
 
 import tensorflow as tf
 
+from poseidon_tf.errors import ConfigError
 from poseidon_tf.strategy import tf_internals
 from poseidon_tf.strategy.batches import BatchSizes
 from poseidon_tf.strategy.datasets import Datasets
@@ -153,6 +154,22 @@ class PoseidonExtended(tf_internals.MirroredExtended):  # type: ignore[misc]
         return self.datasets.from_function(
             self._container_strategy(), dataset_fn, options, input_workers=workers
         )
+
+    def _make_dataset_iterator(self, dataset: Any) -> Any:
+        self._refuse_iterator_of_tf1("make_dataset_iterator")
+        return super()._make_dataset_iterator(dataset)
+
+    def _make_input_fn_iterator(self, *args: Any, **kwargs: Any) -> Any:
+        self._refuse_iterator_of_tf1("make_input_fn_iterator")
+        return super()._make_input_fn_iterator(*args, **kwargs)
+
+    def _refuse_iterator_of_tf1(self, name: str) -> None:
+        """Raises ConfigError among others: each worker would read what is meant for all."""
+        if self._worker is not None:
+            raise ConfigError(
+                f"strategy.{name} of TensorFlow 1 shares no data among workers; call "
+                "experimental_distribute_dataset or distribute_datasets_from_function"
+            )
 
     def _experimental_distribute_values_from_function(self, value_fn: Any) -> Any:
         values = [
