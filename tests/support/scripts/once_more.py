@@ -19,6 +19,7 @@ import tensorflow as tf
 from report import result
 
 import poseidon_tf
+from poseidon_tf.strategy import random_seeds
 
 host, port = sys.argv[1].split(":")
 task = json.loads(os.environ["TF_CONFIG"])["task"]
@@ -43,7 +44,7 @@ def construct(**options):
 
 
 def trained(strategy):
-    keras.utils.set_random_seed(1)
+    keras.utils.set_random_seed(1)  # As all of them have done before.
     with strategy.scope():
         model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(64), keras.layers.Dense(1)])
         model.compile("sgd", "mse")
@@ -53,6 +54,7 @@ def trained(strategy):
     return [strategy.statistics().steps, hashlib.sha256(weights).hexdigest()]
 
 
+keras.utils.set_random_seed(1)
 construct(clip="nothing")  # Imports what joining needs.
 if is_first:
     result("failed", construct(deadlines=poseidon_tf.Deadlines(start_s=1.0)))
@@ -63,9 +65,9 @@ else:
     result("failed", construct())
 wait_for_test("failed")
 if is_first:
-    set_seed, tf.random.set_seed = tf.random.set_seed, interrupt  # After everyone has arrived.
+    begin, random_seeds.begin = random_seeds.begin, interrupt  # After everyone has arrived.
     result("interrupted", construct())
-    tf.random.set_seed = set_seed
+    random_seeds.begin = begin
 else:
     strategy = construct()
     try:
