@@ -67,5 +67,5 @@ setup(
         "fuzz": ["atheris"],
         "dev": ["ruff", "mypy", "types-tabulate"],
     },
-    entry_points={"console_scripts": ["poseidon-tf = poseidon_tf.launch.cli:main"]},
+    entry_points={"console_scripts": ["poseidon-tf = poseidon_tf.launcher.cli:main"]},
 )

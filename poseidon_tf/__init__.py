@@ -17,18 +17,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from poseidon_tf.launch.poseidon_strategy import PoseidonStrategy as PoseidonStrategy
     from poseidon_tf.planner import Plan as Plan
-    from poseidon_tf.strategy.gradient_tape import GradientTape as GradientTape
-    from poseidon_tf.sync.deadlines import Deadlines as Deadlines
-    from poseidon_tf.sync.statistics import Statistics as Statistics
+    from poseidon_tf.session.deadlines import Deadlines as Deadlines
+    from poseidon_tf.session.statistics import Statistics as Statistics
+    from poseidon_tf.strategy.tape.gradient_tape import GradientTape as GradientTape
     from poseidon_tf.transport.security import Security as Security
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "ConfigError": "poseidon_tf.errors",
-    "Deadlines": "poseidon_tf.sync.deadlines",
+    "Deadlines": "poseidon_tf.session.deadlines",
     "DriftError": "poseidon_tf.errors",
-    "GradientTape": "poseidon_tf.strategy.gradient_tape",
+    "GradientTape": "poseidon_tf.strategy.tape.gradient_tape",
     "MemberError": "poseidon_tf.errors",
     "NumericsError": "poseidon_tf.errors",
     "PeerLost": "poseidon_tf.errors",
@@ -39,7 +39,7 @@ _HOMES = {
     "ProtocolError": "poseidon_tf.errors",
     "Security": "poseidon_tf.transport.security",
     "StartTimeout": "poseidon_tf.errors",
-    "Statistics": "poseidon_tf.sync.statistics",
+    "Statistics": "poseidon_tf.session.statistics",
     "StepTimeout": "poseidon_tf.errors",
 }
 __all__ = sorted(_HOMES)

@@ -1,6 +1,6 @@
 """``python -m poseidon_tf`` is the ``poseidon-tf`` command."""
 
-from poseidon_tf.launch.cli import main
+from poseidon_tf.launcher.cli import main
 
 if __name__ == "__main__":
     main(prog_name="poseidon-tf")

@@ -14,7 +14,7 @@ from fault_matrix import (
     undisturbed_digest,
 )
 
-from poseidon_tf.sync.deadlines import Deadlines
+from poseidon_tf.session.deadlines import Deadlines
 
 WORKERS = MEMBERS[:2]
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from poseidon_tf.errors import PoseidonError
-from poseidon_tf.sync.session import Session
+from poseidon_tf.session.session import Session
 from poseidon_tf.transport.base import shortened
 
 # Of an exception's text, whose full length is in the traceback of the worker that raised it.

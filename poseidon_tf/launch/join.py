@@ -27,11 +27,11 @@ from poseidon_tf.launch.own_server import OwnServer
 from poseidon_tf.launch.reports import tell_launcher
 from poseidon_tf.launch.server_main import PORT_PATIENCE_S
 from poseidon_tf.launch.uncaught import on_uncaught
+from poseidon_tf.session.deadlines import Deadlines
+from poseidon_tf.session.naming import WorkerNames
+from poseidon_tf.session.session import Session
+from poseidon_tf.session.worker import Worker
 from poseidon_tf.sfb.service import FactorService
-from poseidon_tf.sync.deadlines import Deadlines
-from poseidon_tf.sync.naming import WorkerNames
-from poseidon_tf.sync.session import Session
-from poseidon_tf.sync.worker import Worker
 from poseidon_tf.trace import Recorder
 from poseidon_tf.transport.connections import ConnectionSettings
 from poseidon_tf.transport.over_grpc import Server

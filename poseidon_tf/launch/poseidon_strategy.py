@@ -11,6 +11,7 @@ from typing import Literal, final
 import tensorflow as tf
 
 from poseidon_tf.errors import ConfigError
+from poseidon_tf.keras_hooks import registry
 from poseidon_tf.launch.cluster_env import current_environ, drop_empty_config, read_cluster
 from poseidon_tf.launch.join import join
 from poseidon_tf.launch.security_env import read_security
@@ -23,11 +24,11 @@ from poseidon_tf.planner import (
     check_coalesce_bytes,
     check_kv_pair_bytes,
 )
-from poseidon_tf.strategy import keras_hooks, random_seeds, tf_internals
+from poseidon_tf.session.deadlines import Deadlines
+from poseidon_tf.strategy import random_seeds, tf_internals
 from poseidon_tf.strategy.arithmetic import arithmetic_facts
-from poseidon_tf.strategy.data_seeds import seed_difference
+from poseidon_tf.strategy.data.seeds import seed_difference
 from poseidon_tf.strategy.strategy import ClusterStrategy, checked_devices, local_devices
-from poseidon_tf.sync.deadlines import Deadlines
 from poseidon_tf.transport.address import Address
 from poseidon_tf.transport.security import Security
 
@@ -200,7 +201,7 @@ class PoseidonStrategy(ClusterStrategy):
                 announce=self._announce,
                 devices=own_devices,
             )
-            keras_hooks.install()
+            registry.install()
 
     @property
     def cluster_resolver(self) -> tf.distribute.cluster_resolver.ClusterResolver:

@@ -26,7 +26,7 @@ from poseidon_tf.launch.memory import keep_freed_memory
 from poseidon_tf.launch.own_server import report_end
 from poseidon_tf.launch.reports import tell_launcher
 from poseidon_tf.launch.security_env import read_security
-from poseidon_tf.sync import preemption
+from poseidon_tf.session import preemption
 from poseidon_tf.trace import Recorder
 from poseidon_tf.transport.address import Address
 from poseidon_tf.transport.connections import ConnectionSettings

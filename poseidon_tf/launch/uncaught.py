@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from poseidon_tf.launch import failure_text
 from poseidon_tf.launch.reports import tell_launcher
-from poseidon_tf.sync.session import Session
+from poseidon_tf.session.session import Session
 
 
 def on_uncaught(

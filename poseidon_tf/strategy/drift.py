@@ -14,8 +14,8 @@ import numpy as np
 import tensorflow as tf
 
 from poseidon_tf.errors import ConfigError, DriftError, PoseidonError
+from poseidon_tf.session.naming import WorkerNames
 from poseidon_tf.strategy import tf_internals
-from poseidon_tf.sync.naming import WorkerNames
 
 _DIGEST_BYTES = 8
 _REMEDY = (

@@ -16,12 +16,12 @@ from typing import Any, final
 import tensorflow as tf
 
 from poseidon_tf.errors import ConfigError
+from poseidon_tf.session.worker import Worker
 from poseidon_tf.strategy import tf_internals
-from poseidon_tf.strategy.batches import BatchSizes
-from poseidon_tf.strategy.datasets import Datasets
-from poseidon_tf.strategy.reductions import Reductions, is_shared, of_each_replica
-from poseidon_tf.strategy.shares import Shares
-from poseidon_tf.sync.worker import Worker
+from poseidon_tf.strategy.data.batches import BatchSizes
+from poseidon_tf.strategy.data.datasets import Datasets
+from poseidon_tf.strategy.data.shares import Shares
+from poseidon_tf.strategy.values.reductions import Reductions, is_shared, of_each_replica
 
 # As Keras names them; a layer that derives from BatchNormalization keeps the names.
 _MOVING_STATISTICS = frozenset({"moving_mean", "moving_variance"})

@@ -17,20 +17,20 @@ from poseidon_tf.coordinator.messages import StopOffer
 from poseidon_tf.coordinator.stopping import Stopping
 from poseidon_tf.errors import ConfigError
 from poseidon_tf.planner import ClusterSpec, Plan
-from poseidon_tf.strategy.batches import BatchSizes
+from poseidon_tf.session.gathers import Take
+from poseidon_tf.session.naming import WorkerNames
+from poseidon_tf.session.preemption import Preempted
+from poseidon_tf.session.statistics import Statistics
+from poseidon_tf.session.worker import Worker
+from poseidon_tf.strategy.data.batches import BatchSizes
+from poseidon_tf.strategy.data.shares import Shares, without_empty
 from poseidon_tf.strategy.drift import DriftGuard
 from poseidon_tf.strategy.extended import PoseidonExtended
-from poseidon_tf.strategy.gradients import GradientExchange, unique_names
-from poseidon_tf.strategy.numeric_checks import NumericChecks
-from poseidon_tf.strategy.reductions import joined_replicas, of_each_replica
-from poseidon_tf.strategy.sample_weights import SampleWeights
-from poseidon_tf.strategy.shares import Shares, without_empty
-from poseidon_tf.strategy.tape_sums import TapeSums
-from poseidon_tf.sync.gathers import Take
-from poseidon_tf.sync.naming import WorkerNames
-from poseidon_tf.sync.preemption import Preempted
-from poseidon_tf.sync.statistics import Statistics
-from poseidon_tf.sync.worker import Worker
+from poseidon_tf.strategy.gradients.exchange import GradientExchange, unique_names
+from poseidon_tf.strategy.gradients.numeric_checks import NumericChecks
+from poseidon_tf.strategy.gradients.sample_weights import SampleWeights
+from poseidon_tf.strategy.tape.sums import TapeSums
+from poseidon_tf.strategy.values.reductions import joined_replicas, of_each_replica
 
 _log = logging.getLogger("poseidon_tf")
 

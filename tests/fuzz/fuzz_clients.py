@@ -33,10 +33,10 @@ from poseidon_tf.coordinator.stopping import Stopping
 from poseidon_tf.errors import MemberError, PeerLost, PoseidonError, ProtocolError, StepTimeout
 from poseidon_tf.kv.client import OnSum, Piece, _SumReceiver
 from poseidon_tf.kv.store import KeySpec
-from poseidon_tf.sync.data_ends import DataEnds
-from poseidon_tf.sync.naming import WorkerNames
-from poseidon_tf.sync.session import Deadlines, Session
-from poseidon_tf.sync.worker import Worker
+from poseidon_tf.session.data_ends import DataEnds
+from poseidon_tf.session.naming import WorkerNames
+from poseidon_tf.session.session import Deadlines, Session
+from poseidon_tf.session.worker import Worker
 from poseidon_tf.trace import Recorder
 from poseidon_tf.transport.frame_queue import FrameQueue
 from poseidon_tf.wire import frames

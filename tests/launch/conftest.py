@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from poseidon_tf.launch.local import run_local
-from poseidon_tf.launch.supervisor import Patience
+from poseidon_tf.launcher.local import run_local
+from poseidon_tf.launcher.supervisor import Patience
 
 
 @dataclass

@@ -9,9 +9,9 @@ import pytest
 from click.testing import CliRunner
 
 from poseidon_tf import errors
-from poseidon_tf.launch.cli import main
+from poseidon_tf.launcher.cli import main
 from poseidon_tf.planner import VariableSpec
-from poseidon_tf.sync.deadlines import Deadlines
+from poseidon_tf.session.deadlines import Deadlines
 
 HEAVY = ("tensorflow", "keras", "grpc", "numpy")
 
@@ -27,7 +27,7 @@ def heavy_modules_after(code: str) -> list[str]:
 
 @pytest.mark.parametrize("args", [["--help"], ["plan", "--help"], ["run", "--help"], ["--version"]])
 def test_help_loads_nothing_heavy(args):
-    call = f"from poseidon_tf.launch.cli import main\nmain({args}, standalone_mode=False)"
+    call = f"from poseidon_tf.launcher.cli import main\nmain({args}, standalone_mode=False)"
     assert heavy_modules_after(call) == []
 
 
@@ -49,7 +49,7 @@ def model(monkeypatch, tmp_path):
         conv = VariableSpec(name="conv/kernel", shape=(3, 3, 8, 8), dtype="float32", why_not="conv")
         return [conv, kernel]
 
-    fake = types.ModuleType("poseidon_tf.strategy.model_specs")
+    fake = types.ModuleType("poseidon_tf.strategy.saved_model")
     fake.specs_of_saved_model = specs_of_saved_model  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, fake.__name__, fake)
     file = tmp_path / "model.keras"

@@ -12,8 +12,8 @@ import pytest
 from poseidon_tf import Deadlines, PoseidonStrategy
 from poseidon_tf.coordinator import client, roster, waiting
 from poseidon_tf.launch import cli, server_main
-from poseidon_tf.launch.supervisor import Patience
-from poseidon_tf.sync import owing
+from poseidon_tf.launcher.supervisor import Patience
+from poseidon_tf.session import owing
 
 TEXT = (Path(__file__).parents[2] / "docs" / "failures.md").read_text()
 

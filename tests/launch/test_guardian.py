@@ -10,7 +10,7 @@ from test_local_ending import SLEEP, is_running, wait_until
 # Starts one member, has it watched, and is killed as soon as the member is ready.
 LAUNCHER = """
 import os, pathlib, signal, subprocess, sys, time
-from poseidon_tf.launch.guardian import Guardian
+from poseidon_tf.launcher.guardian import Guardian
 
 folder, member, after_sigterm_s = sys.argv[1:]
 ready = pathlib.Path(folder, "ready")

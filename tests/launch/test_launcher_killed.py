@@ -41,8 +41,8 @@ def test_nothing_of_a_job_stays(tmp_path, how):
     server = MEMBER + wait_all + ("" if how == "success" else "time.sleep(60)")
     program = (
         "import os, sys\n"
-        "from poseidon_tf.launch.local import run_local\n"
-        "from poseidon_tf.launch.supervisor import Patience\n"
+        "from poseidon_tf.launcher.local import run_local\n"
+        "from poseidon_tf.launcher.supervisor import Patience\n"
         f"sys.exit(run_local([{str(script)!r}], num_workers=2, num_servers=1,\n"
         "    patience=Patience(after_failure_s=0.2), environ=dict(os.environ),\n"
         f"    server_command=[sys.executable, '-c', {server!r}]))\n"

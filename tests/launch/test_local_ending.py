@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from poseidon_tf.errors import ConfigError
-from poseidon_tf.launch.local import run_local
-from poseidon_tf.launch.supervisor import Patience
+from poseidon_tf.launcher.local import run_local
+from poseidon_tf.launcher.supervisor import Patience
 
 SHORT = Patience(after_failure_s=0.3, after_workers_s=0.3, after_sigterm_s=0.3, grace_s=0.3)
 SLEEP = "import time; time.sleep(60)"

@@ -7,9 +7,9 @@ import signal
 
 import pytest
 
-from poseidon_tf.launch.local import run_local
-from poseidon_tf.launch.output import Lines
-from poseidon_tf.launch.supervisor import Patience
+from poseidon_tf.launcher.local import run_local
+from poseidon_tf.launcher.output import Lines
+from poseidon_tf.launcher.supervisor import Patience
 
 RANK = "import os, json; rank = json.loads(os.environ['TF_CONFIG'])['task']['index']\n"
 

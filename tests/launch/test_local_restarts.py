@@ -10,7 +10,7 @@ import pytest
 from test_local_ending import RANK, SHORT, SLEEP, wait_until
 
 from poseidon_tf.errors import ConfigError
-from poseidon_tf.launch.local import run_local
+from poseidon_tf.launcher.local import run_local
 
 # Appends this process's TF_CONFIG to a file of its own, and knows how often it has done so.
 TRY = RANK + (
@@ -120,7 +120,7 @@ def test_workers_may_save_before_servers_are_told_to_end(tmp_path):
     )
     program = (
         "import os, sys\n"
-        "from poseidon_tf.launch.local import run_local\n"
+        "from poseidon_tf.launcher.local import run_local\n"
         f"sys.exit(run_local([{str(script)!r}, {str(tmp_path)!r}], num_workers=1, num_servers=1,\n"
         f"    environ=dict(os.environ), server_command=[sys.executable, '-c', {server!r}]))\n"
     )

@@ -1,6 +1,6 @@
 """How many rows a worker's batch has."""
 
-from poseidon_tf.strategy.batches import BatchSizes
+from poseidon_tf.strategy.data.batches import BatchSizes
 
 
 def test_in_fit_the_training_data_counts_and_validation_data_does_not() -> None:

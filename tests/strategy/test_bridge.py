@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from poseidon_tf.strategy.bridge import _as_tensor
-from poseidon_tf.sync.buffers import Buffers
+from poseidon_tf.session.buffers import Buffers
+from poseidon_tf.strategy.graph.route import _as_tensor
 
 # As they are on the wire, and as TensorFlow has them.
 DTYPES = [

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from poseidon_tf.errors import ConfigError
-from poseidon_tf.strategy.data_agreement import (
+from poseidon_tf.strategy.data.agreement import (
     INFINITE,
     UNKNOWN,
     DataFacts,

@@ -4,8 +4,8 @@ import re
 
 import pytest
 
+from poseidon_tf.session.naming import WorkerNames
 from poseidon_tf.strategy.drift import difference
-from poseidon_tf.sync.naming import WorkerNames
 
 NAMES = ["a", "b", "c"]
 WORKERS = WorkerNames([f"h{rank}:1" for rank in range(5)])

@@ -11,8 +11,8 @@ import pytest
 import tensorflow as tf
 
 from poseidon_tf.coordinator.limits import MAX_PIECE_BYTES
-from poseidon_tf.strategy.agreement import agree_on_values
-from poseidon_tf.sync.gathers import Gathers
+from poseidon_tf.session.gathers import Gathers
+from poseidon_tf.strategy.gradients.agreement import agree_on_values
 
 NUM_WORKERS = 3
 KINDS = {"float32": tf.float32, "bfloat16": tf.bfloat16, "int64": tf.int64, "bool": tf.bool}

@@ -13,10 +13,10 @@ import pytest
 import tensorflow as tf
 
 from poseidon_tf.planner import VariableSpec
-from poseidon_tf.strategy.graph_factors import describe
-from poseidon_tf.strategy.graph_products import Factor, Factors
-from poseidon_tf.strategy.model_specs import specs_of_model
-from poseidon_tf.strategy.sparse_optimizers import why_rows
+from poseidon_tf.strategy.gradients.sparse_optimizers import why_rows
+from poseidon_tf.strategy.graph.describe import describe
+from poseidon_tf.strategy.graph.products import Factor, Factors
+from poseidon_tf.strategy.saved_model import specs_of_model
 
 layers = keras.layers
 BATCH, TOKENS = 4, 6

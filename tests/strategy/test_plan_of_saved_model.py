@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from poseidon_tf.launch.cli import main
+from poseidon_tf.launcher.cli import main
 from poseidon_tf.planner import Plan
 from tests.support.jobs import Job
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from poseidon_tf.strategy.predictions import in_turns
+from poseidon_tf.keras_hooks.predictions import in_turns
 
 
 @pytest.mark.parametrize("num_workers, num_replicas", [(2, 1), (2, 2), (3, 2)])

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from poseidon_tf.strategy.data_seeds import seed_difference
+from poseidon_tf.strategy.data.seeds import seed_difference
 from tests.support.jobs import Job, run_alone
 
 pytestmark = pytest.mark.processes

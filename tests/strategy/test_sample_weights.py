@@ -10,8 +10,8 @@ import pytest
 import tensorflow as tf
 
 from poseidon_tf.errors import ConfigError, PlanError
-from poseidon_tf.strategy.sample_weights import OpenWeights, SampleWeights
-from poseidon_tf.strategy.shares import Shares, without_empty
+from poseidon_tf.strategy.data.shares import Shares, without_empty
+from poseidon_tf.strategy.gradients.sample_weights import OpenWeights, SampleWeights
 
 PLAIN = SimpleNamespace(gradient_accumulation_steps=None)
 

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from poseidon_tf.strategy.whole_files import save_whole
+from poseidon_tf.keras_hooks.whole_files import save_whole
 from tests.support.jobs import Job
 
 DIES = """
 import os, signal, sys
-from poseidon_tf.strategy.whole_files import save_whole
+from poseidon_tf.keras_hooks.whole_files import save_whole
 
 def save(path):
     with open(path, "w") as file:

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import pytest
 
-from poseidon_tf.strategy.keras_writers import WRITERS, arranged, for_rank
+from poseidon_tf.keras_hooks.writers import WRITERS, arranged, for_rank
 
 # These write nothing but to the console, or are containers.
 READERS = {

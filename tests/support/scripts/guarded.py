@@ -17,7 +17,7 @@ import numpy as np
 from report import result
 
 import poseidon_tf
-from poseidon_tf.sync.worker import Worker
+from poseidon_tf.session.worker import Worker
 
 BATCH, ROWS = 8, 64
 KEEPALIVE_S, HOLD_S = 4.0, 9

@@ -19,8 +19,8 @@ import poseidon_tf
 from poseidon_tf.launch.cluster_env import read_cluster
 from poseidon_tf.launch.server_main import serve
 from poseidon_tf.strategy import tf_internals
-from poseidon_tf.strategy.eager_sums import BackwardPass
-from poseidon_tf.strategy.gradients import GradientExchange
+from poseidon_tf.strategy.gradients.exchange import GradientExchange
+from poseidon_tf.strategy.tape.eager_sums import BackwardPass
 
 PATIENCE_S = float(os.environ.get("PATIENCE_S", "30"))
 config = read_cluster()

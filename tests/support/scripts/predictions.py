@@ -15,7 +15,7 @@ import tensorflow as tf
 from report import result
 
 import poseidon_tf
-from poseidon_tf.sync.gathers import Places
+from poseidon_tf.session.gathers import Places
 
 BATCH = 4
 # The last batch has a row for each worker, for some of them, or for one.

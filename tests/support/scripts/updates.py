@@ -17,7 +17,7 @@ import tensorflow as tf
 from report import result
 
 from poseidon_tf import PoseidonStrategy
-from poseidon_tf.strategy.bridge import GraphRoute
+from poseidon_tf.strategy.graph.route import GraphRoute
 
 BATCH, ROWS = 12, 48
 local = "local" in sys.argv

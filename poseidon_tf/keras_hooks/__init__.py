@@ -1,0 +1,1 @@
+"""What Keras does not ask of a strategy and a cluster needs: hooks around its methods."""

@@ -1,0 +1,189 @@
+"""Hooks in Keras for data whose shares differ: ends, empty batches, and what they would spoil.
+
+- Epochs end where the data of all workers does, not after this worker's own batches. The end of a
+  job that has failed is not taken for one.
+- A PyDataset is shuffled in the same way everywhere.
+- What a PyDataset or a generator gives is copied, so that no step writes into the user's arrays.
+- Building a model before its first step opens no iterator: a generator's batches would be lost.
+- BatchNormalization: no rows have no mean. The moving statistics stand for theirs. Synchronised,
+  it has gradients that count every row alike where shares are weighed by their rows.
+- Means of single numbers, such as a loss: no rows count nothing, whatever the number is.
+- Gradients that are accumulated: no rows add nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from poseidon_tf.strategy import tf_internals
+from poseidon_tf.strategy.data.py_datasets import InOneOrder
+from poseidon_tf.strategy.data.shares import without_empty
+from poseidon_tf.strategy.gradients.sample_weights import across_shares
+from poseidon_tf.strategy.strategy import among_others, of_replica
+
+
+def install() -> None:
+    """Put the hooks in place; a second call changes nothing."""
+    epoch_iterator, trainer = tf_internals.TFEpochIterator, tf_internals.TensorFlowTrainer
+    for cls, name, hook in (
+        (epoch_iterator, "__init__", _open_epochs),
+        (epoch_iterator, "reset", _reset_epochs),
+        (epoch_iterator, "catch_stop_iteration", _catch_stop_iteration),
+        (trainer, "_maybe_symbolic_build", _build),
+        (keras.layers.BatchNormalization, "_moments", _moments),
+        (keras.metrics.Mean, "update_state", _update_mean),
+        (tf_internals.TFOptimizer, "_backend_apply_gradients", _apply_gradients),
+    ):
+        tf_internals.replace_method(cls, name, hook)
+
+
+def _open_epochs(original: Callable[..., Any]) -> Callable[..., Any]:
+    def __init__(self: Any, distribute_strategy: Any = None, *args: Any, **kwargs: Any) -> None:
+        strategy = among_others(distribute_strategy)
+        if strategy is None:
+            original(self, distribute_strategy, *args, **kwargs)
+            return
+        # Keras names all arguments.
+        x: Any = kwargs.get("x")
+        ends_by_steps = bool(kwargs.get("steps_per_epoch"))
+        is_shuffled = isinstance(x, keras.utils.PyDataset) and kwargs.get("shuffle")
+        if is_shuffled and x.num_batches is not None:
+            drawn = random.getrandbits(63).to_bytes(8, "little")
+            seed = int.from_bytes(strategy.gather_bytes("call fit", drawn)[0], "little")
+            kwargs["x"] = InOneOrder(x, seed=seed, is_read_on=ends_by_steps)
+            kwargs["shuffle"] = False
+        with strategy.extended.datasets.read_by_keras(
+            # Keras has made its adapter by the time that it distributes the adapter's dataset.
+            num_batches=lambda: self.data_adapter.num_batches,
+            ends_by_steps=ends_by_steps,
+            may_be_the_users=_is_made_by_python(kwargs.get("x")),
+        ):
+            original(self, distribute_strategy, *args, **kwargs)
+        _take_num_batches(self)
+
+    return __init__
+
+
+def _is_made_by_python(x: Any) -> bool:
+    """Whether batches come from a PyDataset, a generator and the like, not from TensorFlow."""
+    is_dataset = isinstance(x, (tf.data.Dataset, tf.distribute.DistributedDataset))
+    return not is_dataset and not hasattr(tf.nest.flatten(x)[0], "shape")
+
+
+def _reset_epochs(original: Callable[..., Any]) -> Callable[..., Any]:
+    def reset(self: Any) -> None:
+        original(self)
+        if among_others(self._distribute_strategy) is not None:
+            _take_num_batches(self)
+
+    return reset
+
+
+def _catch_stop_iteration(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Keras takes the end of an iterator for that of the data, and warns: not in a failed job."""
+
+    @contextlib.contextmanager
+    def catch_stop_iteration(self: Any) -> Iterator[None]:
+        strategy = among_others(self._distribute_strategy)
+        with original(self):
+            try:
+                yield
+            except (StopIteration, tf.errors.OutOfRangeError):
+                if strategy is not None:
+                    strategy.raise_failure()
+                raise
+
+    return catch_stop_iteration
+
+
+def _take_num_batches(epochs: Any) -> None:
+    """The adapter knows how many batches were given; steps are what the workers agreed on."""
+    steps = int(tf_internals.distributed_dataset(epochs).cardinality)
+    tf_internals.set_num_batches(epochs, None if steps < 0 else steps)
+
+
+def _build(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Builds from the elements' shapes where these say enough, else from the first batch.
+
+    Keras averages that batch over all replicas only to have its shapes.
+    """
+
+    def _maybe_symbolic_build(self: Any, iterator: Any = None, data_batch: Any = None) -> Any:
+        strategy = among_others(self.distribute_strategy)
+        if strategy is None:
+            return original(self, iterator=iterator, data_batch=data_batch)
+        if iterator is not None:
+            dataset = tf_internals.distributed_dataset(iterator)
+            spec = tf_internals.of_one_replica(dataset.element_spec)
+            if all(map(_says_enough, tf.nest.flatten(spec))):
+                iterator, data_batch = None, tf.nest.map_structure(_symbol, spec)
+        with strategy.extended.reductions.shapes_only():
+            return original(self, iterator=iterator, data_batch=data_batch)
+
+    return _maybe_symbolic_build
+
+
+def _says_enough(spec: Any) -> bool:
+    return isinstance(spec, tf.TensorSpec) and spec.shape.rank and None not in spec.shape[1:]
+
+
+def _symbol(spec: tf.TensorSpec) -> keras.KerasTensor:
+    return keras.KerasTensor((None, *spec.shape[1:]), spec.dtype.name)
+
+
+def _moments(original: Callable[..., Any]) -> Callable[..., Any]:
+    def moments(self: Any, inputs: Any, mask: Any) -> Any:
+        strategy = of_replica()
+        if self.synchronized and strategy is not None and strategy.weighs_samples:
+            rows = strategy.shares.rows()
+            if rows is not None:
+                return across_shares(lambda own: original(self, own, mask), inputs, rows)
+        mean, variance = original(self, inputs, mask)
+        # Synchronised statistics are those of all shares together.
+        if self.synchronized or strategy is None or tf.TensorShape(inputs.shape)[0]:
+            return mean, variance
+        has_rows = tf.shape(inputs)[0] > 0
+        return (
+            tf.where(has_rows, mean, tf.cast(self.moving_mean, mean.dtype)),
+            tf.where(has_rows, variance, tf.cast(self.moving_variance, variance.dtype)),
+        )
+
+    return moments
+
+
+def _update_mean(original: Callable[..., Any]) -> Callable[..., Any]:
+    def update_state(self: Any, values: Any, sample_weight: Any = None) -> Any:
+        strategy = of_replica()
+        rows = None if strategy is None else strategy.shares.rows_to_check()
+        if isinstance(rows, int):
+            return None  # Known to be empty.
+        is_number = getattr(values, "shape", None) is not None and len(values.shape) == 0
+        if rows is None or not is_number:
+            return original(self, values, sample_weight)
+        values = without_empty(rows, tf.convert_to_tensor(values))
+        counts = tf.cast(tf.greater(rows, 0), self.dtype)
+        weight = counts if sample_weight is None else counts * tf.cast(sample_weight, self.dtype)
+        return original(self, values, weight)
+
+    return update_state
+
+
+def _apply_gradients(original: Callable[..., Any]) -> Callable[..., Any]:
+    def apply_gradients(self: Any, grads: Sequence[Any], trainable_variables: Any) -> Any:
+        strategy = of_replica()
+        if (
+            self.gradient_accumulation_steps
+            and strategy is not None
+            and not strategy.extended.has_sums
+        ):
+            rows = strategy.shares.rows_to_check()
+            grads = [without_empty(rows, gradient) for gradient in grads]
+        return original(self, grads, trainable_variables)
+
+    return apply_gradients

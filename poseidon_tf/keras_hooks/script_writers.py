@@ -1,0 +1,128 @@
+"""What a script saves by hand on every worker: it is written once for the job, on rank 0.
+
+Other ranks write nothing and say so once for each method; they wait for nobody. A checkpoint is
+numbered there as on rank 0, so that the same script goes on with the same names everywhere. Its
+manager lists what this worker has written: nothing. What is one file appears when it is whole.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import functools
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from poseidon_tf.keras_hooks.whole_files import save_whole
+from poseidon_tf.strategy import tf_internals
+from poseidon_tf.strategy.strategy import ClusterStrategy, among_others
+
+_log = logging.getLogger("poseidon_tf")
+_is_left_out = contextvars.ContextVar("_is_left_out", default=False)
+
+
+def install() -> None:
+    """Put the hooks in place; a second call changes nothing."""
+    checkpoint, manager = tf.train.Checkpoint, tf.train.CheckpointManager
+    for cls, name, hook in (
+        (keras.Model, "save", _save_model),
+        (keras.Model, "save_weights", _save_model),
+        (keras.Model, "export", _save_model),
+        (checkpoint, "save", _save_checkpoint),
+        (checkpoint, "write", _save_checkpoint),
+        (checkpoint, "_write", _write_checkpoint),
+        (manager, "save", _save_managed),
+    ):
+        tf_internals.replace_method(cls, name, hook)
+
+
+def _save_model(original: Callable[..., Any]) -> Callable[..., Any]:
+    def save_model(self: Any, filepath: Any, *args: Any, **kwargs: Any) -> Any:
+        strategy = among_others(self.distribute_strategy)
+        if strategy is None:
+            return original(self, filepath, *args, **kwargs)
+        if _writes(strategy):
+            save = functools.partial(original, self)
+            return save_whole(save, filepath, *args, part=f"rank-{strategy.rank}", **kwargs)
+        _say(strategy, f"Model.{original.__name__}")
+        return None
+
+    return save_model
+
+
+def _save_checkpoint(original: Callable[..., Any]) -> Callable[..., Any]:
+    def save_checkpoint(self: Any, file_prefix: Any, *args: Any, **kwargs: Any) -> Any:
+        strategy = _strategy_that_does_not_write(self)
+        if strategy is None:
+            return original(self, file_prefix, *args, **kwargs)
+        _say(strategy, f"Checkpoint.{original.__name__}")
+        return _leaving_out(original, self, file_prefix)
+
+    return save_checkpoint
+
+
+def _save_managed(original: Callable[..., Any]) -> Callable[..., Any]:
+    def save_managed(
+        self: Any, checkpoint_number: Any = None, check_interval: bool = True, options: Any = None
+    ) -> Any:
+        strategy = _strategy_that_does_not_write(self.checkpoint)
+        if strategy is None:
+            return original(self, checkpoint_number, check_interval, options)
+        _say(strategy, "CheckpointManager.save")
+        return _leaving_out(original, self, checkpoint_number, check_interval)
+
+    return save_managed
+
+
+def _leaving_out(original: Callable[..., Any], *args: Any) -> Any:
+    """What `original` returns, without the user's options: an asynchronous one has its own way."""
+    token = _is_left_out.set(True)
+    try:
+        return original(*args)
+    finally:
+        _is_left_out.reset(token)
+
+
+def _write_checkpoint(original: Callable[..., Any]) -> Callable[..., Any]:
+    """What all of TensorFlow's methods come down to, when names and numbers are known."""
+
+    def write_checkpoint(self: Any, file_prefix: Any, *args: Any, **kwargs: Any) -> Any:
+        if _is_left_out.get():
+            return file_prefix
+        return original(self, file_prefix, *args, **kwargs)
+
+    return write_checkpoint
+
+
+def _strategy_that_does_not_write(checkpoint: Any) -> ClusterStrategy | None:
+    """Ours, if some variable of the checkpoint was made under it and others write that."""
+    strategy = _strategy_of(tf.train.TrackableView(checkpoint).descendants())
+    return None if strategy is None or _writes(strategy) else strategy
+
+
+def _strategy_of(trackables: Iterable[Any]) -> ClusterStrategy | None:
+    for each in trackables:
+        variable = each.value if isinstance(each, keras.Variable) else each
+        if isinstance(variable, tf.Variable):
+            strategy = among_others(getattr(variable, "distribute_strategy", None))
+            if strategy is not None:
+                return strategy
+    return None
+
+
+def _writes(strategy: ClusterStrategy) -> bool:
+    return strategy.rank == 0 or strategy.writes_on_all
+
+
+def _say(strategy: ClusterStrategy, method: str) -> None:
+    if method not in strategy.methods_left_out:
+        strategy.methods_left_out.add(method)
+        _log.warning(
+            "%s writes nothing on rank %d: rank 0 writes for the job; with "
+            'PoseidonStrategy(write_on="all") this worker writes as well',
+            method,
+            strategy.rank,
+        )

@@ -1,0 +1,91 @@
+"""Ends `fit` after the same execution on all workers, whoever's callback or scheduler wants it.
+
+A worker that stopped alone would leave the others waiting for its gradients. An execution is one
+call of the training function; as long as nobody wants to stop, none of this says a word during an
+epoch.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any, final
+
+import keras
+import tensorflow as tf
+
+from poseidon_tf.coordinator.stopping import Stopping
+from poseidon_tf.keras_hooks.fit_start import own_variables_of, trained_variables_of
+from poseidon_tf.strategy.strategy import ClusterStrategy
+
+
+@final
+class StopTogether(keras.callbacks.Callback):  # type: ignore[misc]
+    """Agrees on every wish to stop; comes after all callbacks that could have one."""
+
+    # Keras calls no batch hooks in its own threads where a callback of the user's has one; where
+    # none has, ours must not be what changes that.
+    async_safe = True
+
+    def __init__(self, strategy: ClusterStrategy) -> None:
+        super().__init__()
+        self._strategy = strategy
+        self._thread = threading.get_ident()
+        self._train_function: Callable[[Any], Any] | None = None
+        self.next_epoch: int | None = None  # Where a `fit` goes on that is ended now.
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self._strategy.advance(Stopping.pause)
+        self._strategy.end_if_preempted()
+        self._train_function = self.model.train_function
+        self.model.train_function = self._execute
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self.next_epoch = epoch
+
+    def release(self) -> None:
+        """Give the model its training function back."""
+        if self._train_function is not None:
+            self.model.train_function = self._train_function
+
+    def _execute(self, iterator: Any) -> Any:
+        assert self._train_function is not None
+        self._strategy.advance(Stopping.begin)
+        try:
+            logs = self._train_function(iterator)
+        except (StopIteration, tf.errors.OutOfRangeError):
+            # The data has ended, on all workers alike: this counts as an execution.
+            self._strategy.advance(Stopping.end)
+            raise
+        # Part of the execution: who is asked to stop meanwhile must not take it for finished.
+        self._strategy.drift.took(
+            self.model.steps_per_execution,
+            lambda: trained_variables_of(self.model),
+            own=lambda: own_variables_of(self.model),
+        )
+        if self._strategy.advance(Stopping.end):
+            self.model.stop_training = True
+        else:
+            self._agree()
+        return logs
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        if threading.get_ident() == self._thread:
+            self._agree()
+
+    def _agree(self) -> None:
+        """If this worker wants to stop, and only then, find out when all do."""
+        wants = self.model.stop_training or self._strategy.is_preempted
+        if wants and not self._strategy.stopping.is_due:
+            self.model.stop_training = self._strategy.advance(Stopping.want)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        wants = self.model.stop_training or self._strategy.stopping.is_due
+        mine = bytes([bool(wants), self._strategy.stopping.is_agreed])
+        everyone = self._strategy.gather_bytes("end the epoch of fit", mine)
+        self.model.stop_training = any(wants for wants, _ in everyone)
+        self.next_epoch = epoch + 1
+        self._strategy.end_if_preempted()
+        # Who knows of an agreement has told before the others could come here without it.
+        if any(is_agreed for _, is_agreed in everyone):
+            self._strategy.advance(Stopping.forget)

@@ -1,0 +1,169 @@
+"""Hooks in Keras's trainer: what `fit` and its kin need where several workers run them.
+
+- `fit`: the workers begin alike and stop together; rank 0 alone writes files and draws a bar.
+- `evaluate`, `fit`: metrics are those of all workers at the end of an epoch.
+- `train_on_batch`: the workers begin alike; each gives its own share of the batch.
+"""
+
+from __future__ import annotations
+
+import contextvars
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from poseidon_tf.coordinator.stopping import Stopping
+from poseidon_tf.errors import ConfigError
+from poseidon_tf.keras_hooks.fit_start import (
+    FirstValues,
+    RestoredValues,
+    agree_on_start,
+    own_variables_of,
+    trained_variables_of,
+    variables_of,
+)
+from poseidon_tf.keras_hooks.metrics import results_of_all
+from poseidon_tf.keras_hooks.preemption import save_backups
+from poseidon_tf.keras_hooks.stopping import StopTogether
+from poseidon_tf.keras_hooks.writers import arranged, for_rank
+from poseidon_tf.session.preemption import Preempted
+from poseidon_tf.strategy import random_seeds, tf_internals
+from poseidon_tf.strategy.strategy import ClusterStrategy, among_others
+
+_KERAS_BATCH_SIZE = 32  # What Keras takes where `batch_size` is None.
+_FIT_ARGUMENTS = (
+    "x",
+    "y",
+    "batch_size",
+    "epochs",
+    "verbose",
+    "callbacks",
+    "validation_split",
+    "validation_data",
+    "shuffle",
+    "class_weight",
+    "sample_weight",
+    "initial_epoch",
+    "steps_per_epoch",
+    "validation_steps",
+    "validation_batch_size",
+    "validation_freq",
+)
+_EVALUATE_ARGUMENTS = (
+    "x",
+    "y",
+    "batch_size",
+    "verbose",
+    "sample_weight",
+    "steps",
+    "callbacks",
+    "return_dict",
+)
+_is_evaluating = contextvars.ContextVar("_is_evaluating", default=False)
+
+
+def fit(original: Callable[..., Any]) -> Callable[..., Any]:
+    def fit(self: Any, *args: Any, **kwargs: Any) -> Any:
+        strategy = among_others(self.distribute_strategy)
+        if strategy is None:
+            return original(self, *args, **kwargs)
+        if self.jit_compile is True:
+            raise ConfigError(
+                "jit_compile=True compiles the whole step into one piece, from which no gradient "
+                "can leave early; compile the model with jit_compile=False under PoseidonStrategy"
+            )
+        named = dict(zip(_FIT_ARGUMENTS, args, strict=False)) | kwargs
+        callbacks = named.get("callbacks")
+        stop = StopTogether(strategy)
+        last: list[Any] = [stop]
+        if agree_on_start(strategy, self, named, for_rank(strategy, callbacks)):
+            last.insert(0, RestoredValues(strategy))
+        random_seeds.other_graphs()
+        named["verbose"] = verbosity(strategy, named.get("verbose", "auto"))
+        with (
+            strategy.watching_for_preemption(),
+            strategy.training(_batch_size(named)),
+            arranged(strategy, callbacks, self, first=[FirstValues(strategy)], last=last) as named[
+                "callbacks"
+            ],
+        ):
+            try:
+                return original(self, **named)
+            except Preempted as preempted:
+                save_backups(strategy, callbacks, stop.next_epoch, preempted)
+                raise
+            finally:
+                stop.release()
+
+    return fit
+
+
+def _batch_size(named: Mapping[str, Any]) -> int | None:
+    """Rows of a batch that `fit` makes of arrays: a dataset of them hides it behind its last one.
+
+    Whatever brings its own batches tells by itself, or cannot tell.
+    """
+    batched = (tf.data.Dataset, tf.distribute.DistributedDataset, keras.utils.PyDataset)
+    x = named.get("x")
+    if isinstance(x, batched) or not hasattr(tf.nest.flatten(x)[0], "shape"):
+        return None
+    return named.get("batch_size") or _KERAS_BATCH_SIZE
+
+
+def verbosity(strategy: ClusterStrategy, verbose: Any) -> Any:
+    """One progress bar for the job, not one per worker, unless asked for."""
+    return 0 if verbose == "auto" and strategy.rank != 0 else verbose
+
+
+def evaluate(original: Callable[..., Any]) -> Callable[..., Any]:
+    def evaluate(self: Any, *args: Any, **kwargs: Any) -> Any:
+        strategy = among_others(self.distribute_strategy)
+        if strategy is None:
+            return original(self, *args, **kwargs)
+        named = dict(zip(_EVALUATE_ARGUMENTS, args, strict=False)) | kwargs
+        named["verbose"] = verbosity(strategy, named.get("verbose", "auto"))
+        callbacks = named.get("callbacks")
+        token = _is_evaluating.set(True)
+        try:
+            # Within `fit` the callbacks are its own.
+            if isinstance(callbacks, keras.callbacks.CallbackList):
+                return original(self, **named)
+            with arranged(strategy, callbacks, self, first=[], last=[]) as named["callbacks"]:
+                return original(self, **named)
+        finally:
+            _is_evaluating.reset(token)
+
+    return evaluate
+
+
+def metrics_result(original: Callable[..., Any]) -> Callable[..., Any]:
+    def metrics_result(self: Any, logs: Any) -> Any:
+        strategy = among_others(self.distribute_strategy)
+        if strategy is None:
+            return original(self, logs)
+        if not _is_evaluating.get():
+            strategy.advance(Stopping.pause)  # The epoch of a `fit` is over.
+            strategy.end_if_preempted()
+        return results_of_all(strategy, self, logs, lambda logs: original(self, logs))
+
+    return metrics_result
+
+
+def train_on_batch(original: Callable[..., Any]) -> Callable[..., Any]:
+    def train_on_batch(
+        self: Any, x: Any, y: Any = None, sample_weight: Any = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        strategy = among_others(self.distribute_strategy)
+        if strategy is not None:
+            tf_internals.build_symbolically(self, (x, y, sample_weight))
+            strategy.agree_on_new_values(variables_of(self), what="values before train_on_batch")
+        logs = original(self, x, y, sample_weight, *args, **kwargs)
+        if strategy is not None:
+            strategy.drift.took(
+                1, lambda: trained_variables_of(self), own=lambda: own_variables_of(self)
+            )
+        return logs
+
+    return train_on_batch

@@ -1,0 +1,1 @@
+"""A whole job on this machine: commands, processes, what they print, and who has failed."""

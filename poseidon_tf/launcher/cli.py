@@ -1,0 +1,222 @@
+"""The ``poseidon-tf`` command: arguments in, one call, an exit code out.
+
+Every command imports what it needs in its body, so that ``--help`` is quick and ``plan`` never
+starts a process. Exit codes: 2 where the user can mend it, 1 for every other known failure.
+"""
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from poseidon_tf.errors import ConfigError, PlanError, PoseidonError
+
+
+class _Commands(click.Group):
+    """Shows the package's own errors as one line instead of a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except PoseidonError as error:
+            click.echo(f"error: {error}", err=True)
+            ctx.exit(2 if isinstance(error, (ConfigError, PlanError)) else 1)
+
+
+def _print_version(ctx: click.Context, _: click.Parameter, is_asked: bool) -> None:
+    if not is_asked or ctx.resilient_parsing:
+        return
+    from importlib import metadata
+
+    try:
+        version = metadata.version("poseidon-tf")
+    except metadata.PackageNotFoundError:
+        version = "(not installed: run from its source)"
+    click.echo(f"poseidon-tf {version}")
+    ctx.exit()
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Show the version and exit.",
+)
+def main() -> None:
+    """Multi-worker training for TensorFlow: parameter server and sufficient factors."""
+
+
+# Options end where the script begins: all that follows it is the script's own.
+@main.command(context_settings={"allow_interspersed_args": False})
+@click.option(
+    "--workers", type=click.IntRange(min=1), required=True, help="Workers to start on this machine."
+)
+@click.option(
+    "--servers",
+    type=click.IntRange(min=1),
+    help="Dedicated servers to start. Without it every worker brings its own.",
+)
+@click.option(
+    "--max-restarts",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="How often to start the whole job anew after a process has failed.",
+)
+@click.option(
+    "--grace",
+    type=click.FloatRange(min=0),
+    default=30.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long workers may take to save when this command is asked to stop.",
+)
+@click.argument("script")
+@click.argument("args", nargs=-1, type=click.UNPROCESSED)
+def run(
+    workers: int,
+    servers: int | None,
+    max_restarts: int,
+    grace: float,
+    script: str,
+    args: tuple[str, ...],
+) -> None:
+    """Run SCRIPT as a job on this machine, once per worker.
+
+    Every process gets its TF_CONFIG, and every line that it prints is led by its role. When one
+    fails all are ended; the exit code is that of the first that failed. On Ctrl-C or SIGTERM the
+    workers get SIGTERM, on which `fit` saves and ends; the exit code is then 130 or 143.
+    """
+    from poseidon_tf.launch.cluster_env import current_environ
+    from poseidon_tf.launcher.local import run_local
+    from poseidon_tf.launcher.supervisor import Patience
+
+    sys.exit(
+        run_local(
+            [script, *args],
+            num_workers=workers,
+            num_servers=servers,
+            environ=current_environ(),
+            patience=Patience(grace_s=grace),
+            max_restarts=max_restarts,
+        )
+    )
+
+
+@main.command()
+@click.option(
+    "--keepalive",
+    type=click.FloatRange(min=0, min_open=True),
+    default=30.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Silence after which a connection counts as broken; the workers' keepalive_s.",
+)
+@click.option(
+    "--resume",
+    type=click.FloatRange(min=0),
+    default=2.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long a broken connection may take to be made again; the workers' resume_s.",
+)
+def server(keepalive: float, resume: float) -> None:
+    """Serve as the `ps` task that TF_CONFIG names, until the job ends."""
+    from poseidon_tf.launch.server_main import main as serve
+
+    sys.exit(serve(keepalive_s=keepalive, resume_s=resume))
+
+
+@main.command()
+@click.argument("directory", type=click.Path(exists=True, file_okay=False))
+@click.option("--output", default="timeline.json", show_default=True, help="File to write.")
+def timeline(directory: str, output: str) -> None:
+    """Join the traces that a job left in DIRECTORY into one file that Perfetto opens."""
+    import json
+    from pathlib import Path
+
+    from poseidon_tf.errors import ConfigError
+    from poseidon_tf.trace import merge
+
+    paths = sorted(Path(directory).glob("*.trace.json"))
+    if not paths:
+        raise ConfigError(f"no *.trace.json in {directory!r}; give PoseidonStrategy a timeline_dir")
+    Path(output).write_text(json.dumps(merge(paths)))
+    click.echo(f"{len(paths)} traces in {output}; open it at ui.perfetto.dev")
+
+
+def _scheme_by_pattern(
+    _ctx: click.Context, _param: click.Parameter, values: Sequence[str]
+) -> dict[str, str]:
+    schemes: dict[str, str] = {}
+    for value in values:
+        pattern, _, scheme = value.rpartition("=")
+        if not pattern or scheme not in ("ps", "sfb", "rows"):
+            raise click.BadParameter(f"expected PATTERN=ps, =sfb or =rows, got {value!r}")
+        schemes.pop(pattern, None)  # Repeated: its last place counts too.
+        schemes[pattern] = scheme
+    return schemes
+
+
+@main.command()
+@click.argument("model", type=click.Path(exists=True, dir_okay=False), metavar="MODEL.keras")
+@click.option(
+    "--batch-size", type=click.IntRange(min=1), required=True, help="Samples per worker and step."
+)
+@click.option("--workers", type=click.IntRange(min=1), required=True, help="Number of workers, P1.")
+@click.option("--servers", type=click.IntRange(min=1), help="Number of servers, P2.  [default: P1]")
+@click.option(
+    "--co-located/--dedicated",
+    "co_located",
+    default=None,
+    help="Whether servers share the workers' hosts.  [default: co-located without --servers]",
+)
+@click.option(
+    "--scheme",
+    "schemes",
+    multiple=True,
+    callback=_scheme_by_pattern,
+    metavar="PATTERN=ps|sfb|rows",
+    help="Choose the scheme of matching variables yourself. May be repeated; the last one wins.",
+)
+@click.option(
+    "--step-seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Time of one step; adds the bandwidth that a node then needs.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+def plan(
+    model: str,
+    batch_size: int,
+    workers: int,
+    servers: int | None,
+    co_located: bool | None,
+    schemes: dict[str, str],
+    step_seconds: float | None,
+    as_json: bool,
+) -> None:
+    """Show how every gradient of a saved model would travel, and how many bytes that moves."""
+    from poseidon_tf.planner import ClusterSpec, make_plan
+    from poseidon_tf.strategy.saved_model import specs_of_saved_model
+
+    cluster = ClusterSpec(
+        num_workers=workers,
+        num_servers=workers if servers is None else servers,
+        co_located=servers is None if co_located is None else co_located,
+    )
+    specs = specs_of_saved_model(model, batch_size=batch_size)
+    result = make_plan(specs, cluster, schemes=schemes)
+    if step_seconds is None:
+        click.echo(result.to_json() if as_json else result.table())
+        return
+    gbit_per_s = result.gbit_per_s(step_seconds)
+    if as_json:
+        # The plan is JSON text already; its digest is of exactly these characters.
+        click.echo(f'{{"plan": {result.to_json()}, "gbit_per_s": {gbit_per_s!r}}}')
+    else:
+        click.echo(result.table())
+        click.echo(f"each node needs {gbit_per_s:.2f} Gbit/s at {step_seconds:g} s a step")

@@ -1,0 +1,381 @@
+"""One worker's communication for the life of a job: routes, steps, waits, and the one failure.
+
+Every way to lose a step ends here: `fail` reports an error, and the first that the coordinator has
+heard of, from anybody, is handed to everything that waits and to everything that will, together
+with where this worker was. A wait that nobody ends is ended by the watch, which looks at the oldest
+wait and names who owes the contribution.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol, final
+
+from poseidon_tf.errors import NumericsError, PeerLost, PoseidonError, StepTimeout
+from poseidon_tf.session import numerics
+from poseidon_tf.session.deadlines import Deadlines
+from poseidon_tf.session.naming import WorkerNames
+from poseidon_tf.session.replicas import ReplicaJoin
+from poseidon_tf.session.syncers import Syncer
+from poseidon_tf.session.waits import OtherWait, StallReports, lasting, listed, situation
+from poseidon_tf.trace import Recorder
+from poseidon_tf.wire.dtypes import Array
+
+_log = logging.getLogger("poseidon_tf")
+
+
+class Deliver(Protocol):
+    """Where results go. Called on a reading thread; must not block."""
+
+    def __call__(self, step: int, results: list[Array], error: str) -> None: ...
+
+
+@final
+class Route:
+    """One unit's way through the session; its step is the number of pushes so far.
+
+    Args:
+      join: what the worker's replicas contribute becomes one contribution of the worker.
+      variables: whose gradients travel this way; () for what belongs to none.
+      contents: what each array of a contribution is, in words.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        syncer: Syncer,
+        deliver: Deliver,
+        join: ReplicaJoin,
+        *,
+        variables: Sequence[str] = (),
+        contents: Sequence[str] = (),
+    ) -> None:
+        self.variables = tuple(variables) or (syncer.name,)
+        self._contents = tuple(contents)
+        self.syncer = syncer
+        self.deliver = deliver
+        self.next_step = 0
+        self._session, self._join = session, join
+        self._lock = threading.Lock()
+
+    @property
+    def name(self) -> str:
+        return self.syncer.name
+
+    def push(
+        self, arrays: Sequence[Array], replica: int | None = None, *, check: bool = False
+    ) -> int:
+        """Contribute; the result or the session's failure is delivered later. Never blocks.
+
+        The wait begins with the first replica's contribution; the last one completes the worker's.
+
+        Args:
+          replica: whose contribution it is; None where it stands for all of this worker's.
+          check: fail the session instead if a number in it is not finite.
+        """
+        with self._lock:
+            step, is_first, joined = self._join.add(replica, arrays)
+            if is_first:
+                self.next_step = step + 1
+                is_open = self._session.begin(self, step)
+            else:
+                is_open = self._session.is_open
+            if is_open and check and (fault := self._fault(arrays)):
+                which = f", replica {replica}" * (replica is not None)
+                self._session.fail(
+                    NumericsError(f"{self._session.name}{which}, step {step}: {fault}")
+                )
+            elif is_open and joined is not None:
+                try:
+                    self.syncer.send(step, joined)
+                except Exception as failure:
+                    self._session.fail(PoseidonError(f"push of {self.name!r}: {failure!r}"))
+        return step
+
+    def _fault(self, arrays: Sequence[Array]) -> str:
+        """What is not finite in `arrays`; empty if everything is."""
+        for at, array in enumerate(arrays):
+            if fault := numerics.fault(array):
+                known = at < len(self._contents)
+                what = self._contents[at] if known else f"the contribution to {self.name!r}"
+                return f"{what} is not finite: {fault}"
+        return ""
+
+    def missing_replicas(self) -> dict[int, list[int]]:
+        """By step: the replicas of this worker that others wait for."""
+        with self._lock:
+            return self._join.missing()
+
+
+@final
+class Session:
+    """Routes of one worker.
+
+    Args:
+      rank: this worker's.
+      names: of all workers.
+      describe_missing: says who owes contributions now, for reports; empty if unknown.
+      last_step: the last step that this worker has begun; -1 before the first.
+      report: tells the coordinator why this worker gives up; False if no answer can come. The
+        answer is a `fail` that is told.
+
+    Attributes:
+      name: this worker's, with its address.
+      on_failure: called, with nothing, when the session has failed.
+      on_left: called with the rank of a worker that has said goodbye.
+    """
+
+    def __init__(
+        self,
+        *,
+        rank: int,
+        deadlines: Deadlines,
+        recorder: Recorder,
+        names: WorkerNames,
+        describe_missing: Callable[[], str] = lambda: "",
+        last_step: Callable[[], int] = lambda: -1,
+        report: Callable[[PoseidonError], bool] = lambda error: False,
+    ) -> None:
+        self.rank, self.name = rank, names.one(rank)
+        self.recorder = recorder
+        self.deadlines = deadlines
+        self._describe_missing, self._report = describe_missing, report
+        self._last_step = last_step
+        self._lock = threading.Lock()
+        self._reported: PoseidonError | None = None
+        self._failure: PoseidonError | None = None
+        self._cause: PoseidonError | None = None
+        self._leaving = False
+        self._left: set[int] = set()
+        self._waiting: dict[tuple[Route, int], float] = {}
+        self._other_waits: list[OtherWait] = []
+        self._last_begin_s = 0.0
+        self._waited_s = 0.0
+        self._closing, self._failed = threading.Event(), threading.Event()
+        self._timers: list[threading.Timer] = []
+        self.on_failure: list[Callable[[], None]] = []
+        self.on_left: list[Callable[[int], None]] = []
+        self._watch_thread = threading.Thread(
+            target=self._watch, name="poseidon-watch", daemon=True
+        )
+        self._watch_thread.start()
+
+    @property
+    def failure(self) -> PoseidonError | None:
+        """Why this worker cannot go on, if it cannot."""
+        return self._failure
+
+    @property
+    def cause(self) -> PoseidonError | None:
+        """`failure` as all members were told it; without where this worker was."""
+        return self._cause
+
+    @property
+    def waited_s(self) -> float:
+        """Seconds in which everything was sent and some result was still missing."""
+        return self._waited_s
+
+    @property
+    def is_open(self) -> bool:
+        """Whether contributions may leave: not once this worker has said that it gives up.
+
+        They would be those of steps that never came to an end here, and others would take them
+        for the contributions that they still wait for.
+        """
+        return self._failure is None and self._reported is None
+
+    def begin(self, route: Route, step: int) -> bool:
+        """A push of `route` begins; False if it must not be sent, and an error is delivered.
+
+        At once if the session failed, else when it is known what the job failed of.
+        """
+        self.recorder.event("gradient ready", route.name, step)
+        with self._lock:
+            failure, is_open = self._failure, self.is_open
+            if failure is None:
+                self._last_begin_s = time.monotonic()
+                self._waiting[route, step] = self._last_begin_s
+        if failure is not None:
+            route.deliver(step, [], str(failure))
+        return is_open
+
+    def done(self, route: Route, step: int, results: list[Array]) -> None:
+        """The results of `route` for `step` are complete."""
+        self.recorder.event("received", route.name, step)
+        with self._lock:
+            was_waiting = self._waiting.pop((route, step), None)
+            if was_waiting is not None and not self._waiting:
+                self._waited_s += time.monotonic() - self._last_begin_s
+        if was_waiting is not None:
+            route.deliver(step, results, "")
+
+    @contextlib.contextmanager
+    def waiting_for(self, what: str, owing: Callable[[], str] | None = None) -> Iterator[None]:
+        """Within: this worker waits for `what`, which is not the sum of a route.
+
+        Args:
+          owing: who lets it wait, for the watch's reports; None where somebody else reports it.
+        """
+        deadlines = self.deadlines
+        wait = OtherWait(
+            what,
+            owing,
+            since_s=time.monotonic(),
+            first_s=deadlines.stall_report_s,
+            repeat_s=deadlines.stall_repeat_s,
+        )
+        with self._lock:
+            self._other_waits.append(wait)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._other_waits.remove(wait)
+
+    def fail(self, error: PoseidonError, *, told: bool = False) -> None:
+        """Give up; the job's first error counts, and is kept with where this worker was.
+
+        That is the coordinator's to say. Only where it does not answer in `verdict_s` seconds
+        `error` itself is kept; until then nothing that waits hears of it. Never blocks.
+
+        Args:
+          told: this is the coordinator's answer.
+        """
+        if told:
+            self._keep(error)
+            return
+        with self._lock:
+            if self._failure is not None or self._leaving or self._reported is not None:
+                return
+            self._reported = error
+        # The others are told the error alone; where they were they know themselves.
+        if self._report(error):
+            self._after_verdict(lambda: self._keep(error))
+        else:
+            self._keep(error)
+
+    def fail_together(self, error: PoseidonError) -> PoseidonError:
+        """Give up because of `error`; what to raise here, which is the same on all workers.
+
+        Waits for the coordinator's answer; not to be called where that arrives.
+        """
+        self.fail(error)
+        if self._leaving:
+            return self._failure or error
+        self._failed.wait(2 * self.deadlines.verdict_s)  # By then this has failed by itself.
+        return self._failure or error
+
+    def _keep(self, error: PoseidonError) -> None:
+        with self._lock:
+            if self._failure is not None or self._leaving:
+                return
+            waiting, self._waiting = list(self._waiting), {}
+            names = [name for route, _ in waiting for name in route.variables]
+            others = [wait.what for wait in self._other_waits]
+            where = situation(self.rank, self._last_step(), list(dict.fromkeys(names)), others)
+            kept = type(error)(f"{error}; {where}")
+            kept.__cause__ = error
+            self._cause, self._failure = error, kept
+        self._failed.set()
+        _log.error("%s", kept)
+        for route, step in waiting:
+            route.deliver(step, [], str(kept))
+        for callback in self.on_failure:
+            callback()
+
+    def lost(self, peer: int | None, error: Exception, *, who: str) -> None:
+        """A stream broke (of worker `peer`, or of a server); the coordinator may know why.
+
+        A refusal fails at once. A broken connection waits a moment for the coordinator, which
+        sees who died; a peer that has said goodbye may close its connections.
+
+        Args:
+          who: the peer's role, rank and address.
+        """
+        named = (
+            type(error)(f"{who}: {error}")
+            if isinstance(error, PoseidonError)
+            else PoseidonError(f"{who}: {error!r}")
+        )
+        named.__cause__ = error
+        if not isinstance(named, PeerLost):
+            self.fail(named)
+            return
+
+        def verdict() -> None:
+            if peer is None or peer not in self._left:
+                self.fail(named)
+
+        self._after_verdict(verdict)
+
+    def verdict(self, error: PeerLost, *, who: str) -> PoseidonError:
+        """What to raise where a server, `who`, did not answer: the coordinator may know why."""
+        self.lost(None, error, who=who)
+        self._failed.wait(3 * self.deadlines.verdict_s)  # By then this has failed by itself.
+        return self._failure or error
+
+    def _after_verdict(self, action: Callable[[], None]) -> None:
+        """Call `action` once the coordinator has had its time, unless all is over by then."""
+        timer = threading.Timer(self.deadlines.verdict_s, action)
+        timer.daemon = True
+        with self._lock:
+            if self._leaving or self._failure is not None:
+                return
+            self._timers.append(timer)
+        timer.start()
+
+    def peer_left(self, rank: int) -> None:
+        """Worker `rank` has said goodbye."""
+        with self._lock:
+            self._left.add(rank)
+        for callback in self.on_left:
+            callback(rank)
+
+    def close(self) -> None:
+        """Stop watching; what breaks from now on is no surprise."""
+        if self._reported is not None:
+            self._keep(self._reported)  # There is no time left for an answer.
+        with self._lock:
+            self._leaving = True
+        self._closing.set()
+        for timer in self._timers:
+            timer.cancel()
+        self._watch_thread.join()
+
+    def _watch(self) -> None:
+        deadlines = self.deadlines
+        stalls = StallReports(
+            first_s=deadlines.stall_report_s,
+            repeat_s=deadlines.stall_repeat_s,
+            end_s=deadlines.step_s,
+        )
+        while not self._closing.wait(min(1.0, deadlines.step_s / 4)):
+            with self._lock:
+                waiting = sorted(self._waiting.items(), key=lambda item: item[1])
+                others = list(self._other_waits)
+            now_s = time.monotonic()
+            for other in others:
+                if text := other.report(now_s):
+                    _log.warning("%s has waited %s", self.name, text)
+            since_s = waiting[0][1] if waiting else None
+            due = stalls.look(since_s, now_s)
+            if since_s is None or due == "wait":
+                continue
+            step = waiting[0][0][1]
+            names = [name for (route, of), _ in waiting if of == step for name in route.variables]
+            waited = f"{lasting(now_s - since_s)} for {listed(names)} of step {step}"
+            owing = self._owing()
+            if due == "report":
+                _log.warning("%s has waited %s; %s", self.name, waited, owing)
+            else:
+                self.fail(StepTimeout(f"{self.name} waited {waited}{': ' * bool(owing)}{owing}"))
+
+    def _owing(self) -> str:
+        try:
+            return self._describe_missing()
+        except Exception as failure:  # The wait has to end, whoever can be named.
+            return f"who owes it is unknown: {failure!r}"

@@ -1,0 +1,180 @@
+"""What all workers must agree on before they exchange a number: the plan and the first values.
+
+Nothing here goes by names: Keras numbers layers per process, so a worker that built an extra
+model before has other names for the same variables. Rank 0's names stand for all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from poseidon_tf.errors import PlanError, PoseidonError
+from poseidon_tf.planner import (
+    ClusterSpec,
+    Plan,
+    VariableSpec,
+    first_difference,
+    make_plan,
+    merged,
+)
+from poseidon_tf.session.gathers import Places
+from poseidon_tf.session.worker import Worker
+from poseidon_tf.strategy import tf_internals
+from poseidon_tf.wire.dtypes import Array
+
+
+def agree_on_plan(
+    worker: Worker,
+    specs: Sequence[VariableSpec],
+    cluster: ClusterSpec,
+    *,
+    arithmetic: Sequence[Mapping[str, Any]],
+    schemes: Mapping[str, str],
+    kv_pair_bytes: int,
+    coalesce_bytes: int,
+) -> tuple[Plan, list[VariableSpec]]:
+    """The plan of these variables and what it was made of, the same on all workers.
+
+    Args:
+      arithmetic: by rank, what a product's bits depend on.
+
+    Raises:
+      PlanError: another worker has another model or other options; names the first difference.
+    """
+    mine = json.dumps([spec.to_json_dict() for spec in specs])
+    everyone = [
+        [VariableSpec.from_json_dict(fields) for fields in json.loads(theirs)]
+        for theirs in worker.gather(
+            "begin the same step, as fit, train_on_batch and optimizer.apply do", mine.encode()
+        )
+    ]
+    for rank, theirs in enumerate(everyone):
+        difference = first_difference(
+            everyone[0], theirs, mine_is="rank 0", theirs_is=f"rank {rank}"
+        )
+        if difference is not None:
+            raise _refused(worker, f"the workers have different models: {difference}")
+    agreed = merged(everyone)
+    try:
+        plan = make_plan(
+            agreed,
+            cluster,
+            schemes=schemes,
+            kv_pair_bytes=kv_pair_bytes,
+            coalesce_bytes=coalesce_bytes,
+            arithmetic_differs=arithmetic_difference(arithmetic),
+        )
+    except PlanError as failure:
+        raise _refused(worker, str(failure)) from failure
+    digests = worker.gather("plan the gradients of this step", plan.digest().encode())
+    if len(set(digests)) > 1:
+        plans = [
+            Plan.from_json(text.decode())
+            for text in worker.gather("show the plan that differs", plan.to_json().encode())
+        ]
+        rank = next(r for r, digest in enumerate(digests) if digest != digests[0])
+        difference = plans[0].first_difference(plans[rank])
+        raise _refused(
+            worker,
+            f"rank 0 and rank {rank} have different plans; give all workers the same arguments: "
+            f"{difference}",
+        )
+    return plan, agreed
+
+
+def arithmetic_difference(arithmetic: Sequence[Mapping[str, Any]]) -> str:
+    """The first fact in which the workers' arithmetic differs; empty if it does not."""
+    for rank, facts in enumerate(arithmetic):
+        for fact, value in facts.items():
+            if value != arithmetic[0].get(fact):
+                return f"{fact} is {arithmetic[0].get(fact)} on rank 0, {value} on rank {rank}"
+    return ""
+
+
+def agree_on_values(worker: Worker, variables: Sequence[Any], *, what: str) -> int:
+    """Give every variable rank 0's value; how many had another one on some worker.
+
+    Args:
+      variables: TensorFlow or Keras variables, on all workers in the same order.
+
+    Raises:
+      PlanError: another worker has other variables; names the first difference.
+    """
+    parts = [tf_internals.components(variable) for variable in variables]
+    facts = [
+        [
+            str(getattr(variable, "path", variable.name)),
+            list(part[0].shape),
+            part[0].dtype.name,
+            hashlib.blake2b(_as_bytes(part[0].numpy()).data, digest_size=16).hexdigest(),
+        ]
+        for variable, part in zip(variables, parts, strict=True)
+    ]
+    take = f"take rank 0's {what}, in fit, train_on_batch or the first step of a loop"
+    everyone = [json.loads(text) for text in worker.gather(take, json.dumps(facts).encode())]
+    for rank, theirs in enumerate(everyone):
+        for position in range(max(len(everyone[0]), len(theirs))):
+            first, other = everyone[0][position : position + 1], theirs[position : position + 1]
+            if [fact[1:3] for fact in first] != [fact[1:3] for fact in other]:
+                raise _refused(
+                    worker,
+                    f"the workers have different variables ({what}): variable {position} is "
+                    f"{_described(first)} on rank 0 and {_described(other)} on rank {rank}",
+                )
+    differing = [
+        position
+        for position in range(len(facts))
+        if any(theirs[position][3] != everyone[0][position][3] for theirs in everyone)
+    ]
+    if differing:
+        _take_values_of_rank_0(worker, take, [parts[position] for position in differing])
+    return len(differing)
+
+
+def _take_values_of_rank_0(worker: Worker, take: str, parts: Sequence[Sequence[Any]]) -> None:
+    """Give the variables with these components the values that they have on rank 0.
+
+    They travel end to end: many small ones cost no more rounds than a large one.
+    """
+
+    def given() -> Iterator[memoryview]:
+        for first, *_ in parts:
+            yield _as_bytes(first.numpy()).data
+
+    def taken() -> Iterator[memoryview]:
+        for part in parts:
+            value = np.empty(part[0].shape, part[0].dtype.as_numpy_dtype)
+            yield _as_bytes(value).data
+            for component in part:
+                component.assign(value)
+
+    if worker.rank == 0:
+        num_bytes = sum(part[0].dtype.size * part[0].shape.num_elements() for part in parts)
+        worker.gather_stream(take, num_bytes, given(), lambda rank, piece: None)
+        return
+    places = Places(taken())
+
+    def fill(rank: int, piece: memoryview) -> None:
+        if rank == 0:
+            places.fill(piece)
+
+    worker.gather_stream(take, 0, (), fill)
+    places.finish()
+
+
+def _as_bytes(value: Array) -> Array:
+    """The bytes of `value`, not a copy of them if it is contiguous."""
+    return np.ascontiguousarray(value).reshape(-1).view(np.uint8)
+
+
+def _described(facts: Sequence[Sequence[Any]]) -> str:
+    return f"{facts[0][0]} {facts[0][2]} {tuple(facts[0][1])}" if facts else "missing"
+
+
+def _refused(worker: Worker, reason: str) -> PoseidonError:
+    return worker.session.fail_together(PlanError(reason))

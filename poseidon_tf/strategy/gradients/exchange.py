@@ -1,0 +1,282 @@
+"""Sums the gradients of a step over all workers, each on its own way and as soon as it exists.
+
+Keys belong to variables, never to a trace: a step that is traced again, on this worker alone or
+on all, finds its routes open and talks to nobody. Only variables that were never exchanged
+before make the workers agree once more. A gradient that a later trace computes in another way
+than was agreed on, such as no longer as one product, is sent whole on the same route.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, final
+
+import tensorflow as tf
+
+from poseidon_tf.errors import PlanError, PoseidonError
+from poseidon_tf.planner import ClusterSpec, Plan, Scheme, VariableSpec
+from poseidon_tf.session.worker import Worker
+from poseidon_tf.strategy import tf_internals
+from poseidon_tf.strategy.data.batches import BatchSizes
+from poseidon_tf.strategy.data.shares import Shares
+from poseidon_tf.strategy.gradients.agreement import agree_on_plan, agree_on_values
+from poseidon_tf.strategy.gradients.numeric_checks import NumericChecks
+from poseidon_tf.strategy.gradients.sample_weights import OpenWeights, SampleWeights, multiplied
+from poseidon_tf.strategy.gradients.schemes import OpenUnit, open_units
+from poseidon_tf.strategy.gradients.sparse_optimizers import why_rows
+from poseidon_tf.strategy.graph.describe import Compact, Gradient, describe
+from poseidon_tf.strategy.graph.products import source_of
+
+_log = logging.getLogger("poseidon_tf")
+
+
+@final
+class GradientExchange:
+    """All gradients of one worker.
+
+    Args:
+      arithmetic: by rank, what the bits of a product depend on.
+      shares: know how many rows a replica's share of the batch has.
+      sample_weights: for `loss_weighting="sample"`; None for "replica".
+      checks: says which gradients are looked at before they are sent.
+      announce: called with each new plan.
+    """
+
+    def __init__(
+        self,
+        worker: Worker,
+        cluster: ClusterSpec,
+        *,
+        arithmetic: Sequence[Mapping[str, Any]],
+        schemes: Mapping[str, str],
+        kv_pair_bytes: int,
+        coalesce_bytes: int,
+        batches: BatchSizes,
+        shares: Shares,
+        sample_weights: SampleWeights | None,
+        checks: NumericChecks,
+        announce: Callable[[Plan], None],
+    ) -> None:
+        self._worker = worker
+        self._agree = functools.partial(
+            agree_on_plan,
+            worker,
+            cluster=cluster,
+            arithmetic=arithmetic,
+            schemes=schemes,
+            kv_pair_bytes=kv_pair_bytes,
+            coalesce_bytes=coalesce_bytes,
+        )
+        self._batches, self._announce = batches, announce
+        self._shares, self._sample_weights = shares, sample_weights
+        self.checks = checks
+        self._weights: dict[tuple[Any, ...], OpenWeights] = {}
+        self._open: dict[tuple[Any, ...], list[OpenUnit]] = {}
+        self._tables: set[str] = set()  # Variables of which all workers have sparse gradients.
+        self._plans: list[Plan] = []
+        self._num_units = 0
+        self._have_first_values: set[str] = set()
+        self._agreed_optimizers: set[tuple[str, ...]] = set()
+
+    @property
+    def plan(self) -> Plan | None:
+        """The plans of all models so far, as one; None before the first step."""
+        return Plan.joined(self._plans) if self._plans else None
+
+    def agree_on_first_values(self, variables: Sequence[Any], *, what: str) -> None:
+        """Give these variables rank 0's values and remember that they have them."""
+        agree_on_values(self._worker, variables, what=what)
+        self._have_first_values |= {tf_internals.variable_id(v) for v in variables}
+
+    def without_first_values(self, variables: Sequence[Any]) -> list[Any]:
+        """Those of `variables` whose values were never agreed on."""
+        known = self._have_first_values
+        return [v for v in variables if tf_internals.variable_id(v) not in known]
+
+    def sum(
+        self, optimizer: Any, gradients: Sequence[Gradient], variables: Sequence[Any]
+    ) -> list[Gradient]:
+        """The gradients summed over all workers, in the same order.
+
+        Raises:
+          PlanError: the workers' models or options differ, or a gradient was summed before.
+        """
+        weighted, share = self._sample_weights, None
+        if weighted is not None:
+            share = weighted.rows(optimizer)
+        static = share if isinstance(share, int) and not tf.executing_eagerly() else None
+        _refuse_summed(gradients, variables)
+        specs, compact = self._described(optimizer, gradients, variables)
+        key = self._key_of(optimizer, variables)
+        if key not in self._open:
+            with tf.init_scope():
+                self._first_values_of_step(optimizer, variables)
+                plan, agreed = self._agree(specs)
+            self._tables |= {
+                tf_internals.variable_id(variable)
+                for variable, spec in zip(variables, agreed, strict=True)
+                if spec.sparse
+            }
+            key = self._key_of(optimizer, variables)
+            if weighted is not None:
+                self._weights[key] = weighted.open(static, self._rows_of_replica())
+            self._open[key] = self._open_units(plan, agreed)
+            self._plans.append(plan)
+            self._announce(plan)
+        compact = self._as_planned(self._open[key], specs, compact)
+        rows = scale = None
+        if weighted is not None and share is not None:
+            gradients, compact, scale = weighted.weigh(
+                self._weights[key], share, gradients, compact
+            )
+        elif not getattr(optimizer, "gradient_accumulation_steps", None):
+            rows = self._shares.rows_to_check()
+        parts = [tf_internals.components(variable)[0] for variable in variables]
+        check = self.checks.for_gradients_of(optimizer)
+        summed: dict[int, Gradient] = {}
+        for each in self._open[key]:
+            each = replace(each, route=each.route.unless_empty(rows).checking(check))
+            summed |= each.exchange(gradients, compact, parts)
+        in_order = [summed[position] for position in range(len(gradients))]
+        return in_order if scale is None else [multiplied(each, scale) for each in in_order]
+
+    def eager_units(self, variables: Sequence[Any]) -> list[OpenUnit]:
+        """The units in which these eager gradients, of no known optimizer, have been summed."""
+        return self._open[self._key_of(None, variables)]
+
+    @property
+    def rows_to_check(self) -> Any:
+        """Rows of the calling replica's share of the batch, where there may be none."""
+        return self._shares.rows_to_check()
+
+    @property
+    def weighs_samples(self) -> bool:
+        """Whether shares count by their rows."""
+        return self._sample_weights is not None
+
+    def _rows_of_replica(self) -> int | None:
+        rows = self._batches.rows()
+        return None if rows is None else -(-rows // self._worker.num_replicas)
+
+    def _described(
+        self, optimizer: Any, gradients: Sequence[Gradient], variables: Sequence[Any]
+    ) -> tuple[list[VariableSpec], dict[int, Compact]]:
+        """What the planner is told of these gradients, and their compact forms by position."""
+        specs, compact = describe(
+            unique_names(variables),
+            gradients,
+            [tf_internals.components(variable)[0] for variable in variables],
+            batch_size=self._rows_of_replica(),
+            why_rows=why_rows(optimizer),
+        )
+        # K is a worker's: what its replicas have travels as one, and eagerly is joined already.
+        num_replicas = 1 if tf.executing_eagerly() else self._worker.num_replicas
+        return [
+            spec if spec.rows is None else replace(spec, rows=spec.rows * num_replicas)
+            for spec in specs
+        ], compact
+
+    def agree_on_optimizer(self, optimizer: Any) -> None:
+        """Give an optimizer whose gradients are summed elsewhere rank 0's values, once."""
+        key = tuple(tf_internals.variable_id(variable) for variable in optimizer.variables)
+        if key not in self._agreed_optimizers:
+            self._agreed_optimizers.add(key)
+            with tf.init_scope():
+                self._first_values_of_step(optimizer, [])
+
+    def fail(self, error: PoseidonError) -> None:
+        """End the job on all workers: this one cannot finish a step that it has begun."""
+        self._worker.session.fail(error)
+
+    def gather(self, what: str, payload: bytes) -> list[bytes]:
+        """Every worker's `payload`, in rank order; all workers call it together."""
+        return self._worker.gather(what, payload)
+
+    def record_applied(self, variables: Sequence[Any]) -> None:
+        """Note, for the timeline, when each of these variables has been updated in this step."""
+        recorder = self._worker.session.recorder
+        if not recorder.is_recording or tf_internals.replica_id() != 0:
+            return
+        for name, variable in zip(unique_names(variables), variables, strict=True):
+
+            def record(_: Any, name: str = name) -> None:
+                recorder.event("applied", name, self._worker.last_step())
+
+            # Read after the update, as the program has it; one element is enough.
+            value = tf_internals.components(variable)[0].read_value()
+            applied = tf.numpy_function(record, [tf.reshape(value, [-1])[:1]], [])
+            if not tf.executing_eagerly():
+                tf_internals.run_independently(applied)
+
+    def _first_values_of_step(self, optimizer: Any, variables: Sequence[Any]) -> None:
+        """In a custom loop nobody has given the variables rank 0's values yet."""
+        new = self.without_first_values([*variables, *getattr(optimizer, "variables", ())])
+        # All workers ask, even one that has nothing new: they must agree on that as well.
+        self.agree_on_first_values(new, what="first values")
+
+    def _key_of(self, optimizer: Any, variables: Sequence[Any]) -> tuple[Any, ...]:
+        """What the program fixes of these variables: the same again finds its routes open.
+
+        Nothing in it depends on how this worker's step was traced, and so on its batch.
+        """
+        ids = [tf_internals.variable_id(variable) for variable in variables]
+        why = why_rows(optimizer) if self._tables.intersection(ids) else ""
+        return (tf.executing_eagerly(), why, *ids)
+
+    def _as_planned(
+        self, units: Sequence[OpenUnit], specs: Sequence[VariableSpec], compact: dict[int, Compact]
+    ) -> dict[int, Compact]:
+        """`compact` with the factors that can travel as planned; the others' gradients go whole."""
+        result = dict(compact)
+        for each in units:
+            if each.unit.scheme is not Scheme.SFB:
+                continue
+            kernel = each.unit.variables[0]
+            planned = each.planned_factors(specs, compact)
+            if isinstance(planned, str):
+                result.pop(kernel, None)
+                _log.warning(
+                    "rank %d: the gradient of %r in this trace is not what was agreed on (%s), so "
+                    "it travels whole to every other worker. If that is so in many steps, send it "
+                    "through the servers: schemes={%r: 'ps'}",
+                    self._worker.rank,
+                    each.agreed.name,
+                    planned,
+                    each.agreed.name,
+                )
+            else:
+                result[kernel] = planned
+        return result
+
+    def _open_units(self, plan: Plan, agreed: Sequence[VariableSpec]) -> list[OpenUnit]:
+        opened = open_units(
+            self._worker, plan, agreed, number=len(self._plans), first_key=self._num_units
+        )
+        self._num_units += len(plan.units)
+        # Factors may come from a peer as soon as it has a plan: everyone must be listening.
+        self._worker.gather("be ready for the gradients of this step", b"")
+        return opened
+
+
+def unique_names(variables: Sequence[Any]) -> list[str]:
+    """Keras paths; a path that comes again gets a number."""
+    seen: dict[str, int] = {}
+    names = []
+    for variable in variables:
+        name = str(getattr(variable, "path", None) or variable.name.split(":")[0])
+        seen[name] = seen.get(name, 0) + 1
+        names.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
+    return names
+
+
+def _refuse_summed(gradients: Sequence[Gradient], variables: Sequence[Any]) -> None:
+    for at, gradient in enumerate(gradients):
+        values = gradient.values if isinstance(gradient, tf.IndexedSlices) else gradient
+        if hasattr(values, "graph") and source_of(values).op.type.startswith("QueueDequeue"):
+            raise PlanError(
+                f"the gradient of {unique_names(variables)[at]!r} was all-reduced before "
+                "optimizer.apply, which sums it over the workers itself; leave out the all_reduce"
+            )

@@ -1,0 +1,176 @@
+"""From the graph to the session and back: one push operation and one queue per route.
+
+- The push is stateful, or it would be pruned, and runs independently of program order, or
+  nothing would leave before backprop ends.
+- The pull is a queue's dequeue, an asynchronous kernel: a wait in a Python function would hold
+  one of the threads that backprop needs.
+- Every element carries its error. Closing the queue instead would raise OutOfRange, which Keras
+  takes for the end of the data.
+- Both are pinned to the host; results are copied to the device that uses them.
+
+An array that the push function is given shares TensorFlow's memory. The array holds a reference
+to the buffer, so TensorFlow neither frees nor reuses it before the last view of it is gone.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any, final
+
+import numpy as np
+import tensorflow as tf
+
+from poseidon_tf.errors import PoseidonError
+from poseidon_tf.session.buffers import ALIGNMENT
+from poseidon_tf.session.session import Deliver, Route
+from poseidon_tf.strategy import tf_internals
+
+_HOST = "/device:CPU:0"
+_numbers = itertools.count()
+
+
+@final
+class GraphRoute:
+    """A route as graphs and eager code use it.
+
+    Args:
+      name: for errors and for people who look at the graph.
+      dtypes: of the results, which are flat or rank-2 arrays of any size.
+      open_route: called once with the function that takes results.
+      failure: the session's, to raise in eager mode.
+      num_replicas: G of this worker. Each has a push and a queue of its own.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        dtypes: Sequence[tf.DType],
+        open_route: Callable[[Deliver], Route],
+        failure: Callable[[], PoseidonError | None],
+        *,
+        num_replicas: int,
+    ) -> None:
+        self.name = name
+        self._dtypes = tuple(dtypes)
+        self._failure = failure
+        with tf.init_scope(), tf.device(_HOST):
+            self._queues = [
+                tf.queue.FIFOQueue(
+                    capacity=2**30,
+                    dtypes=[tf.string, *self._dtypes],
+                    shared_name=f"poseidon_{next(_numbers)}",
+                )
+                for _ in range(num_replicas)
+            ]
+            self._no_error = _text("")
+        self._route = open_route(self._deliver)
+        self._rows: Any = None
+        self._check: Any = None
+
+    def unless_empty(self, rows: Any) -> GraphRoute:
+        """The same way for a share of `rows` rows: where there are none, zeros are contributed.
+
+        The push looks, so that a gradient is neither copied nor kept waiting.
+        """
+        guarded = copy.copy(self)
+        guarded._rows = rows
+        return guarded
+
+    def checking(self, check: Any) -> GraphRoute:
+        """The same way, on which a number that is not finite fails the session.
+
+        Args:
+          check: whether it does, a bool or a tensor of one; None for a way as it was.
+        """
+        checked = copy.copy(self)
+        checked._check = check
+        return checked
+
+    def exchange(self, tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        """Contribute `tensors`; the results, as soon as they are there.
+
+        In a graph they are those of the replica that is traced; elsewhere, and in a graph outside
+        of any replica, they stand for all replicas of this worker.
+        """
+        if tf.executing_eagerly():
+            self.push(tensors)
+            return self.pull()
+        is_replica = len(self._queues) > 1 and tf_internals.is_in_replica()
+        replica = tf_internals.replica_id() if is_replica else None
+        queues = self._queues if replica is None else [self._queues[replica]]
+        scope = "".join(c if c.isalnum() or c in "_./-" else "_" for c in self.name).strip("_/-.")
+        with tf.name_scope(f"poseidon/{scope}"), tf.device(_HOST):
+            contribute = functools.partial(self._push, replica)
+            push = tf.numpy_function(contribute, [*tensors, *self._extras()], [], name="push")
+            tf_internals.run_independently(push)
+            with tf.control_dependencies([push]):
+                pulls = [queue.dequeue(name="pull") for queue in queues]
+            for error, *_ in pulls:
+                tf_internals.run_independently(error.op)
+            error, *results = pulls[0]
+            check = tf.debugging.Assert(tf.equal(error, ""), [error], name="check")
+            tf_internals.run_independently(check)
+            with tf.control_dependencies([check, *(results[0].op for _, *results in pulls[1:])]):
+                return [tf.identity(result) for result in results]
+
+    def push(self, tensors: Sequence[tf.Tensor]) -> None:
+        """Contribute eager `tensors` and go on; one `pull` must come before the next push."""
+        extras = [np.asarray(extra) for extra in self._extras()]
+        self._push(None, *(tensor.numpy() for tensor in tensors), *extras)
+
+    def pull(self) -> list[tf.Tensor]:
+        """The results of the last `push`, as eager tensors; waits for them."""
+        with tf.device(_HOST):
+            pulls = [queue.dequeue() for queue in self._queues]
+        error, *results = pulls[0]
+        if text := error.numpy().decode():
+            failure = self._failure()
+            raise type(failure)(text) if failure is not None else PoseidonError(text)
+        return list(results)
+
+    def _extras(self) -> list[Any]:
+        """What the push looks at besides the contribution itself."""
+        return [extra for extra in (self._rows, self._check) if extra is not None]
+
+    def _push(self, replica: int | None, *contribution: Any) -> None:
+        arrays = [np.asarray(array) for array in contribution]
+        check = self._check is not None and bool(arrays.pop())
+        if self._rows is not None and not arrays.pop():
+            # Indices of sparse rows stay: row 0 is not touched instead.
+            arrays = [each if each.dtype.kind == "i" else np.zeros_like(each) for each in arrays]
+        self._route.push(arrays, replica, check=check)
+
+    def _deliver(self, step: int, results: list[Any], error: str) -> None:
+        del step  # Elements come in order.
+        if error:
+            results = [np.zeros(0, dtype.as_numpy_dtype) for dtype in self._dtypes]
+        element = [_text(error) if error else self._no_error]
+        for result, dtype in zip(results, self._dtypes, strict=True):
+            element.append(_as_tensor(result, dtype))
+        for queue in self._queues:
+            # What `enqueue` does, without its checks: a network has many results in a step. No
+            # device is named, which takes time: queues have but one kernel, the host's.
+            tf.raw_ops.QueueEnqueueV2(handle=queue.queue_ref, components=element)
+
+
+def _text(value: str) -> tf.Tensor:
+    with tf.device(_HOST):
+        return tf.constant(value)
+
+
+def _as_tensor(array: Any, dtype: tf.DType) -> tf.Tensor:
+    """`array` as a tensor of `dtype`, in the same memory where it is this project's and aligned."""
+    is_ours = array.flags.writeable and array.ctypes.data % ALIGNMENT == 0
+    if not is_ours or not array.nbytes:
+        # numpy knows no bfloat16; the bits came as another type of the same size.
+        with tf.device(_HOST):
+            return tf.constant(array.view(dtype.as_numpy_dtype))
+    # TensorFlow keeps the array for as long as it uses its memory.
+    tensor = tf.experimental.dlpack.from_dlpack(array.__dlpack__())
+    if tensor.dtype == dtype:
+        return tensor
+    with tf.device(_HOST):
+        return tf.bitcast(tensor, dtype)

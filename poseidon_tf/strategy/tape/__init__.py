@@ -1,0 +1,1 @@
+"""A tape whose gradients are sums."""

@@ -1,0 +1,1 @@
+"""Values that a program reduces or gathers by itself."""

@@ -1,0 +1,80 @@
+"""NaN and infinity in a worker's own contribution are found before it is sent."""
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from poseidon_tf.errors import NumericsError
+from poseidon_tf.session.numerics import fault
+
+DTYPES = ["float16", ml_dtypes.bfloat16, "float32", "float64"]
+NAMES = ["the gradient of 'fc/kernel'", "the gradient of 'fc/bias'"]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("value", [np.nan, -np.nan, np.inf, -np.inf])
+def test_one_bad_number_is_found_wherever_it_is(dtype, value):
+    """And counted; the largest finite numbers are none."""
+    largest = float(ml_dtypes.finfo(dtype).max)
+    for at in [(0, 0), (2, 1), (6, 4)]:
+        array = np.full((7, 5), largest, dtype)
+        array[::2] = -largest
+        assert fault(array) == ""
+        array[at] = value
+        kind = "1 NaN and 0 infinite" if np.isnan(value) else "0 NaN and 1 infinite"
+        assert fault(array) == f"{kind} among its 35 numbers, the first at {at}"
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, "int32"])
+def test_no_rows_are_no_bad_rows(dtype):
+    """A share of a batch may be empty."""
+    assert fault(np.zeros((0, 5), dtype)) == ""
+
+
+@pytest.mark.parametrize("bits", [0x7F80_0000, 0x7FC0_0000, -1])
+def test_integers_are_finite_whatever_their_bits(bits):
+    """Row numbers are."""
+    assert fault(np.full(3, bits, "int32")) == ""
+
+
+def test_all_of_many_bad_numbers_are_counted():
+    """Of either kind."""
+    array = np.array([1, np.nan, np.inf, -np.inf, np.nan, np.nan], "float16")
+    assert fault(array) == "3 NaN and 2 infinite among its 6 numbers, the first at (1,)"
+
+
+def test_a_bad_contribution_is_not_sent_and_fails_the_session(bench):
+    """The error names rank, step and the variable itself, not only its unit; the others hear it."""
+    job = bench()
+    names = {"variables": ["fc/kernel", "fc/bias"], "contents": NAMES}
+    route, delivered = job.route("fc/kernel and 1 more", **names)
+    good, bad = np.ones((2, 3), "float32"), np.array([1, np.nan, 2], "float32")
+    route.push([good, good], check=True)
+    route.push([good, bad], check=True)
+    assert [step for step, _ in route.syncer.sent] == [0]
+    text = (
+        "worker rank 3 (10.0.0.3:1), step 1: the gradient of 'fc/bias' is not finite: "
+        "1 NaN and 0 infinite among its 3 numbers, the first at (1,)"
+    )
+    assert job.reports == [text]
+    assert isinstance(job.session.failure, NumericsError)
+    assert {delivered.next()[0], delivered.next()[0]} == {0, 1}
+
+
+def test_it_is_sent_where_nobody_asked(bench):
+    """Sums of what is not finite are what they are."""
+    route, _ = bench().route("fc")
+    route.push([np.array([np.nan])])
+    assert len(route.syncer.sent) == 1
+
+
+def test_a_bad_contribution_of_one_replica_names_the_replica(bench):
+    """It is found before the replicas' contributions are joined."""
+    job = bench()
+    route, _ = job.route("fc", num_replicas=2)
+    route.push([np.array([np.inf])], 1, check=True)
+    route.push([np.ones(1)], 0, check=True)
+    assert route.syncer.sent == []
+    assert job.reports[0].startswith(
+        "worker rank 3 (10.0.0.3:1), replica 1, step 0: the contribution to 'fc' is not "
+    )
