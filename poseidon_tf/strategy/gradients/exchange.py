@@ -17,15 +17,16 @@ from typing import Any, final
 import tensorflow as tf
 
 from poseidon_tf.errors import PlanError, PoseidonError
-from poseidon_tf.planner import ClusterSpec, Plan, Scheme, VariableSpec
+from poseidon_tf.planner import ClusterSpec, Plan, VariableSpec
 from poseidon_tf.session.worker import Worker
 from poseidon_tf.strategy import tf_internals
 from poseidon_tf.strategy.data.batches import BatchSizes
 from poseidon_tf.strategy.data.shares import Shares
 from poseidon_tf.strategy.gradients.agreement import agree_on_plan, agree_on_values
 from poseidon_tf.strategy.gradients.numeric_checks import NumericChecks
+from poseidon_tf.strategy.gradients.open_unit import OpenUnit
 from poseidon_tf.strategy.gradients.sample_weights import OpenWeights, SampleWeights, multiplied
-from poseidon_tf.strategy.gradients.schemes import OpenUnit, open_units
+from poseidon_tf.strategy.gradients.schemes import open_units
 from poseidon_tf.strategy.gradients.sparse_optimizers import why_rows
 from poseidon_tf.strategy.graph.describe import Compact, Gradient, describe
 from poseidon_tf.strategy.graph.products import source_of
@@ -138,8 +139,7 @@ class GradientExchange:
         check = self.checks.for_gradients_of(optimizer)
         summed: dict[int, Gradient] = {}
         for each in self._open[key]:
-            each = replace(each, route=each.route.unless_empty(rows).checking(check))
-            summed |= each.exchange(gradients, compact, parts)
+            summed |= each.exchange(gradients, compact, parts, rows=rows, check=check)
         in_order = [summed[position] for position in range(len(gradients))]
         return in_order if scale is None else [multiplied(each, scale) for each in in_order]
 
@@ -227,28 +227,26 @@ class GradientExchange:
         return (tf.executing_eagerly(), why, *ids)
 
     def _as_planned(
-        self, units: Sequence[OpenUnit], specs: Sequence[VariableSpec], compact: dict[int, Compact]
+        self,
+        units: Sequence[OpenUnit],
+        specs: Sequence[VariableSpec],
+        compact: Mapping[int, Compact],
     ) -> dict[int, Compact]:
-        """`compact` with the factors that can travel as planned; the others' gradients go whole."""
-        result = dict(compact)
+        """The forms of `compact` that can travel as planned; the other gradients go whole."""
+        result: dict[int, Compact] = {}
         for each in units:
-            if each.unit.scheme is not Scheme.SFB:
-                continue
-            kernel = each.unit.variables[0]
-            planned = each.planned_factors(specs, compact)
-            if isinstance(planned, str):
-                result.pop(kernel, None)
+            forms, why_whole = each.as_planned(specs, compact)
+            result |= forms
+            if why_whole:
                 _log.warning(
                     "rank %d: the gradient of %r in this trace is not what was agreed on (%s), so "
                     "it travels whole to every other worker. If that is so in many steps, send it "
                     "through the servers: schemes={%r: 'ps'}",
                     self._worker.rank,
                     each.agreed.name,
-                    planned,
+                    why_whole,
                     each.agreed.name,
                 )
-            else:
-                result[kernel] = planned
         return result
 
     def _open_units(self, plan: Plan, agreed: Sequence[VariableSpec]) -> list[OpenUnit]:

@@ -15,10 +15,9 @@ from typing import Any, final
 import tensorflow as tf
 
 from poseidon_tf.errors import ConfigError, PoseidonError
-from poseidon_tf.planner import Scheme
 from poseidon_tf.strategy import tf_internals
 from poseidon_tf.strategy.gradients.exchange import GradientExchange
-from poseidon_tf.strategy.gradients.schemes import OpenUnit
+from poseidon_tf.strategy.gradients.open_unit import OpenUnit
 from poseidon_tf.strategy.graph.describe import Compact
 from poseidon_tf.strategy.graph.rows import sparse_rows
 
@@ -98,7 +97,7 @@ class BackwardPass:
             if position not in self._final:
                 given = gradients[position]
                 self._final[position] = (
-                    _nothing(self._parts[position], open_unit) if given is None else given
+                    open_unit.nothing(self._parts[position]) if given is None else given
                 )
         for group in self._groups:
             for open_unit in group.units:
@@ -156,13 +155,3 @@ class BackwardPass:
             if isinstance(gradient, tf.IndexedSlices)
         }
         return gradients, compact, variables
-
-
-def _nothing(variable: Any, open_unit: OpenUnit) -> Any:
-    """The contribution of a worker whose loss does not depend on `variable` in this step."""
-    if open_unit.unit.scheme is not Scheme.ROWS:
-        return tf.zeros_like(variable)
-    shape = variable.shape
-    return tf.IndexedSlices(
-        tf.zeros([0, *shape[1:]], variable.dtype), tf.zeros([0], tf.int64), tf.constant(shape)
-    )
