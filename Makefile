@@ -10,7 +10,7 @@ PROTOC := .venv-protos/bin/python -m grpc_tools.protoc -Iprotos
 PROTOS := $(wildcard protos/poseidon_tf/wire/*.proto)
 
 # What versions of TensorFlow, Keras, gRPC and protobuf may change, with real processes.
-VERSION_TESTS := tests/strategy tests/examples tests/wire tests/transport
+VERSION_TESTS := tests/strategy tests/keras_hooks tests/examples tests/wire tests/transport
 
 FUZZ_TARGETS := frame member_message coordinator_message plan plan_fields array_bytes ledger
 FUZZ_TARGETS += kv_service factor_service roster coordinator_service

@@ -21,26 +21,12 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from poseidon_tf.keras_hooks.hook import Hook
 from poseidon_tf.strategy import tf_internals
 from poseidon_tf.strategy.data.py_datasets import InOneOrder
 from poseidon_tf.strategy.data.shares import without_empty
 from poseidon_tf.strategy.gradients.sample_weights import across_shares
 from poseidon_tf.strategy.strategy import among_others, of_replica
-
-
-def install() -> None:
-    """Put the hooks in place; a second call changes nothing."""
-    epoch_iterator, trainer = tf_internals.TFEpochIterator, tf_internals.TensorFlowTrainer
-    for cls, name, hook in (
-        (epoch_iterator, "__init__", _open_epochs),
-        (epoch_iterator, "reset", _reset_epochs),
-        (epoch_iterator, "catch_stop_iteration", _catch_stop_iteration),
-        (trainer, "_maybe_symbolic_build", _build),
-        (keras.layers.BatchNormalization, "_moments", _moments),
-        (keras.metrics.Mean, "update_state", _update_mean),
-        (tf_internals.TFOptimizer, "_backend_apply_gradients", _apply_gradients),
-    ):
-        tf_internals.replace_method(cls, name, hook)
 
 
 def _open_epochs(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -187,3 +173,49 @@ def _apply_gradients(original: Callable[..., Any]) -> Callable[..., Any]:
         return original(self, grads, trainable_variables)
 
     return apply_gradients
+
+
+HOOKS = (
+    Hook(
+        tf_internals.TFEpochIterator,
+        "__init__",
+        _open_epochs,
+        "the data of all workers has one end, and a PyDataset one order",
+    ),
+    Hook(
+        tf_internals.TFEpochIterator,
+        "reset",
+        _reset_epochs,
+        "steps are what the workers agreed on, not what the adapter knows",
+    ),
+    Hook(
+        tf_internals.TFEpochIterator,
+        "catch_stop_iteration",
+        _catch_stop_iteration,
+        "the end of a failed job is no end of the data",
+    ),
+    Hook(
+        tf_internals.TensorFlowTrainer,
+        "_maybe_symbolic_build",
+        _build,
+        "building opens no iterator, which would lose a generator's batches, and sums nothing",
+    ),
+    Hook(
+        keras.layers.BatchNormalization,
+        "_moments",
+        _moments,
+        "no rows have no mean; synchronised statistics count every row alike",
+    ),
+    Hook(
+        keras.metrics.Mean,
+        "update_state",
+        _update_mean,
+        "a loss over no rows counts nothing",
+    ),
+    Hook(
+        tf_internals.TFOptimizer,
+        "_backend_apply_gradients",
+        _apply_gradients,
+        "no rows add nothing to accumulated gradients",
+    ),
+)

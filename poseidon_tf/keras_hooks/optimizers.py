@@ -14,6 +14,7 @@ from typing import Any
 import tensorflow as tf
 
 from poseidon_tf.errors import ConfigError
+from poseidon_tf.keras_hooks.hook import Hook
 from poseidon_tf.strategy import tf_internals
 from poseidon_tf.strategy.strategy import ClusterStrategy, of_replica
 
@@ -118,3 +119,31 @@ def _summed(
         for at, total in zip(present, totals, strict=True):
             summed[at] = total
     return summed
+
+
+HOOKS = (
+    Hook(
+        tf_internals.TFOptimizer,
+        "_backend_update_step",
+        update_step,
+        "it knows gradients and their variables: here gradients become sums",
+    ),
+    Hook(
+        tf_internals.TFOptimizer,
+        "_clip_gradients",
+        clip_gradients,
+        "sums are clipped, not each worker's share",
+    ),
+    Hook(
+        tf_internals.LossScaleOptimizer,
+        "_tf_apply",
+        loss_scale_step,
+        "overflow is looked for in the sums, so that no worker skips a step alone",
+    ),
+    Hook(
+        tf_internals.LossScaleOptimizer,
+        "scale_loss",
+        scale_loss,
+        "gradients of a scaled loss overflow by right",
+    ),
+)

@@ -10,10 +10,12 @@ from typing import Any
 import keras
 import numpy as np
 
+from poseidon_tf.keras_hooks.hook import Hook
 from poseidon_tf.keras_hooks.joined_rows import Order, join
 from poseidon_tf.keras_hooks.output_facts import OutputFacts, agreed_form, as_agreed
 from poseidon_tf.keras_hooks.trainer import verbosity
 from poseidon_tf.keras_hooks.writers import arranged
+from poseidon_tf.strategy import tf_internals
 from poseidon_tf.strategy.strategy import ClusterStrategy, among_others
 
 # What a worker has to do that the others wait for here.
@@ -146,3 +148,13 @@ def in_turns(shares: Sequence[Any], *, num_replicas: int) -> list[Any]:
             return list(shares)
         cut.append(np.split(share, np.cumsum(own)[:-1]))
     return [pieces[replica] for replica in range(num_replicas) for pieces in cut]
+
+
+HOOKS = (
+    Hook(
+        tf_internals.TensorFlowTrainer,
+        "predict",
+        predict,
+        "every worker gets all rows, in the dataset's order",
+    ),
+)

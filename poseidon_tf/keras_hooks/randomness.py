@@ -14,17 +14,13 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from poseidon_tf.keras_hooks.hook import Hook
 from poseidon_tf.strategy import tf_internals
 from poseidon_tf.strategy.strategy import of_replica
 
 # 2**32 over the golden ratio: its multiples are far apart, so that a replica's seeds do not meet
 # those of a neighbouring layer's generator, whatever small numbers a user takes for seeds.
 _STRIDE = 0x9E3779B9
-
-
-def install() -> None:
-    """Put the hook in place; a second call changes nothing."""
-    tf_internals.replace_method(keras.random.SeedGenerator, "next", _next)
 
 
 def _next(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -37,3 +33,13 @@ def _next(original: Callable[..., Any]) -> Callable[..., Any]:
         return seed + tf.constant([replica * _STRIDE % 2**32, 0], seed.dtype)
 
     return next
+
+
+HOOKS = (
+    Hook(
+        keras.random.SeedGenerator,
+        "next",
+        _next,
+        "each replica draws its own numbers, of a state that is the same everywhere",
+    ),
+)

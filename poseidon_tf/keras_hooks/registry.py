@@ -1,6 +1,7 @@
-"""What Keras does not ask of a strategy and a cluster needs: puts hooks around its methods.
+"""Everything that is put around methods of Keras and TensorFlow, and how it is undone.
 
-Each acts only under a PoseidonStrategy and otherwise calls what was there before.
+Each hook acts only under a PoseidonStrategy and otherwise calls what was there before. `HOOKS` of
+each module says what it replaces, and why.
 """
 
 from __future__ import annotations
@@ -13,24 +14,26 @@ from poseidon_tf.keras_hooks import (
     script_writers,
     trainer,
 )
-from poseidon_tf.strategy import tf_internals
+from poseidon_tf.keras_hooks.hook import Hook
+from poseidon_tf.strategy.replacements import replace_method, restore_method
+
+HOOKS: tuple[Hook, ...] = (
+    *optimizers.HOOKS,
+    *trainer.HOOKS,
+    *predictions.HOOKS,
+    *data.HOOKS,
+    *randomness.HOOKS,
+    *script_writers.HOOKS,
+)
 
 
 def install() -> None:
-    """Put the hooks in place; a second call changes nothing."""
-    optimizer, fits = tf_internals.TFOptimizer, tf_internals.TensorFlowTrainer
-    for cls, name, hook in (
-        (optimizer, "_backend_update_step", optimizers.update_step),
-        (optimizer, "_clip_gradients", optimizers.clip_gradients),
-        (tf_internals.LossScaleOptimizer, "_tf_apply", optimizers.loss_scale_step),
-        (tf_internals.LossScaleOptimizer, "scale_loss", optimizers.scale_loss),
-        (fits, "fit", trainer.fit),
-        (fits, "evaluate", trainer.evaluate),
-        (fits, "predict", predictions.predict),
-        (fits, "train_on_batch", trainer.train_on_batch),
-        (fits, "_get_metrics_result_or_logs", trainer.metrics_result),
-    ):
-        tf_internals.replace_method(cls, name, hook)
-    data.install()
-    randomness.install()
-    script_writers.install()
+    """Put the hooks in place, as the first strategy of a process does; again changes nothing."""
+    for hook in HOOKS:
+        replace_method(hook.owner, hook.method, hook.wrap)
+
+
+def uninstall() -> None:
+    """Take them out again, as tests do; no strategy may be in use."""
+    for hook in HOOKS:
+        restore_method(hook.owner, hook.method)

@@ -16,27 +16,12 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from poseidon_tf.keras_hooks.hook import Hook
 from poseidon_tf.keras_hooks.whole_files import save_whole
-from poseidon_tf.strategy import tf_internals
 from poseidon_tf.strategy.strategy import ClusterStrategy, among_others
 
 _log = logging.getLogger("poseidon_tf")
 _is_left_out = contextvars.ContextVar("_is_left_out", default=False)
-
-
-def install() -> None:
-    """Put the hooks in place; a second call changes nothing."""
-    checkpoint, manager = tf.train.Checkpoint, tf.train.CheckpointManager
-    for cls, name, hook in (
-        (keras.Model, "save", _save_model),
-        (keras.Model, "save_weights", _save_model),
-        (keras.Model, "export", _save_model),
-        (checkpoint, "save", _save_checkpoint),
-        (checkpoint, "write", _save_checkpoint),
-        (checkpoint, "_write", _write_checkpoint),
-        (manager, "save", _save_managed),
-    ):
-        tf_internals.replace_method(cls, name, hook)
 
 
 def _save_model(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -126,3 +111,15 @@ def _say(strategy: ClusterStrategy, method: str) -> None:
             method,
             strategy.rank,
         )
+
+
+_ONCE = "what a script saves is written once, on rank 0, and appears when it is whole"
+HOOKS = (
+    Hook(keras.Model, "save", _save_model, _ONCE),
+    Hook(keras.Model, "save_weights", _save_model, _ONCE),
+    Hook(keras.Model, "export", _save_model, _ONCE),
+    Hook(tf.train.Checkpoint, "save", _save_checkpoint, _ONCE),
+    Hook(tf.train.Checkpoint, "write", _save_checkpoint, _ONCE),
+    Hook(tf.train.Checkpoint, "_write", _write_checkpoint, _ONCE),
+    Hook(tf.train.CheckpointManager, "save", _save_managed, _ONCE),
+)

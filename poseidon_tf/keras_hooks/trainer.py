@@ -24,6 +24,7 @@ from poseidon_tf.keras_hooks.fit_start import (
     trained_variables_of,
     variables_of,
 )
+from poseidon_tf.keras_hooks.hook import Hook
 from poseidon_tf.keras_hooks.metrics import results_of_all
 from poseidon_tf.keras_hooks.preemption import save_backups
 from poseidon_tf.keras_hooks.stopping import StopTogether
@@ -167,3 +168,31 @@ def train_on_batch(original: Callable[..., Any]) -> Callable[..., Any]:
         return logs
 
     return train_on_batch
+
+
+HOOKS = (
+    Hook(
+        tf_internals.TensorFlowTrainer,
+        "fit",
+        fit,
+        "the workers begin alike and stop together; rank 0 alone writes files and draws a bar",
+    ),
+    Hook(
+        tf_internals.TensorFlowTrainer,
+        "evaluate",
+        evaluate,
+        "one bar, callbacks that write on rank 0, and metrics of all workers",
+    ),
+    Hook(
+        tf_internals.TensorFlowTrainer,
+        "train_on_batch",
+        train_on_batch,
+        "the workers begin alike, and what they hold is compared now and then",
+    ),
+    Hook(
+        tf_internals.TensorFlowTrainer,
+        "_get_metrics_result_or_logs",
+        metrics_result,
+        "metrics at the end of an epoch are those of all workers",
+    ),
+)

@@ -17,6 +17,7 @@ from typing import Any, final
 import tensorflow as tf
 
 from poseidon_tf.strategy import tf_internals
+from poseidon_tf.strategy.replacements import replace_method
 from poseidon_tf.strategy.strategy import of_replica
 
 # A prime, so that replicas have no seed of one another's, whatever small numbers users take.
@@ -57,7 +58,7 @@ _open: _OpenSeeds | None = None
 def begin(seed: int) -> None:
     """From now on operations that a script leaves without a seed draw alike where `seed` is."""
     global _open
-    tf_internals.replace_method(tf_internals.random_seed, "get_seed", _get_seed)
+    replace_method(tf_internals.random_seed, "get_seed", _get_seed)
     _open = _OpenSeeds(seed)
 
 

@@ -6,7 +6,6 @@ A version that lacks one of them is refused when this file is imported, in one s
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -361,17 +360,6 @@ def captured_from_outside(placeholder: tf.Tensor) -> tf.Tensor | None:
         if inner.name == placeholder.name:
             return outer
     return None
-
-
-def replace_method(cls: Any, name: str, wrap: Callable[..., Callable[..., Any]]) -> None:
-    """Let `wrap(original)` stand for a method of a class, or a function of a module, once."""
-    original = getattr(cls, name)
-    if (before := getattr(original, "_poseidon_tf", None)) is not None:
-        assert before is wrap, f"{cls.__name__}.{name} has two hooks: {before}, {wrap}"
-        return
-    replacement = functools.wraps(original)(wrap(original))
-    replacement._poseidon_tf = wrap  # type: ignore[attr-defined]
-    setattr(cls, name, replacement)
 
 
 # What others take from TensorFlow and Keras through this file.
