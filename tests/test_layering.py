@@ -47,7 +47,8 @@ MAY_IMPORT = {
 LIBRARIES = {
     "planner": {"tabulate"},
     "wire": {"numpy", "google"},
-    "transport/over_grpc.py": {"grpc"},
+    "transport/server.py": {"grpc"},
+    "transport/channel.py": {"grpc"},
     "transport/admission.py": {"grpc"},
     "transport/credentials.py": {"grpc"},
     "transport/grpc_endings.py": {"grpc"},
@@ -246,7 +247,7 @@ def test_a_module_without_a_docstring_is_found():
 @pytest.mark.parametrize(
     "file, line",
     [
-        ("transport/over_grpc.py", "import grpc"),
+        ("transport/channel.py", "import grpc"),
         ("kv/client.py", "from poseidon_tf.wire.frame_pb2 import Part"),
         ("planner/plan.py", "from ..errors import PlanError\nfrom . import cost"),
         ("launch/cluster_env.py", "import os\nos.environ['A']"),

@@ -9,7 +9,7 @@ from poseidon_tf.launch.memory import keep_freed_memory
 from poseidon_tf.sfb.factors import RowSpec
 from poseidon_tf.sfb.service import FactorService
 from poseidon_tf.transport.connections import ConnectionSettings
-from poseidon_tf.transport.over_grpc import Server
+from poseidon_tf.transport.server import Server
 
 # A row of both factors together: 1 KiB of float32.
 M = N = 128

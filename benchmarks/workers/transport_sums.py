@@ -16,7 +16,7 @@ from poseidon_tf.kv.client import Piece, ServerLink
 from poseidon_tf.kv.service import KVService
 from poseidon_tf.kv.store import KeySpec
 from poseidon_tf.launch.memory import keep_freed_memory
-from poseidon_tf.transport.over_grpc import Server
+from poseidon_tf.transport.server import Server
 
 rank, addresses = task()
 num_pushing = len(addresses) - 1

@@ -33,8 +33,8 @@ from poseidon_tf.errors import (
     StartTimeout,
     StepTimeout,
 )
+from poseidon_tf.transport.channel import Channel
 from poseidon_tf.transport.connections import ConnectionSettings
-from poseidon_tf.transport.over_grpc import Channel
 from poseidon_tf.transport.streams import Stream
 
 NUM_PINGS = 8

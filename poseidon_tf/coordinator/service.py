@@ -37,7 +37,7 @@ from poseidon_tf.coordinator.messages import (
 )
 from poseidon_tf.coordinator.roster import HOST, Action, Roster
 from poseidon_tf.errors import PoseidonError, ProtocolError
-from poseidon_tf.transport.over_grpc import Server
+from poseidon_tf.transport.server import Server
 from poseidon_tf.transport.streams import Stream
 
 _log = logging.getLogger("poseidon_tf")

@@ -19,9 +19,9 @@ from poseidon_tf.kv.service import (
 )
 from poseidon_tf.kv.store import KeySpec
 from poseidon_tf.transport.base import Traffic
+from poseidon_tf.transport.channel import Channel
 from poseidon_tf.transport.connections import ConnectionSettings
 from poseidon_tf.transport.frame_queue import FrameQueue
-from poseidon_tf.transport.over_grpc import Channel
 from poseidon_tf.transport.shared_memory import SharedMemory
 from poseidon_tf.wire import frames, identities
 from poseidon_tf.wire.frame_pb2 import (

@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError
 from poseidon_tf.errors import ProtocolError
 from poseidon_tf.kv.store import Action, Credit, Deserted, KeySpec, Release, Store
 from poseidon_tf.transport.frame_queue import FRAME_BYTES, FrameQueue
-from poseidon_tf.transport.over_grpc import Server
+from poseidon_tf.transport.server import Server
 from poseidon_tf.transport.shared_memory import SharedMemory
 from poseidon_tf.transport.streams import Stream
 from poseidon_tf.wire import frames, identities

@@ -34,8 +34,8 @@ from poseidon_tf.session.worker import Worker
 from poseidon_tf.sfb.service import FactorService
 from poseidon_tf.trace import Recorder
 from poseidon_tf.transport.connections import ConnectionSettings
-from poseidon_tf.transport.over_grpc import Server
 from poseidon_tf.transport.security import Security
+from poseidon_tf.transport.server import Server
 from poseidon_tf.transport.shared_memory import SharedMemory
 from poseidon_tf.wire.identities import new_identity
 

@@ -30,7 +30,7 @@ from poseidon_tf.session import preemption
 from poseidon_tf.trace import Recorder
 from poseidon_tf.transport.address import Address
 from poseidon_tf.transport.connections import ConnectionSettings
-from poseidon_tf.transport.over_grpc import Server
+from poseidon_tf.transport.server import Server
 from poseidon_tf.transport.shared_memory import SharedMemory
 from poseidon_tf.wire.identities import new_identity
 

@@ -14,8 +14,9 @@ from poseidon_tf.errors import MemberError, ProtocolError
 from poseidon_tf.sfb.exchange import CompleteSet, Deserted, FactorExchange
 from poseidon_tf.sfb.factors import RowSpec
 from poseidon_tf.transport.base import Traffic
+from poseidon_tf.transport.channel import Channel
 from poseidon_tf.transport.connections import ConnectionSettings
-from poseidon_tf.transport.over_grpc import Channel, Server
+from poseidon_tf.transport.server import Server
 from poseidon_tf.transport.streams import Stream
 from poseidon_tf.wire import frames, identities
 from poseidon_tf.wire.frame_pb2 import FrameHeader, Part

@@ -1,1 +1,1 @@
-"""Moving messages between processes; `base` is the contract, `over_grpc` the one carrier."""
+"""Moving messages between processes; `base` is the contract, gRPC the one carrier."""

@@ -8,7 +8,8 @@ from poseidon_tf.coordinator.client import CoordinatorClient
 from poseidon_tf.coordinator.messages import Join
 from poseidon_tf.coordinator.roster import Roster
 from poseidon_tf.coordinator.service import CoordinatorService
-from poseidon_tf.transport.over_grpc import Channel, Server
+from poseidon_tf.transport.channel import Channel
+from poseidon_tf.transport.server import Server
 
 MEMBERS = [("worker", 0), ("worker", 1), ("server", 0)]  # Everyone.
 WAIT_S = 20.0  # Far more than anything here takes.

@@ -15,7 +15,7 @@ from poseidon_tf.coordinator.client import CoordinatorClient
 from poseidon_tf.coordinator.limits import MAX_STRANGER_PINGS
 from poseidon_tf.coordinator.messages import MemberKey, Ping, Pong
 from poseidon_tf.errors import ConfigError, MemberError, StartTimeout
-from poseidon_tf.transport.over_grpc import Server
+from poseidon_tf.transport.server import Server
 
 pytestmark = pytest.mark.usefixtures("no_thread_outlives_its_test")
 

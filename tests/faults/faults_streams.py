@@ -2,7 +2,8 @@
 
 import queue
 
-from poseidon_tf.transport.over_grpc import Channel, Server
+from poseidon_tf.transport.channel import Channel
+from poseidon_tf.transport.server import Server
 
 WAIT_S = 20.0  # Far more than anything here takes.
 

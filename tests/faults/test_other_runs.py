@@ -28,7 +28,7 @@ from poseidon_tf.kv.service import EXCHANGE, INSPECT, REGISTER, KVService
 from poseidon_tf.kv.store import KeySpec
 from poseidon_tf.sfb.service import BROADCAST, FactorService
 from poseidon_tf.transport.connections import ConnectionSettings
-from poseidon_tf.transport.over_grpc import Server
+from poseidon_tf.transport.server import Server
 from poseidon_tf.wire.frame_pb2 import InspectReply, InspectRequest, KeyTable
 from tests.support.proxies import Proxy
 

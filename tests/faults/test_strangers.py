@@ -23,9 +23,10 @@ from poseidon_tf.kv.service import EXCHANGE, INSPECT, REGISTER, KVService
 from poseidon_tf.kv.store import KeySpec
 from poseidon_tf.sfb.factors import RowSpec, pack
 from poseidon_tf.sfb.service import BROADCAST, FactorService
+from poseidon_tf.transport.channel import Channel
 from poseidon_tf.transport.connections import ConnectionSettings
-from poseidon_tf.transport.over_grpc import Channel, Server
 from poseidon_tf.transport.security import Security
+from poseidon_tf.transport.server import Server
 from poseidon_tf.wire.frame_pb2 import Key, KeyNumbers, KeyTable
 from tests.support.certificates import Authority
 from tests.support.jobs import Job, free_addresses

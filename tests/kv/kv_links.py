@@ -7,7 +7,8 @@ import numpy as np
 from poseidon_tf.kv.client import Piece, ServerLink
 from poseidon_tf.kv.service import KVService
 from poseidon_tf.kv.store import KeySpec
-from poseidon_tf.transport.over_grpc import Channel, Server
+from poseidon_tf.transport.channel import Channel
+from poseidon_tf.transport.server import Server
 
 WAIT_S = 20.0  # Far more than anything here takes.
 

@@ -7,7 +7,7 @@ import pytest
 from jobs_in_process import SIZES, InProcess, Training
 
 from poseidon_tf.launch import join, server_main
-from poseidon_tf.transport.over_grpc import Server
+from poseidon_tf.transport.server import Server
 from tests.support.jobs import free_addresses
 from tests.support.proxies import Proxy
 

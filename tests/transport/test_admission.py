@@ -9,8 +9,8 @@ import pytest
 from grpc_peers import WAIT_S, Inbox
 
 from poseidon_tf.errors import ConfigError, PeerLost, StartTimeout
+from poseidon_tf.transport.channel import Channel
 from poseidon_tf.transport.connections import ConnectionSettings
-from poseidon_tf.transport.over_grpc import Channel
 from poseidon_tf.transport.security import Security
 from tests.support.certificates import Authority
 

@@ -10,9 +10,10 @@ import pytest
 from grpc_peers import WAIT_S, Inbox
 
 from poseidon_tf.errors import PeerLost, ProtocolError
+from poseidon_tf.transport.channel import Channel
 from poseidon_tf.transport.connections import ConnectionSettings
 from poseidon_tf.transport.frame_queue import FrameQueue
-from poseidon_tf.transport.over_grpc import Channel, Server
+from poseidon_tf.transport.server import Server
 from poseidon_tf.wire.frame_pb2 import FrameHeader, Part
 from poseidon_tf.wire.frames import decode, encode
 from tests.support.proxies import Proxy

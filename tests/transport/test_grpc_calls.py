@@ -11,7 +11,7 @@ from grpc_peers import WAIT_S, Inbox
 
 from poseidon_tf.errors import ConfigError, PeerLost, ProtocolError, StepTimeout
 from poseidon_tf.transport.address import Address
-from poseidon_tf.transport.over_grpc import Channel
+from poseidon_tf.transport.channel import Channel
 
 ASK = "/test.Talk/Ask"
 TALK = "/test.Talk/Talk"

@@ -7,8 +7,9 @@ from grpc_peers import WAIT_S, Inbox
 
 from poseidon_tf.errors import ConfigError, PeerLost, ProtocolError
 from poseidon_tf.transport.base import GRPC_PREFIX_BYTES, MAX_MESSAGE_BYTES
+from poseidon_tf.transport.channel import Channel
 from poseidon_tf.transport.frame_queue import FrameQueue
-from poseidon_tf.transport.over_grpc import Channel, Server
+from poseidon_tf.transport.server import Server
 from poseidon_tf.wire.frame_pb2 import Part
 from poseidon_tf.wire.frames import decode
 

@@ -12,8 +12,9 @@ import pytest
 from grpc_peers import WAIT_S, Inbox
 
 from poseidon_tf.errors import PeerLost
+from poseidon_tf.transport.channel import Channel
 from poseidon_tf.transport.connections import ConnectionSettings
-from poseidon_tf.transport.over_grpc import Channel, Server
+from poseidon_tf.transport.server import Server
 from tests.support.jobs import SCRIPTS, free_addresses
 from tests.support.proxies import Proxy
 

@@ -14,7 +14,7 @@ from report import result
 
 import poseidon_tf
 from poseidon_tf.launch import join, server_main
-from poseidon_tf.transport.over_grpc import Server
+from poseidon_tf.transport.server import Server
 
 LISTENING = json.loads(os.environ["LISTENING"])
 

@@ -11,8 +11,9 @@ import queue
 import signal
 import sys
 
+from poseidon_tf.transport.channel import Channel
 from poseidon_tf.transport.connections import ConnectionSettings
-from poseidon_tf.transport.over_grpc import Channel, Server
+from poseidon_tf.transport.server import Server
 
 role, address, keepalive_s, how = sys.argv[1:]
 settings = ConnectionSettings(keepalive_s=float(keepalive_s))

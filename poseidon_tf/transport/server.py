@@ -1,76 +1,32 @@
-"""Moves messages over gRPC: servers, channels and long-lived bidirectional streams.
+"""A gRPC server: carries bytes and knows nothing of what they mean.
 
-It carries bytes and knows nothing of what they mean. Besides it only its own parts import grpc:
-`admission`, `credentials`, `grpc_endings` and `readiness`. One call is one connection of a stream;
-`streams` says how one takes another's place.
-
-Settings, with their reasons:
-- a message longer than MAX_MESSAGE_BYTES is refused by gRPC before memory is taken for it;
-- SO_REUSEPORT is off, or two servers could share one port and split its traffic unnoticed;
-- the HTTP proxy of the environment is not used: peers talk to each other directly;
-- keepalive finds a peer that vanished without closing its connection. gRPC answers it without the
-  interpreter's lock, so a worker that computes for a minute is not taken for dead. A channel asks
-  after a sixth of the time and waits for the rest, which is also what TCP waits for an
-  acknowledgement. A server waits for two sixths more: it forgets the stream if it gives up first,
-  and whoever could connect anew would learn of it up to a sixth later;
-- ping_timeout is the same: with keepalive_timeout alone gRPC 1.85 waits a minute for an answer;
-- min_reconnect_backoff is how long an attempt to connect may take at least, not the pause after it:
-  with less, attempts over a slow line are broken off and begun anew, one after the other;
-- every channel has its own connections: gRPC would let equal channels share one.
+One call is one connection of a stream; `streams` says how one takes another's place.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from typing import Any, final
 
 import grpc
 
-from poseidon_tf.errors import ConfigError, PeerLost, PoseidonError, ProtocolError, StartTimeout
-from poseidon_tf.transport import admission, credentials, listening, readiness
+from poseidon_tf.errors import ConfigError, PoseidonError, ProtocolError
+from poseidon_tf.transport import admission, credentials, listening
 from poseidon_tf.transport.address import Address
-from poseidon_tf.transport.base import MAX_MESSAGE_BYTES, Outgoing, Receiver, shortened
+from poseidon_tf.transport.base import Receiver, shortened
 from poseidon_tf.transport.connections import ConnectionSettings
-from poseidon_tf.transport.grpc_endings import incoming, is_broken
-from poseidon_tf.transport.stream_ends import AcceptedStream, DialledStream
-from poseidon_tf.transport.streams import Broken, Stream
+from poseidon_tf.transport.grpc_endings import incoming
+from poseidon_tf.transport.grpc_options import RESUMES, STREAM_ID, options_of
+from poseidon_tf.transport.streams import AcceptedStream, Stream
 
-_PAUSE_S = 0.05  # Between two attempts of a call.
-# What a call says about the stream that it belongs to: a number that nobody else has, and whether
-# the server must know it.
-_STREAM_ID, _RESUMES = "poseidon-stream", "poseidon-resumes"
 # Of a status. gRPC takes 8 KiB of metadata, in which a character may be twelve.
 _REASON_CHARS = 500
 _MAX_STREAM_ID = 64
-
-
-def _options(settings: ConnectionSettings, *, is_server: bool) -> list[tuple[str, Any]]:
-    sixth_ms = settings.keepalive_s * 1000 / 6
-    patience_ms = int(sixth_ms * (7 if is_server else 5))
-    return [
-        ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-        ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-        ("grpc.so_reuseport", 0),
-        ("grpc.enable_http_proxy", 0),
-        ("grpc.enable_retries", 0),
-        ("grpc.use_local_subchannel_pool", 1),
-        ("grpc.initial_reconnect_backoff_ms", 50),
-        ("grpc.min_reconnect_backoff_ms", 2000),
-        ("grpc.max_reconnect_backoff_ms", 1000),
-        ("grpc.keepalive_time_ms", int(sixth_ms)),
-        ("grpc.keepalive_timeout_ms", patience_ms),
-        ("grpc.http2.ping_timeout_ms", patience_ms),
-        ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.max_pings_without_data", 0),
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", 1000),
-        ("grpc.http2.max_ping_strikes", 0),
-    ]
 
 
 @final
@@ -110,7 +66,7 @@ class Server:
         self._lock = threading.Lock()
         self._server = grpc.server(
             _DaemonThreads(),
-            options=_options(settings, is_server=True),
+            options=options_of(settings, is_server=True),
             interceptors=(admission.Admission(settings.security),),
             maximum_concurrent_rpcs=(1 + self._CALLS_PER_STREAM) * max_streams + self._SPARE_CALLS,
         )
@@ -167,7 +123,7 @@ class Server:
 
         def handler(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
             metadata = {k: v for k, v in context.invocation_metadata() if isinstance(v, str)}
-            key = (method, metadata.get(_STREAM_ID, ""))
+            key = (method, metadata.get(STREAM_ID, ""))
             with self._lock:  # No second call of a stream may come in before it is known.
                 stream = self._streams.get(key)
                 is_new = stream is None
@@ -195,7 +151,7 @@ class Server:
         """A stream that begins, and who hears it; ends the call if it cannot. Holds the lock."""
         if not 0 < len(key[1]) <= _MAX_STREAM_ID:
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, "a stream without a number")
-        if _RESUMES in metadata:
+        if RESUMES in metadata:
             # It took too long: its end has been told to whoever waited.
             context.abort(grpc.StatusCode.NOT_FOUND, "the stream has ended there")
         if sum(not stream.is_closed for stream in self._streams.values()) >= self._max_streams:
@@ -258,137 +214,6 @@ class _DaemonThreads(Executor):
 
         threading.Thread(target=run, name="poseidon-serve", daemon=True).start()
         return future
-
-
-@final
-class Channel:
-    """Connections to one address, "host:port"; each channel has its own.
-
-    Raises:
-      ConfigError: that is no address, or a file of `settings` cannot be read.
-    """
-
-    def __init__(
-        self, address: str, *, settings: ConnectionSettings = ConnectionSettings()
-    ) -> None:
-        self.address = str(Address.parse(address))
-        self._resume_s = settings.resume_s
-        self._closed = threading.Event()
-        self._security = settings.security
-        self._shown = admission.shown(settings.security)
-        options = _options(settings, is_server=False)
-        self._channel = credentials.open_channel(self.address, settings.security, options)
-        self.unready_reason = ""  # Why the other side did not answer, as far as gRPC knows.
-
-    def wait_ready(self, *, timeout_s: float) -> bool:
-        """Wait until the other side answers; False at the deadline, or when this is closed.
-
-        Raises:
-          ConfigError: it answers that this process is of another job, or the two can make no
-            connection: its certificate is wrong, or it does not speak TLS.
-        """
-        reason = readiness.wait_ready(
-            self._channel,
-            self.address,
-            self._security,
-            timeout_s=timeout_s,
-            closed=self._closed,
-        )
-        self.unready_reason = reason or ""
-        return reason is None
-
-    def reach(self, who: str, *, timeout_s: float) -> None:
-        """Wait until the other side, which is `who`, answers.
-
-        Raises:
-          StartTimeout: it did not in `timeout_s` seconds; the text says what gRPC made of it.
-          ConfigError: as for `wait_ready`.
-        """
-        if not self.wait_ready(timeout_s=timeout_s):
-            raise StartTimeout(
-                f"{who} at {self.address} cannot be reached in {timeout_s:g} s "
-                f"({self.unready_reason or 'no answer'})"
-            )
-
-    def call(self, method: str, request: bytes, *, timeout_s: float) -> bytes:
-        """One question, one answer; asked again when the connection breaks meanwhile.
-
-        So the other side may hear it twice. Who is asked has been there before: if nobody listens
-        there now, nobody is waited for.
-
-        Raises:
-          ProtocolError: the other side refused the request.
-          ConfigError: as for `wait_ready`.
-          PeerLost: it did not answer within `timeout_s` seconds, or its connection broke and could
-            not be made again.
-        """
-        deadline_s = time.monotonic() + timeout_s
-        has_broken = False
-        while True:
-            left_s = max(0.0, deadline_s - time.monotonic())
-            try:
-                answer: bytes = self._channel.unary_unary(method)(
-                    request,
-                    timeout=left_s,
-                    metadata=self._shown,
-                )
-                return answer
-            except grpc.RpcError as failure:
-                if failure.code() is grpc.StatusCode.INVALID_ARGUMENT:
-                    raise ProtocolError(f"{self.address} refused: {failure.details()}") from failure
-                if failure.code() is grpc.StatusCode.UNAUTHENTICATED:
-                    raise admission.stranger(self.address) from failure
-                if not has_broken:
-                    deadline_s = min(deadline_s, time.monotonic() + self._resume_s)
-                has_broken = True
-                if (
-                    not is_broken(failure)
-                    or time.monotonic() >= deadline_s
-                    or self._closed.wait(_PAUSE_S)
-                ):
-                    raise PeerLost(
-                        f"{method} to {self.address}: no answer in {timeout_s:g} s "
-                        f"({failure.details()})"
-                    ) from failure
-
-    def open_stream(
-        self,
-        method: str,
-        receiver: Receiver,
-        *,
-        metadata: Mapping[str, str] | None = None,
-        outgoing: Outgoing | None = None,
-    ) -> Stream:
-        """Open a stream; `receiver` hears of every message and of the end."""
-        stream_id = secrets.token_hex(16)
-
-        def dial(
-            stream: DialledStream, messages: Iterator[bytes], is_first: bool
-        ) -> tuple[Iterator[bytes], Callable[[], object]]:
-            about = {_STREAM_ID: stream_id} | ({_RESUMES: "1"} if stream.is_known else {})
-            try:
-                # Whoever was there and is not any more will not be waited for.
-                call = self._channel.stream_stream(method)(
-                    messages,
-                    metadata=(*(stream.metadata | about).items(), *self._shown),
-                    wait_for_ready=is_first,
-                )
-            except ValueError as failure:  # That is how gRPC says that the channel is closed.
-                raise Broken(str(failure), is_final=True) from failure
-            return incoming(call, self.address), call.cancel
-
-        stream = DialledStream(
-            self.address, metadata or {}, outgoing, resume_s=self._resume_s, dial=dial
-        )
-        threading.Thread(
-            target=stream.live, args=(receiver,), name="poseidon-read", daemon=True
-        ).start()
-        return stream
-
-    def close(self) -> None:
-        """Close the connections; open streams end with an error."""
-        self._closed.set()
-        self._channel.close()
 
 
 def _short(reason: str) -> str:
