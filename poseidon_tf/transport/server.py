@@ -27,6 +27,7 @@ from poseidon_tf.transport.streams import AcceptedStream, Stream
 # Of a status. gRPC takes 8 KiB of metadata, in which a character may be twelve.
 _REASON_CHARS = 500
 _MAX_STREAM_ID = 64
+_ENDING_S = 5.0  # For what is told to end, and has nothing to wait for.
 
 
 @final
@@ -63,6 +64,7 @@ class Server:
         self._max_streams = max_streams
         self._resume_s = settings.resume_s
         self._streams: dict[tuple[str, str], AcceptedStream] = {}  # By method and number.
+        self._readers: dict[tuple[str, str], threading.Thread] = {}  # The same.
         self._lock = threading.Lock()
         self._server = grpc.server(
             _DaemonThreads(),
@@ -132,7 +134,10 @@ class Server:
             number = stream.attach(incoming(requests, stream.peer), context.cancel)
             if is_new:
                 live = functools.partial(self._live, key, stream, receiver)
-                threading.Thread(target=live, name="poseidon-read", daemon=True).start()
+                reader = threading.Thread(target=live, name="poseidon-read", daemon=True)
+                with self._lock:
+                    self._readers[key] = reader
+                reader.start()
             if not context.add_callback(lambda: stream.detach(number)):
                 stream.detach(number)
             yield from stream.write(number)
@@ -173,7 +178,7 @@ class Server:
             stream.live(receiver)
         finally:
             with self._lock:
-                del self._streams[key]
+                del self._streams[key], self._readers[key]
 
     def _add(self, method: str, handler: grpc.RpcMethodHandler) -> None:
         service, name = method.strip("/").rsplit("/", 1)
@@ -189,10 +194,13 @@ class Server:
         stopped = self._server.stop(grace_s)
         with self._lock:
             self._resume_s = 0.0
-            streams = list(self._streams.values())
+            streams, readers = list(self._streams.values()), list(self._readers.values())
         for stream in streams:
             stream.forsake()
-        stopped.wait(grace_s + 5.0)
+        stopped.wait(grace_s + _ENDING_S)
+        for reader in readers:
+            if reader is not threading.current_thread():  # A receiver may stop its server.
+                reader.join(_ENDING_S)
 
 
 @final

@@ -56,6 +56,24 @@ def test_messages_come_back_in_order(peers):
     assert host.streams[0].metadata["rank"] == "3"
 
 
+def test_a_server_that_has_stopped_reads_no_more(peers, monkeypatch):
+    """Its reading threads have ended when `stop` returns, not a moment later."""
+    stopping, live = threading.Event(), Server._live
+
+    def lingering(self, *args):
+        live(self, *args)
+        stopping.wait(WAIT_S)
+
+    monkeypatch.setattr(Server, "_live", lingering)
+    host, inbox = Host(peers), Inbox()
+    peers.channel(host.address).open_stream(TALK, inbox).send(b"hello")
+    assert inbox.next() == b"hello"
+    (reader,) = host.server._readers.values()
+    threading.Timer(0.5, stopping.set).start()
+    host.server.stop(grace_s=0.0)
+    assert stopping.is_set() and not reader.is_alive()
+
+
 def test_both_ends_count_the_same_traffic(peers):
     """Bytes and messages that one end sent, with gRPC's prefix, are those the other received.
 
