@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal, final
+from collections.abc import Iterator
+from typing import Any, final
 
 import tensorflow as tf
 
@@ -16,21 +16,13 @@ from poseidon_tf.launch.cluster_env import current_environ, drop_empty_config, r
 from poseidon_tf.launch.join import join
 from poseidon_tf.launch.security_env import read_security
 from poseidon_tf.launch.server_main import serve
-from poseidon_tf.planner import (
-    DEFAULT_COALESCE_BYTES,
-    DEFAULT_KV_PAIR_BYTES,
-    ClusterSpec,
-    Plan,
-    check_coalesce_bytes,
-    check_kv_pair_bytes,
-)
-from poseidon_tf.session.deadlines import Deadlines
+from poseidon_tf.planner import ClusterSpec, Plan
 from poseidon_tf.strategy import random_seeds, tf_internals
 from poseidon_tf.strategy.arithmetic import arithmetic_facts
 from poseidon_tf.strategy.data.seeds import seed_difference
+from poseidon_tf.strategy.options import Options, takes
 from poseidon_tf.strategy.strategy import ClusterStrategy, checked_devices, local_devices
 from poseidon_tf.transport.address import Address
-from poseidon_tf.transport.security import Security
 
 _log = logging.getLogger("poseidon_tf")
 
@@ -92,54 +84,12 @@ class PoseidonStrategy(ClusterStrategy):
     Learning on GPU Clusters", USENIX ATC 2017.
     """
 
-    def __init__(
-        self,
-        *,
-        schemes: Mapping[str, str] | None = None,
-        kv_pair_bytes: int = DEFAULT_KV_PAIR_BYTES,
-        coalesce_bytes: int = DEFAULT_COALESCE_BYTES,
-        rows_per_step: int | None = None,
-        clip: Literal["sum", "local"] = "sum",
-        devices: Sequence[str] | None = None,
-        write_on: Literal["chief", "all"] = "chief",
-        loss_weighting: Literal["replica", "sample"] = "replica",
-        drift_check_steps: int = 1000,
-        check_numerics: bool = False,
-        show_plan: Literal["print", "log", "none"] = "print",
-        ports: tuple[int, int] | None = None,
-        deadlines: Deadlines | None = None,
-        timeline_dir: str | None = None,
-        security: Security | None = None,
-    ) -> None:
-        if rows_per_step is not None and rows_per_step < 1:
-            raise ConfigError(f"rows_per_step must be 1 or more, got {rows_per_step}")
-        for pattern, scheme in (schemes or {}).items():
-            if scheme not in ("ps", "sfb", "rows"):
-                raise ConfigError(
-                    f"schemes[{pattern!r}] must be 'ps', 'sfb' or 'rows', got {scheme!r}"
-                )
-        if clip not in ("sum", "local"):
-            raise ConfigError(f"clip must be 'sum' or 'local', got {clip!r}")
-        if write_on not in ("chief", "all"):
-            raise ConfigError(f"write_on must be 'chief' or 'all', got {write_on!r}")
-        if loss_weighting not in ("replica", "sample"):
-            raise ConfigError(
-                f"loss_weighting must be 'replica' or 'sample', got {loss_weighting!r}"
-            )
-        if drift_check_steps < 0:
-            raise ConfigError(
-                f"drift_check_steps must be 1 or more, or 0 for never, got {drift_check_steps}"
-            )
-        if show_plan not in ("print", "log", "none"):
-            raise ConfigError(f"show_plan must be 'print', 'log' or 'none', got {show_plan!r}")
-        if ports is not None and not 0 < ports[0] <= ports[1] < 65536:
-            raise ConfigError(f"ports must be (first, last) within 1..65535, got {ports}")
-        check_kv_pair_bytes(kv_pair_bytes)
-        check_coalesce_bytes(coalesce_bytes)
-        deadlines = deadlines or Deadlines()
+    @takes(Options)
+    def __init__(self, **given: Any) -> None:
+        options = Options(**given)
         drop_empty_config()
         config = read_cluster()
-        security = read_security(current_environ(), security)
+        security = read_security(current_environ(), options.security)
         security.check(
             Address.parse(config.address).name_in_certificates if config.address else None
         )
@@ -149,12 +99,13 @@ class PoseidonStrategy(ClusterStrategy):
                     config,
                     index=config.rank,
                     address=config.address,
-                    start_timeout_s=deadlines.start_s,
-                    settings=deadlines.connections(security),
+                    start_timeout_s=options.deadlines.start_s,
+                    settings=options.deadlines.connections(security),
                 )
             )
-        self._show_plan = show_plan
-        own_devices = local_devices() if devices is None else checked_devices(devices)
+        self._show_plan = options.show_plan
+        asked = options.devices
+        own_devices = local_devices() if asked is None else checked_devices(asked)
         self._cluster_resolver = _as_tensorflow_reads_it()
         self._membership = None
         arithmetic = []
@@ -162,9 +113,9 @@ class PoseidonStrategy(ClusterStrategy):
             self._membership = join(
                 config,
                 arithmetic=arithmetic_facts(own_devices[0], current_environ()),
-                deadlines=deadlines,
-                ports=ports,
-                timeline_dir=timeline_dir,
+                deadlines=options.deadlines,
+                ports=options.ports,
+                timeline_dir=options.timeline_dir,
                 num_replicas=len(own_devices),
                 seed=tf_internals.global_seed(),
                 security=security,
@@ -188,16 +139,8 @@ class PoseidonStrategy(ClusterStrategy):
                     num_servers=config.num_servers,
                     co_located=config.co_located,
                 ),
+                options,
                 arithmetic=arithmetic,
-                schemes=dict(schemes or {}),
-                kv_pair_bytes=kv_pair_bytes,
-                coalesce_bytes=coalesce_bytes,
-                rows_per_step=rows_per_step,
-                clip=clip,
-                write_on=write_on,
-                loss_weighting=loss_weighting,
-                drift_check_steps=drift_check_steps,
-                check_numerics=check_numerics,
                 announce=self._announce,
                 devices=own_devices,
             )

@@ -28,7 +28,7 @@ from poseidon_tf.strategy.drift import DriftGuard
 from poseidon_tf.strategy.extended import PoseidonExtended
 from poseidon_tf.strategy.gradients.exchange import GradientExchange, unique_names
 from poseidon_tf.strategy.gradients.numeric_checks import NumericChecks
-from poseidon_tf.strategy.gradients.sample_weights import SampleWeights
+from poseidon_tf.strategy.options import Options
 from poseidon_tf.strategy.tape.sums import TapeSums
 from poseidon_tf.strategy.values.reductions import joined_replicas, of_each_replica
 
@@ -49,30 +49,22 @@ class ClusterStrategy(tf.distribute.Strategy):  # type: ignore[misc]
         self,
         worker: Worker | None,
         cluster: ClusterSpec,
+        options: Options,
         *,
         arithmetic: Sequence[Mapping[str, Any]],
-        schemes: Mapping[str, str],
-        kv_pair_bytes: int,
-        coalesce_bytes: int,
-        rows_per_step: int | None,
-        clip: str,
-        write_on: str,
-        loss_weighting: str,
-        drift_check_steps: int,
-        check_numerics: bool,
         announce: Callable[[Plan], None],
         devices: Sequence[str],
     ) -> None:
         self._collective_key_base = next(self._key_bases)
         self._worker = worker
-        self._batches = BatchSizes(rows_per_step)
-        self.clips_sums = clip == "sum"
-        self.writes_on_all = write_on == "all"
+        self._batches = BatchSizes(options.rows_per_step)
+        self.clips_sums = options.clip == "sum"
+        self.writes_on_all = options.write_on == "all"
         self.methods_left_out: set[str] = set()  # That wrote nothing here, and said so.
         self.shares = Shares()
-        self.numeric_checks = NumericChecks(is_on=check_numerics)
+        self.numeric_checks = NumericChecks(is_on=options.check_numerics)
         self.drift = DriftGuard(
-            every_steps=drift_check_steps,
+            every_steps=options.drift_check_steps,
             num_replicas=len(devices),
             gather=(lambda what, own: [own]) if worker is None else worker.gather,
             last_step=(lambda: -1) if worker is None else worker.last_step,
@@ -86,19 +78,10 @@ class ClusterStrategy(tf.distribute.Strategy):  # type: ignore[misc]
             self._gradients = GradientExchange(
                 worker,
                 cluster,
+                options,
                 arithmetic=arithmetic,
-                schemes=schemes,
-                kv_pair_bytes=kv_pair_bytes,
-                coalesce_bytes=coalesce_bytes,
                 batches=self._batches,
                 shares=self.shares,
-                sample_weights=(
-                    SampleWeights(
-                        worker, self.shares, num_replicas=worker.num_workers * len(devices)
-                    )
-                    if loss_weighting == "sample"
-                    else None
-                ),
                 checks=self.numeric_checks,
                 announce=announce,
             )

@@ -25,6 +25,7 @@ from poseidon_tf.planner import (
 from poseidon_tf.session.gathers import Places
 from poseidon_tf.session.worker import Worker
 from poseidon_tf.strategy import tf_internals
+from poseidon_tf.strategy.options import Options
 from poseidon_tf.wire.dtypes import Array
 
 
@@ -32,11 +33,9 @@ def agree_on_plan(
     worker: Worker,
     specs: Sequence[VariableSpec],
     cluster: ClusterSpec,
+    options: Options,
     *,
     arithmetic: Sequence[Mapping[str, Any]],
-    schemes: Mapping[str, str],
-    kv_pair_bytes: int,
-    coalesce_bytes: int,
 ) -> tuple[Plan, list[VariableSpec]]:
     """The plan of these variables and what it was made of, the same on all workers.
 
@@ -64,9 +63,9 @@ def agree_on_plan(
         plan = make_plan(
             agreed,
             cluster,
-            schemes=schemes,
-            kv_pair_bytes=kv_pair_bytes,
-            coalesce_bytes=coalesce_bytes,
+            schemes=options.schemes,
+            kv_pair_bytes=options.kv_pair_bytes,
+            coalesce_bytes=options.coalesce_bytes,
             arithmetic_differs=arithmetic_difference(arithmetic),
         )
     except PlanError as failure:

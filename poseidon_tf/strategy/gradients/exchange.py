@@ -30,6 +30,7 @@ from poseidon_tf.strategy.gradients.schemes import open_units
 from poseidon_tf.strategy.gradients.sparse_optimizers import why_rows
 from poseidon_tf.strategy.graph.describe import Compact, Gradient, describe
 from poseidon_tf.strategy.graph.products import source_of
+from poseidon_tf.strategy.options import Options
 
 _log = logging.getLogger("poseidon_tf")
 
@@ -41,7 +42,6 @@ class GradientExchange:
     Args:
       arithmetic: by rank, what the bits of a product depend on.
       shares: know how many rows a replica's share of the batch has.
-      sample_weights: for `loss_weighting="sample"`; None for "replica".
       checks: says which gradients are looked at before they are sent.
       announce: called with each new plan.
     """
@@ -50,14 +50,11 @@ class GradientExchange:
         self,
         worker: Worker,
         cluster: ClusterSpec,
+        options: Options,
         *,
         arithmetic: Sequence[Mapping[str, Any]],
-        schemes: Mapping[str, str],
-        kv_pair_bytes: int,
-        coalesce_bytes: int,
         batches: BatchSizes,
         shares: Shares,
-        sample_weights: SampleWeights | None,
         checks: NumericChecks,
         announce: Callable[[Plan], None],
     ) -> None:
@@ -66,13 +63,15 @@ class GradientExchange:
             agree_on_plan,
             worker,
             cluster=cluster,
+            options=options,
             arithmetic=arithmetic,
-            schemes=schemes,
-            kv_pair_bytes=kv_pair_bytes,
-            coalesce_bytes=coalesce_bytes,
         )
         self._batches, self._announce = batches, announce
-        self._shares, self._sample_weights = shares, sample_weights
+        self._shares = shares
+        self._sample_weights: SampleWeights | None = None
+        if options.loss_weighting == "sample":
+            num_replicas = worker.num_workers * worker.num_replicas
+            self._sample_weights = SampleWeights(worker, shares, num_replicas=num_replicas)
         self.checks = checks
         self._weights: dict[tuple[Any, ...], OpenWeights] = {}
         self._open: dict[tuple[Any, ...], list[OpenUnit]] = {}

@@ -1,0 +1,93 @@
+"""What a user may choose: one object that has checked itself and is handed on whole."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Concatenate, Literal, ParamSpec, get_args
+
+from poseidon_tf.errors import ConfigError
+from poseidon_tf.planner import (
+    DEFAULT_COALESCE_BYTES,
+    DEFAULT_KV_PAIR_BYTES,
+    Scheme,
+    check_coalesce_bytes,
+    check_kv_pair_bytes,
+)
+from poseidon_tf.session.deadlines import Deadlines
+from poseidon_tf.transport.security import Security
+
+Clip = Literal["sum", "local"]
+WriteOn = Literal["chief", "all"]
+LossWeighting = Literal["replica", "sample"]
+ShowPlan = Literal["print", "log", "none"]
+_P = ParamSpec("_P")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """The options of a `PoseidonStrategy`, where each is explained.
+
+    Raises:
+      ConfigError: one of them is not what it may be.
+    """
+
+    schemes: Mapping[str, str] | None = None
+    kv_pair_bytes: int = DEFAULT_KV_PAIR_BYTES
+    coalesce_bytes: int = DEFAULT_COALESCE_BYTES
+    rows_per_step: int | None = None
+    clip: Clip = "sum"
+    devices: Sequence[str] | None = None
+    write_on: WriteOn = "chief"
+    loss_weighting: LossWeighting = "replica"
+    drift_check_steps: int = 1000
+    check_numerics: bool = False
+    show_plan: ShowPlan = "print"
+    ports: tuple[int, int] | None = None
+    deadlines: Deadlines = Deadlines()  # None stands for these too.
+    timeline_dir: str | None = None
+    security: Security | None = None
+
+    def __post_init__(self) -> None:
+        if self.deadlines is None:
+            object.__setattr__(self, "deadlines", Deadlines())
+        if self.rows_per_step is not None and self.rows_per_step < 1:
+            raise ConfigError(f"rows_per_step must be 1 or more, got {self.rows_per_step}")
+        for pattern, scheme in (self.schemes or {}).items():
+            _check(f"schemes[{pattern!r}]", scheme, [str(each) for each in Scheme])
+        for name, choices in (
+            ("clip", Clip),
+            ("write_on", WriteOn),
+            ("loss_weighting", LossWeighting),
+            ("show_plan", ShowPlan),
+        ):
+            _check(name, getattr(self, name), get_args(choices))
+        if self.drift_check_steps < 0:
+            raise ConfigError(
+                f"drift_check_steps must be 1 or more, or 0 for never, got {self.drift_check_steps}"
+            )
+        if self.ports is not None and not 0 < self.ports[0] <= self.ports[1] < 65536:
+            raise ConfigError(f"ports must be (first, last) within 1..65535, got {self.ports}")
+        check_kv_pair_bytes(self.kv_pair_bytes)
+        check_coalesce_bytes(self.coalesce_bytes)
+
+
+def _check(name: str, value: object, choices: Sequence[str]) -> None:
+    if value not in choices:
+        *first, last = [repr(choice) for choice in choices]
+        raise ConfigError(f"{name} must be {', '.join(first)} or {last}, got {value!r}")
+
+
+def takes(
+    source: Callable[_P, Any],
+) -> Callable[[Callable[..., None]], Callable[Concatenate[Any, _P], None]]:
+    """Declares a method whose arguments are those of `source`, for people and type checkers."""
+
+    def declare(method: Callable[..., None]) -> Callable[Concatenate[Any, _P], None]:
+        this, *_ = inspect.signature(method).parameters.values()
+        parameters = [this, *inspect.signature(source).parameters.values()]
+        method.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        return method
+
+    return declare

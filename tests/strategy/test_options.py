@@ -1,0 +1,56 @@
+"""Options check themselves once, and are what PoseidonStrategy takes."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+
+import pytest
+
+import poseidon_tf
+from poseidon_tf.errors import ConfigError
+from poseidon_tf.session.deadlines import Deadlines
+from poseidon_tf.strategy.options import Options
+
+
+@pytest.mark.parametrize(
+    "given, text",
+    [
+        ({"schemes": {"*": "sbf"}}, r"schemes\['\*'\] must be 'ps', 'sfb' or 'rows', got 'sbf'"),
+        ({"kv_pair_bytes": 1}, "kv_pair_bytes must be from 4096 to 67108864, got 1"),
+        ({"coalesce_bytes": -1}, "coalesce_bytes must be from 0 to 67108864, got -1"),
+        ({"rows_per_step": 0}, "rows_per_step must be 1 or more, got 0"),
+        ({"clip": "none"}, "clip must be 'sum' or 'local', got 'none'"),
+        ({"write_on": "none"}, "write_on must be 'chief' or 'all', got 'none'"),
+        ({"loss_weighting": "row"}, "loss_weighting must be 'replica' or 'sample', got 'row'"),
+        ({"show_plan": "no"}, "show_plan must be 'print', 'log' or 'none', got 'no'"),
+        ({"drift_check_steps": -1}, "drift_check_steps must be 1 or more, or 0 for never, got -1"),
+        ({"ports": (9, 8)}, r"ports must be \(first, last\) within 1..65535, got \(9, 8\)"),
+    ],
+)
+def test_a_wrong_option_is_refused_with_what_it_may_be(given, text):
+    with pytest.raises(ConfigError, match=f"^{text}$"):
+        Options(**given)
+
+
+def test_options_do_not_change_once_they_are_checked():
+    options = Options(clip="local")
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        options.clip = "sum"
+
+
+def test_no_deadlines_are_the_usual_ones():
+    assert Options(deadlines=None).deadlines == Options().deadlines == Deadlines()
+
+
+def test_the_strategy_takes_the_options_and_explains_each():
+    """For people who ask, and for what completes their code."""
+    parameters = inspect.signature(poseidon_tf.PoseidonStrategy).parameters
+    assert parameters == inspect.signature(Options).parameters
+    described = inspect.getdoc(poseidon_tf.PoseidonStrategy)
+    assert all(f"\n  {name}: " in described for name in parameters)
+
+
+def test_an_option_that_there_is_not_is_named():
+    with pytest.raises(TypeError, match="unexpected keyword argument 'clipp'"):
+        poseidon_tf.PoseidonStrategy(clipp="sum")
