@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, final
 
@@ -120,14 +121,14 @@ class ServerLink:
             for index, (channel, queue) in enumerate(zip(self._channels, self._queues, strict=True))
         ]
 
-    def reach(self, *, timeout_s: float) -> None:
-        """Wait until the server answers.
+    def reach(self, *, timeout_s: float, over: threading.Event | None = None) -> None:
+        """Wait until the server answers, or until this is in vain; see `Channel.reach`.
 
         Raises:
           StartTimeout: it did not in `timeout_s` seconds.
           ConfigError: it has another token, or its certificate is wrong.
         """
-        self._channels[0].reach("the server", timeout_s=timeout_s)
+        self._channels[0].reach("the server", timeout_s=timeout_s, over=over)
 
     def register(self, specs: Sequence[KeySpec], *, timeout_s: float) -> list[int]:
         """Announce keys; their numbers, in order.

@@ -175,6 +175,11 @@ class Session:
         return self._cause
 
     @property
+    def has_failed(self) -> threading.Event:
+        """Set once there is a failure."""
+        return self._failed
+
+    @property
     def waited_s(self) -> float:
         """Seconds in which everything was sent and some result was still missing."""
         return self._waited_s

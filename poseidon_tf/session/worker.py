@@ -123,7 +123,7 @@ class Worker:
                 )
             )
         for link in self._links:  # All have begun to connect.
-            link.reach(timeout_s=timeout_s)
+            link.reach(timeout_s=timeout_s, over=self.session.has_failed)
 
     def announce_sums(self, sums: Sequence[tuple[str, str, Sequence[_Pair]]]) -> None:
         """Tell each server once of all its parts of these sums; opening them asks nobody then.

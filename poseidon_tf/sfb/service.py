@@ -71,10 +71,12 @@ class FactorService:
         settings: ConnectionSettings,
         timeout_s: float,
         identities_of: Mapping[int, str] | None = None,
+        over: threading.Event | None = None,
     ) -> None:
         """Open a stream to every peer.
 
         Args:
+          over: ends the wait for a peer; see `Channel.reach`.
           addresses: by rank; this worker's own is passed over.
           identities_of: by rank, which process is meant at its address.
 
@@ -95,7 +97,7 @@ class FactorService:
                 )
             )
         for rank, channel in zip(peers, self._channels, strict=True):  # All have begun to connect.
-            channel.reach(f"worker rank {rank}", timeout_s=timeout_s)
+            channel.reach(f"worker rank {rank}", timeout_s=timeout_s, over=over)
 
     def register(self, key: int, spec: RowSpec) -> None:
         """Expect the factors of one kernel; done on all workers before any of them sends."""

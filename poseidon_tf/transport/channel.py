@@ -42,8 +42,11 @@ class Channel:
         self._channel = credentials.open_channel(self.address, settings.security, options)
         self.unready_reason = ""  # Why the other side did not answer, as far as gRPC knows.
 
-    def wait_ready(self, *, timeout_s: float) -> bool:
+    def wait_ready(self, *, timeout_s: float, over: threading.Event | None = None) -> bool:
         """Wait until the other side answers; False at the deadline, or when this is closed.
+
+        Args:
+          over: ends the wait as the deadline does, within seconds.
 
         Raises:
           ConfigError: it answers that this process is of another job, or the two can make no
@@ -54,19 +57,19 @@ class Channel:
             self.address,
             self._security,
             timeout_s=timeout_s,
-            closed=self._closed,
+            ended=[self._closed, *([] if over is None else [over])],
         )
         self.unready_reason = reason or ""
         return reason is None
 
-    def reach(self, who: str, *, timeout_s: float) -> None:
-        """Wait until the other side, which is `who`, answers.
+    def reach(self, who: str, *, timeout_s: float, over: threading.Event | None = None) -> None:
+        """Wait until the other side, which is `who`, answers; see `wait_ready`.
 
         Raises:
           StartTimeout: it did not in `timeout_s` seconds; the text says what gRPC made of it.
           ConfigError: as for `wait_ready`.
         """
-        if not self.wait_ready(timeout_s=timeout_s):
+        if not self.wait_ready(timeout_s=timeout_s, over=over):
             raise StartTimeout(
                 f"{who} at {self.address} cannot be reached in {timeout_s:g} s "
                 f"({self.unready_reason or 'no answer'})"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 
 import grpc
 
@@ -29,12 +30,13 @@ def wait_ready(
     security: Security,
     *,
     timeout_s: float,
-    closed: threading.Event,
+    ended: Sequence[threading.Event],
 ) -> str | None:
     """Wait until the other side answers: None; at the deadline, what gRPC last said.
 
     Args:
-      closed: set before `channel` is closed; ends the wait as the deadline does.
+      ended: any of them ends the wait as the deadline does; the first is set before `channel` is
+        closed.
 
     Raises:
       ConfigError: it answers that this process is of another job, or the two can make no
@@ -48,11 +50,11 @@ def wait_ready(
         # Who waits for a connection is not told what is wrong with it; who does not wait is.
         for is_waiting, least_s in ((False, _LEAST_LOOK_S), (True, 0.0)):
             left_s = max(least_s, deadline_s - time.monotonic())
-            said = _ask(channel, address, security, min(left_s, look_s), is_waiting, closed)
+            said = _ask(channel, address, security, min(left_s, look_s), is_waiting, ended[0])
             if said is None:
                 return None
             reason = said or reason
-        if closed.is_set() or time.monotonic() >= deadline_s:
+        if any(each.is_set() for each in ended) or time.monotonic() >= deadline_s:
             return reason
         look_s = min(2.0 * look_s, _LONGEST_LOOK_S)
 

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from grpc_peers import WAIT_S, Inbox
 
-from poseidon_tf.errors import ConfigError, PeerLost, ProtocolError, StepTimeout
+from poseidon_tf.errors import ConfigError, PeerLost, ProtocolError, StartTimeout, StepTimeout
 from poseidon_tf.transport.address import Address
 from poseidon_tf.transport.channel import Channel
 
@@ -135,6 +135,16 @@ def test_waiting_for_nobody_ends_at_the_deadline_and_quietly(closed_address, cap
         thread.join(WAIT_S)
     assert not broken
     assert "Traceback" not in capfd.readouterr().err
+
+
+def test_waiting_for_a_peer_ends_when_it_is_in_vain(peers, closed_address):
+    """Long before the deadline, and not for the channel's sake: it may be used again."""
+    over = threading.Event()
+    threading.Timer(0.3, over.set).start()
+    channel = peers.channel(closed_address)
+    with pytest.raises(StartTimeout, match=f"^worker rank 3 at {closed_address} cannot be reached"):
+        channel.reach("worker rank 3", timeout_s=3600.0, over=over)
+    assert not channel.wait_ready(timeout_s=0.1)
 
 
 def test_two_servers_never_share_a_port(peers):
