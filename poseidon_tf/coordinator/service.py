@@ -72,7 +72,9 @@ class CoordinatorService:
         self._attendances: dict[MemberKey, _Attendance] = {}
         self._strangers: set[_Attendance] = set()  # Connected, not joined.
         # Filled under the lock, in the order of the decisions; emptied by one thread at a time.
-        self._outbox: collections.deque[tuple[Stream, bytes | None]] = collections.deque()
+        # None ends a stream.
+        self._outbox: collections.deque[tuple[Stream, CoordinatorMessage | None]]
+        self._outbox = collections.deque()
         self._delivering = threading.Lock()
         self._closing = threading.Event()
         server.add_stream(ATTEND, self._accept)
@@ -173,25 +175,26 @@ class CoordinatorService:
 
     def _post(self, actions: list[Action]) -> None:
         """Put messages into the outbox; the caller holds the lock."""
-        # A message to all is one object, and can be long.
-        encoded = {id(message): encode_coordinator_message(message) for _, message in actions}
         for member, message in actions:
             if isinstance(message, Notice) and member == HOST:
                 _log.warning("%s", message.text)  # The host's own log is right here.
             elif (attendance := self._attendances.get(member)) is not None:
-                self._outbox.append((attendance.stream, encoded[id(message)]))
+                self._outbox.append((attendance.stream, message))
                 if _is_last_word(message):
                     self._outbox.append((attendance.stream, None))
 
     def _deliver(self) -> None:
         """Empty the outbox, in order; whoever finds it in someone else's hands waits for them."""
+        last, last_bytes = None, b""
         with self._delivering:
             while self._outbox:
-                stream, message_bytes = self._outbox.popleft()
-                if message_bytes is None:
+                stream, message = self._outbox.popleft()
+                if message is None:
                     stream.close()
-                else:
-                    stream.send(message_bytes)
+                    continue
+                if message is not last:  # A message to all is one object, and can be long.
+                    last, last_bytes = message, encode_coordinator_message(message)
+                stream.send(last_bytes)
 
 
 @final

@@ -6,7 +6,8 @@ from concurrent.futures import wait
 import pytest
 from coordinator_jobs import MEMBERS, WAIT_S, RawMember
 
-from poseidon_tf.coordinator.messages import Failure, Gather
+from poseidon_tf.coordinator import service
+from poseidon_tf.coordinator.messages import Failure, Gather, Gathered, Pong, RosterView
 from poseidon_tf.coordinator.stopping import Stopping
 from poseidon_tf.errors import (
     DriftError,
@@ -38,6 +39,31 @@ def test_announcements_reach_the_other_workers_in_order(job):
     assert job.next_heard("worker", 1) == (0, "data", b"1")
     assert job.next_heard("worker", 1) == (0, "data", b"2")
     assert job.heard["worker", 0].empty() and job.heard["server", 0].empty()
+
+
+def test_a_message_to_all_is_encoded_once_and_holds_nobody_up(job, monkeypatch):
+    """It may be long: meanwhile the coordinator decides what else has come in."""
+    encoded = []
+
+    def encode(message):
+        job.pool.submit(lambda: job.service.failure).result(WAIT_S)
+        encoded.append(type(message))
+        return encode_for_real(message)
+
+    encode_for_real = service.encode_coordinator_message
+    monkeypatch.setattr(service, "encode_coordinator_message", encode)
+    workers = job.joined()[:2]
+    for name in ("plan", "digest"):
+        answers = [job.pool.submit(w.gather, name, b"x", timeout_s=WAIT_S) for w in workers]
+        assert [answer.result(WAIT_S) for answer in answers] == [[b"x", b"x"]] * 2
+    workers[1].report_failure("disk full")
+    assert isinstance(job.next_heard("server", 0), MemberError)
+    assert [kind for kind in encoded if kind is not Pong] == [
+        RosterView,
+        Gathered,
+        Gathered,
+        Failure,
+    ]
 
 
 @pytest.mark.parametrize("farewell", ["abort", "close"])
