@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from poseidon_tf.errors import ConfigError
 from poseidon_tf.session.worker import Worker
-from poseidon_tf.strategy import tf_internals
+from poseidon_tf.strategy import logged, tf_internals
 from poseidon_tf.strategy.data.batches import BatchSizes
 from poseidon_tf.strategy.data.datasets import Datasets
 from poseidon_tf.strategy.data.shares import Shares
@@ -56,7 +56,8 @@ class PoseidonExtended(tf_internals.MirroredExtended):  # type: ignore[misc]
         self.reductions: Reductions | None = None
         if worker is not None:
             self.reductions = Reductions(worker, num_replicas=self._num_replicas_in_sync)
-        super().__init__(container, devices=list(devices))
+        with logged.reading_tf_config():
+            super().__init__(container, devices=list(devices))
 
     @property
     def _rank(self) -> int:

@@ -1,0 +1,39 @@
+"""What TensorFlow logs while a strategy is constructed is true of it."""
+
+import json
+import logging
+
+import pytest
+import tensorflow as tf
+
+from poseidon_tf import PoseidonStrategy
+from tests.support.jobs import free_addresses
+
+
+@pytest.fixture
+def logged(monkeypatch, caplog):
+    """The messages of TensorFlow's logger at INFO, in a process that has a TF_CONFIG."""
+    cluster, task = {"worker": free_addresses(1)}, {"type": "worker", "index": 0}
+    monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": cluster, "task": task}))
+    with caplog.at_level(logging.INFO, logger="tensorflow"):
+        yield lambda: [r.getMessage() for r in caplog.records if r.name == "tensorflow"]
+
+
+def is_ignored(messages):
+    return any("TF_CONFIG will be ignored" in text for text in messages)
+
+
+def test_nobody_is_told_that_tf_config_will_be_ignored(logged):
+    """It has been read. What else is logged stays."""
+    PoseidonStrategy()
+    assert not is_ignored(logged())
+    assert any("with devices" in text for text in logged())
+
+
+def test_of_tensorflows_own_strategy_it_is_still_logged(logged):
+    """Also while ours has been constructed before; and nothing is left in TensorFlow's logger."""
+    filters = list(tf.get_logger().filters)
+    PoseidonStrategy()
+    assert tf.get_logger().filters == filters
+    tf.distribute.MirroredStrategy(["CPU:0"])
+    assert is_ignored(logged())
