@@ -15,7 +15,7 @@ from poseidon_tf.keras_hooks import registry
 from poseidon_tf.launch.cluster_env import current_environ, drop_empty_config, read_cluster
 from poseidon_tf.launch.join import join
 from poseidon_tf.launch.security_env import read_security
-from poseidon_tf.launch.server_main import serve
+from poseidon_tf.launch.server_main import ServerProcess
 from poseidon_tf.planner import ClusterSpec, Plan
 from poseidon_tf.strategy import random_seeds, tf_internals
 from poseidon_tf.strategy.arithmetic import arithmetic_facts
@@ -95,13 +95,13 @@ class PoseidonStrategy(ClusterStrategy):
         )
         if config.role == "server":
             sys.exit(
-                serve(
+                ServerProcess(
                     config,
                     index=config.rank,
                     address=config.address,
                     start_timeout_s=options.deadlines.start_s,
                     settings=options.deadlines.connections(security),
-                )
+                ).serve()
             )
         self._show_plan = options.show_plan
         asked = options.devices

@@ -8,6 +8,7 @@ it asks the workers to stop, and serves until they have; before everyone has arr
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import logging
@@ -16,8 +17,10 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from typing import final
 
 from poseidon_tf.coordinator.client import CoordinatorClient
+from poseidon_tf.coordinator.messages import RosterView
 from poseidon_tf.errors import ConfigError, MemberError, PoseidonError, ProtocolError
 from poseidon_tf.kv.service import KVService, streams_per_server
 from poseidon_tf.launch import failure_text, sigterm
@@ -43,143 +46,182 @@ _own_log = logging.getLogger("poseidon_tf.own_server")
 _own_log.setLevel(logging.ERROR)
 
 
-def serve(
-    config: ClusterConfig,
-    *,
-    index: int,
-    address: str,
-    ports: tuple[int, int] | None = None,
-    start_timeout_s: float = START_TIMEOUT_S,
-    parent_gone: threading.Event | None = None,
-    memory: SharedMemory | None = None,
-    settings: ConnectionSettings = ConnectionSettings(),
-    on_received: Callable[[int, str, int], None] | None = None,
-    on_failed: Callable[[PoseidonError], None] = lambda failure: None,
-) -> int:
-    """Serve as server `index` on `address` until the job ends; the process's exit code.
+@final
+class ServerProcess:
+    """Server `index` of a job, on `address`. Its parts are ended in one way, whatever is raised.
 
     Args:
+      start_timeout_s: until when everyone must have arrived.
+      ports: first and last port where `address` has none; the system's choice if None.
       parent_gone: set by the caller when the process that wants this server is gone.
       memory: shared with that process, the worker whose rank is `index`.
       settings: how its connections behave.
       on_received: hears of every contribution: (rank, key name, step).
       on_failed: hears why this server ends, if it has begun to serve and does not end in order.
-
-    Raises:
-      ConfigError: it cannot listen there.
     """
-    keep_freed_memory()
-    num_streams = streams_per_server(config.num_servers)
-    server = Server(
-        address,
-        max_streams=KVService.streams_needed(config.num_workers, num_streams),
-        ports=ports,
-        settings=settings,
-        patience_s=PORT_PATIENCE_S,
-    )
-    identity = new_identity()
-    recorder: Recorder | None = None
-    last_sum: tuple[str, int] | None = None
 
-    def on_released(name: str, step: int) -> None:
-        nonlocal last_sum
-        last_sum = name, step
-        if recorder is not None:
-            recorder.event("released", name, step)
+    def __init__(
+        self,
+        config: ClusterConfig,
+        *,
+        index: int,
+        address: str,
+        ports: tuple[int, int] | None = None,
+        start_timeout_s: float = START_TIMEOUT_S,
+        parent_gone: threading.Event | None = None,
+        memory: SharedMemory | None = None,
+        settings: ConnectionSettings = ConnectionSettings(),
+        on_received: Callable[[int, str, int], None] | None = None,
+        on_failed: Callable[[PoseidonError], None] = lambda failure: None,
+    ) -> None:
+        self._config, self._index = config, index
+        self._address, self._ports = address, ports
+        self._start_timeout_s = start_timeout_s
+        self._parent_gone, self._memory = parent_gone, memory
+        self._settings = settings
+        self._on_received, self._on_failed = on_received, on_failed
+        self._identity = new_identity()
+        self._over = parent_gone or threading.Event()
+        self._has_ended = False  # All workers have said goodbye.
+        self._failure: PoseidonError | None = None  # The first.
+        self._recorder: Recorder | None = None  # From when everyone has arrived.
+        self._last_sum: tuple[str, int] | None = None
 
-    KVService(
-        server,
-        num_workers=config.num_workers,
-        addresses=config.workers,
-        num_streams=num_streams,
-        index=index,
-        identity=identity,
-        memory=memory,
-        memory_rank=index,
-        on_received=on_received,
-        on_released=on_released,
-    )
-    server.start()
-    over = parent_gone or threading.Event()
-    failures: list[PoseidonError] = []
-    ended: list[bool] = []
+    def serve(self) -> int:
+        """Serve until the job ends; the process's exit code.
 
-    def on_failure(error: PoseidonError) -> None:
-        failures.append(error)
-        over.set()
+        Raises:
+          ConfigError: it cannot listen there.
+        """
+        keep_freed_memory()
+        with contextlib.ExitStack() as parts:  # What comes last is ended first.
+            parts.callback(self._write_trace)
+            server = self._bind()
+            parts.callback(server.stop)
+            self._add_sums(server)
+            server.start()
+            client = self._client(server.address)
+            parts.callback(client.close, timeout_s=1.0)
+            parts.callback(self._over.set)
+            self._heed_whoever_ends_it(client, server.address)
+            self._take_part(client, server.address)
+        if self._failure is not None:
+            self._tell(self._failure)
+        if self._failure is not None or not self._has_ended:
+            return 1
+        return preemption.EXIT_CODE if client.is_preempted else 0
 
-    def on_ended() -> None:
-        ended.append(True)
-        over.set()
-
-    client = CoordinatorClient(
-        config.coordinator_address,
-        role="server",
-        rank=index,
-        own_address=server.address,
-        info={"identity": identity},
-        num_workers=config.num_workers,
-        num_servers=config.num_servers,
-        settings=settings,
-        on_failure=on_failure,
-        on_ended=on_ended,
-        logger=_log if parent_gone is None else _own_log,
-    )
-
-    def asked_to_end() -> bool:
-        who = f"server {index} ({server.address})"
-        return client.announce(preemption.TOPIC, f"{who} was asked to end (SIGTERM)".encode())
-
-    def parent_is_gone() -> MemberError:
-        return MemberError(
-            f"worker rank {index} ({config.workers[index]}), which started it, is gone"
+    def _bind(self) -> Server:
+        config = self._config
+        num_streams = streams_per_server(config.num_servers)
+        return Server(
+            self._address,
+            max_streams=KVService.streams_needed(config.num_workers, num_streams),
+            ports=self._ports,
+            settings=self._settings,
+            patience_s=PORT_PATIENCE_S,
         )
 
-    def watch_parent() -> None:
-        over.wait()
-        client.give_up(parent_is_gone())
+    def _add_sums(self, server: Server) -> None:
+        KVService(
+            server,
+            num_workers=self._config.num_workers,
+            addresses=self._config.workers,
+            num_streams=streams_per_server(self._config.num_servers),
+            index=self._index,
+            identity=self._identity,
+            memory=self._memory,
+            memory_rank=self._index,
+            on_received=self._on_received,
+            on_released=self._note_sum,
+        )
 
-    if parent_gone is not None:
-        threading.Thread(target=watch_parent, name="poseidon-parent-gone", daemon=True).start()
-    else:
-        sigterm.on_first_sigterm(asked_to_end, farewell=lambda: None)
-    try:
-        view = client.join(timeout_s=start_timeout_s)
+    def _client(self, own_address: str) -> CoordinatorClient:
+        return CoordinatorClient(
+            self._config.coordinator_address,
+            role="server",
+            rank=self._index,
+            own_address=own_address,
+            info={"identity": self._identity},
+            num_workers=self._config.num_workers,
+            num_servers=self._config.num_servers,
+            settings=self._settings,
+            on_failure=self._end_failed,
+            on_ended=self._end_in_order,
+            logger=_log if self._parent_gone is None else _own_log,
+        )
+
+    def _heed_whoever_ends_it(self, client: CoordinatorClient, own_address: str) -> None:
+        """The worker that has started this process, by its end; else whoever sends SIGTERM."""
+
+        def watch_parent() -> None:
+            self._over.wait()
+            client.give_up(self._parent_is_gone())
+
+        def asked_to_end() -> bool:
+            text = f"server {self._index} ({own_address}) was asked to end (SIGTERM)"
+            return client.announce(preemption.TOPIC, text.encode())
+
+        if self._parent_gone is not None:
+            threading.Thread(target=watch_parent, name="poseidon-parent-gone", daemon=True).start()
+        else:
+            sigterm.on_first_sigterm(asked_to_end, farewell=lambda: None)
+
+    def _take_part(self, client: CoordinatorClient, own_address: str) -> None:
+        """From arriving until the job has ended, or has failed."""
+        try:
+            view = client.join(timeout_s=self._start_timeout_s)
+            self._begin(view, client)
+            _log.info("server %d serves on %s", self._index, own_address)
+            self._over.wait()
+            if not self._has_ended and self._failure is None:
+                # The coordinator may hear of this server's end before that of the worker.
+                raise self._parent_is_gone()
+        except PoseidonError as failure:
+            self._failure = self._failure or failure
+            if self._recorder is not None:  # Before everyone is here one's end is not all's.
+                client.report_failure(str(failure))
+
+    def _begin(self, view: RosterView, client: CoordinatorClient) -> None:
         # As rank 0 has it: a server has no arguments of its own.
         directory = view.workers[0].info.get("timeline_dir")
         if not isinstance(directory, str | None):
             raise ProtocolError(f"rank 0's timeline_dir is {directory!r}, not a path")
-        recorder = Recorder(
-            f"server {index}",
-            directory=directory,
-            offset_s=client.clock_offset_s,
+        self._recorder = Recorder(
+            f"server {self._index}", directory=directory, offset_s=client.clock_offset_s
         )
-        _log.info("server %d serves on %s", index, server.address)
-        over.wait()
-        if not ended and not failures:
-            # The coordinator may hear of this server's end before that of the worker.
-            raise parent_is_gone()
-    except PoseidonError as failure:
-        failures.append(failure)
-        if recorder is not None:  # Before everyone has arrived one member's end is not all's.
-            client.report_failure(str(failure))
-    finally:
-        over.set()
-        client.close(timeout_s=1.0)
-        server.stop()
-        if recorder is not None:
-            recorder.write()
-    if failures:
-        where = f"server {index} had summed nothing"
-        if last_sum is not None:
-            where = f"the last sum of server {index} was {last_sum[0]!r} of step {last_sum[1]}"
-        print(f"server {index}: {failures[0]}; {where}", file=sys.stderr, flush=True)
-        block = failure_text.told_block(failures[0], where)
+
+    def _note_sum(self, name: str, step: int) -> None:
+        self._last_sum = name, step
+        if self._recorder is not None:
+            self._recorder.event("released", name, step)
+
+    def _end_failed(self, error: PoseidonError) -> None:
+        self._failure = self._failure or error
+        self._over.set()
+
+    def _end_in_order(self) -> None:
+        self._has_ended = True
+        self._over.set()
+
+    def _parent_is_gone(self) -> MemberError:
+        address = self._config.workers[self._index]
+        return MemberError(f"worker rank {self._index} ({address}), which started it, is gone")
+
+    def _write_trace(self) -> None:
+        if self._recorder is not None:
+            self._recorder.write()
+
+    def _tell(self, failure: PoseidonError) -> None:
+        """Say why this server ends: to people, to the launcher and to who has asked for it."""
+        where = f"server {self._index} had summed nothing"
+        if self._last_sum is not None:
+            name, step = self._last_sum
+            where = f"the last sum of server {self._index} was {name!r} of step {step}"
+        print(f"server {self._index}: {failure}; {where}", file=sys.stderr, flush=True)
+        block = failure_text.told_block(failure, where)
         tell_launcher(current_environ(), block, is_own=False)
-        on_failed(failures[0])
-    if failures or not ended:
-        return 1
-    return preemption.EXIT_CODE if client.is_preempted else 0
+        self._on_failed(failure)
 
 
 def main(*, keepalive_s: float, resume_s: float) -> int:
@@ -200,12 +242,12 @@ def main(*, keepalive_s: float, resume_s: float) -> int:
         )
     security = read_security(current_environ())
     security.check(Address.parse(config.address).name_in_certificates)
-    return serve(
+    return ServerProcess(
         config,
         index=config.rank,
         address=config.address,
         settings=ConnectionSettings(keepalive_s=keepalive_s, resume_s=resume_s, security=security),
-    )
+    ).serve()
 
 
 def child_main() -> int:
@@ -230,7 +272,7 @@ def child_main() -> int:
     threading.Thread(target=watch_parent, name="poseidon-parent", daemon=True).start()
     report = functools.partial(report_end, orders["report"])
     try:
-        code = serve(
+        code = ServerProcess(
             ClusterConfig(workers=tuple(orders["workers"])),
             index=orders["index"],
             address=orders["address"],
@@ -240,7 +282,7 @@ def child_main() -> int:
             settings=ConnectionSettings.from_dict(orders["settings"]),
             memory=None if orders["memory"] is None else SharedMemory(orders["memory"]),
             on_failed=functools.partial(report, is_in_order=True),
-        )
+        ).serve()
     except BaseException as failure:
         report(failure, is_in_order=False)
         if isinstance(failure, PoseidonError):

@@ -7,7 +7,7 @@ from session_bench import WAIT_S, Deliveries
 
 from poseidon_tf.launch.cluster_env import ClusterConfig
 from poseidon_tf.launch.join import join
-from poseidon_tf.launch.server_main import serve
+from poseidon_tf.launch.server_main import ServerProcess
 from poseidon_tf.session.deadlines import Deadlines
 from poseidon_tf.sfb.factors import Columns, RowSpec
 from tests.support.jobs import free_addresses
@@ -36,7 +36,8 @@ class InProcess:
         return ClusterConfig(workers=self.workers, servers=self.servers, role=role, rank=rank)
 
     def _serve(self, index):
-        return serve(self._config("server", index), index=index, address=self.servers[index])
+        config = self._config("server", index)
+        return ServerProcess(config, index=index, address=self.servers[index]).serve()
 
     def _work(self, rank, work):
         member = join(self._config("worker", rank), arithmetic={}, deadlines=DEADLINES)

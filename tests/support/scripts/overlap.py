@@ -17,7 +17,7 @@ import tensorflow as tf
 
 import poseidon_tf
 from poseidon_tf.launch.cluster_env import read_cluster
-from poseidon_tf.launch.server_main import serve
+from poseidon_tf.launch.server_main import ServerProcess
 from poseidon_tf.strategy import tf_internals
 from poseidon_tf.strategy.gradients.exchange import GradientExchange
 from poseidon_tf.strategy.tape.eager_sums import BackwardPass
@@ -36,12 +36,8 @@ def on_received(rank: int, key: str, step: int) -> None:
 
 
 if config.rank == 0:
-    threading.Thread(
-        target=serve,
-        args=(config,),
-        kwargs={"index": 0, "address": config.servers[0], "on_received": on_received},
-        daemon=True,
-    ).start()
+    server = ServerProcess(config, index=0, address=config.servers[0], on_received=on_received)
+    threading.Thread(target=server.serve, daemon=True).start()
 if "chained" in sys.argv:
     tf_internals.run_independently = lambda operation: None
 if "delayed" in sys.argv:
