@@ -72,6 +72,7 @@ class Server:
             interceptors=(admission.Admission(settings.security),),
             maximum_concurrent_rpcs=(1 + self._CALLS_PER_STREAM) * max_streams + self._SPARE_CALLS,
         )
+        self._has_started = False
         self._credentials = credentials.server_credentials(settings.security)
         asked = Address.parse(address, lowest_port=0)
         self.address = str(asked.with_port(self._bind(asked, ports, patience_s)))
@@ -187,10 +188,14 @@ class Server:
 
     def start(self) -> None:
         """Begin to serve."""
+        self._has_started = True
         self._server.start()
 
     def stop(self, *, grace_s: float = 1.0) -> None:
         """Let open streams end for `grace_s` seconds, cut the rest, give the port back."""
+        if not self._has_started:  # gRPC never gives back what it has not served on.
+            grace_s = 0.0
+            self.start()
         stopped = self._server.stop(grace_s)
         with self._lock:
             self._resume_s = 0.0

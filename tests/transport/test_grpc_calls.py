@@ -175,6 +175,13 @@ def test_a_stopped_server_gives_its_port_back(peers):
     assert again.address == server.address
 
 
+def test_a_server_that_never_served_gives_its_port_back_too(peers):
+    """As where something else fails before it has begun; gRPC would keep it."""
+    server = peers.server()
+    server.stop()
+    assert peers.server(server.address).address == server.address
+
+
 def test_an_address_of_a_load_balancer_listens_on_all_interfaces(peers):
     """A host that is not this machine's keeps its name and is served all the same."""
     server = peers.server("192.0.2.1:0")  # TEST-NET-1: nobody's.
