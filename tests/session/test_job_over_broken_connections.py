@@ -6,7 +6,7 @@ import random
 import pytest
 from jobs_in_process import SIZES, InProcess, Training
 
-from poseidon_tf.launch import join, server_main
+from poseidon_tf.launch import server_main, worker_parts
 from poseidon_tf.transport.server import Server
 from tests.support.jobs import free_addresses
 from tests.support.proxies import Proxy
@@ -37,7 +37,7 @@ def proxied(monkeypatch):
             server.address = address
             return server
 
-        monkeypatch.setattr(join, "Server", listen)
+        monkeypatch.setattr(worker_parts, "Server", listen)
         monkeypatch.setattr(server_main, "Server", listen)
         yield job, proxies
 

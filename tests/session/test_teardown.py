@@ -1,9 +1,19 @@
-"""Whatever is raised in a member's process, every part of it that was there is ended."""
+"""Whatever is raised in a member's process, every part of it that was there is ended.
+
+That no thread is left is looked at after every test.
+"""
+
+import errno
+import os
+from pathlib import Path
 
 import pytest
+from jobs_in_process import DEADLINES, InProcess
 
+from poseidon_tf.coordinator.service import CoordinatorService
 from poseidon_tf.errors import ConfigError
 from poseidon_tf.launch.cluster_env import ClusterConfig
+from poseidon_tf.launch.join import join
 from poseidon_tf.launch.server_main import ServerProcess
 from poseidon_tf.transport.server import Server
 from tests.support.jobs import free_addresses
@@ -15,6 +25,11 @@ def is_free(address):
     return True
 
 
+def shared_memories():
+    links = [Path(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")]
+    return sum("memfd:poseidon_tf" in os.readlink(link) for link in links if link.is_symlink())
+
+
 def test_a_server_that_cannot_arrive_gives_its_port_back():
     """Its address was good; that of the coordinator is not."""
     (address,) = free_addresses(1)
@@ -22,3 +37,45 @@ def test_a_server_that_cannot_arrive_gives_its_port_back():
     with pytest.raises(ConfigError, match="nonsense"):
         ServerProcess(config, index=0, address=address).serve()
     assert is_free(address)
+
+
+def test_a_worker_that_cannot_arrive_keeps_no_port_and_no_memory():
+    """The same, with the memory that it would have shared with its own server."""
+    (address,) = free_addresses(1)
+    config = ClusterConfig(workers=("nonsense", address), rank=1)
+    with pytest.raises(ConfigError, match="nonsense"):
+        join(config, arithmetic={}, deadlines=DEADLINES)
+    assert shared_memories() == 0
+    assert is_free(address)
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EMFILE, "too many files"), KeyboardInterrupt()])
+def test_a_rank_0_that_gets_no_memory_or_is_interrupted_leaves_nothing(error, monkeypatch):
+    """Neither its coordinator nor its port; the error is the system's, or the user's."""
+
+    def refuse(name):
+        raise error
+
+    addresses = tuple(free_addresses(2))
+    monkeypatch.setattr(os, "memfd_create", refuse)
+    with pytest.raises(type(error)):
+        join(ClusterConfig(workers=addresses, rank=0), arithmetic={}, deadlines=DEADLINES)
+    assert is_free(addresses[0])
+
+
+def test_a_goodbye_that_is_interrupted_still_ends_everything(monkeypatch):
+    """As by Ctrl-C while rank 0 waits for the others to leave."""
+    close = CoordinatorService.close
+
+    def interrupted(service, *, timeout_s):
+        monkeypatch.setattr(CoordinatorService, "close", close)
+        raise KeyboardInterrupt
+
+    def work(member):
+        monkeypatch.setattr(CoordinatorService, "close", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            member.leave()
+        assert is_free(member.config.address)
+
+    job = InProcess(1, 1)
+    assert job.run(work) == ([None], [0])

@@ -13,7 +13,7 @@ import numpy as np
 from report import result
 
 import poseidon_tf
-from poseidon_tf.launch import join, server_main
+from poseidon_tf.launch import server_main, worker_parts
 from poseidon_tf.transport.server import Server
 
 LISTENING = json.loads(os.environ["LISTENING"])
@@ -25,7 +25,7 @@ def listen(address, **options):
     return server
 
 
-join.Server = server_main.Server = listen
+worker_parts.Server = server_main.Server = listen
 strategy = poseidon_tf.PoseidonStrategy(schemes={"*/wide/kernel": "sfb", "*": "ps"})
 keras.utils.set_random_seed(7)
 with strategy.scope():
