@@ -26,13 +26,7 @@ from poseidon_tf.coordinator.messages import (
     StopOffer,
 )
 from poseidon_tf.coordinator.stopping import Stopping
-from poseidon_tf.errors import (
-    MemberError,
-    PoseidonError,
-    ProtocolError,
-    StartTimeout,
-    StepTimeout,
-)
+from poseidon_tf.errors import MemberError, PoseidonError, ProtocolError, StartTimeout, StepTimeout
 from poseidon_tf.transport.channel import Channel
 from poseidon_tf.transport.connections import ConnectionSettings
 from poseidon_tf.transport.streams import Stream
@@ -217,6 +211,11 @@ class CoordinatorClient:
             return is_here or is_refused or hearing.is_closed
 
         hearing.changed.wait_for(is_over, max(deadline_s + GRACE_S - time.monotonic(), 0.0))
+
+    def resume_within(self, resume_s: float) -> None:
+        """How long the connection may take to be made again, from now on; after `join`."""
+        if self._stream is not None:
+            self._stream.resume_within(resume_s)
 
     def gather(self, name: str, payload: bytes, *, timeout_s: float) -> list[bytes]:
         """Give `payload`, get every worker's in rank order. The name is free again afterwards.

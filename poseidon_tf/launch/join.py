@@ -17,6 +17,7 @@ from poseidon_tf.launch import failure_text, sigterm
 from poseidon_tf.launch.cluster_env import ClusterConfig, current_environ
 from poseidon_tf.launch.memory import keep_freed_memory
 from poseidon_tf.launch.reports import tell_launcher
+from poseidon_tf.launch.told_servers import ToldServers
 from poseidon_tf.launch.uncaught import on_uncaught
 from poseidon_tf.launch.worker_parts import WorkerParts
 from poseidon_tf.session.deadlines import Deadlines
@@ -165,14 +166,19 @@ def join(
             "before another is constructed"
         )
     keep_freed_memory()
+    told = ToldServers(
+        timeline_dir=timeline_dir,
+        keepalive_s=deadlines.keepalive_s,
+        resume_s=deadlines.resume_s,
+    )
     parts = WorkerParts(
         config,
         deadlines=deadlines,
         info={
             "arithmetic": dict(arithmetic),
-            "timeline_dir": timeline_dir,
             "num_replicas": num_replicas,
             "seed": seed,
+            **told.as_info(),
         },
         ports=ports,
         timeline_dir=timeline_dir,

@@ -20,8 +20,7 @@ from collections.abc import Callable
 from typing import final
 
 from poseidon_tf.coordinator.client import CoordinatorClient
-from poseidon_tf.coordinator.messages import RosterView
-from poseidon_tf.errors import ConfigError, MemberError, PoseidonError, ProtocolError
+from poseidon_tf.errors import ConfigError, MemberError, PoseidonError
 from poseidon_tf.kv.service import KVService, streams_per_server
 from poseidon_tf.launch import failure_text, sigterm
 from poseidon_tf.launch.cluster_env import ClusterConfig, current_environ, read_cluster
@@ -29,6 +28,7 @@ from poseidon_tf.launch.memory import keep_freed_memory
 from poseidon_tf.launch.own_server import report_end
 from poseidon_tf.launch.reports import tell_launcher
 from poseidon_tf.launch.security_env import read_security
+from poseidon_tf.launch.told_servers import ToldServers
 from poseidon_tf.session import preemption
 from poseidon_tf.trace import Recorder
 from poseidon_tf.transport.address import Address
@@ -104,7 +104,7 @@ class ServerProcess:
             parts.callback(client.close, timeout_s=1.0)
             parts.callback(self._over.set)
             self._heed_whoever_ends_it(client, server.address)
-            self._take_part(client, server.address)
+            self._take_part(client, server)
         if self._failure is not None:
             self._tell(self._failure)
         if self._failure is not None or not self._has_ended:
@@ -167,12 +167,12 @@ class ServerProcess:
         else:
             sigterm.on_first_sigterm(asked_to_end, farewell=lambda: None)
 
-    def _take_part(self, client: CoordinatorClient, own_address: str) -> None:
+    def _take_part(self, client: CoordinatorClient, server: Server) -> None:
         """From arriving until the job has ended, or has failed."""
         try:
             view = client.join(timeout_s=self._start_timeout_s)
-            self._begin(view, client)
-            _log.info("server %d serves on %s", self._index, own_address)
+            self._begin(ToldServers.read(view.workers[0].info), client, server)
+            _log.info("server %d serves on %s", self._index, server.address)
             self._over.wait()
             if not self._has_ended and self._failure is None:
                 # The coordinator may hear of this server's end before that of the worker.
@@ -182,14 +182,30 @@ class ServerProcess:
             if self._recorder is not None:  # Before everyone is here one's end is not all's.
                 client.report_failure(str(failure))
 
-    def _begin(self, view: RosterView, client: CoordinatorClient) -> None:
-        # As rank 0 has it: a server has no arguments of its own.
-        directory = view.workers[0].info.get("timeline_dir")
-        if not isinstance(directory, str | None):
-            raise ProtocolError(f"rank 0's timeline_dir is {directory!r}, not a path")
+    def _begin(self, told: ToldServers, client: CoordinatorClient, server: Server) -> None:
+        """Go by what rank 0 says, as far as that can still be changed."""
         self._recorder = Recorder(
-            f"server {self._index}", directory=directory, offset_s=client.clock_offset_s
+            f"server {self._index}",
+            directory=told.timeline_dir,
+            offset_s=client.clock_offset_s,
         )
+        if self._parent_gone is not None:  # It has the deadlines of the worker that started it.
+            return
+        if told.resume_s is not None:
+            client.resume_within(told.resume_s)
+            server.resume_within(told.resume_s)
+        own_s = self._settings.keepalive_s
+        if told.keepalive_s not in (None, own_s):  # gRPC was told when the server was made.
+            _log.warning(
+                "server %d (%s) takes a connection for broken after %g s of silence, worker rank 0 "
+                "(%s) after %g s; give this server the same: poseidon-tf server --keepalive %g, or "
+                "Deadlines(keepalive_s=%g) where its script constructs the strategy",
+                self._index,
+                server.address,
+                own_s,
+                self._config.coordinator_address,
+                *[told.keepalive_s] * 3,
+            )
 
     def _note_sum(self, name: str, step: int) -> None:
         self._last_sum = name, step
@@ -228,7 +244,8 @@ def main(*, keepalive_s: float, resume_s: float) -> int:
     """`poseidon-tf server`: the task that TF_CONFIG gives this process.
 
     Args:
-      keepalive_s, resume_s: as the workers have them in their `Deadlines`.
+      keepalive_s: as the workers have it in their `Deadlines`.
+      resume_s: the same; until everyone has arrived, as rank 0's counts then.
 
     Raises:
       ConfigError: TF_CONFIG does not describe a server, or what the environment says of TLS or the

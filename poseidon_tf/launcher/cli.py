@@ -122,7 +122,8 @@ def run(
     default=2.0,
     show_default=True,
     metavar="SECONDS",
-    help="How long a broken connection may take to be made again; the workers' resume_s.",
+    help="How long a broken connection may take to be made again, until everyone has arrived; "
+    "then rank 0's resume_s counts.",
 )
 def server(keepalive: float, resume: float) -> None:
     """Serve as the `ps` task that TF_CONFIG names, until the job ends."""

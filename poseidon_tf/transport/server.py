@@ -191,17 +191,23 @@ class Server:
         self._has_started = True
         self._server.start()
 
+    def resume_within(self, resume_s: float) -> None:
+        """`ConnectionSettings.resume_s` of this server is another one from now on."""
+        with self._lock:
+            self._resume_s = resume_s
+            streams = list(self._streams.values())
+        for stream in streams:
+            stream.resume_within(resume_s)
+
     def stop(self, *, grace_s: float = 1.0) -> None:
         """Let open streams end for `grace_s` seconds, cut the rest, give the port back."""
         if not self._has_started:  # gRPC never gives back what it has not served on.
             grace_s = 0.0
             self.start()
         stopped = self._server.stop(grace_s)
+        self.resume_within(0.0)
         with self._lock:
-            self._resume_s = 0.0
-            streams, readers = list(self._streams.values()), list(self._readers.values())
-        for stream in streams:
-            stream.forsake()
+            readers = list(self._readers.values())
         stopped.wait(grace_s + _ENDING_S)
         for reader in readers:
             if reader is not threading.current_thread():  # A receiver may stop its server.

@@ -102,10 +102,10 @@ class Stream:
         self.refusal = reason
         self._end()
 
-    def forsake(self) -> None:
-        """From now on a connection that breaks is the end."""
+    def resume_within(self, resume_s: float) -> None:
+        """From now on a connection may take so long to be made again; with 0 a break is the end."""
         with self._changed:
-            self._resume_s = 0.0
+            self._resume_s = resume_s
             self._changed.notify_all()
 
     def wait_ended(self, *, timeout_s: float) -> bool:

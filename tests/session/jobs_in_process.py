@@ -10,6 +10,7 @@ from poseidon_tf.launch.join import join
 from poseidon_tf.launch.server_main import ServerProcess
 from poseidon_tf.session.deadlines import Deadlines
 from poseidon_tf.sfb.factors import Columns, RowSpec
+from poseidon_tf.transport.connections import ConnectionSettings
 from tests.support.jobs import free_addresses
 
 DEADLINES = Deadlines(start_s=WAIT_S, step_s=WAIT_S, leave_s=WAIT_S, verdict_s=1.0)
@@ -19,9 +20,16 @@ class InProcess:
     """A job whose members are threads; `run` gives every worker the same work.
 
     Without dedicated servers each worker starts one, which is a process.
+
+    Args:
+      deadlines: of the workers.
+      settings: of the dedicated servers' connections.
     """
 
-    def __init__(self, num_workers, num_servers):
+    def __init__(
+        self, num_workers, num_servers, *, deadlines=DEADLINES, settings=ConnectionSettings()
+    ):
+        self._deadlines, self._settings = deadlines, settings
         addresses = free_addresses(num_workers + num_servers)
         self.workers, self.servers = tuple(addresses[:num_workers]), tuple(addresses[num_workers:])
 
@@ -37,10 +45,13 @@ class InProcess:
 
     def _serve(self, index):
         config = self._config("server", index)
-        return ServerProcess(config, index=index, address=self.servers[index]).serve()
+        server = ServerProcess(
+            config, index=index, address=self.servers[index], settings=self._settings
+        )
+        return server.serve()
 
     def _work(self, rank, work):
-        member = join(self._config("worker", rank), arithmetic={}, deadlines=DEADLINES)
+        member = join(self._config("worker", rank), arithmetic={}, deadlines=self._deadlines)
         try:
             return work(member)
         finally:
