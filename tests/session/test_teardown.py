@@ -26,8 +26,10 @@ def is_free(address):
 
 
 def shared_memories():
+    """The inodes of those that are open in this process."""
     links = [Path(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")]
-    return sum("memfd:poseidon_tf" in os.readlink(link) for link in links if link.is_symlink())
+    links = [link for link in links if link.is_symlink()]  # Not the one that listed them.
+    return {os.stat(link).st_ino for link in links if "memfd:poseidon_tf" in os.readlink(link)}
 
 
 def test_a_server_that_cannot_arrive_gives_its_port_back():
@@ -45,7 +47,7 @@ def test_a_worker_that_cannot_arrive_keeps_no_port_and_no_memory():
     before, config = shared_memories(), ClusterConfig(workers=("nonsense", address), rank=1)
     with pytest.raises(ConfigError, match="nonsense"):
         join(config, arithmetic={}, deadlines=DEADLINES)
-    assert shared_memories() == before
+    assert shared_memories() <= before  # Other tests' may be let go meanwhile.
     assert is_free(address)
 
 
