@@ -250,7 +250,10 @@ def _connect(
             settings=settings,
             timeout_s=timeout_s,
             identities_of={member.rank: member.identity for member in view.workers},
+            over=worker.session.has_failed,
         )
     except PoseidonError as failure:
+        if worker.session.failure is not None:  # Somebody has left the job meanwhile.
+            raise worker.session.failure from failure
         worker.coordinator.report_failure(str(failure))  # Why this member is about to be missing.
         raise

@@ -3,15 +3,20 @@
 That no thread is left is looked at after every test.
 """
 
+import contextlib
 import errno
 import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from jobs_in_process import DEADLINES, InProcess
+from session_bench import WAIT_S
 
+from poseidon_tf.coordinator.client import CoordinatorClient
 from poseidon_tf.coordinator.service import CoordinatorService
-from poseidon_tf.errors import ConfigError
+from poseidon_tf.errors import ConfigError, MemberError, PoseidonError
 from poseidon_tf.launch.cluster_env import ClusterConfig
 from poseidon_tf.launch.join import join
 from poseidon_tf.launch.server_main import ServerProcess
@@ -63,6 +68,42 @@ def test_a_rank_0_that_gets_no_memory_or_is_interrupted_leaves_nothing(error, mo
     with pytest.raises(type(error)):
         join(ClusterConfig(workers=addresses, rank=0), arithmetic={}, deadlines=DEADLINES)
     assert is_free(addresses[0])
+
+
+def test_who_still_connects_hears_that_the_job_has_failed():
+    """Rank 1 fails when all have arrived: rank 0 does not wait for it until `start_s`."""
+    first, other, server = free_addresses(3)
+
+    def attend(role, address, then):
+        client = CoordinatorClient(
+            first,
+            role=role,
+            rank=1 if role == "worker" else 0,
+            own_address=address,
+            info={"identity": role},
+            num_workers=2,
+            num_servers=1,
+            on_failure=lambda error: None,
+        )
+        with contextlib.suppress(PoseidonError):  # It may hear of the failure as it arrives.
+            client.join(timeout_s=WAIT_S)
+            then(client)
+        client.close()
+
+    config = ClusterConfig(workers=(first, other), servers=(server,), rank=0)
+    with ThreadPoolExecutor(3) as pool:
+        joining = pool.submit(
+            join, config, arithmetic={}, deadlines=replace(DEADLINES, start_s=3600.0)
+        )
+        others = [
+            pool.submit(attend, "server", server, lambda client: joining.exception(WAIT_S)),
+            pool.submit(attend, "worker", other, lambda client: client.report_failure("no data")),
+        ]
+        with pytest.raises(MemberError, match=r"worker rank 1 \(.*\) failed: no data"):
+            joining.result(WAIT_S)
+        for each in others:
+            each.result(WAIT_S)
+    assert is_free(first)
 
 
 def test_a_goodbye_that_is_interrupted_still_ends_everything(monkeypatch):
