@@ -11,7 +11,8 @@ import pytest
 
 from poseidon_tf import Deadlines, PoseidonStrategy
 from poseidon_tf.coordinator import client, roster, waiting
-from poseidon_tf.launch import cli, server_main
+from poseidon_tf.launch import server_main
+from poseidon_tf.launcher import cli
 from poseidon_tf.launcher.supervisor import Patience
 from poseidon_tf.session import owing
 
