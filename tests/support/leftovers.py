@@ -1,0 +1,15 @@
+"""What a test may not leave behind."""
+
+import os
+import threading
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def nothing_outlives_its_test():
+    """No thread, whoever's it is, and no file; for folders whose tests use no gRPC."""
+    threads, files = set(threading.enumerate()), set(os.listdir("/proc/self/fd"))
+    yield
+    assert set(threading.enumerate()) <= threads
+    assert len(os.listdir("/proc/self/fd")) <= len(files)
