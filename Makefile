@@ -1,6 +1,6 @@
 # `make` lists the targets. Everything runs in .venv, which is built from setup.py on first use.
 .DEFAULT_GOAL := help
-.PHONY: help install demo dist fuzz test test-fast test-faults test-hosts test-networks test-thorough test-versions bench-transport bench-overhead bench-peers bench-scaling check protos check-protos clean
+.PHONY: help install demo dist fuzz test test-quick test-faults test-hosts test-networks test-thorough test-versions bench-transport bench-overhead bench-peers bench-scaling check protos check-protos clean
 
 PYTHON ?= python3
 OLDEST_PYTHON ?= $(PYTHON)
@@ -11,6 +11,11 @@ PROTOS := $(wildcard protos/poseidon_tf/wire/*.proto)
 
 # What versions of TensorFlow, Keras, gRPC and protobuf may change, with real processes.
 VERSION_TESTS := tests/strategy tests/keras_hooks tests/examples tests/wire tests/transport
+
+# What has no marker is quick, and only to collect these would load TensorFlow.
+QUICK := "not processes and not connections and not tensorflow and not exhaustive"
+TENSORFLOW_TESTS := tests/strategy tests/keras_hooks tests/launch/test_failure_text.py
+TENSORFLOW_TESTS += tests/launch/test_show_plan.py tests/launch/test_documented_deadlines.py
 
 FUZZ_TARGETS := frame member_message coordinator_message plan plan_fields array_bytes ledger
 FUZZ_TARGETS += kv_service factor_service roster coordinator_service
@@ -28,8 +33,8 @@ demo: install  ## train on handwritten digits: 2 workers and 2 servers on this m
 test: install  ## run all tests
 	.venv/bin/python -m pytest
 
-test-fast: install  ## run the tests that start no processes
-	.venv/bin/python -m pytest -m "not processes"
+test-quick: install  ## run, in seconds, the tests without TensorFlow, other processes and connections
+	.venv/bin/python -m pytest -q -m $(QUICK) $(addprefix --ignore=,$(TENSORFLOW_TESTS))
 
 test-hosts: install  ## run the tests between emulated hosts; needs root and iproute2
 	.venv/bin/python -m pytest tests_hosts

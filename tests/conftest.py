@@ -6,6 +6,8 @@ import time
 
 import pytest
 
+from tests.support.quick import pytest_runtest_call, pytest_runtest_protocol  # noqa: F401
+
 # Ending takes a moment: a stream's thread hears of the end from gRPC's.
 JOIN_S = 5.0
 VERSIONED = ("tensorflow", "keras", "grpcio", "protobuf", "numpy")

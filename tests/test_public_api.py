@@ -50,17 +50,20 @@ def test_every_error_is_in_the_tree_and_public():
     assert all(kind in errors.__doc__ for kind in kinds)
 
 
+@pytest.mark.processes
 def test_importing_the_package_loads_nothing_heavy():
     """Its name, its version, its errors and its plans need neither TensorFlow nor gRPC."""
     light = "import poseidon_tf; dir(poseidon_tf); poseidon_tf.__version__, poseidon_tf.PeerLost"
     assert loaded_after(f"{light}, poseidon_tf.Plan") == set()
 
 
+@pytest.mark.processes
 def test_a_server_loads_no_tensorflow():
     """The server's process has gRPC and nothing of TensorFlow or Keras."""
     assert loaded_after("import poseidon_tf.launch.server_main") == {"grpc"}
 
 
+@pytest.mark.processes
 def test_the_strategy_and_the_tape_are_what_loads_tensorflow():
     """Their first use imports TensorFlow and Keras: the check for heavy modules can fail."""
     for name in LOAD_TENSORFLOW:

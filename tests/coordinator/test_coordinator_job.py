@@ -17,6 +17,8 @@ from poseidon_tf.errors import (
     StepTimeout,
 )
 
+pytestmark = pytest.mark.connections
+
 
 def test_gathers_of_many_names_at_once_come_back_in_rank_order(job):
     workers = job.joined()[:2]

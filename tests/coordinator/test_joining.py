@@ -17,7 +17,7 @@ from poseidon_tf.coordinator.messages import MemberKey, Ping, Pong
 from poseidon_tf.errors import ConfigError, MemberError, StartTimeout
 from poseidon_tf.transport.server import Server
 
-pytestmark = pytest.mark.usefixtures("no_thread_outlives_its_test")
+pytestmark = [pytest.mark.connections, pytest.mark.usefixtures("no_thread_outlives_its_test")]
 
 
 @pytest.mark.parametrize("order", [MEMBERS, MEMBERS[::-1], [MEMBERS[1], MEMBERS[2], MEMBERS[0]]])

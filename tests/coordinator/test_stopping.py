@@ -16,6 +16,8 @@ from poseidon_tf.coordinator.messages import (
 from poseidon_tf.coordinator.stopping import Stopping
 from poseidon_tf.errors import MemberError, ProtocolError, StepTimeout
 
+pytestmark = pytest.mark.connections
+
 
 class Cluster:
     """Three workers that run executions of which none ends before all have begun it."""

@@ -60,6 +60,7 @@ def test_jit_compile_is_refused_and_the_job_can_go_on_without():
         assert not any(thread_errors(job)), [member.output() for member in everyone(job)]
 
 
+@pytest.mark.tensorflow
 @pytest.mark.parametrize(
     "arguments, message",
     [

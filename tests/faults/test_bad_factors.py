@@ -12,6 +12,8 @@ from poseidon_tf.sfb.service import BROADCAST, FactorService
 from poseidon_tf.wire import frames
 from poseidon_tf.wire.frame_pb2 import FrameHeader, Part
 
+pytestmark = pytest.mark.connections
+
 KEY, ROWS, M, N = 4, 2, 3, 5
 TOTAL = ROWS * (M + N) * 4
 

@@ -25,6 +25,8 @@ from poseidon_tf.transport.security import Security
 from poseidon_tf.wire import frames
 from poseidon_tf.wire.frame_pb2 import FrameHeader, InspectReply, Key, KeyTable, Part
 
+pytestmark = pytest.mark.connections
+
 SPECS = [KeySpec(name, "float32", 4) for name in "wbv"]  # Numbers 0, 1 and 2.
 
 

@@ -32,6 +32,8 @@ from poseidon_tf.transport.server import Server
 from poseidon_tf.wire.frame_pb2 import InspectReply, InspectRequest, KeyTable
 from tests.support.proxies import Proxy
 
+pytestmark = pytest.mark.connections
+
 SPEC = KeySpec("w", "float32", 4)
 OLD = ["", "server 1 of the run before"]  # One that says nothing, and one that means another.
 

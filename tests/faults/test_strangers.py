@@ -31,6 +31,8 @@ from poseidon_tf.wire.frame_pb2 import Key, KeyNumbers, KeyTable
 from tests.support.certificates import Authority
 from tests.support.jobs import Job, free_addresses
 
+pytestmark = pytest.mark.connections
+
 TOKEN = "the job's own"
 ROWS = pack(np.ones((2, 3), "f"), np.ones((2, 5), "f"))
 

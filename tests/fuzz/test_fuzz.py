@@ -9,6 +9,8 @@ from fuzz_targets import DECODERS, SERVICES
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+pytestmark = pytest.mark.exhaustive
+
 # The same inputs in every run, and few: `make fuzz` looks for new ones.
 FEW = settings(
     derandomize=True,

@@ -13,6 +13,8 @@ from poseidon_tf.kv.store import MAX_NAME_CHARS, key_name
 from poseidon_tf.wire.frame_pb2 import FrameHeader, Part
 from poseidon_tf.wire.frames import encode
 
+pytestmark = pytest.mark.connections
+
 ONES = np.ones(4, np.float32)
 
 

@@ -18,6 +18,8 @@ from poseidon_tf.transport.frame_queue import FrameQueue
 from poseidon_tf.wire import frames
 from poseidon_tf.wire.frame_pb2 import InspectReply, InspectRequest, Key, KeyTable, Part
 
+pytestmark = pytest.mark.connections
+
 NUM_STEPS = 3
 NUM_STREAMS = 2
 

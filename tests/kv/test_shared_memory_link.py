@@ -16,6 +16,8 @@ from poseidon_tf.wire.frame_pb2 import FrameHeader, Part
 from poseidon_tf.wire.frames import decode, encode
 from tests.support.memories import two_sides
 
+pytestmark = pytest.mark.connections
+
 ONES = np.ones(4, np.float32)
 FILE_BYTES = 64 * 1024 * 1024  # Of a memory that has grown a little.
 # Small and large keys, on both streams.

@@ -122,6 +122,7 @@ class Job:
             worker.waiting.extend((key, worker.step) for key in worker.orders[worker.step])
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("num_workers", [1, 2, 3, 4, 7])
 @pytest.mark.parametrize("window_bytes", [1, None])  # One chunk at a time; the largest chunk.
 @pytest.mark.parametrize("credit_step", [0, 4, 63, 300, 10_000])  # The last: beyond all there is.

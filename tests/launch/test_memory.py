@@ -3,6 +3,10 @@
 import subprocess
 import sys
 
+import pytest
+
+pytestmark = pytest.mark.processes
+
 FAULTS = """
 import resource, sys
 from poseidon_tf.launch.memory import keep_freed_memory

@@ -93,6 +93,7 @@ def test_settings_that_say_nothing_clear_are_refused(environ, reason):
         read_security(environ)
 
 
+@pytest.mark.processes
 def test_a_server_of_its_own_reads_the_environment_before_it_listens():
     """It says which file is wrong, and exits as for any wrong setting."""
     cluster = '{"worker": ["127.0.0.1:1"], "ps": ["127.0.0.1:2"]}'

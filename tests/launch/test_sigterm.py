@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.processes
+
 PROGRAM = """
 import signal, sys, threading
 from poseidon_tf.launch import sigterm

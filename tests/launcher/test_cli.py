@@ -25,12 +25,14 @@ def heavy_modules_after(code: str) -> list[str]:
     return loaded
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("args", [["--help"], ["plan", "--help"], ["run", "--help"], ["--version"]])
 def test_help_loads_nothing_heavy(args):
     call = f"from poseidon_tf.launcher.cli import main\nmain({args}, standalone_mode=False)"
     assert heavy_modules_after(call) == []
 
 
+@pytest.mark.processes
 def test_the_check_for_heavy_modules_can_fail():
     assert heavy_modules_after("import numpy") == ["numpy"]
 
@@ -168,6 +170,7 @@ def test_server_exits_with_its_own_code(monkeypatch, args, keepalive_s, resume_s
     assert heard == {"keepalive_s": keepalive_s, "resume_s": resume_s}
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("separator", [[], ["--"]])
 def test_what_follows_the_script_is_the_scripts_own(tmp_path, separator):
     script = tmp_path / "train.py"

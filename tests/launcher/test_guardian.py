@@ -7,6 +7,8 @@ import sys
 import pytest
 from test_local_ending import SLEEP, is_running, wait_until
 
+pytestmark = pytest.mark.processes
+
 # Starts one member, has it watched, and is killed as soon as the member is ready.
 LAUNCHER = """
 import os, pathlib, signal, subprocess, sys, time

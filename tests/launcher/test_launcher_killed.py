@@ -13,6 +13,8 @@ from test_local_ending import RANK, SLEEP, wait_until
 
 from tests.support.traces import MARK, files, marked
 
+pytestmark = pytest.mark.processes
+
 # Every member opens its port, starts a child in its group, and says that it is ready.
 MEMBER = (
     "import os, json, pathlib, socket, subprocess, sys, time\n"

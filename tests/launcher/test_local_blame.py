@@ -8,9 +8,12 @@ import signal
 import tempfile
 import time
 
+import pytest
 from test_local_ending import RANK, SHORT
 
 from poseidon_tf.launch.reports import VARIABLE, ReportFile, tell_launcher
+
+pytestmark = pytest.mark.processes
 
 REPORT = RANK + (
     "import sys, time, pathlib\n"

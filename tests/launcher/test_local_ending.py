@@ -14,6 +14,8 @@ from poseidon_tf.errors import ConfigError
 from poseidon_tf.launcher.local import run_local
 from poseidon_tf.launcher.supervisor import Patience
 
+pytestmark = pytest.mark.processes
+
 SHORT = Patience(after_failure_s=0.3, after_workers_s=0.3, after_sigterm_s=0.3, grace_s=0.3)
 SLEEP = "import time; time.sleep(60)"
 RANK = "import os, json; rank = json.loads(os.environ['TF_CONFIG'])['task']['index']\n"

@@ -11,6 +11,8 @@ from poseidon_tf.launcher.local import run_local
 from poseidon_tf.launcher.output import Lines
 from poseidon_tf.launcher.supervisor import Patience
 
+pytestmark = pytest.mark.processes
+
 RANK = "import os, json; rank = json.loads(os.environ['TF_CONFIG'])['task']['index']\n"
 
 

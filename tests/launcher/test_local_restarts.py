@@ -12,6 +12,8 @@ from test_local_ending import RANK, SHORT, SLEEP, wait_until
 from poseidon_tf.errors import ConfigError
 from poseidon_tf.launcher.local import run_local
 
+pytestmark = pytest.mark.processes
+
 # Appends this process's TF_CONFIG to a file of its own, and knows how often it has done so.
 TRY = RANK + (
     "import sys, time, pathlib\n"

@@ -156,6 +156,7 @@ def test_the_columns_are_those_of_the_clusters_nodes():
     assert millions == pytest.approx([58.7, 3.67, 119.3, 33.6, 3.67, 136.3], abs=0.06)
 
 
+@pytest.mark.processes
 def test_planning_loads_neither_tensorflow_nor_a_table_printer():
     code = """
 import sys

@@ -21,6 +21,8 @@ from session_bench import WAIT_S, Deliveries
 from poseidon_tf.errors import MemberError, ProtocolError
 from poseidon_tf.kv.client import ServerLink
 
+pytestmark = pytest.mark.connections
+
 PAIR_BYTES = 512 * 1024
 
 

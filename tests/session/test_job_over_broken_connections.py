@@ -15,6 +15,8 @@ from poseidon_tf.transport.server import Server
 from tests.support.jobs import free_addresses
 from tests.support.proxies import Proxy
 
+pytestmark = pytest.mark.connections
+
 NUM_STEPS = 20
 
 

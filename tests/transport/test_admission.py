@@ -14,6 +14,8 @@ from poseidon_tf.transport.connections import ConnectionSettings
 from poseidon_tf.transport.security import Security
 from tests.support.certificates import Authority
 
+pytestmark = pytest.mark.connections
+
 ASK, TALK = "/test.Talk/Ask", "/test.Talk/Talk"
 PLAIN = Security()
 TOKEN = Security(token="open sesame")

@@ -18,6 +18,8 @@ from poseidon_tf.wire.frame_pb2 import FrameHeader, Part
 from poseidon_tf.wire.frames import decode, encode
 from tests.support.proxies import Proxy
 
+pytestmark = pytest.mark.connections
+
 TALK, ASK = "/test.Talk/Talk", "/test.Talk/Ask"
 
 

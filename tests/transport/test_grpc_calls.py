@@ -13,6 +13,8 @@ from poseidon_tf.errors import ConfigError, PeerLost, ProtocolError, StartTimeou
 from poseidon_tf.transport.address import Address
 from poseidon_tf.transport.channel import Channel
 
+pytestmark = pytest.mark.connections
+
 ASK = "/test.Talk/Ask"
 TALK = "/test.Talk/Talk"
 

@@ -13,6 +13,8 @@ from poseidon_tf.transport.server import Server
 from poseidon_tf.wire.frame_pb2 import Part
 from poseidon_tf.wire.frames import decode
 
+pytestmark = pytest.mark.connections
+
 TALK = "/test.Talk/Talk"
 
 

@@ -140,6 +140,7 @@ memory.write(offset, bytes(memory.view(offset, 5)).upper())
 """
 
 
+@pytest.mark.processes
 def test_a_child_process_is_given_the_descriptor(sides):
     """It maps the same bytes, and only the child that the descriptor was passed to has it."""
     creator, _ = sides

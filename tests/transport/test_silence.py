@@ -18,6 +18,8 @@ from poseidon_tf.transport.server import Server
 from tests.support.jobs import SCRIPTS, free_addresses
 from tests.support.proxies import Proxy
 
+pytestmark = pytest.mark.connections
+
 SLACK_S = 8.0  # For a busy machine, and for what is tried after the break.
 MESSAGE = bytes(64 * 1024)
 
