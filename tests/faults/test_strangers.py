@@ -103,6 +103,12 @@ class Everything:
         self._closing.append(channel.close)
         return channel
 
+    def server_of_peer(self):
+        """Of rank 1, whom nobody calls."""
+        server = Server("127.0.0.1:0", max_streams=1)
+        self._closing.append(lambda: server.stop(grace_s=0.0))
+        return server
+
     def goes_on(self):
         """The members join, a sum and a set of factors are made, and nobody else was heard."""
         assert self.coordinator.failure is None
@@ -120,7 +126,7 @@ class Everything:
         assert self.sums.get(timeout=WAIT_S) == (0, 0, b"\0\0\x80\x3f")
         assert self.lost.empty() and self.complete.empty()
         peer = FactorService(
-            Server("127.0.0.1:0", max_streams=1),
+            self.server_of_peer(),
             num_workers=2,
             rank=1,
             on_complete=lambda complete: None,
@@ -185,7 +191,7 @@ def test_a_worker_is_told_at_once_which_peer_or_server_does_not_know_it():
     with Everything(Security(token=TOKEN)) as job:
         wrong = ConnectionSettings(security=Security(token="another"))
         peer = FactorService(
-            Server("127.0.0.1:0", max_streams=1),
+            job.server_of_peer(),
             num_workers=2,
             rank=1,
             on_complete=lambda complete: None,

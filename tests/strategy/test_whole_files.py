@@ -32,6 +32,7 @@ def saving(text: str) -> Any:
     return lambda path, *args, **kwargs: Path(path).write_text(text)
 
 
+@pytest.mark.processes
 def test_a_kill_in_the_middle_leaves_what_was_there_before(tmp_path: Path) -> None:
     """And what it leaves beside is gone after the next save."""
     path = tmp_path / "latest.weights.h5"

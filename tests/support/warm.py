@@ -9,7 +9,6 @@ strings would be the same on all workers, and hide a bug.
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import select
@@ -83,6 +82,10 @@ class Parent:
                 pass_fds=(theirs.fileno(),),
             )
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def fork(self, argv: Sequence[str], environ: Mapping[str, str], output: IO[bytes]) -> int:
         order = json.dumps({"argv": list(argv), "environ": dict(environ), "cwd": os.getcwd()})
         socket.send_fds(self._orders, [order.encode()], [output.fileno()])
@@ -99,9 +102,18 @@ class Parent:
         return int(json.loads(answer))
 
 
-@functools.cache
+_parents: dict[int, Parent] = {}
+
+
 def _parent(number: int) -> Parent:
-    return Parent()
+    if number not in _parents:
+        _parents[number] = Parent()
+    return _parents[number]
+
+
+def parents() -> set[int]:
+    """The numbers of the processes that stay, to fork from, until this one ends."""
+    return {parent.pid for parent in _parents.values()}
 
 
 def start(
