@@ -1,10 +1,11 @@
 # `make` lists the targets. Everything runs in .venv, which is built from setup.py on first use.
 .DEFAULT_GOAL := help
-.PHONY: help install demo dist fuzz test test-quick test-faults test-hosts test-networks test-thorough test-versions bench-transport bench-overhead bench-peers bench-scaling check protos check-protos clean
+.PHONY: help install demo dist fuzz test test-quick test-faults test-hosts test-networks test-thorough test-versions coverage bench-transport bench-overhead bench-peers bench-scaling check protos check-protos clean
 
 PYTHON ?= python3
 OLDEST_PYTHON ?= $(PYTHON)
 REPEAT ?= 1
+TESTS ?= tests
 PIP_QUIET := --quiet --disable-pip-version-check
 PROTOC := .venv-protos/bin/python -m grpc_tools.protoc -Iprotos
 PROTOS := $(wildcard protos/poseidon_tf/wire/*.proto)
@@ -52,6 +53,14 @@ test-versions: install .venv-oldest/installed  ## run what versions may change o
 	.venv-oldest/bin/python -m pytest $(VERSION_TESTS)
 	.venv/bin/python -m pytest $(VERSION_TESTS)
 
+# The exit code is that of the tests.
+coverage: .venv/installed-dev  ## lines of poseidon_tf that no test runs in any process; TESTS chooses among them
+	@rm -rf .coverage-data && mkdir .coverage-data
+	export COVERAGE_FILE=$(CURDIR)/.coverage-data/lines; \
+		.venv/bin/python -m coverage run -m pytest $(TESTS); code=$$?; \
+		.venv/bin/python -m coverage combine --quiet && \
+		.venv/bin/python -m coverage report --show-missing --skip-covered && exit $$code
+
 fuzz: .venv/installed-fuzz  ## look for bytes that break a decoder or a service; a minute for each
 	for target in $(FUZZ_TARGETS); do \
 		.venv/bin/python tests/fuzz/run_atheris.py $$target -max_total_time=$(FUZZ_SECONDS) || exit 1; \
@@ -92,7 +101,7 @@ check-protos: .venv-protos/installed  ## fail if the stubs are not what protos/ 
 	done
 
 clean:  ## remove what make, the tools and Python have built
-	rm -rf .fuzz .venv .venv-oldest .venv-protos .venv-tf-keras .venv-torch build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf .coverage-data .fuzz .venv .venv-oldest .venv-protos .venv-tf-keras .venv-torch build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/installed: setup.py

@@ -65,7 +65,7 @@ setup(
             "wheel",
         ],
         "fuzz": ["atheris"],
-        "dev": ["ruff", "mypy", "types-tabulate"],
+        "dev": ["ruff", "mypy", "types-tabulate", "coverage>=7.14"],
     },
     entry_points={"console_scripts": ["poseidon-tf = poseidon_tf.launcher.cli:main"]},
 )

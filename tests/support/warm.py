@@ -9,6 +9,7 @@ strings would be the same on all workers, and hide a bug.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import select
@@ -16,8 +17,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -190,9 +192,26 @@ def _become(order: Mapping[str, Any]) -> None:
     exec(compile(Path(sys.argv[0]).read_bytes(), sys.argv[0], "exec"), main.__dict__)
 
 
+def _trace_what_tensorflow_calls() -> None:
+    """Have coverage see functions that run in TensorFlow's threads, which Python did not start."""
+    import tensorflow as tf
+
+    untraced = tf.numpy_function
+
+    def numpy_function(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        @functools.wraps(function)
+        def traced(*values: Any) -> Any:
+            if sys.gettrace() is None:
+                sys.settrace(threading.gettrace())
+            return function(*values)
+
+        return untraced(traced, *args, **kwargs)
+
+    tf.numpy_function = numpy_function
+
+
 if __name__ == "__main__":
     import gc
-    import threading
 
     import keras  # noqa: F401
     import tensorflow  # noqa: F401
@@ -202,5 +221,7 @@ if __name__ == "__main__":
     poseidon_tf.PoseidonStrategy  # noqa: B018  # Imported when first named.
     num_threads = len(os.listdir("/proc/self/task"))
     assert num_threads == 1, f"{num_threads} threads, {threading.enumerate()}: not to be forked"
+    if threading.gettrace() is not None:
+        _trace_what_tensorflow_calls()
     gc.freeze()
     _become(_serve(socket.socket(fileno=int(sys.argv[1]))))
