@@ -58,14 +58,14 @@ setup(
             "cryptography>=42",
             "scikit-learn",
             "matplotlib",
-            "psutil",
+            "psutil>=6",
             "tensorboard",  # TensorFlow itself needs it in its older versions only.
             "build",
             "setuptools>=64",  # What it builds with, where newer Pythons do not bring it.
             "wheel",
         ],
         "fuzz": ["atheris"],
-        "dev": ["ruff", "mypy", "types-tabulate", "coverage>=7.14"],
+        "dev": ["ruff", "mypy", "types-tabulate", "coverage>=7.17"],
     },
     entry_points={"console_scripts": ["poseidon-tf = poseidon_tf.launcher.cli:main"]},
 )
