@@ -24,6 +24,9 @@ from poseidon_tf.transport.server import Server
 from tests.support.jobs import free_addresses
 
 
+pytestmark = pytest.mark.connections
+
+
 def is_free(address):
     """Whether another process could listen there now."""
     Server(address, max_streams=1).stop()

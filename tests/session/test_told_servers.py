@@ -24,6 +24,7 @@ def warnings_of(caplog, *, workers_s, server_s):
     return job, [record.getMessage() for record in caplog.records]
 
 
+@pytest.mark.connections
 def test_a_server_with_another_keepalive_says_so_once(caplog):
     """Who it is, both values, and what to give it: it cannot be changed any more."""
     job, texts = warnings_of(caplog, workers_s=20.0, server_s=30.0)
@@ -34,6 +35,7 @@ def test_a_server_with_another_keepalive_says_so_once(caplog):
     assert "Deadlines(keepalive_s=20)" in text
 
 
+@pytest.mark.connections
 def test_a_server_with_the_same_keepalive_says_nothing(caplog):
     _, texts = warnings_of(caplog, workers_s=25, server_s=25.0)
     assert texts == []
