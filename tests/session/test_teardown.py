@@ -23,7 +23,6 @@ from poseidon_tf.launch.server_main import ServerProcess
 from poseidon_tf.transport.server import Server
 from tests.support.jobs import free_addresses
 
-
 pytestmark = pytest.mark.connections
 
 
