@@ -66,6 +66,9 @@ LIBRARIES = {
 # Names that promise nothing: TensorFlow and Keras may change them in any release.
 INTERNALS = ("tensorflow.python", "keras.src")
 READS_INTERNALS = "strategy/tf_internals.py"
+# Private attributes of others are read there; a class that derives from TensorFlow's has its own.
+READS_PRIVATE = {READS_INTERNALS, "strategy/extended.py"}
+PROMISED = {"_replace", "_asdict", "_fields", "_getframe", "_exit"}  # Private by their names alone.
 READS_ENVIRONMENT = "launch/cluster_env.py"
 ENVIRONMENT = {"environ", "environb", "getenv", "getenvb", "putenv", "unsetenv"}
 SAY_NOTHING = {"utils", "util", "helpers", "common", "misc", "manager"}
@@ -113,6 +116,8 @@ def violations(file: str, source: str) -> list[str]:
             found.append(f"{file}:{line}: {package} imports {top}")
         if name.startswith(INTERNALS) and file != READS_INTERNALS:
             found.append(f"{file}:{line}: imports {name}")
+    if file not in READS_PRIVATE:
+        found += [f"{file}:{line}: uses {name}" for name, line in foreign_privates(tree)]
     if file != READS_ENVIRONMENT:
         found += [f"{file}:{line}: reads the environment" for line in environment_reads(tree)]
     return found
@@ -135,6 +140,22 @@ def circles(files: dict[str, str]) -> list[list[str]]:
         frozenset({file, *(far for far in reached[file] if file in reached[far])}) for file in files
     }
     return sorted(sorted(group) for group in found if len(group) > 1)
+
+
+def foreign_privates(tree: ast.AST) -> Iterator[tuple[str, int]]:
+    """Attributes with an underscore that nothing in this file defines."""
+    defined = set(PROMISED)
+    for node in ast.walk(tree):
+        match node:
+            case ast.FunctionDef(name=name) | ast.ClassDef(name=name):
+                defined.add(name)
+            case ast.Attribute(attr=name, ctx=ast.Store()) | ast.Name(id=name, ctx=ast.Store()):
+                defined.add(name)
+    for node in ast.walk(tree):
+        match node:
+            case ast.Attribute(attr=name, ctx=ast.Load()) if name not in defined:
+                if name.startswith("_") and not name.startswith("__"):
+                    yield name, node.lineno
 
 
 def environment_reads(tree: ast.AST) -> Iterator[int]:
@@ -205,6 +226,8 @@ def test_the_table_itself_points_down_only():
             "tensorflow.python",
         ),
         ("strategy/graph/route.py", "from keras import src", "imports keras.src"),
+        ("keras_hooks/data.py", "def f(model):\n    return model._state", "uses _state"),
+        ("kv/store.py", "import os\nos._exists", "uses _exists"),
         ("trace.py", "from poseidon_tf.wire import frames", "trace imports wire"),
         ("session/session.py", "import os\nos.environ['A']", "reads the environment"),
         ("session/session.py", "from os import getenv", "reads the environment"),
@@ -251,6 +274,8 @@ def test_a_module_without_a_docstring_is_found():
         ("kv/client.py", "from poseidon_tf.wire.frame_pb2 import Part"),
         ("planner/plan.py", "from ..errors import PlanError\nfrom . import cost"),
         ("launch/cluster_env.py", "import os\nos.environ['A']"),
+        ("kv/store.py", "class A:\n    def f(self):\n        self._a = 1\n        return self._a"),
+        ("kv/store.py", "def f(pair):\n    return pair._replace(a=1)"),
         ("strategy/tf_internals.py", "from keras.src.models import Functional"),
         (
             "session/session.py",

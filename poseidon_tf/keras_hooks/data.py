@@ -65,7 +65,7 @@ def _is_made_by_python(x: Any) -> bool:
 def _reset_epochs(original: Callable[..., Any]) -> Callable[..., Any]:
     def reset(self: Any) -> None:
         original(self)
-        if among_others(self._distribute_strategy) is not None:
+        if among_others(tf_internals.strategy_of_epochs(self)) is not None:
             _take_num_batches(self)
 
     return reset
@@ -76,7 +76,7 @@ def _catch_stop_iteration(original: Callable[..., Any]) -> Callable[..., Any]:
 
     @contextlib.contextmanager
     def catch_stop_iteration(self: Any) -> Iterator[None]:
-        strategy = among_others(self._distribute_strategy)
+        strategy = among_others(tf_internals.strategy_of_epochs(self))
         with original(self):
             try:
                 yield

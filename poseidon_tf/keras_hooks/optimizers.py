@@ -30,7 +30,7 @@ def update_step(original: Callable[..., Any]) -> Callable[..., Any]:
         summed = _summed(strategy, self, grads, trainable_variables)
         with strategy.extended.sums_done():
             if strategy.clips_sums:
-                summed = self._clip_gradients(summed)
+                summed = tf_internals.clipped(self, summed)
             updated = original(self, summed, trainable_variables, learning_rate)
         if tf_internals.is_tracing_for_real():
             pairs = zip(grads, trainable_variables, strict=True)
@@ -72,7 +72,7 @@ def loss_scale_step(original: Callable[..., Any]) -> Callable[..., Any]:
                 "clip='local' cannot be combined with loss scaling (mixed_float16): gradients are "
                 "summed before they are unscaled; use PoseidonStrategy(clip='sum')"
             )
-        variables = trainable_variables or self._trainable_variables
+        variables = trainable_variables or tf_internals.variables_of_optimizer(self)
         summed = _summed(strategy, self, grads, variables)
         with strategy.extended.sums_done():
             return original(self, summed, trainable_variables)

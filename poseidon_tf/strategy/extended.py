@@ -81,6 +81,11 @@ class PoseidonExtended(tf_internals.MirroredExtended):  # type: ignore[misc]
         # sums each updates its own variables, and waits for nobody.
         return tf.executing_eagerly() and not self.has_sums
 
+    @property
+    def joins_replicas_eagerly(self) -> bool:
+        """Whether replicas meet before they sum: see `_use_merge_call`."""
+        return self._use_merge_call()
+
     def _in_multi_worker_mode(self) -> bool:
         return False  # True wraps every batch in PerReplica, and Keras 3 fails on it.
 

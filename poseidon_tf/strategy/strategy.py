@@ -176,7 +176,7 @@ class ClusterStrategy(tf.distribute.Strategy):  # type: ignore[misc]
     ) -> list[tf.Tensor]:
         exchange = self._gradients
         assert exchange is not None, "one worker has nothing to sum"
-        if not self.extended._use_merge_call():
+        if not self.extended.joins_replicas_eagerly:
             return exchange.sum(optimizer, gradients, variables)
         rows = self.shares.rows_to_check()
         own = [without_empty(rows, gradient) for gradient in gradients]

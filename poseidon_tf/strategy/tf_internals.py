@@ -292,6 +292,21 @@ def set_num_batches(epochs: Any, batches: int | None) -> None:
     epochs._num_batches = batches
 
 
+def strategy_of_epochs(epochs: Any) -> Any:
+    """The strategy under which a `TFEpochIterator` reads."""
+    return epochs._distribute_strategy
+
+
+def clipped(optimizer: Any, gradients: Any) -> Any:
+    """What `clipnorm` and its kin make of these gradients."""
+    return optimizer._clip_gradients(gradients)
+
+
+def variables_of_optimizer(optimizer: Any) -> Any:
+    """The variables that Keras's `optimizer` was built for."""
+    return optimizer._trainable_variables
+
+
 def strategy_of_optimizer(optimizer: Any) -> Any:
     """The strategy in whose scope Keras's `optimizer` was made."""
     return optimizer._distribution_strategy
