@@ -7,13 +7,13 @@ import pytest
 import tensorflow as tf
 
 from poseidon_tf import PoseidonStrategy
-from tests.support.jobs import free_addresses
 
 
 @pytest.fixture
 def logged(monkeypatch, caplog):
     """The messages of TensorFlow's logger at INFO, in a process that has a TF_CONFIG."""
-    cluster, task = {"worker": free_addresses(1)}, {"type": "worker", "index": 0}
+    # Nobody listens for a lone worker.
+    cluster, task = {"worker": ["localhost:1"]}, {"type": "worker", "index": 0}
     monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": cluster, "task": task}))
     with caplog.at_level(logging.INFO, logger="tensorflow"):
         yield lambda: [r.getMessage() for r in caplog.records if r.name == "tensorflow"]
