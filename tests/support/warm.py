@@ -9,6 +9,7 @@ strings would be the same on all workers, and hide a bug.
 
 from __future__ import annotations
 
+import atexit
 import functools
 import json
 import os
@@ -88,6 +89,11 @@ class Parent:
     def pid(self) -> int:
         return self._process.pid
 
+    def close(self) -> None:
+        """End it, and wait until it has ended."""
+        self._orders.close()
+        self._process.wait(timeout=30)
+
     def fork(self, argv: Sequence[str], environ: Mapping[str, str], output: IO[bytes]) -> int:
         order = json.dumps({"argv": list(argv), "environ": dict(environ), "cwd": os.getcwd()})
         socket.send_fds(self._orders, [order.encode()], [output.fileno()])
@@ -110,6 +116,7 @@ _parents: dict[int, Parent] = {}
 def _parent(number: int) -> Parent:
     if number not in _parents:
         _parents[number] = Parent()
+        atexit.register(_parents[number].close)
     return _parents[number]
 
 
