@@ -123,15 +123,18 @@ def violations(file: str, source: str) -> list[str]:
     return found
 
 
+def imported_files(file: str, files: dict[str, str]) -> set[str]:
+    """Those of `files` that this one imports, anywhere in it."""
+    homes = {f"poseidon_tf.{each[:-3].replace('/', '.')}": each for each in files}
+    names = [name for name, _ in imports(ast.parse(files[file]), file)]
+    # `from .specs import first_difference` names something in a module.
+    found = {homes.get(name) or homes.get(name.rpartition(".")[0]) for name in names}
+    return {home for home in found if home is not None}
+
+
 def circles(files: dict[str, str]) -> list[list[str]]:
     """Groups of files that import one another, directly or through others, anywhere in them."""
-    homes = {f"poseidon_tf.{file[:-3].replace('/', '.')}": file for file in files}
-    reached = {file: set[str]() for file in files}
-    for file, source in files.items():
-        for name, _ in imports(ast.parse(source), file):
-            # `from .specs import first_difference` names something in a module.
-            home = homes.get(name) or homes.get(name.rpartition(".")[0])
-            reached[file] |= {home} - {None, file}
+    reached = {file: imported_files(file, files) - {file} for file in files}
     for middle in files:
         for near in reached.values():
             if middle in near:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import ast
 import re
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.test_layering import PACKAGE, imports
+from tests.test_layering import imported_files, sources
 
 PAGE = Path(__file__).parents[1] / "CONTRIBUTING.md"
 ROW = re.compile(r"\| (\d+) \| `([\w/.]+)` \| [^|]* \| ?([^|]*)\|")
@@ -28,14 +27,6 @@ def walk() -> dict[int, Step]:
     return steps
 
 
-def imported_by(file: str) -> set[str]:
-    """The files of the package that this one imports."""
-    names = {name for name, _ in imports(ast.parse((PACKAGE / file).read_text()), file)}
-    modules = names | {name.rpartition(".")[0] for name in names}
-    paths = {module.removeprefix("poseidon_tf.").replace(".", "/") + ".py" for module in modules}
-    return {path for path in paths if (PACKAGE / path).exists()}
-
-
 def test_a_dozen_files_at_most_are_named_in_order():
     steps = walk()
     assert 0 < len(steps) <= 12
@@ -44,14 +35,14 @@ def test_a_dozen_files_at_most_are_named_in_order():
 
 def test_each_file_is_there_and_is_imported_by_those_that_are_named():
     """So a reader gets from one to the next by its imports."""
-    steps = walk()
+    steps, files = walk(), sources()
     for number, step in steps.items():
-        assert (PACKAGE / step.file).exists(), step.file
+        assert step.file in files, step.file
         assert bool(step.importers) == (number > 1), step
         for importer in step.importers:
-            reached = imported_by(steps[importer].file)
+            reached = imported_files(steps[importer].file, files)
             if step.through:
                 between = str(Path(step.file).parent / step.through)
                 assert between in reached
-                reached = imported_by(between)
+                reached = imported_files(between, files)
             assert step.file in reached, f"{steps[importer].file} does not import {step.file}"

@@ -25,6 +25,7 @@ from .sharding import place as place
 from .simulate import gradient_times as gradient_times
 from .simulate import speedup_bound as speedup_bound
 from .specs import ClusterSpec as ClusterSpec
+from .specs import Layout as Layout
 from .specs import VariableSpec as VariableSpec
 from .specs import first_difference as first_difference
 from .specs import index_dtype as index_dtype

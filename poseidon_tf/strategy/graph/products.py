@@ -13,13 +13,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
 
 import tensorflow as tf
 
+from poseidon_tf.planner import Layout
+
 _SAME_VALUE = frozenset({"Identity", "IdentityN", "StopGradient", "Reshape"})
-Layout: TypeAlias = tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
-"""Of an M x N product, to become a kernel: shapes to take on, each with a permutation."""
 
 
 @dataclass(frozen=True, slots=True)
