@@ -179,19 +179,19 @@ def sources() -> dict[str, str]:
     }
 
 
-def test_every_package_has_its_line_in_the_table():
+def test_every_package_has_its_line_in_the_table() -> None:
     """A new package has to say where it stands."""
     assert {Path(file).parts[0].removesuffix(".py") for file in sources()} == set(MAY_IMPORT)
     assert {file for file in LIBRARIES if file.endswith(".py")} <= set(sources())
 
 
 @pytest.mark.parametrize("file", sources())
-def test_a_module_keeps_to_its_layer(file):
+def test_a_module_keeps_to_its_layer(file) -> None:
     """It imports downwards, only its own libraries, and is short, documented and well named."""
     assert violations(file, sources()[file]) == []
 
 
-def test_the_table_itself_points_down_only():
+def test_the_table_itself_points_down_only() -> None:
     """No two packages may import each other, directly or through others."""
     below = {name: set(allowed) - {name} for name, allowed in MAY_IMPORT.items()}
     for _ in MAY_IMPORT:
@@ -238,13 +238,13 @@ def test_the_table_itself_points_down_only():
         ("session/session.py", "x = 1\n" * (MAX_LINES - 1), "401 lines"),
     ],
 )
-def test_a_planted_violation_is_found(file, line, what):
+def test_a_planted_violation_is_found(file: str, line, what: str) -> None:
     """The check can fail: exactly what was planted is reported."""
     found = violations(file, f'"""A module."""\n{line}\n')
     assert len(found) == 1 and what in found[0]
 
 
-def test_no_two_files_import_each_other():
+def test_no_two_files_import_each_other() -> None:
     """Not within a package either, nor within a function."""
     assert circles(sources()) == []
 
@@ -260,12 +260,12 @@ def test_no_two_files_import_each_other():
         },
     ],
 )
-def test_a_planted_circle_is_found(files):
+def test_a_planted_circle_is_found(files) -> None:
     """Whichever way the imports are written; who is not in it is not named."""
     assert circles({**files, "kv/d.py": "from . import a"}) == [sorted(files)]
 
 
-def test_a_module_without_a_docstring_is_found():
+def test_a_module_without_a_docstring_is_found() -> None:
     """A comment is none."""
     assert violations("kv/store.py", "# What it does.\n") == ["kv/store.py: no docstring"]
 
@@ -286,6 +286,6 @@ def test_a_module_without_a_docstring_is_found():
         ),
     ],
 )
-def test_what_is_allowed_is_not_found(file, line):
+def test_what_is_allowed_is_not_found(file: str, line: str) -> None:
     """The check does not cry wolf."""
     assert violations(file, f'"""A module."""\n{line}\n') == []

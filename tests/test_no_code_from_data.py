@@ -115,13 +115,13 @@ def _is_of(name: str, modules: set[str]) -> bool:
     "file",
     [path.relative_to(PACKAGE).as_posix() for path in sorted(PACKAGE.rglob("*.py"))],
 )
-def test_no_module_runs_what_it_reads(file):
+def test_no_module_runs_what_it_reads(file) -> None:
     """Bytes become numbers, texts and protobuf messages, never objects of their own choice."""
     found = list(runs_data((PACKAGE / file).read_text()))
     assert [name for _, name in found] == ALLOWED.get(file, []), found
 
 
-def test_what_is_imported_by_name_is_of_the_package():
+def test_what_is_imported_by_name_is_of_the_package() -> None:
     """The one call of `import_module` takes its modules' names from a table in the source."""
     assert all(home.startswith("poseidon_tf.") for home in poseidon_tf._HOMES.values())
 
@@ -168,7 +168,7 @@ def test_what_is_imported_by_name_is_of_the_package():
         ("keras.models.load_model(path, safe_mode=False)", "safe_mode="),
     ],
 )
-def test_a_planted_one_is_found(source, what):
+def test_a_planted_one_is_found(source: str, what: str) -> None:
     """The check can fail, whatever name a thing goes by; it says the line."""
     assert (len(source.splitlines()), what) in list(runs_data(source))
 
@@ -188,6 +188,6 @@ def test_a_planted_one_is_found(source, what):
         "subprocess.run(['a'], shell=False)",
     ],
 )
-def test_what_is_harmless_is_not_found(source):
+def test_what_is_harmless_is_not_found(source: str) -> None:
     """The check does not cry wolf."""
     assert list(runs_data(source)) == []

@@ -22,7 +22,7 @@ def loaded_after(code: str) -> set[str]:
     return set(json.loads(done.stdout.splitlines()[-1]))
 
 
-def test_public_names_are_sorted_and_each_is_somewhere():
+def test_public_names_are_sorted_and_each_is_somewhere() -> None:
     """`__all__` is in order, without repeats, and every name has a home that defines it."""
     names = poseidon_tf.__all__
     assert names == sorted(set(names))
@@ -33,7 +33,7 @@ def test_public_names_are_sorted_and_each_is_somewhere():
     assert set(names) <= set(dir(poseidon_tf))
 
 
-def test_a_name_that_is_not_public_is_an_attribute_error():
+def test_a_name_that_is_not_public_is_an_attribute_error() -> None:
     """Attribute access and import both say what was asked for."""
     with pytest.raises(AttributeError, match="'poseidon_tf' has no attribute 'Strategie'"):
         _ = poseidon_tf.Strategie
@@ -41,7 +41,7 @@ def test_a_name_that_is_not_public_is_an_attribute_error():
         exec("from poseidon_tf import Strategie")
 
 
-def test_every_error_is_in_the_tree_and_public():
+def test_every_error_is_in_the_tree_and_public() -> None:
     """Whoever catches PoseidonError misses none, and no error of the tree is kept back."""
     errors = importlib.import_module("poseidon_tf.errors")
     kinds = {name for name, value in vars(errors).items() if isinstance(value, type)}
@@ -51,20 +51,20 @@ def test_every_error_is_in_the_tree_and_public():
 
 
 @pytest.mark.processes
-def test_importing_the_package_loads_nothing_heavy():
+def test_importing_the_package_loads_nothing_heavy() -> None:
     """Its name, its version, its errors and its plans need neither TensorFlow nor gRPC."""
     light = "import poseidon_tf; dir(poseidon_tf); poseidon_tf.__version__, poseidon_tf.PeerLost"
     assert loaded_after(f"{light}, poseidon_tf.Plan") == set()
 
 
 @pytest.mark.processes
-def test_a_server_loads_no_tensorflow():
+def test_a_server_loads_no_tensorflow() -> None:
     """The server's process has gRPC and nothing of TensorFlow or Keras."""
     assert loaded_after("import poseidon_tf.launch.server_main") == {"grpc"}
 
 
 @pytest.mark.processes
-def test_the_strategy_and_the_tape_are_what_loads_tensorflow():
+def test_the_strategy_and_the_tape_are_what_loads_tensorflow() -> None:
     """Their first use imports TensorFlow and Keras: the check for heavy modules can fail."""
     for name in LOAD_TENSORFLOW:
         code = f"from poseidon_tf import {name}; assert {name}.__doc__"

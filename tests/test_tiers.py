@@ -17,7 +17,7 @@ assert "tensorflow" not in sys.modules and "keras" not in sys.modules
 
 
 @pytest.mark.processes
-def test_the_quick_tests_are_collected_without_tensorflow():
+def test_the_quick_tests_are_collected_without_tensorflow() -> None:
     """Its import takes longer than all of them."""
     made = subprocess.run(
         ["make", "--silent", "--dry-run", "--assume-old=install", "test-quick"],

@@ -2,6 +2,7 @@
 
 import json
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -12,7 +13,7 @@ from poseidon_tf.trace import Recorder, merge
 class Clock:
     """A clock that goes on by `tick_s` with every look."""
 
-    def __init__(self, now_s, tick_s=0.001):
+    def __init__(self, now_s, tick_s=0.001) -> None:
         self.now_s = now_s
         self.tick_s = tick_s
 
@@ -21,7 +22,7 @@ class Clock:
         return self.now_s
 
 
-def record_step(recorder, variable, step):
+def record_step(recorder, variable, step) -> None:
     for kind in ("gradient ready", "sent", "released", "received", "applied"):
         recorder.event(kind, variable, step)
 
@@ -30,7 +31,7 @@ def rows(trace, phase):
     return [row for row in trace["traceEvents"] if row["ph"] == phase]
 
 
-def test_without_a_directory_nothing_is_looked_at_or_written():
+def test_without_a_directory_nothing_is_looked_at_or_written() -> None:
     def no_clock():
         raise AssertionError("the clock was read")
 
@@ -40,7 +41,9 @@ def test_without_a_directory_nothing_is_looked_at_or_written():
     assert recorder.write() is None
 
 
-def test_a_file_has_a_track_per_variable_an_instant_per_event_and_a_slice_per_step(tmp_path):
+def test_a_file_has_a_track_per_variable_an_instant_per_event_and_a_slice_per_step(
+    tmp_path: Path,
+) -> None:
     recorder = Recorder("worker 0", directory=tmp_path / "new", clock=Clock(100.0), offset_s=2.0)
     record_step(recorder, "fc1/kernel", 0)
     record_step(recorder, "fc2/kernel", 0)
@@ -68,7 +71,7 @@ def test_a_file_has_a_track_per_variable_an_instant_per_event_and_a_slice_per_st
     assert times == sorted(times)
 
 
-def test_a_slice_ends_with_the_last_arrival(tmp_path):
+def test_a_slice_ends_with_the_last_arrival(tmp_path: Path) -> None:
     recorder = Recorder("w", directory=tmp_path, clock=Clock(0.0, tick_s=1.0))
     for kind in ("gradient ready", "received", "received"):
         recorder.event(kind, "v", 0)
@@ -76,7 +79,7 @@ def test_a_slice_ends_with_the_last_arrival(tmp_path):
     assert communication["dur"] == 2e6
 
 
-def test_only_the_newest_events_are_kept_and_the_others_counted(tmp_path):
+def test_only_the_newest_events_are_kept_and_the_others_counted(tmp_path: Path) -> None:
     recorder = Recorder("w", directory=tmp_path, clock=Clock(0.0), max_events=10)
     for step in range(25):
         recorder.event("sent", "v", step)
@@ -87,7 +90,7 @@ def test_only_the_newest_events_are_kept_and_the_others_counted(tmp_path):
     assert trace["otherData"]["events_dropped"] == 15
 
 
-def test_an_offset_learned_later_counts_for_the_events_before(tmp_path):
+def test_an_offset_learned_later_counts_for_the_events_before(tmp_path: Path) -> None:
     recorder = Recorder("w", directory=tmp_path, clock=Clock(100.0, tick_s=0.0))
     recorder.event("sent", "v", 0)
     recorder.offset_s = -5.0
@@ -95,7 +98,9 @@ def test_an_offset_learned_later_counts_for_the_events_before(tmp_path):
     assert sent["ts"] == 95e6
 
 
-def test_a_failed_write_leaves_the_old_file_whole(tmp_path, monkeypatch):
+def test_a_failed_write_leaves_the_old_file_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     recorder = Recorder("w", directory=tmp_path, clock=Clock(0.0))
     recorder.event("sent", "v", 0)
     path = recorder.write()
@@ -112,10 +117,10 @@ def test_a_failed_write_leaves_the_old_file_whole(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_events_of_many_threads_are_all_kept(tmp_path):
+def test_events_of_many_threads_are_all_kept(tmp_path: Path) -> None:
     recorder = Recorder("w", directory=tmp_path)
 
-    def record(variable):
+    def record(variable) -> None:
         for step in range(500):
             recorder.event("sent", variable, step)
 
@@ -129,7 +134,7 @@ def test_events_of_many_threads_are_all_kept(tmp_path):
     assert trace["otherData"]["events_dropped"] == 0
 
 
-def test_merged_files_share_one_timeline_with_a_process_each(tmp_path):
+def test_merged_files_share_one_timeline_with_a_process_each(tmp_path: Path) -> None:
     # The same two moments, by a clock that is right and by one that is 5 s fast.
     right = Recorder("worker 0", directory=tmp_path, clock=Clock(100.0, tick_s=1.0))
     fast = Recorder("worker 1", directory=tmp_path, clock=Clock(105.5, tick_s=1.0), offset_s=-5.0)
@@ -154,7 +159,7 @@ def test_merged_files_share_one_timeline_with_a_process_each(tmp_path):
     ["", "{", "[]", "{}", '{"traceEvents": 1}', '{"traceEvents": [1]}', "[" * 100_000]
     + ['{"traceEvents": [{"ts": "now"}]}'],
 )
-def test_a_file_that_is_no_trace_is_named(tmp_path, text):
+def test_a_file_that_is_no_trace_is_named(tmp_path: Path, text) -> None:
     """Whoever points the command at something else is told at which file it stopped."""
     path = tmp_path / "other.trace.json"
     path.write_text(text)

@@ -27,13 +27,13 @@ def walk() -> dict[int, Step]:
     return steps
 
 
-def test_a_dozen_files_at_most_are_named_in_order():
+def test_a_dozen_files_at_most_are_named_in_order() -> None:
     steps = walk()
     assert 0 < len(steps) <= 12
     assert list(steps) == list(range(1, len(steps) + 1))
 
 
-def test_each_file_is_there_and_is_imported_by_those_that_are_named():
+def test_each_file_is_there_and_is_imported_by_those_that_are_named() -> None:
     """So a reader gets from one to the next by its imports."""
     steps, files = walk(), sources()
     for number, step in steps.items():

@@ -43,7 +43,9 @@ def undisturbed():
 
 
 @pytest.mark.parametrize("case", list(cases()), ids=str)
-def test_a_fault_ends_the_job_for_all_or_changes_nothing(case, repetition, undisturbed, note):
+def test_a_fault_ends_the_job_for_all_or_changes_nothing(
+    case, repetition, undisturbed, note
+) -> None:
     """Every survivor raises in time and names who it was; a slow member changes no bit."""
     num_servers = 0 if case.who == "own server" else 1
     note(*run_case(case, undisturbed=undisturbed[num_servers]).row())

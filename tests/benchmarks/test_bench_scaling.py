@@ -45,19 +45,21 @@ def run(script, *options):
         ("resnet-152", 60_268_520, 11.3e9),
     ],
 )
-def test_a_network_has_the_published_size_and_work(grid, net, parameters, multiply_adds):
+def test_a_network_has_the_published_size_and_work(
+    grid, net: str, parameters: int, multiply_adds: float
+) -> None:
     found = grid[0].net(net)
     assert found.num_parameters == parameters
     assert found.flops / 2 == pytest.approx(multiply_adds, rel=0.01)
     assert len({layer.name for layer in found.layers}) == len(found.layers)
 
 
-def test_dense_layers_hold_the_share_that_is_published(grid):
+def test_dense_layers_hold_the_share_that_is_published(grid) -> None:
     assert grid[0].net("vgg19").dense_share == pytest.approx(0.861, abs=5e-4)
     assert grid[0].net("vgg19-22k").dense_share == pytest.approx(0.912, abs=1e-3)
 
 
-def test_a_step_takes_what_a_source_says_or_as_long_per_flop(grid):
+def test_a_step_takes_what_a_source_says_or_as_long_per_flop(grid) -> None:
     nets = {name: grid[0].net(name) for name in grid[0].NETS}
     assert nets["vgg19-22k"].device_s == 0.925
     assert nets["alexnet"].device_s == 0.25
@@ -65,7 +67,7 @@ def test_a_step_takes_what_a_source_says_or_as_long_per_flop(grid):
     assert nets["resnet-152"].device_s == pytest.approx(0.925 * ratio)
 
 
-def test_an_eighth_of_the_sides_is_a_64th_of_the_bytes(grid):
+def test_an_eighth_of_the_sides_is_a_64th_of_the_bytes(grid) -> None:
     vgg = grid[0].net("vgg19-22k")
     assert grid[0].scaled_batch(vgg, 8) == 4
     assert [grid[0].scaled(layer, 8) for layer in (vgg.layers[0], vgg.layers[-1])] == [
@@ -76,23 +78,23 @@ def test_an_eighth_of_the_sides_is_a_64th_of_the_bytes(grid):
 
 
 @pytest.mark.parametrize("workers, ideal", [(4, 3.96), (8, 7.81), (16, 15.19)])
-def test_a_charged_rebuild_lowers_the_bound(grid, workers, ideal):
+def test_a_charged_rebuild_lowers_the_bound(grid, workers: int, ideal: float) -> None:
     cell = grid[1].Cell(workers, "vgg19-22k", "hybrid", "charged", 40.0)
     assert grid[1].bound(cell) == pytest.approx(ideal, abs=0.006)
 
 
-def test_without_overlap_the_bound_is_computation_and_then_communication(grid):
+def test_without_overlap_the_bound_is_computation_and_then_communication(grid) -> None:
     bound = grid[1].bound(grid[1].Cell(4, "vgg19-22k", "no_overlap", "free", 10.0))
     wire_s = 229_052_817 * 4 * 1.5 * 8 / 10e9
     assert bound == pytest.approx(4 * 0.925 / (0.925 + wire_s))
 
 
-def test_without_exchange_there_is_one_cell_for_all_links(grid):
+def test_without_exchange_there_is_one_cell_for_all_links(grid) -> None:
     (cell,) = grid[1].product(["vgg19"], [8], [10.0, 40.0], ["lockstep"], "free")
     assert cell.gbe is None and grid[1].bound(cell) is None
 
 
-def test_the_default_selection_takes_less_than_an_hour(grid):
+def test_the_default_selection_takes_less_than_an_hour(grid) -> None:
     cells = grid[1].selection()
     assert len(set(cells)) == len(cells)
     assert grid[1].expected_s(cells, steps=8) < 60 * 60
@@ -101,7 +103,9 @@ def test_the_default_selection_takes_less_than_an_hour(grid):
 
 
 @pytest.mark.processes
-def test_overlap_and_factors_are_faster_than_neither_and_a_run_goes_on_where_it_ended(tmp_path):
+def test_overlap_and_factors_are_faster_than_neither_and_a_run_goes_on_where_it_ended(
+    tmp_path: Path,
+) -> None:
     options = ["--nets", "alexnet", "--workers", "2", "--gbe", "10", "--folder", str(tmp_path)]
     options += ["--modes", "hybrid", "no_overlap", "lockstep", "--warm-up", "1", "--steps", "2"]
     done = run("bench_scaling.py", *options)
@@ -121,7 +125,7 @@ def test_overlap_and_factors_are_faster_than_neither_and_a_run_goes_on_where_it_
 
 
 @pytest.mark.processes
-def test_bandwidths_traffic_and_a_timeline_are_drawn(tmp_path):
+def test_bandwidths_traffic_and_a_timeline_are_drawn(tmp_path: Path) -> None:
     rows = [
         {
             "net": "vgg19",

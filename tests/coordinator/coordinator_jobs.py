@@ -18,7 +18,7 @@ WAIT_S = 20.0  # Far more than anything here takes.
 class ManualClock:
     """Goes on only when told to."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.now_s = 1000.0
 
     def __call__(self):
@@ -28,7 +28,7 @@ class ManualClock:
 class Job:
     """A coordinator for 2 workers and 1 server, and whoever a test lets join."""
 
-    def __init__(self, address="127.0.0.1:0", **service_options):
+    def __init__(self, address="127.0.0.1:0", **service_options) -> None:
         self.clock = ManualClock()
         self.server = Server(address, max_streams=6, patience_s=WAIT_S)
         self.address = self.server.address
@@ -82,7 +82,7 @@ class Job:
     def next_heard(self, role, rank):
         return self.heard[role, rank].get(timeout=WAIT_S)
 
-    def close(self):
+    def close(self) -> None:
         for client in self.clients:
             client.close()
         self.service.close(timeout_s=WAIT_S)
@@ -93,21 +93,21 @@ class Job:
 class RawMember:
     """A member that says what a test wants it to say."""
 
-    def __init__(self, address):
+    def __init__(self, address) -> None:
         self.heard = queue.Queue()
         self.channel = Channel(address)
         self.stream = self.channel.open_stream(codec.ATTEND, self)
 
-    def on_message(self, message):
+    def on_message(self, message) -> None:
         self.heard.put(codec.decode_coordinator_message(message))
 
-    def on_closed(self, error):
+    def on_closed(self, error) -> None:
         self.heard.put(error)
 
-    def say(self, message):
+    def say(self, message) -> None:
         self.stream.send(codec.encode_member_message(message))
 
-    def join(self, role, rank, num_workers=2, num_servers=1):
+    def join(self, role, rank, num_workers=2, num_servers=1) -> None:
         self.say(
             Join(
                 role=role,
@@ -122,7 +122,7 @@ class RawMember:
     def next_heard(self):
         return self.heard.get(timeout=WAIT_S)
 
-    def close(self):
+    def close(self) -> None:
         self.stream.abort("test over")
         self.stream.wait_ended(timeout_s=WAIT_S)
         self.channel.close()

@@ -54,7 +54,7 @@ def part(name, payload=b"", timeout_s=60.0):
     return Gather(name=name, payload=payload, timeout_s=timeout_s)
 
 
-def assert_all_fail(actions, recipients, kind, text):
+def assert_all_fail(actions, recipients, kind, text) -> None:
     assert sorted(key for key, _ in actions) == sorted(recipients)
     for _, message in actions:
         assert isinstance(message, Failure)

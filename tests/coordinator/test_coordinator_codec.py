@@ -61,7 +61,7 @@ JOIN = Join(
         Announce("data", b"\x00\xff"),
     ],
 )
-def test_a_member_message_comes_back_equal(message):
+def test_a_member_message_comes_back_equal(message) -> None:
     assert codec.decode_member_message(codec.encode_member_message(message)) == message
 
 
@@ -87,7 +87,7 @@ def test_a_member_message_comes_back_equal(message):
         Announced(topic="data", rank=3, payload=b"\xff"),
     ],
 )
-def test_a_coordinator_message_comes_back_equal(message):
+def test_a_coordinator_message_comes_back_equal(message) -> None:
     assert codec.decode_coordinator_message(codec.encode_coordinator_message(message)) == message
 
 
@@ -100,7 +100,7 @@ def test_a_coordinator_message_comes_back_equal(message):
         (PoseidonError, MemberError),
     ],
 )
-def test_an_error_arrives_as_what_it_was(sent, arrives_as):
+def test_an_error_arrives_as_what_it_was(sent, arrives_as) -> None:
     encoded = codec.encode_coordinator_message(Failure(sent("why")))
     decoded = codec.decode_coordinator_message(encoded)
     assert type(decoded.error) is arrives_as
@@ -110,7 +110,7 @@ def test_an_error_arrives_as_what_it_was(sent, arrives_as):
 @pytest.mark.parametrize(
     "number", [99, pb.FAILURE_KIND_NOT_NOW, pb.FAILURE_KIND_START_TIMEOUT], ids=str
 )
-def test_a_kind_that_is_not_a_members_to_say_is_a_members_failure(number):
+def test_a_kind_that_is_not_a_members_to_say_is_a_members_failure(number) -> None:
     """Newer members may know more kinds; a member may not send the others away."""
     envelope = pb.MemberMessage(failure=pb.MemberFailure(text="why", kind=number))
     failure = codec.decode_member_message(envelope.SerializeToString())
@@ -138,11 +138,11 @@ def altered_join(**fields):
         pb.MemberMessage(gather=pb.Gather(name="x", timeout_s=-1.0)).SerializeToString(),
     ],
 )
-def test_garbage_from_a_member_is_a_protocol_error(garbage):
+def test_garbage_from_a_member_is_a_protocol_error(garbage) -> None:
     with pytest.raises(ProtocolError):
         codec.decode_member_message(garbage)
 
 
-def test_garbage_from_the_coordinator_is_a_protocol_error():
+def test_garbage_from_the_coordinator_is_a_protocol_error() -> None:
     with pytest.raises(ProtocolError):
         codec.decode_coordinator_message(b"\x01\x02\x03")

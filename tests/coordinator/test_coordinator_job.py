@@ -20,7 +20,7 @@ from poseidon_tf.errors import (
 pytestmark = pytest.mark.connections
 
 
-def test_gathers_of_many_names_at_once_come_back_in_rank_order(job):
+def test_gathers_of_many_names_at_once_come_back_in_rank_order(job) -> None:
     workers = job.joined()[:2]
     names = ["plan", "digest", "seed"]
     parts = {
@@ -34,7 +34,7 @@ def test_gathers_of_many_names_at_once_come_back_in_rank_order(job):
         assert answer.result(WAIT_S) == [f"{name}0".encode(), f"{name}1".encode()]
 
 
-def test_announcements_reach_the_other_workers_in_order(job):
+def test_announcements_reach_the_other_workers_in_order(job) -> None:
     worker, *_ = job.joined()
     for payload in (b"1", b"2"):
         worker.announce("data", payload)
@@ -43,7 +43,9 @@ def test_announcements_reach_the_other_workers_in_order(job):
     assert job.heard["worker", 0].empty() and job.heard["server", 0].empty()
 
 
-def test_a_message_to_all_is_encoded_once_and_holds_nobody_up(job, monkeypatch):
+def test_a_message_to_all_is_encoded_once_and_holds_nobody_up(
+    job, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It may be long: meanwhile the coordinator decides what else has come in."""
     encoded = []
 
@@ -69,7 +71,7 @@ def test_a_message_to_all_is_encoded_once_and_holds_nobody_up(job, monkeypatch):
 
 
 @pytest.mark.parametrize("farewell", ["abort", "close"])
-def test_a_member_that_vanishes_fails_the_job_everywhere(job, raw, farewell):
+def test_a_member_that_vanishes_fails_the_job_everywhere(job, raw, farewell: str) -> None:
     raw.join("worker", 1)
     worker, _ = job.joined(members=[("worker", 0), ("server", 0)])
     waiting = job.pool.submit(worker.gather, "plan", b"", timeout_s=WAIT_S)
@@ -83,7 +85,7 @@ def test_a_member_that_vanishes_fails_the_job_everywhere(job, raw, farewell):
         worker.gather("later", b"", timeout_s=WAIT_S)
 
 
-def test_a_vanished_coordinator_fails_every_member(job):
+def test_a_vanished_coordinator_fails_every_member(job) -> None:
     worker, *_ = job.joined()
     waiting = job.pool.submit(worker.gather, "plan", b"", timeout_s=WAIT_S)
     job.server.stop(grace_s=0.0)
@@ -94,7 +96,7 @@ def test_a_vanished_coordinator_fails_every_member(job):
         assert isinstance(job.next_heard(*member), PeerLost)
 
 
-def test_a_reported_failure_reaches_the_others_once_and_not_the_reporter(job):
+def test_a_reported_failure_reaches_the_others_once_and_not_the_reporter(job) -> None:
     zero, one, _ = job.joined()
     waiting = job.pool.submit(zero.gather, "plan", b"", timeout_s=WAIT_S)
     one.report_failure("disk full")
@@ -107,7 +109,7 @@ def test_a_reported_failure_reaches_the_others_once_and_not_the_reporter(job):
     assert all(heard.empty() for heard in job.heard.values())
 
 
-def test_an_error_that_a_worker_reports_comes_back_to_all_alike(job):
+def test_an_error_that_a_worker_reports_comes_back_to_all_alike(job) -> None:
     """One type and one text, whoever found it, in their waits too; of two the first counts."""
     zero, one, server = job.joined()
     waiting = job.pool.submit(zero.gather, "plan", b"", timeout_s=WAIT_S)
@@ -126,7 +128,7 @@ def test_an_error_that_a_worker_reports_comes_back_to_all_alike(job):
     assert job.service.failure is not None and str(job.service.failure) == whole
 
 
-def test_who_is_not_in_the_job_reports_to_nobody(job):
+def test_who_is_not_in_the_job_reports_to_nobody(job) -> None:
     """Neither before it has joined nor once it leaves: no answer would come."""
     assert not job.client("worker", 0).report_error(DriftError("why"))
     zero, *_ = job.joined()
@@ -134,7 +136,7 @@ def test_who_is_not_in_the_job_reports_to_nobody(job):
     assert not zero.report_error(DriftError("why"))
 
 
-def test_a_wait_that_its_worker_gives_up_ends(job):
+def test_a_wait_that_its_worker_gives_up_ends(job) -> None:
     """The coordinator has not said why; the worker's own error is raised."""
     zero, *_ = job.joined()
     waiting = job.pool.submit(zero.gather, "plan", b"", timeout_s=WAIT_S)
@@ -144,7 +146,7 @@ def test_a_wait_that_its_worker_gives_up_ends(job):
         waiting.result(WAIT_S)
 
 
-def test_goodbyes_are_heard_and_the_last_one_ends_the_servers(job):
+def test_goodbyes_are_heard_and_the_last_one_ends_the_servers(job) -> None:
     zero, one, server = job.joined()
     assert one.goodbye(41)
     assert job.next_heard("worker", 0) == ("left", 1, 41)
@@ -158,14 +160,14 @@ def test_goodbyes_are_heard_and_the_last_one_ends_the_servers(job):
     server.close()
 
 
-def test_leaving_while_another_waits_fails_that_gather_at_once(job):
+def test_leaving_while_another_waits_fails_that_gather_at_once(job) -> None:
     zero, one, _ = job.joined()
     one.goodbye(41)
     with pytest.raises(MemberError, match=r"\(worker-1:1\) left after step 41 while rank 0 waits"):
         zero.gather("x", b"", timeout_s=WAIT_S)
 
 
-def test_a_gather_that_one_worker_never_joins_ends_at_its_deadline(job):
+def test_a_gather_that_one_worker_never_joins_ends_at_its_deadline(job) -> None:
     zero, *_ = job.joined()
     waiting = job.pool.submit(zero.gather, "x", b"", timeout_s=60.0)
     while not waiting.done():  # The clock goes on until the coordinator has had the part for 60 s.
@@ -178,7 +180,7 @@ def test_a_gather_that_one_worker_never_joins_ends_at_its_deadline(job):
         waiting.result(WAIT_S)
 
 
-def test_a_worker_that_wants_to_stop_waits_until_the_other_has_offered(job):
+def test_a_worker_that_wants_to_stop_waits_until_the_other_has_offered(job) -> None:
     """It is told to go on; both stop after the execution that the other adds."""
     first, second, _ = job.joined()
     for client in (first, second):
@@ -192,7 +194,7 @@ def test_a_worker_that_wants_to_stop_waits_until_the_other_has_offered(job):
     assert [client.advance(Stopping.end) for client in (first, second)] == [True, True]
 
 
-def test_a_failure_ends_the_wait_for_a_stop(job):
+def test_a_failure_ends_the_wait_for_a_stop(job) -> None:
     """Whoever waits raises it."""
     first, second, _ = job.joined()
     second.advance(Stopping.begin)
@@ -205,7 +207,7 @@ def test_a_failure_ends_the_wait_for_a_stop(job):
         wanting.result(WAIT_S)
 
 
-def test_a_stop_that_one_worker_never_offers_ends_at_its_deadline(job):
+def test_a_stop_that_one_worker_never_offers_ends_at_its_deadline(job) -> None:
     """The text names it."""
     first, second, _ = job.joined()
     for client in (first, second):
@@ -219,14 +221,14 @@ def test_a_stop_that_one_worker_never_offers_ends_at_its_deadline(job):
         wanting.result(WAIT_S)
 
 
-def test_closing_gives_up_on_members_that_stay(job):
+def test_closing_gives_up_on_members_that_stay(job) -> None:
     job.joined()
     assert not job.service.close(timeout_s=0.01)
     for member in MEMBERS:
         assert "the coordinator is closing" in str(job.next_heard(*member))
 
 
-def test_garbage_is_refused_to_its_sender_only(job, raw):
+def test_garbage_is_refused_to_its_sender_only(job, raw) -> None:
     raw.stream.send(b"\xff" * 9)
     assert isinstance(raw.next_heard().error, ProtocolError)
     assert raw.next_heard() is None  # A stranger has to go.
@@ -246,7 +248,7 @@ def test_garbage_is_refused_to_its_sender_only(job, raw):
         assert job.service.failure is None
 
 
-def test_the_loss_of_the_coordinator_names_it_whatever_the_reason(job):
+def test_the_loss_of_the_coordinator_names_it_whatever_the_reason(job) -> None:
     """Also where its stream ends because of what it said."""
     client = job.client("worker", 1)
     client._hearing.is_joined = True

@@ -50,7 +50,7 @@ ALL = [("worker", 0), ("worker", 1), ("server", 0)]
         (Announced(topic="data", rank=2, payload=b""), "rank 2 has announced"),
     ],
 )
-def test_what_does_not_fit_the_cluster_is_refused(message, text):
+def test_what_does_not_fit_the_cluster_is_refused(message, text: str) -> None:
     """Nobody is told of it, and a gather goes on waiting for its answer."""
     told = []
     hearing = heard_by(told)
@@ -61,7 +61,7 @@ def test_what_does_not_fit_the_cluster_is_refused(message, text):
     assert not hearing.is_heard
 
 
-def test_what_fits_is_taken():
+def test_what_fits_is_taken() -> None:
     """The same kinds of messages, as the coordinator of this cluster sends them."""
     told = []
     hearing = heard_by(told)

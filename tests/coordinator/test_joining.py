@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.connections, pytest.mark.usefixtures("no_thread_outliv
 
 
 @pytest.mark.parametrize("order", [MEMBERS, MEMBERS[::-1], [MEMBERS[1], MEMBERS[2], MEMBERS[0]]])
-def test_members_join_in_any_order_and_see_the_same_roster(job, order):
+def test_members_join_in_any_order_and_see_the_same_roster(job, order) -> None:
     views = [view for _, view in [job.joining(role, rank) for role, rank in order]]
     first, *others = [view.result(WAIT_S) for view in views]
     assert first.worker_addresses == ["worker-0:1", "worker-1:1"]
@@ -31,11 +31,11 @@ def test_members_join_in_any_order_and_see_the_same_roster(job, order):
     assert others == [first, first]
 
 
-def test_a_missing_member_is_named_in_the_log_and_at_the_deadline(job):
+def test_a_missing_member_is_named_in_the_log_and_at_the_deadline(job) -> None:
     class Listener(logging.Handler):
         lines = queue.Queue()
 
-        def emit(self, record):
+        def emit(self, record) -> None:
             self.lines.put(record.getMessage())
 
     listener = Listener(logging.WARNING)
@@ -58,7 +58,7 @@ def test_a_missing_member_is_named_in_the_log_and_at_the_deadline(job):
         job.client("worker", 1).join(timeout_s=0.5)
 
 
-def test_a_newcomer_that_does_not_fit_is_refused_alone(job):
+def test_a_newcomer_that_does_not_fit_is_refused_alone(job) -> None:
     earlier = [job.joining("worker", 0), job.joining("server", 0)]
     intruder = job.client("worker", 1, own_address="intruder:1", num_servers=4)
     with pytest.raises(ConfigError, match=r"worker rank 1 \(intruder:1\) was told of 4 servers"):
@@ -71,7 +71,7 @@ def test_a_newcomer_that_does_not_fit_is_refused_alone(job):
     assert job.service.failure is None
 
 
-def test_the_same_rank_twice_before_everyone_is_there_is_refused_at_once(job, raw):
+def test_the_same_rank_twice_before_everyone_is_there_is_refused_at_once(job, raw) -> None:
     """Both are alive: two processes were given one task, and waiting would mend nothing."""
     raw.join("worker", 1)
     arrivals = [job.joining("worker", 0)]
@@ -82,7 +82,7 @@ def test_the_same_rank_twice_before_everyone_is_there_is_refused_at_once(job, ra
         view.result(WAIT_S)
 
 
-def test_who_is_lost_before_everyone_is_there_is_replaced(job, raw):
+def test_who_is_lost_before_everyone_is_there_is_replaced(job, raw) -> None:
     """The others go on waiting, and start with the replacement."""
     raw.join("worker", 1)
     arrivals = [job.joining("worker", 0)]
@@ -97,7 +97,7 @@ def test_who_is_lost_before_everyone_is_there_is_replaced(job, raw):
     assert job.service.failure is None
 
 
-def test_a_newcomer_is_let_in_by_the_run_after_the_one_that_it_found():
+def test_a_newcomer_is_let_in_by_the_run_after_the_one_that_it_found() -> None:
     """It reaches the coordinator of a run that has failed, waits, and joins its successor."""
     with contextlib.ExitStack() as stack:
         old = stack.enter_context(contextlib.closing(Job()))
@@ -120,7 +120,7 @@ def test_a_newcomer_is_let_in_by_the_run_after_the_one_that_it_found():
         assert view.result(WAIT_S).worker_addresses == ["worker-0:1", "newcomer:1"]
 
 
-def test_who_waits_for_the_others_outlives_a_coordinator_that_does_not():
+def test_who_waits_for_the_others_outlives_a_coordinator_that_does_not() -> None:
     """Rank 0 is lost before everyone has arrived: who was there joins the next one."""
     with contextlib.ExitStack() as stack:
         old = stack.enter_context(contextlib.closing(Job()))
@@ -134,7 +134,7 @@ def test_who_waits_for_the_others_outlives_a_coordinator_that_does_not():
         assert view.result(WAIT_S).worker_addresses == ["worker-0:1", "worker-1:1"]
 
 
-def test_a_wait_for_the_others_can_be_given_up(job):
+def test_a_wait_for_the_others_can_be_given_up(job) -> None:
     """Its `join` raises what it is given; after everyone has arrived there is none to end."""
     server, view = job.joining("server", 0)
     while not server._hearing.num_pongs:
@@ -149,7 +149,7 @@ def test_a_wait_for_the_others_can_be_given_up(job):
     assert not worker.give_up(MemberError("too late"))
 
 
-def test_a_wait_for_a_coordinator_that_is_not_there_can_be_given_up():
+def test_a_wait_for_a_coordinator_that_is_not_there_can_be_given_up() -> None:
     """At once, not when it is looked for the next time."""
     with socket.socket() as bound, ThreadPoolExecutor(1) as pool:
         bound.bind(("127.0.0.1", 0))  # Nobody else can listen there meanwhile.
@@ -165,7 +165,7 @@ def test_a_wait_for_a_coordinator_that_is_not_there_can_be_given_up():
             assert time.monotonic() - given_up_s < 1.0
 
 
-def test_whoever_gives_up_may_end_the_wait_of_all(job):
+def test_whoever_gives_up_may_end_the_wait_of_all(job) -> None:
     """All who are here raise the same, of the same kind; who comes later is of the next run."""
     arrivals = [job.joining("worker", 0), job.joining("worker", 1)]
     while not all(client._hearing.num_pongs for client, _ in arrivals):
@@ -182,7 +182,7 @@ def test_whoever_gives_up_may_end_the_wait_of_all(job):
 
 
 @pytest.mark.parametrize("shift_s", [5.0, -5.0, 0.0])
-def test_a_clock_that_is_wrong_still_aligns(job, shift_s):
+def test_a_clock_that_is_wrong_still_aligns(job, shift_s: float) -> None:
     clients = [
         job.client(role, rank, clock=lambda: time.time() + shift_s) for role, rank in MEMBERS
     ]
@@ -194,7 +194,7 @@ def test_a_clock_that_is_wrong_still_aligns(job, shift_s):
         assert client.clock_offset_s == pytest.approx(-shift_s, abs=tolerance_s)
 
 
-def test_the_offset_is_that_of_the_fastest_round_trip(job):
+def test_the_offset_is_that_of_the_fastest_round_trip(job) -> None:
     arrived_s = iter([100.5, 101.25, 102.5])
     client = job.client("worker", 0, clock=lambda: next(arrived_s))
     for sent_s in (100.0, 101.0, 102.0):  # The second is the fastest.
@@ -219,7 +219,9 @@ def client_of(address, **changes):
     )
 
 
-def test_an_unreachable_coordinator_is_named_while_trying_and_at_the_deadline(caplog):
+def test_an_unreachable_coordinator_is_named_while_trying_and_at_the_deadline(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     vacated = Server("127.0.0.1:0", max_streams=1)
     vacated.start()  # One that never did keeps its port, and says nothing there.
     vacated.stop()
@@ -233,7 +235,7 @@ def test_an_unreachable_coordinator_is_named_while_trying_and_at_the_deadline(ca
     assert 3 <= len([record for record in caplog.records if name in record.message]) <= 5
 
 
-def test_a_server_that_is_no_coordinator_is_asked_again_until_the_deadline():
+def test_a_server_that_is_no_coordinator_is_asked_again_until_the_deadline() -> None:
     with contextlib.ExitStack() as stack:
         other = Server("127.0.0.1:0", max_streams=1)
         other.start()
@@ -244,7 +246,7 @@ def test_a_server_that_is_no_coordinator_is_asked_again_until_the_deadline():
             client.join(timeout_s=0.5)
 
 
-def test_a_stranger_that_asks_for_the_time_without_end_is_sent_away(job):
+def test_a_stranger_that_asks_for_the_time_without_end_is_sent_away(job) -> None:
     """Each answer waits in memory for it to be read; members may ask as often as they like."""
     stranger = RawMember(job.address)
     for _ in range(MAX_STRANGER_PINGS + 1):

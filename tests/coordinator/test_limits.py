@@ -53,7 +53,7 @@ INFO = {"x": "y" * (MAX_INFO_BYTES - len(b'{"x": ""}'))}
         MemberFailure("x" * MAX_TEXT_CHARS),
     ],
 )
-def test_the_largest_of_everything_arrives(message):
+def test_the_largest_of_everything_arrives(message) -> None:
     """What is at its limit is not beyond it."""
     assert codec.decode_member_message(codec.encode_member_message(message)) == message
 
@@ -69,13 +69,13 @@ def test_the_largest_of_everything_arrives(message):
         (Announce("t", bytes(MAX_ANNOUNCE_BYTES + 1)), "an announcement of 65537 bytes"),
     ],
 )
-def test_what_is_beyond_a_limit_is_refused(message, says):
+def test_what_is_beyond_a_limit_is_refused(message, says: str) -> None:
     """The message says what was too large, and what is allowed."""
     with pytest.raises(ProtocolError, match=says):
         codec.decode_member_message(codec.encode_member_message(message))
 
 
-def test_a_long_failure_is_cut_by_who_tells_it_and_refused_from_who_does_not():
+def test_a_long_failure_is_cut_by_who_tells_it_and_refused_from_who_does_not() -> None:
     """The others hear its beginning: a failure must not fail to be heard."""
     sent = codec.encode_member_message(MemberFailure("x" * 10**6))
     told = codec.decode_member_message(sent).text
@@ -87,7 +87,7 @@ def test_a_long_failure_is_cut_by_who_tells_it_and_refused_from_who_does_not():
         codec.decode_member_message(envelope.SerializeToString())
 
 
-def test_info_that_is_nested_without_end_is_refused():
+def test_info_that_is_nested_without_end_is_refused() -> None:
     """JSON as deep as it is long is not followed to its end."""
     info = b'{"x":' + b"[" * 30_000 + b"]" * 30_000 + b"}"
     envelope = pb.MemberMessage(join=pb.Join(role=pb.ROLE_WORKER, info=info))
@@ -110,7 +110,7 @@ def roster():
     return job
 
 
-def test_a_worker_may_not_open_gathers_without_end(roster):
+def test_a_worker_may_not_open_gathers_without_end(roster) -> None:
     """One too many is refused, those that are open go on, and then there is room again."""
     for number in range(MAX_OPEN_GATHERS):
         assert roster.gather(W0, gather(str(number)), 0.0) == []
@@ -123,7 +123,7 @@ def test_a_worker_may_not_open_gathers_without_end(roster):
     assert roster.gather(W0, gather("more"), 0.0) == []
 
 
-def test_parts_that_no_message_can_hold_together_are_refused(roster):
+def test_parts_that_no_message_can_hold_together_are_refused(roster) -> None:
     """Whoever brings the part that is too much hears it; its peers' parts are kept."""
     half = bytes(MAX_GATHER_BYTES // 2)
     roster.gather(W0, gather(payload=half), 0.0)
@@ -134,7 +134,7 @@ def test_parts_that_no_message_can_hold_together_are_refused(roster):
 
 
 @pytest.mark.parametrize("num_workers", [2, 79, 80, 1000])
-def test_the_pieces_of_all_workers_fit_into_one_message(num_workers):
+def test_the_pieces_of_all_workers_fit_into_one_message(num_workers: int) -> None:
     """However many they are."""
     parts = (bytes(piece_bytes(num_workers)),) * num_workers
     gathered = codec.encode_coordinator_message(Gathered("n" * MAX_NAME_CHARS, parts))

@@ -7,21 +7,21 @@ from poseidon_tf.coordinator.service import CoordinatorService
 from poseidon_tf.transport.base import MessageQueue
 
 
-def test_a_stranger_that_was_refused_is_not_heard_again():
+def test_a_stranger_that_was_refused_is_not_heard_again() -> None:
     """It could not hear what would follow: the rank that it asks for stays free."""
 
     class Server:
-        def add_stream(self, method, accept):
+        def add_stream(self, method, accept) -> None:
             self.accept = accept
 
     class Stream:
         peer = "stranger"
 
-        def __init__(self):
+        def __init__(self) -> None:
             self.outgoing = MessageQueue()
             self.send, self.close = self.outgoing.put, self.outgoing.close
 
-        def abort(self, reason):
+        def abort(self, reason) -> None:
             self.close()
 
     roster = Roster(

@@ -31,7 +31,7 @@ from poseidon_tf.errors import ConfigError, ProtocolError, StartTimeout, StepTim
 
 
 @pytest.mark.parametrize("order", [EVERYONE, EVERYONE[::-1], [S1, W2, W0, S0, W1]])
-def test_the_last_of_any_order_hands_the_roster_to_everyone(order):
+def test_the_last_of_any_order_hands_the_roster_to_everyone(order) -> None:
     roster = make_roster()
     assert [roster.join(join(key)) for key in order[:-1]] == [[]] * 4
     assert not roster.is_complete
@@ -57,7 +57,7 @@ def test_the_last_of_any_order_hands_the_roster_to_everyone(order):
         (dict(role="server", rank=2), ["server 2", "2 servers"]),
     ],
 )
-def test_a_newcomer_that_does_not_fit_is_refused_and_changes_nothing(changes, says):
+def test_a_newcomer_that_does_not_fit_is_refused_and_changes_nothing(changes, says) -> None:
     roster = make_roster()
     for key in (W0, W2, S0, S1):
         assert roster.join(join(key)) == []
@@ -69,7 +69,7 @@ def test_a_newcomer_that_does_not_fit_is_refused_and_changes_nothing(changes, sa
     assert len(roster.join(join(W1))) == 5  # Complete all the same.
 
 
-def test_every_ten_seconds_a_notice_names_the_missing_with_their_addresses():
+def test_every_ten_seconds_a_notice_names_the_missing_with_their_addresses() -> None:
     roster = make_roster()
     for key in (W1, S0):
         roster.join(join(key))
@@ -86,7 +86,7 @@ def test_every_ten_seconds_a_notice_names_the_missing_with_their_addresses():
     assert roster.tick(1069.1) == []
 
 
-def test_the_start_deadline_names_the_missing_and_is_remembered():
+def test_the_start_deadline_names_the_missing_and_is_remembered() -> None:
     roster = make_roster()
     roster.join(join(W0))
     assert_all_fail(
@@ -107,14 +107,16 @@ def test_the_start_deadline_names_the_missing_and_is_remembered():
         ([], "worker rank 1, server 0, server 1: "),
     ],
 )
-def test_servers_without_address_are_named_by_their_host_if_that_is_known(addresses, says):
+def test_servers_without_address_are_named_by_their_host_if_that_is_known(
+    addresses, says: str
+) -> None:
     roster = make_roster(num_workers=2, worker_addresses=addresses, server_addresses=())
     roster.join(join(W0, num_workers=2))
     ((_, notice),) = roster.tick(1010.0)
     assert says in notice.text
 
 
-def test_a_gather_hands_every_part_to_every_worker_in_rank_order():
+def test_a_gather_hands_every_part_to_every_worker_in_rank_order() -> None:
     roster = complete_roster()
     for _ in range(2):  # The name is free again once it is complete.
         assert roster.gather(W2, part("plan", b"c"), 0.0) == []
@@ -126,7 +128,7 @@ def test_a_gather_hands_every_part_to_every_worker_in_rank_order():
         roster.gather(W2, part("other", b"-"), 2.0)
 
 
-def test_a_part_given_twice_is_refused_and_changes_nothing():
+def test_a_part_given_twice_is_refused_and_changes_nothing() -> None:
     roster = complete_roster()
     roster.gather(W0, part("plan", b"a"), 0.0)
     with pytest.raises(ProtocolError, match="worker rank 0 contributed twice to gather 'plan'"):
@@ -136,7 +138,7 @@ def test_a_part_given_twice_is_refused_and_changes_nothing():
     assert gathered.payloads == (b"a", b"b", b"c")
 
 
-def test_servers_strangers_and_early_workers_may_not_gather():
+def test_servers_strangers_and_early_workers_may_not_gather() -> None:
     roster = complete_roster()
     with pytest.raises(ProtocolError, match="only workers"):
         roster.gather(S0, part("plan"), 0.0)
@@ -149,7 +151,7 @@ def test_servers_strangers_and_early_workers_may_not_gather():
     assert (roster.failure, early.failure) == (None, None)
 
 
-def test_an_overdue_gather_is_noticed_and_then_fails_naming_who_is_missing():
+def test_an_overdue_gather_is_noticed_and_then_fails_naming_who_is_missing() -> None:
     roster = complete_roster()
     roster.gather(W1, part("plan", timeout_s=600.0), 100.0)
     roster.gather(W0, part("plan", timeout_s=135.0), 105.0)  # The first deadline counts: 240.
@@ -170,7 +172,7 @@ def test_an_overdue_gather_is_noticed_and_then_fails_naming_who_is_missing():
     )
 
 
-def test_who_waits_elsewhere_is_told_with_what_it_waits_for():
+def test_who_waits_elsewhere_is_told_with_what_it_waits_for() -> None:
     """Two workers that wait for each other in different places: both places are named."""
     roster = complete_roster()
     roster.gather(W0, part("call fit"), 0.0)
@@ -188,7 +190,7 @@ def test_who_waits_elsewhere_is_told_with_what_it_waits_for():
 
 
 @pytest.mark.parametrize("lost", [W1, S1])
-def test_who_is_lost_before_everyone_has_arrived_may_come_again(lost):
+def test_who_is_lost_before_everyone_has_arrived_may_come_again(lost) -> None:
     """It is no failure: the others are told, and the replacement completes the roster."""
     roster = make_roster()
     for key in (W0, W1, S0, S1):
@@ -204,7 +206,7 @@ def test_who_is_lost_before_everyone_has_arrived_may_come_again(lost):
     assert "10.0.0.50:1" in [member.address for member in views[0][1].members]
 
 
-def test_a_newcomer_waits_for_the_next_run_once_this_one_has_begun():
+def test_a_newcomer_waits_for_the_next_run_once_this_one_has_begun() -> None:
     """A rank that is there already, a failed job and one that has ended: none is its own fate."""
     running, failed, ended = complete_roster(), complete_roster(), complete_roster()
     failed.lost(S0, "reset")
@@ -223,7 +225,7 @@ def test_a_newcomer_waits_for_the_next_run_once_this_one_has_begun():
     assert len(running.announce(W0, Announce("data", b""))) == 2  # Nothing has changed.
 
 
-def test_a_newcomer_told_of_another_cluster_waits_for_a_failed_run_to_end():
+def test_a_newcomer_told_of_another_cluster_waits_for_a_failed_run_to_end() -> None:
     """The run that it does not fit is not the one that it is for."""
     roster = make_roster()
     roster.join(join(W0))
@@ -234,7 +236,7 @@ def test_a_newcomer_told_of_another_cluster_waits_for_a_failed_run_to_end():
         roster.join(join(W1, num_workers=7))
 
 
-def test_an_announcement_reaches_the_other_workers_that_are_still_there():
+def test_an_announcement_reaches_the_other_workers_that_are_still_there() -> None:
     roster = complete_roster()
     announced = Announced(topic="data", rank=1, payload=b"5")
     assert roster.announce(W1, Announce("data", b"5")) == [(W0, announced), (W2, announced)]
@@ -242,7 +244,7 @@ def test_an_announcement_reaches_the_other_workers_that_are_still_there():
     assert roster.announce(W1, Announce("data", b"5")) == [(W2, announced)]
 
 
-def test_only_members_of_a_complete_roster_announce():
+def test_only_members_of_a_complete_roster_announce() -> None:
     """A server announces to all workers; nobody does before everyone has arrived."""
     roster = make_roster()
     roster.join(join(W0))

@@ -28,7 +28,7 @@ from poseidon_tf.errors import (
 )
 
 
-def test_a_goodbye_is_told_to_the_others_and_the_last_one_ends_the_servers():
+def test_a_goodbye_is_told_to_the_others_and_the_last_one_ends_the_servers() -> None:
     roster = complete_roster()
     others = [key for key in sorted(EVERYONE) if key != W2]
     left = Left(role="worker", rank=2, last_step=41)
@@ -48,7 +48,7 @@ def test_a_goodbye_is_told_to_the_others_and_the_last_one_ends_the_servers():
     assert roster.failure is None
 
 
-def test_leaving_while_others_wait_fails_the_job_at_once():
+def test_leaving_while_others_wait_fails_the_job_at_once() -> None:
     roster = complete_roster()
     roster.gather(W0, part("x"), 0.0)
     assert_all_fail(
@@ -59,7 +59,7 @@ def test_leaving_while_others_wait_fails_the_job_at_once():
     )
 
 
-def test_waiting_for_someone_who_left_before_fails_the_job_at_once():
+def test_waiting_for_someone_who_left_before_fails_the_job_at_once() -> None:
     roster = complete_roster()
     roster.goodbye(W2, -1)
     assert_all_fail(
@@ -70,7 +70,7 @@ def test_waiting_for_someone_who_left_before_fails_the_job_at_once():
     )
 
 
-def test_a_leaver_that_had_contributed_is_not_missed():
+def test_a_leaver_that_had_contributed_is_not_missed() -> None:
     roster = complete_roster()
     roster.gather(W2, part("x", b"c"), 0.0)
     assert {type(message) for _, message in roster.goodbye(W2, 5)} == {Left}
@@ -80,7 +80,7 @@ def test_a_leaver_that_had_contributed_is_not_missed():
 
 
 @pytest.mark.parametrize("leaver, arrived", [(W1, [W0, W1]), (S0, EVERYONE)])
-def test_leaving_too_early_fails_the_job(leaver, arrived):
+def test_leaving_too_early_fails_the_job(leaver, arrived) -> None:
     roster = make_roster()
     for key in arrived:
         roster.join(join(key))
@@ -89,7 +89,7 @@ def test_leaving_too_early_fails_the_job(leaver, arrived):
 
 
 @pytest.mark.parametrize("lost", [W1, S1])
-def test_a_lost_member_fails_the_job_for_all_that_remain(lost):
+def test_a_lost_member_fails_the_job_for_all_that_remain(lost) -> None:
     roster = complete_roster()
     assert_all_fail(
         roster.lost(lost, "connection reset"),
@@ -100,7 +100,7 @@ def test_a_lost_member_fails_the_job_for_all_that_remain(lost):
 
 
 @pytest.mark.parametrize("who", [None, W1])
-def test_the_end_tells_whether_some_worker_left_before_it_was_done(who):
+def test_the_end_tells_whether_some_worker_left_before_it_was_done(who) -> None:
     """Servers end differently then: whoever starts processes again must start them too."""
     roster = complete_roster()
     for key in (W0, W1, W2):
@@ -109,7 +109,7 @@ def test_the_end_tells_whether_some_worker_left_before_it_was_done(who):
 
 
 @pytest.mark.parametrize("kind", [StepTimeout, DriftError, NumericsError, PeerLost, MemberError])
-def test_an_error_that_a_worker_reports_is_raised_as_it_is_on_all(kind):
+def test_an_error_that_a_worker_reports_is_raised_as_it_is_on_all(kind) -> None:
     """The reporter included, so that all raise one type and one text."""
     text = "worker rank 1 (10.0.0.2:2222) waited 9 s for 'fc': missing: worker rank 2"
     roster = complete_roster()
@@ -118,7 +118,7 @@ def test_an_error_that_a_worker_reports_is_raised_as_it_is_on_all(kind):
     assert roster.fail(W2, MemberFailure("later", kind)) == []
 
 
-def test_an_error_that_does_not_name_who_reports_it_gets_that_name():
+def test_an_error_that_does_not_name_who_reports_it_gets_that_name() -> None:
     """Someone else may be at fault: the reporter has not failed."""
     roster = complete_roster()
     roster.fail(W1, MemberFailure("server 0 (10.0.0.8:2222): connection reset", PeerLost))
@@ -128,7 +128,7 @@ def test_an_error_that_does_not_name_who_reports_it_gets_that_name():
 
 
 @pytest.mark.parametrize("kind", [ConfigError, PlanError, DriftError])
-def test_an_error_that_all_workers_find_alike_is_nobodys(kind):
+def test_an_error_that_all_workers_find_alike_is_nobodys(kind) -> None:
     """Whoever happens to report it first; its text is the others' own."""
     roster = complete_roster()
     roster.fail(W2, MemberFailure("the workers have different models", kind))
@@ -136,7 +136,7 @@ def test_an_error_that_all_workers_find_alike_is_nobodys(kind):
     assert str(roster.failure) == "the workers have different models"
 
 
-def test_the_first_failure_is_kept_and_every_later_event_hears_it():
+def test_the_first_failure_is_kept_and_every_later_event_hears_it() -> None:
     roster = make_roster()
     for key in (W0, W1, S0):
         roster.join(join(key))

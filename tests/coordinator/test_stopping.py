@@ -22,7 +22,7 @@ pytestmark = pytest.mark.connections
 class Cluster:
     """Three workers that run executions of which none ends before all have begun it."""
 
-    def __init__(self, seed, wishes, *, epoch=100, is_tied=True):
+    def __init__(self, seed, wishes, *, epoch=100, is_tied=True) -> None:
         self.random = random.Random(seed)
         self.wishes = wishes  # By rank: the executions after which its callbacks want to stop.
         self.epoch, self.is_tied = epoch, is_tied
@@ -35,7 +35,7 @@ class Cluster:
         self.stopped = {}
         self.num_waits = 0
 
-    def send(self, key, offer):
+    def send(self, key, offer) -> None:
         if offer is not None:
             self.to_roster.append((key, offer))
 
@@ -55,7 +55,7 @@ class Cluster:
                 moves.append(("end", key))
         return moves
 
-    def do(self, what, key):
+    def do(self, what, key) -> None:
         worker = self.workers[key]
         if what == "deliver":
             at = next(at for at, (sender, _) in enumerate(self.to_roster) if sender == key)
@@ -97,35 +97,35 @@ def stops(wishes, **options):
     return [list(Cluster(seed, wishes, **options).run().values()) for seed in range(200)]
 
 
-def test_one_worker_stops_all_after_one_more_execution():
+def test_one_worker_stops_all_after_one_more_execution() -> None:
     """Whatever the order of events: others may have begun it already, so always that one."""
     assert stops({W1: {4}}) == [[5, 5, 5]] * 200
 
 
-def test_workers_that_all_want_to_stop_run_nothing_more():
+def test_workers_that_all_want_to_stop_run_nothing_more() -> None:
     """As in one process, where the same callback stops after the same execution."""
     assert stops({W0: {4}, W1: {4}, W2: {4}}) == [[4, 4, 4]] * 200
 
 
-def test_two_of_three_stop_all_after_one_more_execution():
+def test_two_of_three_stop_all_after_one_more_execution() -> None:
     """Also when one wants to stop after the execution that the other adds."""
     assert stops({W0: {4}, W2: {4}}) == [[5, 5, 5]] * 200
     assert stops({W0: {4}, W2: {5}}) == [[5, 5, 5]] * 200
 
 
-def test_workers_that_need_not_wait_for_each_other_still_stop_at_the_same_place():
+def test_workers_that_need_not_wait_for_each_other_still_stop_at_the_same_place() -> None:
     """Steps without an exchange let workers run ahead; none stops earlier than another is."""
     found = stops({W1: {4}}, is_tied=False)
     assert all(len(set(each)) == 1 and each[0] >= 5 for each in found)
     assert len({each[0] for each in found}) > 1, "nobody ran ahead"
 
 
-def test_a_wish_in_the_last_execution_of_an_epoch_is_heard_by_those_who_have_ended_it():
+def test_a_wish_in_the_last_execution_of_an_epoch_is_heard_by_those_who_have_ended_it() -> None:
     """They offer where they are, and nobody waits for an execution that does not come."""
     assert stops({W1: {4}}, epoch=4) == [[4, 4, 4]] * 200
 
 
-def test_nothing_is_said_and_nobody_waits_while_nobody_wants_to_stop():
+def test_nothing_is_said_and_nobody_waits_while_nobody_wants_to_stop() -> None:
     """A step without a wish costs no message."""
     cluster = Cluster(0, {}, epoch=50)
     cluster.run()
@@ -133,7 +133,7 @@ def test_nothing_is_said_and_nobody_waits_while_nobody_wants_to_stop():
     assert cluster.to_roster == [] and not any(cluster.to_worker.values())
 
 
-def test_the_next_stop_is_another_one():
+def test_the_next_stop_is_another_one() -> None:
     """Once forgotten it can be asked for again, and by another worker, before all forgot."""
     first, second = Stopping(timeout_s=1.0), Stopping(timeout_s=1.0)
     assert first.want() == StopOffer(number=1, after=0, timeout_s=1.0)
@@ -152,7 +152,7 @@ def offer(after, number=1, timeout_s=60.0):
     return StopOffer(number=number, after=after, timeout_s=timeout_s)
 
 
-def test_the_first_offer_asks_the_others_and_the_last_one_settles_it():
+def test_the_first_offer_asks_the_others_and_the_last_one_settles_it() -> None:
     """Only workers hear of it; the latest execution counts."""
     roster = complete_roster()
     asked = StopAsked(number=1, after=7)
@@ -164,7 +164,7 @@ def test_the_first_offer_asks_the_others_and_the_last_one_settles_it():
 
 
 @pytest.mark.parametrize("number", [0, 1, 2, 3])
-def test_an_offer_out_of_turn_is_refused_and_changes_nothing(number):
+def test_an_offer_out_of_turn_is_refused_and_changes_nothing(number: int) -> None:
     """Twice for one stop, or for one that is over or not asked for."""
     roster = complete_roster()
     roster.offer_stop(W0, offer(3), 1001.0)
@@ -174,14 +174,14 @@ def test_an_offer_out_of_turn_is_refused_and_changes_nothing(number):
     assert roster.offer_stop(W2, offer(3), 1001.0)[0][1] == StopAgreed(number=1, after=3)
 
 
-def test_servers_may_not_stop_the_job():
+def test_servers_may_not_stop_the_job() -> None:
     """They run no executions."""
     with pytest.raises(ProtocolError, match="only workers may"):
         complete_roster().offer_stop(S0, offer(1), 1001.0)
 
 
 @pytest.mark.parametrize("leaves_first", [True, False])
-def test_a_worker_that_has_left_is_not_waited_for(leaves_first):
+def test_a_worker_that_has_left_is_not_waited_for(leaves_first: bool) -> None:
     """It begins nothing more, whether it leaves before or while the others agree."""
     roster = complete_roster()
     if leaves_first:
@@ -195,7 +195,7 @@ def test_a_worker_that_has_left_is_not_waited_for(leaves_first):
     assert [each for each in settled if each[1] == agreed] == [(W0, agreed), (W1, agreed)]
 
 
-def test_an_overdue_stop_is_noticed_and_then_fails_naming_who_is_missing():
+def test_an_overdue_stop_is_noticed_and_then_fails_naming_who_is_missing() -> None:
     """Everyone hears of it, and later offers get the failure."""
     roster = complete_roster()
     roster.offer_stop(W0, offer(3, timeout_s=120.0), 1000.0)
@@ -216,7 +216,7 @@ def test_an_overdue_stop_is_noticed_and_then_fails_naming_who_is_missing():
     assert isinstance(roster.offer_stop(W1, offer(3), 1121.0)[0][1], Failure)
 
 
-def test_a_failure_while_workers_agree_goes_to_all_and_ends_the_stop():
+def test_a_failure_while_workers_agree_goes_to_all_and_ends_the_stop() -> None:
     """Nobody is told to stop afterwards."""
     roster = complete_roster()
     roster.offer_stop(W0, offer(3), 1001.0)

@@ -62,7 +62,7 @@ def said(lines: list[str], pattern: str) -> dict[str, list[float]]:
     return found
 
 
-def test_digits_learns_and_uses_both_schemes():
+def test_digits_learns_and_uses_both_schemes() -> None:
     """`make demo`: over 95 % right, fc1 by sufficient factors, the rest by the servers."""
     lines = run_example("digits.py")
     assert [line for line in lines if not PREFIX.match(line)] == []
@@ -82,7 +82,7 @@ def test_digits_learns_and_uses_both_schemes():
     }
 
 
-def test_the_loss_of_a_custom_loop_falls_alike_on_all_workers():
+def test_the_loss_of_a_custom_loop_falls_alike_on_all_workers() -> None:
     """A loop in a tf.function: the same falling losses on both workers, by both schemes."""
     lines = run_example("custom_loop.py")
     assert [line for line in lines if not PREFIX.match(line)] == []
@@ -93,7 +93,7 @@ def test_the_loss_of_a_custom_loop_falls_alike_on_all_workers():
     assert set(schemes(lines).values()) == {"ps", "sfb"}
 
 
-def test_the_custom_loop_also_runs_alone():
+def test_the_custom_loop_also_runs_alone() -> None:
     """One worker without TF_CONFIG: no plan, no server, the same program."""
     lines = run_alone("custom_loop.py")
     losses = [float(line.rpartition(" ")[2]) for line in lines]
@@ -101,7 +101,7 @@ def test_the_custom_loop_also_runs_alone():
     assert schemes(lines) == {}
 
 
-def test_the_script_of_the_migration_page_saves_on_the_chief_alone():
+def test_the_script_of_the_migration_page_saves_on_the_chief_alone() -> None:
     """One accuracy on both workers, and a checkpoint that only rank 0 has written."""
     lines = run_example("migrated.py")
     assert [line for line in lines if not PREFIX.match(line)] == []
@@ -112,7 +112,7 @@ def test_the_script_of_the_migration_page_saves_on_the_chief_alone():
     assert saved == ["[worker 0"]
 
 
-def test_the_migration_page_shows_the_script_that_runs():
+def test_the_migration_page_shows_the_script_that_runs() -> None:
     """Between its imports and its end the page's script is the example, line by line."""
     page = (ROOT / "docs" / "migration.md").read_text()
     script = (ROOT / "examples" / "migrated.py").read_text()

@@ -11,14 +11,14 @@ WAIT_S = 20.0  # Far more than anything here takes.
 class Heard:
     """What came back on one stream."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.messages = queue.Queue()
         self._closed = queue.Queue()
 
-    def on_message(self, message):
+    def on_message(self, message) -> None:
         self.messages.put(message)
 
-    def on_closed(self, error):
+    def on_closed(self, error) -> None:
         self._closed.put(error)
 
     def error(self):
@@ -29,7 +29,7 @@ class Heard:
 class Endpoint:
     """A server of one service, and the streams that a test opens to it; a context manager."""
 
-    def __init__(self, *, max_streams):
+    def __init__(self, *, max_streams) -> None:
         self.server = Server("127.0.0.1:0", max_streams=max_streams)
         self._channels = []
 
@@ -37,7 +37,7 @@ class Endpoint:
         self.server.start()
         return self
 
-    def __exit__(self, *exception):
+    def __exit__(self, *exception) -> None:
         for channel in self._channels:
             channel.close()
         self.server.stop(grace_s=0.0)

@@ -16,7 +16,7 @@ def errors(what):
 
 
 @pytest.mark.processes
-def test_a_scheme_that_a_variable_cannot_have_is_refused_on_all_workers():
+def test_a_scheme_that_a_variable_cannot_have_is_refused_on_all_workers() -> None:
     """The error names the variable, the pattern that asked, and why it cannot be."""
     for error in errors("impossible"):
         expected = "PlanError: 'sequential/norm/gamma' cannot be 'sfb' as '*/norm/gamma' asks: "
@@ -24,7 +24,7 @@ def test_a_scheme_that_a_variable_cannot_have_is_refused_on_all_workers():
 
 
 @pytest.mark.processes
-def test_a_pattern_without_a_variable_is_refused_on_all_workers():
+def test_a_pattern_without_a_variable_is_refused_on_all_workers() -> None:
     """The error lists the names that a pattern could match."""
     for error in errors("unmatched"):
         assert error.startswith("PlanError: pattern '*/fc9/kernel' matches no variable")
@@ -33,7 +33,7 @@ def test_a_pattern_without_a_variable_is_refused_on_all_workers():
 
 
 @pytest.mark.processes
-def test_other_schemes_on_one_worker_are_refused_on_all():
+def test_other_schemes_on_one_worker_are_refused_on_all() -> None:
     """Plans that differ are not trained with; the error names the ranks and the difference."""
     for error in errors("schemes"):
         assert error.startswith("PlanError: rank 0 and rank 1 have different plans; ")
@@ -41,7 +41,7 @@ def test_other_schemes_on_one_worker_are_refused_on_all():
 
 
 @pytest.mark.processes
-def test_another_dtype_on_one_worker_is_refused_on_all():
+def test_another_dtype_on_one_worker_is_refused_on_all() -> None:
     """The error names the first variable that differs, with both dtypes."""
     for error in errors("dtype"):
         assert error.startswith("PlanError: the workers have different variables")
@@ -50,7 +50,7 @@ def test_another_dtype_on_one_worker_is_refused_on_all():
 
 
 @pytest.mark.processes
-def test_jit_compile_is_refused_and_the_job_can_go_on_without():
+def test_jit_compile_is_refused_and_the_job_can_go_on_without() -> None:
     """Only the call is refused: the same job trains a model that is compiled as it should be."""
     with Job("bad_arguments.py", "jit") as job:
         for results in job.results():
@@ -79,7 +79,9 @@ def test_jit_compile_is_refused_and_the_job_can_go_on_without():
         ({"coalesce_bytes": 2**27}, "coalesce_bytes must be from 0 to 67108864, got 134217728"),
     ],
 )
-def test_numbers_out_of_range_are_refused_by_the_constructor(arguments, message, monkeypatch):
+def test_numbers_out_of_range_are_refused_by_the_constructor(
+    arguments, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A wrong number is an error before anything is started, not at the first step."""
     from poseidon_tf import PoseidonStrategy  # Loads TensorFlow.
 

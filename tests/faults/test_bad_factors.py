@@ -21,7 +21,7 @@ TOTAL = ROWS * (M + N) * 4
 class Peers(Endpoint):
     """Rank 0 of two workers; the test is rank 1."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__(max_streams=FactorService.streams_needed(2) + 1)
         self.complete, self.lost = queue.Queue(), queue.Queue()
         self.service = FactorService(
@@ -40,7 +40,7 @@ class Peers(Endpoint):
             stream.send(message)
         return stream
 
-    def expect(self, step):
+    def expect(self, step) -> None:
         """The set of `step` is complete and right, once rank 0 has given its own factors."""
         self.service.broadcast(KEY, step, ROWS, factors(10.0 + step))
         complete = self.complete.get(timeout=WAIT_S)
@@ -80,7 +80,7 @@ BAD_PIECES = {
 
 
 @pytest.mark.parametrize("messages, reason", BAD_PIECES.values(), ids=BAD_PIECES)
-def test_bad_factors_are_refused_and_leave_the_set_as_it_was(messages, reason):
+def test_bad_factors_are_refused_and_leave_the_set_as_it_was(messages, reason) -> None:
     """Both ends hear why; over a fresh stream the same step comes out right."""
     with Peers() as peers:
         stream, heard = peers.open(BROADCAST, rank=1)
@@ -97,7 +97,7 @@ def test_bad_factors_are_refused_and_leave_the_set_as_it_was(messages, reason):
         peers.expect(1)
 
 
-def test_factors_two_steps_ahead_are_refused():
+def test_factors_two_steps_ahead_are_refused() -> None:
     """A peer cannot have finished a step without us, so it cannot be two ahead."""
     with Peers() as peers:
         error = peers.refused(BROADCAST, piece(step=0), piece(step=1), piece(step=2), rank=1)
@@ -106,7 +106,7 @@ def test_factors_two_steps_ahead_are_refused():
         peers.expect(1)
 
 
-def test_a_row_that_no_table_has_is_refused_before_anybody_adds_it():
+def test_a_row_that_no_table_has_is_refused_before_anybody_adds_it() -> None:
     """Both ends hear which row of which table, and the set stays as it was."""
     table = RowSpec.sparse("words", num_rows=4, width=2, dtype="float32", index_dtype="int32")
     rows = pack(np.array([3, 4], "int32"), np.ones((2, 2), "float32"))
@@ -129,7 +129,7 @@ BAD_STREAMS = {
 
 
 @pytest.mark.parametrize("metadata, reason", BAD_STREAMS.values(), ids=BAD_STREAMS)
-def test_a_stream_of_nobody_is_refused_and_the_peer_goes_on(metadata, reason):
+def test_a_stream_of_nobody_is_refused_and_the_peer_goes_on(metadata, reason) -> None:
     """Who may not speak hears why; the peer's open stream notices nothing."""
     with Peers() as peers:
         stream = peers.send(piece(step=0))
@@ -141,7 +141,7 @@ def test_a_stream_of_nobody_is_refused_and_the_peer_goes_on(metadata, reason):
         assert peers.lost.empty()
 
 
-def test_a_peer_that_leaves_while_it_is_waited_for_is_named():
+def test_a_peer_that_leaves_while_it_is_waited_for_is_named() -> None:
     """A goodbye with factors missing says after which step, and which factors."""
     with Peers() as peers:
         stream = peers.send(piece(step=0))
@@ -154,7 +154,7 @@ def test_a_peer_that_leaves_while_it_is_waited_for_is_named():
         assert "rank 1 left after step 0" in str(error) and "fc/kernel" in str(error)
 
 
-def test_a_worker_may_leave_before_its_first_step():
+def test_a_worker_may_leave_before_its_first_step() -> None:
     """A goodbye of somebody who took part in no step is a goodbye as any other."""
     with Peers() as peers:
         stream, heard = peers.open(BROADCAST, rank=1)
@@ -164,7 +164,7 @@ def test_a_worker_may_leave_before_its_first_step():
         assert peers.lost.empty()
 
 
-def test_a_peer_that_comes_again_and_again_leaves_nothing_behind():
+def test_a_peer_that_comes_again_and_again_leaves_nothing_behind() -> None:
     """Its streams are counted once, however often they broke."""
     with Peers() as peers:
         for _ in range(20):

@@ -33,20 +33,20 @@ SPECS = [KeySpec(name, "float32", 4) for name in "wbv"]  # Numbers 0, 1 and 2.
 class Store(Endpoint):
     """A server for two workers that knows `SPECS`."""
 
-    def __init__(self, *, spare_streams=1):
+    def __init__(self, *, spare_streams=1) -> None:
         super().__init__(max_streams=KVService.streams_needed(2) + spare_streams)
         KVService(self.server, num_workers=2)
         self._links = []
         self._sums = []
 
-    def __exit__(self, *exception):
+    def __exit__(self, *exception) -> None:
         for link in self._links:
             link.leave(0)
         for link in self._links:
             link.close(timeout_s=WAIT_S)
         super().__exit__(*exception)
 
-    def register(self, specs):
+    def register(self, specs) -> None:
         keys = [Key(name=s.name, dtype=s.dtype, num_elements=s.num_elements) for s in specs]
         table = KeyTable(rank=0, keys=keys).SerializeToString()
         self.channel().call(REGISTER, table, timeout_s=WAIT_S)
@@ -55,7 +55,7 @@ class Store(Endpoint):
         reply = InspectReply.FromString(self.channel().call(INSPECT, b"", timeout_s=WAIT_S))
         return [(key.name, *key.contributions) for key in reply.keys], reply.held_bytes
 
-    def connect(self, rank):
+    def connect(self, rank) -> None:
         sums = queue.Queue()
         link = ServerLink(
             self.server.address,
@@ -67,15 +67,15 @@ class Store(Endpoint):
         self._sums.append(sums)
         assert link.register(SPECS, timeout_s=WAIT_S) == [0, 1, 2]
 
-    def push(self, rank, key, step, value):
+    def push(self, rank, key, step, value) -> None:
         self._links[rank].push([Piece(key, memoryview(payload(value)))], step=step)
 
-    def expect(self, key, step, value):
+    def expect(self, key, step, value) -> None:
         """Both workers get this sum next."""
         for sums in self._sums:
             assert sums.get(timeout=WAIT_S) == (key, step, payload(value))
 
-    def exchange(self, step, *, keys=(0, 1, 2)):
+    def exchange(self, step, *, keys=(0, 1, 2)) -> None:
         """Sums of these keys; with an even and an odd one, over all four streams."""
         for key in keys:
             for rank in range(2):
@@ -113,7 +113,7 @@ BAD_PUSHES = {
 
 
 @pytest.mark.parametrize("message, reason", BAD_PUSHES.values(), ids=BAD_PUSHES)
-def test_a_bad_push_is_refused_and_leaves_the_sum_as_it_was(message, reason):
+def test_a_bad_push_is_refused_and_leaves_the_sum_as_it_was(message, reason) -> None:
     """The sender hears why; with fresh streams the same sum and the next one come out right."""
     with Store() as store:
         store.register(SPECS)
@@ -137,7 +137,7 @@ def test_a_bad_push_is_refused_and_leaves_the_sum_as_it_was(message, reason):
         store.expect(0, 1, 11.0)
 
 
-def test_parts_before_a_bad_one_count_and_those_after_it_do_not():
+def test_parts_before_a_bad_one_count_and_those_after_it_do_not() -> None:
     """One frame with a good, a bad and a good part: what was taken is known exactly."""
     with Store() as store:
         store.register(SPECS)
@@ -166,7 +166,7 @@ BAD_STREAMS = {
 
 
 @pytest.mark.parametrize("metadata, reason", BAD_STREAMS.values(), ids=BAD_STREAMS)
-def test_a_stream_of_nobody_is_refused_and_the_others_go_on(metadata, reason):
+def test_a_stream_of_nobody_is_refused_and_the_others_go_on(metadata, reason) -> None:
     """Who may not speak hears why; the streams that are open notice nothing."""
     with Store() as store:
         store.connect(0)
@@ -179,7 +179,7 @@ def test_a_stream_of_nobody_is_refused_and_the_others_go_on(metadata, reason):
         store.exchange(1)
 
 
-def test_a_stream_too_many_is_refused_instead_of_waiting_for_ever():
+def test_a_stream_too_many_is_refused_instead_of_waiting_for_ever() -> None:
     """The server says how many streams the cluster needs; the others go on."""
     with Store(spare_streams=0) as store:
         store.connect(0)
@@ -191,7 +191,7 @@ def test_a_stream_too_many_is_refused_instead_of_waiting_for_ever():
         store.exchange(1)
 
 
-def test_a_message_that_is_too_long_is_refused_by_both_sides():
+def test_a_message_that_is_too_long_is_refused_by_both_sides() -> None:
     """Our sender refuses it itself; another sender is refused by the server, and harms nobody."""
     too_long = bytes(MAX_MESSAGE_BYTES + 1)
     with Store() as store:
@@ -235,7 +235,7 @@ BAD_TABLES = {
 
 
 @pytest.mark.parametrize("specs, reason", BAD_TABLES.values(), ids=BAD_TABLES)
-def test_keys_that_do_not_fit_are_refused_as_a_whole(specs, reason):
+def test_keys_that_do_not_fit_are_refused_as_a_whole(specs, reason) -> None:
     """None of the table's keys is added, and the keys that are known go on."""
     with Store() as store:
         store.connect(0)
@@ -248,7 +248,7 @@ def test_keys_that_do_not_fit_are_refused_as_a_whole(specs, reason):
         store.exchange(1)
 
 
-def test_a_table_that_cannot_be_read_is_refused():
+def test_a_table_that_cannot_be_read_is_refused() -> None:
     """Garbage instead of keys is the caller's error, and registers nothing."""
     with Store() as store:
         with pytest.raises(ProtocolError, match="a key table that cannot be read"):
@@ -256,7 +256,7 @@ def test_a_table_that_cannot_be_read_is_refused():
         assert store.state() == ([], 0)
 
 
-def test_a_worker_with_more_keys_than_a_table_holds_announces_them_in_several():
+def test_a_worker_with_more_keys_than_a_table_holds_announces_them_in_several() -> None:
     """Numbers come back in the order of the keys."""
     with Store() as store:
         store.connect(0)
@@ -265,7 +265,7 @@ def test_a_worker_with_more_keys_than_a_table_holds_announces_them_in_several():
         assert numbers == list(range(3, 3 + len(specs)))
 
 
-def test_a_reason_longer_than_gRPC_carries_arrives_cut():
+def test_a_reason_longer_than_gRPC_carries_arrives_cut() -> None:
     """Its beginning says what is wrong; the rest of it would have made another error of it."""
     with Store() as store:
         store.register([KeySpec("n" * 1000, "float32", 4)])

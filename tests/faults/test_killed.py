@@ -16,7 +16,7 @@ pytestmark = pytest.mark.processes
         ("server", 0, "server 0 ({address})"),
     ],
 )
-def test_a_killed_member_ends_the_job_and_is_named(kind, index, name):
+def test_a_killed_member_ends_the_job_and_is_named(kind: str, index: int, name: str) -> None:
     """All others end in 10 s with a code that is not 0; `fit` raises an error with the name."""
     with training("train") as job:
         victim = (job.workers if kind == "worker" else job.servers)[index]
@@ -32,7 +32,7 @@ def test_a_killed_member_ends_the_job_and_is_named(kind, index, name):
         assert not thread_errors(job), outputs(job)
 
 
-def test_a_server_beside_a_killed_worker_ends_with_it():
+def test_a_server_beside_a_killed_worker_ends_with_it() -> None:
     """A worker's own server is no orphan, and the rest of the job fails with the worker's name."""
     with training("train", num_servers=0) as job:
         survivor, victim = job.workers
@@ -46,7 +46,7 @@ def test_a_server_beside_a_killed_worker_ends_with_it():
         assert not thread_errors(job), outputs(job)
 
 
-def test_an_exception_in_one_worker_reaches_all():
+def test_an_exception_in_one_worker_reaches_all() -> None:
     """A worker whose script raises takes the others down, and its text is in their errors."""
     with training("raise") as job:
         raised_s = time.monotonic()
@@ -58,7 +58,7 @@ def test_an_exception_in_one_worker_reaches_all():
         assert not thread_errors(job), outputs(job)
 
 
-def test_a_worker_that_leaves_early_fails_those_who_still_train():
+def test_a_worker_that_leaves_early_fails_those_who_still_train() -> None:
     """Exit code 0 is no excuse: whoever waits for the leaver's share hears after which step."""
     with training("leave") as job:
         left_s = time.monotonic()
@@ -75,7 +75,7 @@ def test_a_worker_that_leaves_early_fails_those_who_still_train():
 
 
 @pytest.mark.parametrize("num_servers", [1, 0])
-def test_a_job_that_is_done_leaves_nothing_behind(num_servers):
+def test_a_job_that_is_done_leaves_nothing_behind(num_servers: int) -> None:
     """Workers and servers end with 0, no child stays, and no output holds a traceback."""
     with training("finish", num_servers=num_servers) as job:
         own_servers = Watched(pid for m in job.workers for pid in children(m.process.pid))

@@ -41,7 +41,7 @@ OLD = ["", "server 1 of the run before"]  # One that says nothing, and one that 
 class Store(Endpoint):
     """Server 1, as started in this run."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__(max_streams=KVService.streams_needed(2))
         KVService(self.server, num_workers=2, index=1, identity="new")
 
@@ -63,7 +63,7 @@ class Store(Endpoint):
 
 
 @pytest.mark.parametrize("meant", OLD)
-def test_a_server_refuses_who_means_another_server(meant):
+def test_a_server_refuses_who_means_another_server(meant) -> None:
     """A stream, a key table and a question alike; nothing changes, and the right one is served."""
     with Store() as store:
         says = "this is server 1 of another run of the job"
@@ -82,7 +82,7 @@ def test_a_server_refuses_who_means_another_server(meant):
         link.close(timeout_s=WAIT_S)
 
 
-def test_a_worker_of_an_older_run_is_refused_by_a_new_server():
+def test_a_worker_of_an_older_run_is_refused_by_a_new_server() -> None:
     """Its link hears of it as a refusal, which fails at once, not as a broken connection."""
     with Store() as store:
         link, lost = store.link("old")
@@ -107,7 +107,7 @@ def service(server, *, rank, identity, heard):
 
 
 @pytest.mark.parametrize("meant", OLD)
-def test_a_worker_refuses_who_means_another_worker(meant):
+def test_a_worker_refuses_who_means_another_worker(meant) -> None:
     """On the wire, and as a peer that was told of another process at that address."""
     with Endpoint(max_streams=FactorService.streams_needed(2)) as peer:
         service(peer.server, rank=1, identity="new", heard=Heard())
@@ -131,7 +131,7 @@ def test_a_worker_refuses_who_means_another_worker(meant):
 class Coordinator(Endpoint):
     """That of one run of two workers; its clock stands still, so nobody is late."""
 
-    def __init__(self, *, incarnation):
+    def __init__(self, *, incarnation) -> None:
         super().__init__(max_streams=4)
         self._roster = Roster(
             num_workers=2,
@@ -144,7 +144,7 @@ class Coordinator(Endpoint):
         self.service = CoordinatorService(self.server, self._roster, clock=lambda: 0.0)
         self._clients = []
 
-    def __exit__(self, *exception):
+    def __exit__(self, *exception) -> None:
         for client in self._clients:
             client.close(timeout_s=0.1)
         self.service.close(timeout_s=0.0)
@@ -177,7 +177,7 @@ class Coordinator(Endpoint):
         return self.service.failure is None and not any(map(self._roster.is_present, members))
 
 
-def test_a_member_of_an_older_run_is_none_of_the_next_coordinator():
+def test_a_member_of_an_older_run_is_none_of_the_next_coordinator() -> None:
     """Its stream is not taken up by the process that has the old one's address now: it is lost,
     what it says is heard by nobody, and the next run begins with its own members."""
     with Coordinator(incarnation=1) as old, Coordinator(incarnation=2) as new:
@@ -208,7 +208,7 @@ def test_a_member_of_an_older_run_is_none_of_the_next_coordinator():
     ],
     ids=lambda message: type(message).__name__,
 )
-def test_a_coordinator_refuses_what_a_member_of_another_run_would_say(message):
+def test_a_coordinator_refuses_what_a_member_of_another_run_would_say(message) -> None:
     """On a new stream only a `Join` makes a member; nothing else changes anything."""
     with Coordinator(incarnation=2) as new:
         stream, heard = new.open(ATTEND)

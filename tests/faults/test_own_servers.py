@@ -16,7 +16,7 @@ LOCAL = ("127.0.0.1", 0)
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_server_that_cannot_start_ends_the_start_for_all(rank):
+def test_a_server_that_cannot_start_ends_the_start_for_all(rank: int) -> None:
     """Nobody waits until `start_s` for it: all raise what it says, with its worker's name."""
     with socket.create_server(LOCAL) as other, socket.create_server(LOCAL) as test:
         port = other.getsockname()[1]
@@ -41,7 +41,7 @@ def test_a_server_that_cannot_start_ends_the_start_for_all(rank):
             assert not thread_errors(job), outputs(job)
 
 
-def test_a_server_that_is_killed_while_the_job_trains_is_named_with_the_signal():
+def test_a_server_that_is_killed_while_the_job_trains_is_named_with_the_signal() -> None:
     """All raise the same: the server with its address, whose it is, and what its worker saw."""
     with training("train", num_servers=0) as job:
         (pid,) = children(job.workers[1].process.pid)

@@ -16,12 +16,12 @@ pytestmark = pytest.mark.processes
     ],
     ids=str,
 )
-def test_a_fault_ends_the_job_for_all(case):
+def test_a_fault_ends_the_job_for_all(case) -> None:
     """Every survivor raises in time, names who it was, and ends."""
     assert run_case(case, undisturbed="").to_error_s
 
 
-def test_a_slow_worker_changes_no_bit():
+def test_a_slow_worker_changes_no_bit() -> None:
     """A pause within the deadlines, in the middle of a push, is only a pause."""
     case = Case("worker 1", "slow", "mid push")
     assert run_case(case, undisturbed=undisturbed_digest(num_servers=1)).is_equal

@@ -45,7 +45,7 @@ def ended(process):
     return process.returncode, output
 
 
-def test_a_member_that_never_comes_is_named_with_its_address():
+def test_a_member_that_never_comes_is_named_with_its_address() -> None:
     """Rank 0 ends with StartTimeout, and the server that waited with it ends as well."""
     workers, servers = free_addresses(2), free_addresses(1)
     cluster = {"worker": workers, "ps": servers}
@@ -58,7 +58,7 @@ def test_a_member_that_never_comes_is_named_with_its_address():
         assert code == 1 and missing in output and "Traceback" not in output
 
 
-def test_a_coordinator_that_never_comes_is_named_with_its_address():
+def test_a_coordinator_that_never_comes_is_named_with_its_address() -> None:
     """A worker that finds nobody at rank 0's address says where it looked; so does a server."""
     workers = free_addresses(2)
     with started("worker", 1, {"worker": workers}) as worker:
@@ -69,7 +69,7 @@ def test_a_coordinator_that_never_comes_is_named_with_its_address():
         assert re.search(pattern, output), output
 
 
-def test_a_port_in_use_is_a_config_error():
+def test_a_port_in_use_is_a_config_error() -> None:
     """A worker whose port belongs to another program says so at once, with the address."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         taken = f"127.0.0.1:{other.getsockname()[1]}"
@@ -79,7 +79,7 @@ def test_a_port_in_use_is_a_config_error():
     assert f"ConfigError: cannot listen on {taken}: the port is in use" in output, output
 
 
-def test_two_servers_cannot_share_an_address():
+def test_two_servers_cannot_share_an_address() -> None:
     """The second of two servers with one task ends with one line instead of splitting traffic."""
     cluster = {"worker": free_addresses(2), "ps": free_addresses(1)}
     with started("ps", 0, cluster) as first, started("ps", 0, cluster) as second:
@@ -88,7 +88,7 @@ def test_two_servers_cannot_share_an_address():
         assert f"error: cannot listen on {cluster['ps'][0]}: the port is in use" in output, output
 
 
-def test_malformed_cluster_text_is_one_line():
+def test_malformed_cluster_text_is_one_line() -> None:
     """A server with a TF_CONFIG that is no JSON ends with the mistake and an example."""
     done = subprocess.run(
         [sys.executable, "-m", "poseidon_tf", "server"],
@@ -102,13 +102,13 @@ def test_malformed_cluster_text_is_one_line():
     assert "TF_CONFIG looks like" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_a_rank_that_is_taken_is_refused_and_the_job_goes_on():
+def test_a_rank_that_is_taken_is_refused_and_the_job_goes_on() -> None:
     """A second process with rank 1, at its address or at another, ends; the first one trains.
 
     At another address it could be there for the next run of the job: it waits until its deadline.
     """
 
-    def intrude(job):
+    def intrude(job) -> None:
         same, other = job.cluster, {**job.cluster, "worker": list(job.cluster["worker"])}
         (other["worker"][1],) = free_addresses(1)
         with started("worker", 1, same) as first, started("worker", 1, other) as second:

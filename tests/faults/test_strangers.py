@@ -6,6 +6,7 @@ import queue
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import grpc
 import numpy as np
@@ -56,7 +57,7 @@ class Everything:
     The test is rank 1.
     """
 
-    def __init__(self, security):
+    def __init__(self, security) -> None:
         self.settings = ConnectionSettings(security=security)
         self.server = Server("127.0.0.1:0", max_streams=8, settings=self.settings)
         self.address = self.server.address
@@ -77,7 +78,7 @@ class Everything:
         self.server.start()
         return self
 
-    def __exit__(self, *exception):
+    def __exit__(self, *exception) -> None:
         for close in self._closing:
             close()
         self.coordinator.close(timeout_s=0.0)
@@ -142,13 +143,15 @@ class Everything:
 
 
 @pytest.fixture(scope="module")
-def authority(tmp_path_factory):
+def authority(tmp_path_factory: pytest.TempPathFactory):
     return Authority(tmp_path_factory.mktemp("pem"))
 
 
 @pytest.mark.parametrize("tls", [False, True])
 @pytest.mark.parametrize("token", ["another", None])
-def test_a_stranger_with_the_wrong_token_changes_nothing_anywhere(authority, tls, token):
+def test_a_stranger_with_the_wrong_token_changes_nothing_anywhere(
+    authority, tls: bool, token: str | None
+) -> None:
     """At every method of coordinator, server and peer it hears why; then the job runs as ever."""
     security = authority.security(token=TOKEN) if tls else Security(token=TOKEN)
     wrong = authority.security(token=token) if tls else Security(token=token)
@@ -171,7 +174,7 @@ def test_a_stranger_with_the_wrong_token_changes_nothing_anywhere(authority, tls
         assert job.goes_on()
 
 
-def test_a_stranger_without_a_certificate_does_not_come_in(authority, tmp_path):
+def test_a_stranger_without_a_certificate_does_not_come_in(authority, tmp_path: Path) -> None:
     """Nor one without TLS, nor one of another authority, although each knows the token."""
     other = Authority(tmp_path, "other")
     with Everything(authority.security(token=TOKEN)) as job:
@@ -186,7 +189,7 @@ def test_a_stranger_without_a_certificate_does_not_come_in(authority, tmp_path):
         assert job.goes_on()
 
 
-def test_a_worker_is_told_at_once_which_peer_or_server_does_not_know_it():
+def test_a_worker_is_told_at_once_which_peer_or_server_does_not_know_it() -> None:
     """Before the first step, and not when a first contribution does not come."""
     with Everything(Security(token=TOKEN)) as job:
         wrong = ConnectionSettings(security=Security(token="another"))
@@ -210,7 +213,7 @@ def test_a_worker_is_told_at_once_which_peer_or_server_does_not_know_it():
 
 
 @pytest.mark.processes
-def test_a_server_of_its_own_serves_over_tls_as_its_environment_says(authority):
+def test_a_server_of_its_own_serves_over_tls_as_its_environment_says(authority) -> None:
     """It joins, sums, ends with the job, and never shows the token."""
     files = authority.member("127.0.0.1", name="server")
     security = Security(ca=authority.ca, **files, token=TOKEN)
@@ -315,7 +318,7 @@ def knocked(address, security):
 
 
 @pytest.mark.processes
-def test_a_job_over_mutual_tls_trains_to_equal_weights(secure_job):
+def test_a_job_over_mutual_tls_trains_to_equal_weights(secure_job) -> None:
     """Both schemes, servers beside their workers, files by argument and by the environment."""
     _, results, _ = secure_job
     first, second = results
@@ -324,14 +327,14 @@ def test_a_job_over_mutual_tls_trains_to_equal_weights(secure_job):
 
 
 @pytest.mark.processes
-def test_strangers_at_a_job_that_trains_are_refused(secure_job):
+def test_strangers_at_a_job_that_trains_are_refused(secure_job) -> None:
     """At the coordinator's port and at both workers'; the job has ended in order all the same."""
     refusals, _, _ = secure_job
     assert refusals == [ConfigError, ConfigError, grpc.StatusCode.UNAVAILABLE] * 2
 
 
 @pytest.mark.processes
-def test_no_member_prints_the_token(secure_job):
+def test_no_member_prints_the_token(secure_job) -> None:
     """Nor the digest that travels."""
     _, _, outputs = secure_job
     assert not any(TOKEN in output or "poseidon-token" in output for output in outputs)

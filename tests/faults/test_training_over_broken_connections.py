@@ -25,7 +25,7 @@ def resetting(proxies):
     """All connections are reset four times a second meanwhile."""
     is_over = threading.Event()
 
-    def reset():
+    def reset() -> None:
         while not is_over.wait(0.25):
             for proxy in proxies:
                 proxy.reset()
@@ -45,7 +45,7 @@ def undisturbed():
         return job.results()
 
 
-def test_resets_in_every_connection_change_no_bit_of_the_weights(undisturbed):
+def test_resets_in_every_connection_change_no_bit_of_the_weights(undisturbed) -> None:
     """Two workers and a server, each behind a proxy that resets after some bytes, and all of
     them together four times a second."""
     assert undisturbed[0] == undisturbed[1]

@@ -41,12 +41,12 @@ def noise(seed):
 
 
 @pytest.mark.parametrize("name", DECODERS)
-def test_a_decoder_refuses_or_returns_something_whole(name):
+def test_a_decoder_refuses_or_returns_something_whole(name) -> None:
     """Random bytes, and valid messages with something wrong in them."""
 
     @FEW
     @given(st.one_of(st.binary(max_size=300), changed(SEEDS.get(name, [noise(0)]))))
-    def check(data):
+    def check(data) -> None:
         DECODERS[name](data)
 
     for seed in SEEDS.get(name, []):
@@ -55,12 +55,12 @@ def test_a_decoder_refuses_or_returns_something_whole(name):
 
 
 @pytest.mark.parametrize("name", SEEDS)
-def test_a_decoder_takes_memory_in_proportion_to_its_input(name):
+def test_a_decoder_takes_memory_in_proportion_to_its_input(name) -> None:
     """Whatever sizes a message names, what counts is the bytes that came."""
 
     @settings(FEW, max_examples=60)
     @given(st.one_of(st.binary(max_size=300), changed(SEEDS[name])))
-    def check(data):
+    def check(data) -> None:
         tracemalloc.reset_peak()
         before, _ = tracemalloc.get_traced_memory()
         DECODERS[name](data)
@@ -76,24 +76,24 @@ def test_a_decoder_takes_memory_in_proportion_to_its_input(name):
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_a_service_stays_as_it_was_after_a_refusal(name):
+def test_a_service_stays_as_it_was_after_a_refusal(name) -> None:
     """Random orders of good and bad events; the state is compared around each of them."""
 
     @settings(FEW, max_examples=300)
     @given(st.one_of(st.binary(max_size=600), st.integers(0).map(noise)))
-    def check(data):
+    def check(data) -> None:
         SERVICES[name](data)
 
     check()
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_a_service_takes_memory_in_proportion_to_what_came(name):
+def test_a_service_takes_memory_in_proportion_to_what_came(name) -> None:
     """Sizes, counts and places that are named, up to 2**64, cost nothing."""
 
     @settings(FEW, max_examples=60)
     @given(st.integers(0).map(noise))
-    def check(data):
+    def check(data) -> None:
         tracemalloc.reset_peak()
         before, _ = tracemalloc.get_traced_memory()
         SERVICES[name](data)

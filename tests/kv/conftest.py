@@ -9,7 +9,7 @@ from poseidon_tf.kv import service
 
 
 @pytest.fixture
-def small_keys_take_turns(monkeypatch):
+def small_keys_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keys of a few bytes use every stream, as large ones do."""
     monkeypatch.setattr(service, "FIRST_STREAM_BYTES", 0)
 

@@ -16,13 +16,13 @@ WAIT_S = 20.0  # Far more than anything here takes.
 class End:
     """A receiver of what comes on one stream, and of its end."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._messages, self._errors = queue.SimpleQueue(), queue.SimpleQueue()
 
-    def on_message(self, message):
+    def on_message(self, message) -> None:
         self._messages.put(message)
 
-    def on_closed(self, error):
+    def on_closed(self, error) -> None:
         self._errors.put(error)
 
     def next(self):
@@ -35,7 +35,7 @@ class End:
 class Link:
     """One worker's link; its sums and its loss are read from queues."""
 
-    def __init__(self, address, rank, **options):
+    def __init__(self, address, rank, **options) -> None:
         self._sums, self._lost = queue.SimpleQueue(), queue.SimpleQueue()
         self.link = ServerLink(
             address,
@@ -49,7 +49,7 @@ class Link:
         specs = [KeySpec(name, dtype, num_elements) for name in names]
         return self.link.register(specs, timeout_s=WAIT_S)
 
-    def push(self, step, **arrays):
+    def push(self, step, **arrays) -> None:
         pieces = [
             Piece(int(key.removeprefix("k")), memoryview(array).cast("B"))
             for key, array in arrays.items()
@@ -75,7 +75,9 @@ class Link:
 class Cluster:
     """One server for `num_workers` workers."""
 
-    def __init__(self, stack, num_workers, *, memory=None, memory_rank=-1, addresses=(), **options):
+    def __init__(
+        self, stack, num_workers, *, memory=None, memory_rank=-1, addresses=(), **options
+    ) -> None:
         self._stack = stack
         self.received = queue.SimpleQueue()
         self.server = Server(
@@ -102,6 +104,6 @@ class Cluster:
         self._stack.callback(channel.close)
         return channel
 
-    def wait_received(self, expected):
+    def wait_received(self, expected) -> None:
         """Wait until the server has taken as many pushes as `expected` names."""
         assert {self.received.get(timeout=WAIT_S) for _ in expected} == expected

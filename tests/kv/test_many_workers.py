@@ -38,7 +38,7 @@ class LightJob:
         delay_share: float = 0.01,
         delay_s: float = 0.05,
         first_rank_late_s: float = 0.0,
-    ):
+    ) -> None:
         self.folder = folder
         self.transport = Server("127.0.0.1:0", max_streams=num_workers + 1)
         (server_address,) = free_addresses(1)
@@ -113,7 +113,7 @@ class LightJob:
         assert not any(codes), f"{codes}\n{self.outputs()}"
         return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
-    def close(self):
+    def close(self) -> None:
         for process in (*self.clients, self.server):
             process.kill()
             process.wait(timeout=30)
@@ -124,7 +124,7 @@ class LightJob:
 
 
 @pytest.fixture
-def light_job(tmp_path):
+def light_job(tmp_path: Path):
     jobs = []
 
     def make(**options):
@@ -149,7 +149,7 @@ def limit_bytes(keys, *, num_workers, window_bytes):
     )
 
 
-def test_eight_workers_lose_and_double_nothing(light_job):
+def test_eight_workers_lose_and_double_nothing(light_job) -> None:
     """50 steps with random delays: every number of every sum, and how many there were."""
     job = light_job(num_workers=8, num_processes=1, num_steps=50)
     assert job.run() < limit_bytes(SMALL, num_workers=8, window_bytes=64 * 1024)
@@ -157,7 +157,7 @@ def test_eight_workers_lose_and_double_nothing(light_job):
 
 @pytest.mark.thorough
 @pytest.mark.timeout(900)
-def test_64_workers_lose_and_double_nothing_in_1000_steps(light_job):
+def test_64_workers_lose_and_double_nothing_in_1000_steps(light_job) -> None:
     """128 streams into one server, with random delays: 256 000 shares, each in one sum."""
     job = light_job(num_workers=64, num_processes=4, num_steps=1000)
     assert job.run() < limit_bytes(SMALL, num_workers=64, window_bytes=64 * 1024)
@@ -165,7 +165,9 @@ def test_64_workers_lose_and_double_nothing_in_1000_steps(light_job):
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("window_bytes, is_small", [(256 * 1024, True), (2**30, False)])
-def test_a_server_of_64_workers_stays_within_its_memory(light_job, window_bytes, is_small):
+def test_a_server_of_64_workers_stays_within_its_memory(
+    light_job, window_bytes, is_small: bool
+) -> None:
     """Rank 0 is late in every step, so all others fill their windows; with windows that hold
     nothing back the server takes more than the small ones allow."""
     keys = [(f"k{key}", "float32", 16 * 1024) for key in range(256)]

@@ -27,20 +27,20 @@ NUM_STREAMS = 2
 class Endpoint:
     """Takes the place of a transport server: keeps what is served, to be called directly."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.calls, self.streams = {}, {}
 
-    def add_unary(self, method, answer):
+    def add_unary(self, method, answer) -> None:
         self.calls[method] = answer
 
-    def add_stream(self, method, accept):
+    def add_stream(self, method, accept) -> None:
         self.streams[method] = accept
 
 
 class Link:
     """One stream of one worker: both queues, and the frames that are under way."""
 
-    def __init__(self, job, rank, index):
+    def __init__(self, job, rank, index) -> None:
         self.rank, self.index = rank, index
         step = job.window_bytes // 8
         self.up = FrameQueue(window_bytes=job.window_bytes, credit_step=step)
@@ -64,7 +64,7 @@ class Link:
 class Cluster:
     """One service, and workers that push their next step when the last one's sums are there."""
 
-    def __init__(self, rng, *, num_workers):
+    def __init__(self, rng, *, num_workers) -> None:
         self.sizes = [rng.choice([1, 3, 16, 500, 70_000]) for _ in range(rng.randint(2, 6))]
         self.window_bytes = 4 * max(self.sizes)  # Of one stream: its largest pair.
         self.num_workers, self.rng = num_workers, rng
@@ -89,14 +89,14 @@ class Cluster:
         seed = (rank * 100 + key) * 100 + step
         return np.random.default_rng(seed).integers(1, 10**4, self.sizes[key]).astype(np.float32)
 
-    def push(self, rank, step):
+    def push(self, rank, step) -> None:
         for key in self.rng.sample(range(len(self.sizes)), len(self.sizes)):
             payload = memoryview(self.share(rank, key, step)).cast("B")
             stream = stream_of(key, len(payload), NUM_STREAMS)
             link = self.links[rank * NUM_STREAMS + stream]
             link.up.put_parts([(Part(key=key, step=step, length=len(payload)), payload)])
 
-    def hear(self, link):
+    def hear(self, link) -> None:
         header, payloads = frames.decode(link.falling.popleft())
         assert not header.refusal
         link.up.take_credit(header.credit)
@@ -129,7 +129,7 @@ class Cluster:
 @pytest.mark.usefixtures("small_keys_take_turns")
 @pytest.mark.parametrize("num_workers", [1, 2, 3, 7])
 @pytest.mark.parametrize("seed", range(15))
-def test_a_server_holds_two_shards_and_the_windows_at_most(num_workers, seed):
+def test_a_server_holds_two_shards_and_the_windows_at_most(num_workers: int, seed) -> None:
     """At every moment, with windows of one pair; and every worker gets every sum, once."""
     cluster = Cluster(random.Random(seed), num_workers=num_workers)
     shard_bytes = 4 * sum(cluster.sizes)
@@ -147,7 +147,7 @@ def test_a_server_holds_two_shards_and_the_windows_at_most(num_workers, seed):
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_share_that_waits_does_not_keep_its_whole_frame(rank):
+def test_a_share_that_waits_does_not_keep_its_whole_frame(rank: int) -> None:
     """A few bytes that wait for another rank hold a copy of themselves, not 256 KiB."""
     store = Store(3)
     store.register(0, [KeySpec("small", "float32", 2)])

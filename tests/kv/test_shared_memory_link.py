@@ -33,7 +33,7 @@ def sides():
 class Shared:
     """Three workers of one server, of which `own` shares memory with it."""
 
-    def __init__(self, cluster, sides, own, **options):
+    def __init__(self, cluster, sides, own, **options) -> None:
         self.own = own
         self.memory, child = sides
         self.server = cluster(3, memory=child, memory_rank=own)
@@ -57,7 +57,7 @@ class Shared:
         self.links[rank].link.push(pieces, step=step)
         return places
 
-    def received(self, rank, steps):
+    def received(self, rank, steps) -> None:
         self.server.wait_received({(rank, name, step) for name in self.names for step in steps})
 
 
@@ -78,7 +78,7 @@ def push_message(key=0, step=0, length=16, place=0, payload=b""):
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
 @pytest.mark.parametrize("own", range(3))
-def test_sums_come_through_the_memory_and_over_the_wire(cluster, sides, own, order):
+def test_sums_come_through_the_memory_and_over_the_wire(cluster, sides, own, order) -> None:
     """With two steps under way, the own worker finds every sum where its share was and the
     others get the same bits, whoever comes first."""
     job = Shared(cluster, sides, own)
@@ -103,7 +103,7 @@ def test_sums_come_through_the_memory_and_over_the_wire(cluster, sides, own, ord
 
 
 @pytest.mark.parametrize("own", range(3))
-def test_memory_is_the_workers_again_when_it_hears_of_the_sum(cluster, sides, own):
+def test_memory_is_the_workers_again_when_it_hears_of_the_sum(cluster, sides, own) -> None:
     """What it then writes there reaches no other worker, who hears of the sum later."""
     job = Shared(cluster, sides, own)
     for step in range(6):
@@ -118,7 +118,7 @@ def test_memory_is_the_workers_again_when_it_hears_of_the_sum(cluster, sides, ow
             assert bytes(payload) == in_rank_order(key, step)
 
 
-def test_placed_pushes_wait_for_no_credit(cluster, sides):
+def test_placed_pushes_wait_for_no_credit(cluster, sides) -> None:
     """The last rank's whole gradient is with the server although nobody has credited it."""
     job = Shared(cluster, sides, 2, window_bytes=2)
     job.push(2, 0, range(len(SIZES)))
@@ -127,7 +127,9 @@ def test_placed_pushes_wait_for_no_credit(cluster, sides):
 
 @pytest.mark.parametrize("window_bytes", [2, 1000, 10_000_000])
 @pytest.mark.parametrize("own", range(3))
-def test_placed_and_other_pushes_finish_with_any_window(cluster, sides, own, window_bytes):
+def test_placed_and_other_pushes_finish_with_any_window(
+    cluster, sides, own, window_bytes: int
+) -> None:
     """Every other key of the own worker goes over the wire, in another order on each rank."""
     job = Shared(cluster, sides, own, window_bytes=window_bytes)
     rng = random.Random(window_bytes)
@@ -150,7 +152,7 @@ def test_placed_and_other_pushes_finish_with_any_window(cluster, sides, own, win
 
 
 @pytest.mark.parametrize("own", range(3))
-def test_what_used_no_credit_gets_none_back(cluster, sides, own):
+def test_what_used_no_credit_gets_none_back(cluster, sides, own) -> None:
     """Of a placed and a plain push of a stream only the plain one is credited."""
     memory, child = sides
     server = cluster(3, memory=child, memory_rank=own)
@@ -188,7 +190,7 @@ def test_what_used_no_credit_gets_none_back(cluster, sides, own):
         (1, push_message(place=1, payload=bytes(16)), "do not add up"),
     ],
 )
-def test_a_refused_place_changes_nothing(cluster, sides, rank, message, text):
+def test_a_refused_place_changes_nothing(cluster, sides, rank: int, message, text: str) -> None:
     """Of another rank, outside, or with a push that is none: no sum, and the memory stays."""
     memory, child = sides
     memory.grow(16)
@@ -209,7 +211,7 @@ def test_a_refused_place_changes_nothing(cluster, sides, rank, message, text):
     assert bytes(memory.view(0, 16)) == b"as it was before"
 
 
-def test_a_second_place_for_the_same_step_is_refused(cluster, sides):
+def test_a_second_place_for_the_same_step_is_refused(cluster, sides) -> None:
     """The sum goes where the first one said, on the connection that comes after."""
     memory, child = sides
     first, second = memory.grow(16), memory.grow(16)
@@ -230,7 +232,7 @@ def test_a_second_place_for_the_same_step_is_refused(cluster, sides):
     assert bytes(memory.view(second, 16)) == b"as it was before"
 
 
-def test_a_server_without_memory_refuses_places(cluster):
+def test_a_server_without_memory_refuses_places(cluster) -> None:
     """A dedicated server says that it shares none."""
     server = cluster(2)
     server.link(0).register("k0")
@@ -241,7 +243,7 @@ def test_a_server_without_memory_refuses_places(cluster):
 
 
 @pytest.mark.parametrize("credit_step", ["many", "-1"])
-def test_a_credit_step_that_is_none_is_refused(cluster, credit_step):
+def test_a_credit_step_that_is_none_is_refused(cluster, credit_step: str) -> None:
     """The stream ends with the reason."""
     for index in range(STREAMS_PER_SERVER):
         end = End()

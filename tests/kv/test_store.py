@@ -41,7 +41,7 @@ def store_of(num_workers: int, *specs: KeySpec) -> Store:
 
 
 @pytest.mark.parametrize("num_workers", [1, 2, 3, 4])
-def test_the_sum_has_the_same_bits_for_every_order_of_arrival(num_workers):
+def test_the_sum_has_the_same_bits_for_every_order_of_arrival(num_workers: int) -> None:
     """Whoever comes first, the shares are added in rank order, once, and released at the end."""
     values = shares(num_workers, 257)
     expected = in_rank_order(values).tobytes()
@@ -60,7 +60,7 @@ def test_the_sum_has_the_same_bits_for_every_order_of_arrival(num_workers):
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
-def test_credit_comes_back_as_shares_are_added(order):
+def test_credit_comes_back_as_shares_are_added(order) -> None:
     """A rank gets its bytes back as soon as all lower ranks' shares are there, not earlier."""
     store = store_of(3, KeySpec("a", "float32", 4))
     arrived, credited = set(), []
@@ -74,7 +74,7 @@ def test_credit_comes_back_as_shares_are_added(order):
 
 @pytest.mark.parametrize("name", ["float16", "bfloat16"])
 @pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 1, 2, 0)])
-def test_half_precision_is_summed_in_float32_and_rounded_once(name, order):
+def test_half_precision_is_summed_in_float32_and_rounded_once(name: str, order) -> None:
     """The released bits are those of the float32 sum, rounded to nearest even."""
     dtype = np.dtype(getattr(ml_dtypes, name, name))
     values = [value.astype(dtype) for value in shares(4, 301)]
@@ -87,7 +87,7 @@ def test_half_precision_is_summed_in_float32_and_rounded_once(name, order):
 
 
 @pytest.mark.parametrize("name", ["float64", "int32", "int64"])
-def test_other_types_are_summed_as_they_are(name):
+def test_other_types_are_summed_as_they_are(name: str) -> None:
     """The sum has its contributions' type."""
     values = shares(3, 50, name)
     store = store_of(3, KeySpec("a", name, 50))
@@ -98,7 +98,7 @@ def test_other_types_are_summed_as_they_are(name):
 
 @pytest.mark.parametrize("sizes", [[5, 1, 0, 1000], [0, 0, 3]])
 @pytest.mark.parametrize("name", ["float32", "bfloat16"])
-def test_a_key_of_no_fixed_size_may_change_it_every_step(sizes, name):
+def test_a_key_of_no_fixed_size_may_change_it_every_step(sizes, name: str) -> None:
     """Each step's size is its first contribution's, nothing at all included."""
     store = store_of(2, KeySpec("a", name, 0))
     itemsize = 2 if name == "bfloat16" else 4
@@ -110,7 +110,7 @@ def test_a_key_of_no_fixed_size_may_change_it_every_step(sizes, name):
         assert store.push(0, 0, step, payload)[-1] == Release(0, step, payload)
 
 
-def test_a_worker_may_be_steps_ahead():
+def test_a_worker_may_be_steps_ahead() -> None:
     """Sums of several steps are open at once and end in the order in which they fill."""
     store = store_of(2, KeySpec("a", "int64", 1))
     for step in range(3):
@@ -125,7 +125,7 @@ def test_a_worker_may_be_steps_ahead():
         ]
 
 
-def test_a_contribution_is_never_written_to():
+def test_a_contribution_is_never_written_to() -> None:
     """The first shares' memory stays as it came, as others may hold it too."""
     store = store_of(3, KeySpec("a", "float32", 3))
     payloads = [bytes_of(np.full(3, rank + 1, np.float32)) for rank in range(3)]
@@ -137,7 +137,7 @@ def test_a_contribution_is_never_written_to():
 
 
 @pytest.mark.parametrize("name", ["float32", "float16"])
-def test_infinities_are_summed_without_a_warning(name):
+def test_infinities_are_summed_without_a_warning(name: str) -> None:
     """Overflow and its NaN are the workers' to judge: loss scaling counts on them."""
     store = store_of(3, KeySpec("a", name, 2))
     largest = np.finfo(name).max
@@ -150,7 +150,7 @@ def test_infinities_are_summed_without_a_warning(name):
     assert np.isposinf(total[0]) and np.isnan(total[1])
 
 
-def test_held_bytes_are_those_of_shares_and_open_sums():
+def test_held_bytes_are_those_of_shares_and_open_sums() -> None:
     """A waiting share counts whole, an open sum once, a released one no more."""
     store = store_of(3, KeySpec("a", "float32", 10), KeySpec("b", "float16", 10))
     share = memoryview(bytes(40))
@@ -164,7 +164,7 @@ def test_held_bytes_are_those_of_shares_and_open_sums():
     assert store.held_bytes() == 40
 
 
-def test_a_name_has_one_number_for_all_workers():
+def test_a_name_has_one_number_for_all_workers() -> None:
     """Whoever announces it, alone or among others, gets the number it first got."""
     store = Store(2)
     a, b, c = (KeySpec(name, "float32", 1) for name in "abc")
@@ -184,7 +184,7 @@ def test_a_name_has_one_number_for_all_workers():
         (2, [KeySpec("new", "float32", 1)], "rank 2; there are 2 workers"),
     ],
 )
-def test_a_refused_announcement_adds_no_key(rank, specs, text):
+def test_a_refused_announcement_adds_no_key(rank: int, specs, text: str) -> None:
     """Another size or type than before, no sum, too large, or a stranger: nothing is added."""
     store = store_of(2, KeySpec("a", "float32", 4))
     with pytest.raises(ProtocolError, match=text):

@@ -12,7 +12,7 @@ from poseidon_tf.kv.store import Credit, KeySpec, Release, Store
 class Worker:
     """One worker's side as the store's peers see it: a queue, a window, and two wires."""
 
-    def __init__(self, rank: int, orders: list[list[int]]):
+    def __init__(self, rank: int, orders: list[list[int]]) -> None:
         self.rank = rank
         self.orders = orders  # Per step: the keys in the order in which their gradients come.
         self.waiting: deque[tuple[int, int]] = deque((key, 0) for key in orders[0])
@@ -42,7 +42,7 @@ class Job:
         num_workers: int,
         window_bytes: int | None,
         credit_step: int = 0,
-    ):
+    ) -> None:
         self.sizes = [rng.choice([1, 3, 16, 64]) for _ in range(rng.randint(1, 6))]
         num_steps = 3
         self.num_workers = num_workers
@@ -126,7 +126,9 @@ class Job:
 @pytest.mark.parametrize("num_workers", [1, 2, 3, 4, 7])
 @pytest.mark.parametrize("window_bytes", [1, None])  # One chunk at a time; the largest chunk.
 @pytest.mark.parametrize("credit_step", [0, 4, 63, 300, 10_000])  # The last: beyond all there is.
-def test_every_interleaving_finishes_within_bounded_memory(num_workers, window_bytes, credit_step):
+def test_every_interleaving_finishes_within_bounded_memory(
+    num_workers: int, window_bytes: int | None, credit_step: int
+) -> None:
     """Whatever the order of keys per rank and of events, and however much credit is kept back,
     nobody waits for ever, the sums have the same bits, and the server never holds more than its
     shard and what the workers may send."""
@@ -150,7 +152,7 @@ def test_every_interleaving_finishes_within_bounded_memory(num_workers, window_b
 class CreditOnRelease:
     """A store that returns credit only when a sum is finished: a window can then fill up."""
 
-    def __init__(self, store: Store):
+    def __init__(self, store: Store) -> None:
         self.store, self.withheld = store, []
         self.missing = store.missing
 
@@ -164,7 +166,7 @@ class CreditOnRelease:
         return freed + [action for action in actions if isinstance(action, Release)]
 
 
-def test_the_simulation_finds_a_deadlock():
+def test_the_simulation_finds_a_deadlock() -> None:
     """With credit only for finished sums, some interleaving stops: the test above can fail."""
     stuck = 0
     for seed in range(25):
@@ -178,7 +180,7 @@ def test_the_simulation_finds_a_deadlock():
     assert stuck > 5
 
 
-def test_the_simulation_finds_credit_that_is_missed():
+def test_the_simulation_finds_credit_that_is_missed() -> None:
     """Workers that wait for all their credit, while some may be kept back, stop in time."""
 
     class Strict(Job):
@@ -199,7 +201,7 @@ def test_the_simulation_finds_credit_that_is_missed():
 
 
 @pytest.mark.parametrize("last", range(4))
-def test_a_slow_worker_holds_back_no_lower_rank(last):
+def test_a_slow_worker_holds_back_no_lower_rank(last) -> None:
     """With one rank silent, all keys of lower ranks are added and credited; no window is full."""
     store = Store(4)
     store.register(0, [KeySpec(f"k{key}", "float32", 1) for key in range(5)])

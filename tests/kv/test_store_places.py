@@ -24,7 +24,7 @@ ARRIVALS = [
 class Place:
     """Memory of a worker, with somebody else's before and behind it."""
 
-    def __init__(self, content: bytes):
+    def __init__(self, content: bytes) -> None:
         self.whole = bytearray(b"\xaa" * GUARD + content + b"\xaa" * GUARD)
         self.view = memoryview(self.whole)[GUARD : GUARD + len(content)]
 
@@ -50,7 +50,7 @@ def sum_of(values: list[np.ndarray], name: str) -> bytes:
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("own, order", ARRIVALS)
-def test_a_sum_left_in_place_has_the_bits_of_rank_order(own, order, name):
+def test_a_sum_left_in_place_has_the_bits_of_rank_order(own, order, name) -> None:
     """The own share is in the place as it comes: whoever comes first, the sum replaces it only
     at the end, and nothing around it or of another worker changes."""
     values = values_of(len(order), name)
@@ -71,7 +71,7 @@ def test_a_sum_left_in_place_has_the_bits_of_rank_order(own, order, name):
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
 @pytest.mark.parametrize("own", range(3))
-def test_the_place_may_be_other_memory_than_the_share(own, order):
+def test_the_place_may_be_other_memory_than_the_share(own, order) -> None:
     """The sum is left there all the same, and the share stays as it came."""
     values = values_of(3, "float32")
     store = store_of(3, KeySpec("a", "float32", NUM_ELEMENTS))
@@ -84,7 +84,7 @@ def test_the_place_may_be_other_memory_than_the_share(own, order):
 
 
 @pytest.mark.parametrize("num_arrived", range(4))
-def test_a_share_stays_in_its_place_until_its_turn(num_arrived):
+def test_a_share_stays_in_its_place_until_its_turn(num_arrived) -> None:
     """While a lower rank is missing the place holds what its worker put there."""
     values = values_of(5, "float32")
     store = store_of(5, KeySpec("a", "float32", NUM_ELEMENTS))
@@ -95,7 +95,7 @@ def test_a_share_stays_in_its_place_until_its_turn(num_arrived):
         assert place.holds(values[4].tobytes())
 
 
-def test_places_change_no_credit():
+def test_places_change_no_credit() -> None:
     """Actions are those of the same pushes without a place, in the same order."""
     share = np.ones(4, np.float32)
     for own, order in ARRIVALS:
@@ -108,7 +108,7 @@ def test_places_change_no_credit():
             assert in_place.held_bytes() == plain.held_bytes()
 
 
-def test_sums_of_two_steps_are_left_in_their_own_places():
+def test_sums_of_two_steps_are_left_in_their_own_places() -> None:
     """With both open at once, each step's sum is where that step's share was."""
     by_step = [values_of(3, "float32", seed) for seed in (1, 2)]
     store = store_of(3, KeySpec("a", "float32", NUM_ELEMENTS))
@@ -124,7 +124,7 @@ def test_sums_of_two_steps_are_left_in_their_own_places():
 
 
 @pytest.mark.parametrize("key, step, num_bytes", [(0, 0, 1028), (0, 2, 1028), (0, 1, 4), (1, 0, 4)])
-def test_a_refused_push_with_a_place_changes_nothing(key, step, num_bytes):
+def test_a_refused_push_with_a_place_changes_nothing(key: int, step: int, num_bytes: int) -> None:
     """Twice, early, of another size or of no key: its memory stays, and the sum goes on."""
     values = values_of(2, "float32")
     store = store_of(2, KeySpec("a", "float32", NUM_ELEMENTS))
@@ -139,7 +139,7 @@ def test_a_refused_push_with_a_place_changes_nothing(key, step, num_bytes):
     assert refused.holds(b"\x55" * num_bytes)
 
 
-def test_a_share_that_comes_after_a_leaver_stays_in_its_place():
+def test_a_share_that_comes_after_a_leaver_stays_in_its_place() -> None:
     """It is not taken, and nothing is written over it."""
     values = values_of(3, "float32")
     store = store_of(3, KeySpec("a", "float32", NUM_ELEMENTS))

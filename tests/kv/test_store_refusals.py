@@ -59,7 +59,7 @@ def state(store: Store):
         (-1, 0, 1, 16, "rank -1; there are 3 workers"),
     ],
 )
-def test_a_refused_push_changes_nothing(rank, key, step, num_bytes, text):
+def test_a_refused_push_changes_nothing(rank: int, key: int, step, num_bytes, text: str) -> None:
     """Twice, early, of another size, of nobody or of nothing: refused, and the sum goes on."""
     store = fed_store()
     before = state(store)
@@ -71,14 +71,14 @@ def test_a_refused_push_changes_nothing(rank, key, step, num_bytes, text):
     assert actions == [Credit(1, 16), Credit(2, 16), Release(0, 1, total)]
 
 
-def test_contributions_and_missing_name_ranks():
+def test_contributions_and_missing_name_ranks() -> None:
     """Both are what reports are made of: pushes by rank, and who owes which sum."""
     store = fed_store()
     assert store.contributions() == [("a", (2, 1, 2)), ("any", (0, 1, 0)), ("b", (0, 0, 0))]
     assert store.missing() == [("a", 1, [1]), ("any", 0, [0, 2])]
 
 
-def test_a_leaver_deserts_the_sums_that_miss_its_share():
+def test_a_leaver_deserts_the_sums_that_miss_its_share() -> None:
     """Each open sum without its share is named, with who left, after which step, and who waits."""
     store = fed_store()
     assert store.leave(1, 0) == [
@@ -89,7 +89,7 @@ def test_a_leaver_deserts_the_sums_that_miss_its_share():
     ]
 
 
-def test_a_leaver_whose_shares_are_all_there_deserts_nobody():
+def test_a_leaver_whose_shares_are_all_there_deserts_nobody() -> None:
     """What it has pushed still counts, and the sums are finished by the others."""
     store = fed_store()
     assert store.leave(2, 1) == [
@@ -99,7 +99,7 @@ def test_a_leaver_whose_shares_are_all_there_deserts_nobody():
     assert isinstance(actions[-1], Release)
 
 
-def test_a_push_after_a_leaver_is_deserted_and_not_taken():
+def test_a_push_after_a_leaver_is_deserted_and_not_taken() -> None:
     """Who pushes what the leaver has not contributed hears so at once."""
     store = fed_store()
     store.leave(1, 0)
@@ -110,7 +110,7 @@ def test_a_push_after_a_leaver_is_deserted_and_not_taken():
     assert state(store) == before
 
 
-def test_workers_that_have_finished_leave_in_any_order():
+def test_workers_that_have_finished_leave_in_any_order() -> None:
     """With nothing open, nobody's leaving is anybody's loss."""
     store = Store(2)
     store.register(0, [KeySpec("a", "float32", 4)])
@@ -119,7 +119,9 @@ def test_workers_that_have_finished_leave_in_any_order():
     assert store.leave(1, 0) == [] and store.leave(0, 0) == []
 
 
-def test_a_key_too_many_is_refused_and_none_of_the_table_is_added(monkeypatch):
+def test_a_key_too_many_is_refused_and_none_of_the_table_is_added(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Keys that are known count once, however often they are announced."""
     monkeypatch.setattr("poseidon_tf.kv.store.MAX_KEYS", 4)
     store = Store(2)
@@ -132,7 +134,7 @@ def test_a_key_too_many_is_refused_and_none_of_the_table_is_added(monkeypatch):
     assert state(store) == before
 
 
-def test_a_name_too_long_is_refused():
+def test_a_name_too_long_is_refused() -> None:
     store = Store(1)
     store.register(0, [KeySpec("n" * MAX_NAME_CHARS, "float32", 4)])
     before = state(store)
@@ -141,7 +143,7 @@ def test_a_name_too_long_is_refused():
     assert state(store) == before
 
 
-def test_nobody_piles_up_steps_that_others_have_not_begun():
+def test_nobody_piles_up_steps_that_others_have_not_begun() -> None:
     """Not even rank 0, whose shares are added, and give credit back, at once."""
     store = Store(2)
     store.register(0, [KeySpec("a", "float32", 4)])

@@ -32,20 +32,22 @@ WORKERS = ["a:1", "b:1"]
         ({"master": ["c:1"], "worker": WORKERS}, "worker", 1, 2, "b:1"),
     ],
 )
-def test_the_chief_is_rank_0_and_the_workers_follow(cluster, job, index, rank, address):
+def test_the_chief_is_rank_0_and_the_workers_follow(
+    cluster, job: str, index: int, rank: int, address: str
+) -> None:
     config = read_cluster(environ(cluster, task(job, index)))
     assert (config.role, config.rank, config.address) == ("worker", rank, address)
     assert config.coordinator_address == config.workers[0]
     assert config.num_workers == sum(map(len, cluster.values()))
 
 
-def test_without_ps_every_worker_brings_a_server():
+def test_without_ps_every_worker_brings_a_server() -> None:
     config = read_cluster(environ({"worker": WORKERS}, task("worker")))
     assert config.co_located and not config.is_single
     assert (config.servers, config.num_servers) == ((), 2)
 
 
-def test_a_ps_task_is_a_server():
+def test_a_ps_task_is_a_server() -> None:
     cluster = {"chief": ["c:1"], "worker": ["a:1"], "ps": ["s:1", "s:2", "s:3"]}
     config = read_cluster(environ(cluster, task("ps", 2)))
     assert (config.role, config.rank, config.address) == ("server", 2, "s:3")
@@ -53,7 +55,7 @@ def test_a_ps_task_is_a_server():
     assert not config.co_located
 
 
-def test_one_worker_with_a_server_is_not_alone():
+def test_one_worker_with_a_server_is_not_alone() -> None:
     config = read_cluster(environ({"worker": ["a:1"], "ps": ["s:1"]}, task("worker")))
     assert not config.is_single and config.num_servers == 1
 
@@ -72,7 +74,7 @@ def test_one_worker_with_a_server_is_not_alone():
         environ({"chief": ["a:1"], "worker": [], "ps": []}, task("chief")),
     ],
 )
-def test_a_worker_alone_has_no_server_and_no_port(variables):
+def test_a_worker_alone_has_no_server_and_no_port(variables) -> None:
     config = read_cluster(variables)
     assert config == ClusterConfig.single() and config.is_single
     assert (config.num_workers, config.num_servers, config.rank) == (1, 0, 0)
@@ -80,12 +82,12 @@ def test_a_worker_alone_has_no_server_and_no_port(variables):
 
 
 @pytest.mark.parametrize("index", [1, "1", "01"])
-def test_an_index_may_be_text(index):
+def test_an_index_may_be_text(index: int | str) -> None:
     """As TensorFlow's own resolver takes it."""
     assert read_cluster(environ({"worker": WORKERS}, task("worker", index))).rank == 1
 
 
-def test_a_job_may_be_an_object_of_indices():
+def test_a_job_may_be_an_object_of_indices() -> None:
     """In whatever order: the index counts, as in TensorFlow's ClusterSpec."""
     as_object = {"worker": {"10": "k:1"} | {str(i): f"{'abcdefghij'[i]}:1" for i in range(10)}}
     as_list = {"worker": [f"{name}:1" for name in "abcdefghijk"]}
@@ -96,32 +98,32 @@ def test_a_job_may_be_an_object_of_indices():
 
 
 @pytest.mark.parametrize("index", ["1", "999999999"])
-def test_an_object_with_gaps_cannot_form_a_cluster(index):
+def test_an_object_with_gaps_cannot_form_a_cluster(index: str) -> None:
     """Kubeflow's enableDynamicWorker tells a worker of itself and the servers alone."""
     cluster = {"worker": {index: "b:1"}, "ps": ["s:1"]}
     with pytest.raises(ConfigError, match="no address of worker 0, .*enableDynamicWorker"):
         read_cluster(environ(cluster, task("worker", int(index))))
 
 
-def test_addresses_are_written_in_one_way():
+def test_addresses_are_written_in_one_way() -> None:
     """However TF_CONFIG writes them, errors, messages and connections have one text."""
     config = read_cluster(environ({"worker": ["[0:0::1]:01", "Node:2"]}, task("worker")))
     assert config.workers == ("[::1]:1", "node:2")
 
 
 @pytest.mark.parametrize("listed", [{}, {"evaluator": ["e:1"]}, {"evaluator": ["no port"]}])
-def test_an_evaluator_is_alone_and_need_not_be_listed(listed):
+def test_an_evaluator_is_alone_and_need_not_be_listed(listed) -> None:
     config = read_cluster(environ({"worker": WORKERS, **listed}, task("evaluator")))
     assert config.is_single and config.role == "evaluator"
 
 
-def test_what_kubeflow_adds_is_ignored():
+def test_what_kubeflow_adds_is_ignored() -> None:
     assert read_cluster(
         environ({"worker": WORKERS}, task("worker", 1), environment="cloud")
     ) == read_cluster(environ({"worker": WORKERS}, task("worker", 1)))
 
 
-def test_without_an_argument_this_process_is_asked(monkeypatch):
+def test_without_an_argument_this_process_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TF_CONFIG", environ({"worker": WORKERS}, task("worker", 1))["TF_CONFIG"])
     assert read_cluster().rank == 1
 
@@ -137,7 +139,7 @@ def test_without_an_argument_this_process_is_asked(monkeypatch):
         ('{"cluster": {"worker": ["a:1"]}, "task": "worker"}', "'task' must be"),
     ],
 )
-def test_text_that_is_no_cluster_is_refused(text, says):
+def test_text_that_is_no_cluster_is_refused(text: str, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         read_cluster({"TF_CONFIG": text})
 
@@ -180,12 +182,12 @@ def test_text_that_is_no_cluster_is_refused(text, says):
         ({"worker": ["a:1"], "ps": ["s:1", "s:1"]}, task("worker"), "ps 0 and ps 1 the same"),
     ],
 )
-def test_a_wrong_cluster_is_refused_in_words(cluster, of, says):
+def test_a_wrong_cluster_is_refused_in_words(cluster, of, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         read_cluster(environ(cluster, of))
 
 
-def test_a_rank_outside_its_cluster_cannot_be_built():
+def test_a_rank_outside_its_cluster_cannot_be_built() -> None:
     with pytest.raises(ConfigError, match="rank=2"):
         ClusterConfig(workers=("a:1", "b:1"), rank=2)
     with pytest.raises(ConfigError, match="rank=0"):

@@ -54,7 +54,7 @@ def reading() -> None:
         (lambda: tf.matmul(tf.ones([4, 5]), tf.ones([3, 2])), (), "InvalidArgumentError: Matrix"),
     ],
 )
-def test_tensorflow_s_errors_are_told_without_its_nodes(function, args, says):
+def test_tensorflow_s_errors_are_told_without_its_nodes(function, args, says: str) -> None:
     """Of TensorFlow itself: in a graph, while it is traced, in a pipeline's function, and eager."""
     error = raised_by(function, *args)
     line = failure_text.in_one_line(error)
@@ -63,7 +63,7 @@ def test_tensorflow_s_errors_are_told_without_its_nodes(function, args, says):
         assert noise not in line
 
 
-def test_an_exception_s_own_lines_and_brackets_stay():
+def test_an_exception_s_own_lines_and_brackets_stay() -> None:
     """Only the ends of its lines and colours go, and what is longer than anyone reads."""
     error = ValueError("\x1b[1mshape\x1b[0m [[1, 2]]\n  is not\n\n[3]")
     assert failure_text.in_one_line(error) == "ValueError: shape [[1, 2]] is not [3]"
@@ -73,7 +73,7 @@ def test_an_exception_s_own_lines_and_brackets_stay():
     assert len(failure_text.in_one_line(ValueError("x" * 5000))) == failure_text.MAX_CHARS
 
 
-def test_the_place_is_in_the_user_s_own_code():
+def test_the_place_is_in_the_user_s_own_code() -> None:
     """Neither in an installed package nor in the standard library; within a graph, where TensorFlow
     says that the node was made."""
     error = raised_by(multiplying, tf.ones([4, 5]))
@@ -90,14 +90,14 @@ def test_the_place_is_in_the_user_s_own_code():
 
 
 @pytest.mark.parametrize("text", ["why", 'the file "größe" isn\'t\n there: C:\\new\t5'])
-def test_an_assertion_that_tells_of_the_failure_is_known(text):
+def test_an_assertion_that_tells_of_the_failure_is_known(text: str) -> None:
     """As a step's graph raises it, with TensorFlow's escapes."""
     cause = StepTimeout(text)
     assert failure_text.is_told_by(raised_by(asserting, f"{text}; rank 0 was in step 3"), cause)
     assert not failure_text.is_told_by(raised_by(asserting, "something else"), cause)
 
 
-def test_what_two_workers_have_found_is_told_by_either():
+def test_what_two_workers_have_found_is_told_by_either() -> None:
     """The second one's own error is in what the first one has told; a script's is not."""
     cause = MemberError("worker rank 1 (b:1) failed: ConfigError: epochs differ (step)")
     assert failure_text.is_told_by(ConfigError("epochs differ"), cause)
@@ -106,6 +106,6 @@ def test_what_two_workers_have_found_is_told_by_either():
     assert failure_text.is_told_by(MemberError(f"{cause}; rank 0 was in step 3"), cause)
 
 
-def test_a_step_that_never_began_has_no_number():
+def test_a_step_that_never_began_has_no_number() -> None:
     assert failure_text.step_words(-1) == "before the first step"
     assert failure_text.step_words(0) == "after step 0"

@@ -30,7 +30,7 @@ def second_touch(*args: str) -> int:
     return int(done.stdout)
 
 
-def test_a_block_that_was_freed_is_used_again_without_page_faults():
+def test_a_block_that_was_freed_is_used_again_without_page_faults() -> None:
     """By default each large block is mapped anew; kept memory costs the kernel nothing."""
     assert second_touch("keep") < 100
     assert second_touch() >= 64 * 1024 * 1024 // (2 * 1024 * 1024)
@@ -67,7 +67,7 @@ def arenas(*args: str) -> tuple[int, int]:
     return done.stdout.count("<heap nr="), int(done.stdout.split()[-1])
 
 
-def test_threads_share_an_arena_for_each_core():
+def test_threads_share_an_arena_for_each_core() -> None:
     """By default there would be eight, each of which keeps the most that it ever held."""
     made, most = arenas("keep")
     assert made <= most

@@ -42,7 +42,7 @@ def start():
         server.end(failed=True)
 
 
-def test_an_error_of_the_user_is_told_as_it_is(start, capfd):
+def test_an_error_of_the_user_is_told_as_it_is(start, capfd: pytest.CaptureFixture[str]) -> None:
     """Its text alone, and no traceback in the log."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
@@ -53,7 +53,7 @@ def test_an_error_of_the_user_is_told_as_it_is(start, capfd):
     assert capfd.readouterr().err == ""
 
 
-def test_any_other_error_is_told_too(start, capfd):
+def test_any_other_error_is_told_too(start, capfd: pytest.CaptureFixture[str]) -> None:
     """Its own traceback is in the log."""
     server, told = start(settings=ConnectionSettings(keepalive_s="soon"))
     error, is_in_order = told.get(timeout=WAIT_S)
@@ -63,7 +63,7 @@ def test_any_other_error_is_told_too(start, capfd):
     assert "Traceback" in capfd.readouterr().err
 
 
-def test_what_the_server_met_in_order_may_be_known_already(start):
+def test_what_the_server_met_in_order_may_be_known_already(start) -> None:
     """Its deadline is its worker's, which hears of it from the coordinator."""
     _, told = start(start_timeout_s=0.1)
     error, is_in_order = told.get(timeout=WAIT_S)
@@ -74,7 +74,7 @@ def test_what_the_server_met_in_order_may_be_known_already(start):
 @pytest.mark.parametrize(
     "signum, says", [(signal.SIGKILL, "SIGKILL; if nobody sent it"), (signal.SIGABRT, "SIGABRT$")]
 )
-def test_a_server_that_is_killed_is_told_of(start, signum, says):
+def test_a_server_that_is_killed_is_told_of(start, signum, says: str) -> None:
     """It says nothing itself."""
     before = set(psutil.Process().children())  # Of other tests.
     _, told = start()
@@ -86,7 +86,7 @@ def test_a_server_that_is_killed_is_told_of(start, signum, says):
         raise error
 
 
-def test_a_server_that_is_told_to_end_is_no_surprise(start):
+def test_a_server_that_is_told_to_end_is_no_surprise(start) -> None:
     """And nothing of it stays: the fixtures look at threads and descriptors."""
     before = psutil.Process().children()
     server, told = start()

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -18,12 +19,12 @@ TLS = {
 FILES = {"ca": "ca.pem", "certificate": "own.pem", "key": "own.key"}
 
 
-def test_nothing_said_is_neither_tls_nor_token():
+def test_nothing_said_is_neither_tls_nor_token() -> None:
     assert read_security({}) == Security()
     assert read_security({**dict.fromkeys(TLS, ""), "POSEIDON_TOKEN": " "}) == Security()
 
 
-def test_the_environment_alone_is_enough():
+def test_the_environment_alone_is_enough() -> None:
     environ = {
         **TLS,
         "POSEIDON_TLS_MUTUAL": "0",
@@ -35,7 +36,7 @@ def test_the_environment_alone_is_enough():
     )
 
 
-def test_the_argument_comes_before_the_environment():
+def test_the_argument_comes_before_the_environment() -> None:
     """TLS is one choice and the token another: each is the argument's if it makes it."""
     other = {"ca": "1.pem", "certificate": "2.pem", "key": "3.key"}
     environ = {**TLS, "POSEIDON_TLS_SERVER_NAME": "job", "POSEIDON_TOKEN": "theirs"}
@@ -47,14 +48,14 @@ def test_the_argument_comes_before_the_environment():
     )
 
 
-def test_a_token_may_be_in_a_file(tmp_path):
+def test_a_token_may_be_in_a_file(tmp_path: Path) -> None:
     """As secrets are mounted; white space around it does not count."""
     file = tmp_path / "token"
     file.write_text("secret\n")
     assert read_security({"POSEIDON_TOKEN_FILE": str(file)}) == Security(token="secret")
 
 
-def bad_files(tmp_path):
+def bad_files(tmp_path: Path):
     (tmp_path / "empty").write_text("\n")
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
     (tmp_path / "long").write_text("x" * (MAX_TOKEN_CHARS + 1))
@@ -71,7 +72,7 @@ def bad_files(tmp_path):
         ("long", f"1 to {MAX_TOKEN_CHARS} characters"),
     ],
 )
-def test_a_file_without_a_token_is_refused(tmp_path, file, reason):
+def test_a_file_without_a_token_is_refused(tmp_path: Path, file: str, reason: str) -> None:
     """With its path, and never with what is in it."""
     path = bad_files(tmp_path) / file
     with pytest.raises(ConfigError, match=reason) as raised:
@@ -88,13 +89,13 @@ def test_a_file_without_a_token_is_refused(tmp_path, file, reason):
         ({"POSEIDON_TLS_MUTUAL": "0"}, "there is none"),
     ],
 )
-def test_settings_that_say_nothing_clear_are_refused(environ, reason):
+def test_settings_that_say_nothing_clear_are_refused(environ, reason: str) -> None:
     with pytest.raises(ConfigError, match=reason):
         read_security(environ)
 
 
 @pytest.mark.processes
-def test_a_server_of_its_own_reads_the_environment_before_it_listens():
+def test_a_server_of_its_own_reads_the_environment_before_it_listens() -> None:
     """It says which file is wrong, and exits as for any wrong setting."""
     cluster = '{"worker": ["127.0.0.1:1"], "ps": ["127.0.0.1:2"]}'
     config = f'{{"cluster": {cluster}, "task": {{"type": "ps", "index": 0}}}}'

@@ -13,8 +13,13 @@ from poseidon_tf.planner import ClusterSpec, VariableSpec, make_plan
     [("print", True, False), ("log", False, True), ("none", False, False)],
 )
 def test_a_plan_is_shown_where_it_is_wanted(
-    show_plan, is_printed, is_logged, capsys, caplog, monkeypatch
-):
+    show_plan: str,
+    is_printed: bool,
+    is_logged: bool,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """The real strategy; a job's plan goes the same way."""
     monkeypatch.delenv("TF_CONFIG", raising=False)
     strategy = PoseidonStrategy(show_plan=show_plan)

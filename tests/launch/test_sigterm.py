@@ -32,7 +32,7 @@ def started(*, before="", will_end):
     return process
 
 
-def test_where_nobody_watches_the_others_are_told_and_the_process_ends_by_the_signal():
+def test_where_nobody_watches_the_others_are_told_and_the_process_ends_by_the_signal() -> None:
     """The default effect, after a farewell."""
     with started(will_end=False) as process:
         process.send_signal(signal.SIGTERM)
@@ -40,7 +40,7 @@ def test_where_nobody_watches_the_others_are_told_and_the_process_ends_by_the_si
     assert (out, process.returncode) == ("noticed\nfarewell\n", -signal.SIGTERM)
 
 
-def test_where_somebody_watches_only_the_second_one_ends_the_process():
+def test_where_somebody_watches_only_the_second_one_ends_the_process() -> None:
     """The first is noted."""
     with started(will_end=True) as process:
         process.send_signal(signal.SIGTERM)
@@ -51,7 +51,7 @@ def test_where_somebody_watches_only_the_second_one_ends_the_process():
 
 
 @pytest.mark.parametrize("will_end", [True, False])
-def test_a_handler_of_the_script_is_called_every_time(will_end):
+def test_a_handler_of_the_script_is_called_every_time(will_end: bool) -> None:
     """It decides whether the process ends; nobody says farewell in its place."""
     with started(before=USERS_OWN, will_end=will_end) as process:
         process.send_signal(signal.SIGTERM)
@@ -63,7 +63,7 @@ def test_a_handler_of_the_script_is_called_every_time(will_end):
         assert process.communicate(timeout=10)[0] == ""
 
 
-def test_a_process_that_ignores_sigterm_goes_on_ignoring_it():
+def test_a_process_that_ignores_sigterm_goes_on_ignoring_it() -> None:
     """As under nohup and its like: whoever started it wanted that."""
     with started(before=IGNORED, will_end=True) as process:
         process.send_signal(signal.SIGTERM)
@@ -74,7 +74,7 @@ def test_a_process_that_ignores_sigterm_goes_on_ignoring_it():
 OVER = "sigterm.on_first_sigterm(lambda: say('over') or False, lambda: say('nothing to say'))"
 
 
-def test_a_process_that_has_joined_again_ends_as_its_last_run_wants():
+def test_a_process_that_has_joined_again_ends_as_its_last_run_wants() -> None:
     """What watched in a run that is over neither ends the process nor keeps it."""
     with started(before=OVER, will_end=True) as process:
         process.send_signal(signal.SIGTERM)

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -27,18 +28,18 @@ def heavy_modules_after(code: str) -> list[str]:
 
 @pytest.mark.processes
 @pytest.mark.parametrize("args", [["--help"], ["plan", "--help"], ["run", "--help"], ["--version"]])
-def test_help_loads_nothing_heavy(args):
+def test_help_loads_nothing_heavy(args) -> None:
     call = f"from poseidon_tf.launcher.cli import main\nmain({args}, standalone_mode=False)"
     assert heavy_modules_after(call) == []
 
 
 @pytest.mark.processes
-def test_the_check_for_heavy_modules_can_fail():
+def test_the_check_for_heavy_modules_can_fail() -> None:
     assert heavy_modules_after("import numpy") == ["numpy"]
 
 
 @pytest.fixture
-def model(monkeypatch, tmp_path):
+def model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """A saved model, as the planner would see it; reading a real one needs TensorFlow."""
     asked = []
 
@@ -64,7 +65,7 @@ def plan(model, *args: str):
     return result
 
 
-def test_plan_prints_a_table(model):
+def test_plan_prints_a_table(model) -> None:
     result = plan(model, "--workers", "4", "--step-seconds", "0.5")
     assert result.exit_code == 0
     assert model.asked == [(model.path, 32)]
@@ -78,14 +79,14 @@ def as_json(model, *args: str):
     return json.loads(result.stdout)
 
 
-def test_plan_prints_json_that_is_a_plan_again(model):
+def test_plan_prints_json_that_is_a_plan_again(model) -> None:
     from poseidon_tf.planner import Plan
 
     result = plan(model, "--workers", "4", "--json")
     assert Plan.from_json(result.stdout).to_json() == result.stdout.strip()
 
 
-def test_plan_with_a_step_time_wraps_the_plan(model):
+def test_plan_with_a_step_time_wraps_the_plan(model) -> None:
     bare = as_json(model, "--workers", "4")
     timed = as_json(model, "--workers", "4", "--step-seconds", "0.5")
     assert timed.keys() == {"plan", "gbit_per_s"} and timed["plan"] == bare
@@ -101,12 +102,14 @@ def test_plan_with_a_step_time_wraps_the_plan(model):
         (["--dedicated"], 4, False),
     ],
 )
-def test_servers_are_co_located_unless_they_are_counted(model, args, num_servers, co_located):
+def test_servers_are_co_located_unless_they_are_counted(
+    model, args, num_servers: int, co_located: bool
+) -> None:
     cluster = as_json(model, "--workers", "4", *args)["cluster"]
     assert cluster == {"num_workers": 4, "num_servers": num_servers, "co_located": co_located}
 
 
-def test_the_scheme_can_be_chosen_by_pattern(model):
+def test_the_scheme_can_be_chosen_by_pattern(model) -> None:
     def scheme(*args: str) -> str:
         table = plan(model, "--workers", "2", *args).stdout
         (line,) = [line for line in table.splitlines() if "fc/kernel" in line]
@@ -118,12 +121,12 @@ def test_the_scheme_can_be_chosen_by_pattern(model):
 
 
 @pytest.mark.parametrize("value", ["fc", "fc=", "=ps", "fc=ring"])
-def test_a_scheme_that_is_none_is_refused(model, value):
+def test_a_scheme_that_is_none_is_refused(model, value: str) -> None:
     result = plan(model, "--workers", "2", "--scheme", value)
     assert result.exit_code == 2 and "expected PATTERN=ps, =sfb or =rows" in result.stderr
 
 
-def test_a_plan_that_cannot_be_is_one_line_and_code_2(model):
+def test_a_plan_that_cannot_be_is_one_line_and_code_2(model) -> None:
     result = plan(model, "--workers", "2", "--scheme", "nothing=ps")
     assert result.exit_code == 2
     assert result.stderr.startswith("error: ") and "fc/kernel" in result.stderr
@@ -138,7 +141,9 @@ def test_a_plan_that_cannot_be_is_one_line_and_code_2(model):
         (errors.ProtocolError, 1),
     ],
 )
-def test_the_exit_code_says_who_should_act(monkeypatch, error, code):
+def test_the_exit_code_says_who_should_act(
+    monkeypatch: pytest.MonkeyPatch, error, code: int
+) -> None:
     def serve(**options: float) -> int:
         raise error("what happened")
 
@@ -156,7 +161,9 @@ def test_the_exit_code_says_who_should_act(monkeypatch, error, code):
         (["--keepalive", "5", "--resume", "0"], 5.0, 0.0),
     ],
 )
-def test_server_exits_with_its_own_code(monkeypatch, args, keepalive_s, resume_s):
+def test_server_exits_with_its_own_code(
+    monkeypatch: pytest.MonkeyPatch, args, keepalive_s, resume_s
+) -> None:
     heard = {}
 
     def serve(**options: float) -> int:
@@ -172,7 +179,7 @@ def test_server_exits_with_its_own_code(monkeypatch, args, keepalive_s, resume_s
 
 @pytest.mark.processes
 @pytest.mark.parametrize("separator", [[], ["--"]])
-def test_what_follows_the_script_is_the_scripts_own(tmp_path, separator):
+def test_what_follows_the_script_is_the_scripts_own(tmp_path: Path, separator) -> None:
     script = tmp_path / "train.py"
     script.write_text("import sys; print(sys.argv[1:]); sys.exit(9)")
     command = [sys.executable, "-m", "poseidon_tf", "run", "--workers", "1", *separator]
@@ -183,11 +190,11 @@ def test_what_follows_the_script_is_the_scripts_own(tmp_path, separator):
     assert done.stdout == "[worker 0] ['--workers', '5', '--help', 'x']\n"
 
 
-def test_a_mistyped_option_of_ours_is_not_taken_for_the_script():
+def test_a_mistyped_option_of_ours_is_not_taken_for_the_script() -> None:
     result = CliRunner().invoke(main, ["run", "--workers", "1", "--server", "2", "train.py"])
     assert result.exit_code == 2 and "--servers" in result.stderr
 
 
-def test_a_missing_script_is_one_line_and_code_2():
+def test_a_missing_script_is_one_line_and_code_2() -> None:
     result = CliRunner().invoke(main, ["run", "--workers", "1", "no_such.py"])
     assert result.exit_code == 2 and result.stderr.startswith("error: there is no script")

@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from test_local_ending import SLEEP, is_running, wait_until
@@ -47,8 +48,8 @@ time.sleep(60)
     ids=["who ends when asked", "who does not"],
 )
 def test_a_member_is_asked_to_end_and_then_its_whole_group_is_killed(
-    tmp_path, on_sigterm, after_sigterm_s, cleaned
-):
+    tmp_path: Path, on_sigterm: str, after_sigterm_s: float, cleaned: str | None
+) -> None:
     """It has time to clean up, with all that it needs for that; nobody stays in the end."""
     member = MEMBER.format(on_sigterm=on_sigterm)
     command = [sys.executable, "-c", LAUNCHER, str(tmp_path), member, str(after_sigterm_s)]

@@ -29,7 +29,7 @@ MEMBERS = ("worker0", "worker1", "ps0")
 
 
 @pytest.mark.parametrize("how", ["success", "failure", "Ctrl-C", "kill -9"])
-def test_nothing_of_a_job_stays(tmp_path, how):
+def test_nothing_of_a_job_stays(tmp_path: Path, how: str) -> None:
     """Workers, a server, what they have started, and the guardian end within seconds."""
     temporary = tmp_path / "temporary"  # Others may use the system's own meanwhile.
     temporary.mkdir()
@@ -68,7 +68,7 @@ def test_nothing_of_a_job_stays(tmp_path, how):
     assert files(temporary) - before == set()
 
 
-def test_a_job_that_runs_on_without_its_guardian_ends_as_ever(tmp_path):
+def test_a_job_that_runs_on_without_its_guardian_ends_as_ever(tmp_path: Path) -> None:
     """Somebody kills the guardian: the job ends with its own code, and says nothing of it."""
     mark = str(tmp_path)
     script = tmp_path / "train.py"

@@ -7,6 +7,7 @@ import os
 import signal
 import tempfile
 import time
+from pathlib import Path
 
 import pytest
 from test_local_ending import RANK, SHORT
@@ -25,7 +26,7 @@ REPORT = RANK + (
 )
 
 
-def test_whoever_failed_first_is_named_and_not_who_ended_first(run, tmp_path):
+def test_whoever_failed_first_is_named_and_not_who_ended_first(run, tmp_path: Path) -> None:
     """Rank 0's script fails; rank 1 hears of it and has ended before rank 0 has."""
     ended = run(
         REPORT + "if rank == 0:\n"
@@ -51,7 +52,7 @@ def test_whoever_failed_first_is_named_and_not_who_ended_first(run, tmp_path):
     ]
 
 
-def test_whoever_failed_first_may_have_to_be_ended(run, tmp_path):
+def test_whoever_failed_first_may_have_to_be_ended(run, tmp_path: Path) -> None:
     """Then the job's code is that of the first that ended by itself, and not of our SIGTERM."""
     ended = run(
         REPORT + "if rank == 0:\n"
@@ -72,7 +73,7 @@ def test_whoever_failed_first_may_have_to_be_ended(run, tmp_path):
     ]
 
 
-def test_who_was_killed_is_named_with_what_the_others_saw(run, tmp_path):
+def test_who_was_killed_is_named_with_what_the_others_saw(run, tmp_path: Path) -> None:
     """It could say nothing itself. Of the others a worker is quoted, which knows its step."""
     ended = run(
         REPORT + "done(f'started{rank}')\n"
@@ -92,7 +93,7 @@ def test_who_was_killed_is_named_with_what_the_others_saw(run, tmp_path):
     ]
 
 
-def test_where_nobody_is_at_fault_the_reason_is_said(run, tmp_path):
+def test_where_nobody_is_at_fault_the_reason_is_said(run, tmp_path: Path) -> None:
     """All have heard that somebody was waited for in vain; a restart is announced all the same."""
     ended = run(
         REPORT + "tell('StepTimeout: worker rank 0 waited', is_own=False); sys.exit(1)",
@@ -104,7 +105,7 @@ def test_where_nobody_is_at_fault_the_reason_is_said(run, tmp_path):
     assert ended.err == ["[poseidon-tf] restart 1 of 1", reason, reason]
 
 
-def test_an_exception_before_the_strategy_is_quoted(run):
+def test_an_exception_before_the_strategy_is_quoted(run) -> None:
     """Nobody told the launcher; the last line is Python's, after what others print meanwhile."""
     ended = run(
         RANK + "import sys, time\n"
@@ -120,7 +121,7 @@ def test_an_exception_before_the_strategy_is_quoted(run):
     ]
 
 
-def test_a_file_that_is_not_the_launcher_s_stays_as_it_is():
+def test_a_file_that_is_not_the_launcher_s_stays_as_it_is() -> None:
     """A process that a member has started inherits the variable and not the descriptor."""
     report = ReportFile()
     assert tell_launcher(report.environ, ["first"], is_own=True)
@@ -137,7 +138,7 @@ def test_a_file_that_is_not_the_launcher_s_stays_as_it_is():
     assert not tell_launcher({}, ["nobody listens"], is_own=True)
 
 
-def test_half_a_report_is_none():
+def test_half_a_report_is_none() -> None:
     """The launcher looks when it likes; what is half written is not there yet."""
     report = ReportFile()
     assert report.read() is None

@@ -36,7 +36,7 @@ def wait_until(is_true: Callable[[], bool], *, timeout_s: float = 10.0) -> None:
         time.sleep(0.01)
 
 
-def test_the_first_failing_code_wins_and_the_others_are_ended(run):
+def test_the_first_failing_code_wins_and_the_others_are_ended(run) -> None:
     ended = run(
         RANK + "import sys, time; sys.exit(3) if rank == 1 else time.sleep(60)",
         workers=3,
@@ -52,7 +52,7 @@ def test_the_first_failing_code_wins_and_the_others_are_ended(run):
     ]
 
 
-def test_the_others_have_time_to_say_who_died(run, tmp_path):
+def test_the_others_have_time_to_say_who_died(run, tmp_path: Path) -> None:
     died = str(tmp_path / "died")
     script = RANK + (
         "import sys, time, pathlib\n"
@@ -67,24 +67,24 @@ def test_the_others_have_time_to_say_who_died(run, tmp_path):
     assert not any("SIGTERM" in line for line in ended.err)
 
 
-def test_death_by_a_signal_is_128_and_its_number(run):
+def test_death_by_a_signal_is_128_and_its_number(run) -> None:
     ended = run(RANK + "import time; os.kill(os.getpid(), 9) if rank else time.sleep(60)",
                 workers=2, patience=SHORT)  # fmt: skip
     assert ended.code == 128 + signal.SIGKILL
 
 
-def test_a_server_that_fails_ends_the_job(run):
+def test_a_server_that_fails_ends_the_job(run) -> None:
     ended = run(SLEEP, workers=2, servers=1, server="raise SystemExit(5)", patience=SHORT)
     assert ended.code == 5
 
 
-def test_a_server_may_end_after_the_workers(run):
+def test_a_server_may_end_after_the_workers(run) -> None:
     late = "import time; time.sleep(0.5); print('bye')"
     ended = run("", servers=1, server=late)
     assert (ended.code, ended.out, ended.err) == (0, ["[server 0] bye"], [])
 
 
-def test_a_server_that_stays_is_ended_with_a_warning(run):
+def test_a_server_that_stays_is_ended_with_a_warning(run) -> None:
     ended = run("", servers=1, server=SLEEP, patience=SHORT)
     assert ended.code == 0
     assert ended.err == [
@@ -92,19 +92,19 @@ def test_a_server_that_stays_is_ended_with_a_warning(run):
     ]
 
 
-def test_a_server_that_fails_after_the_workers_fails_the_job(run):
+def test_a_server_that_fails_after_the_workers_fails_the_job(run) -> None:
     ended = run("", servers=1, server="import time; time.sleep(0.5); raise SystemExit(6)")
     assert ended.code == 6
 
 
-def test_who_ignores_sigterm_is_killed(run):
+def test_who_ignores_sigterm_is_killed(run) -> None:
     deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
     began_s = time.monotonic()
     assert run("raise SystemExit(4)", servers=1, server=deaf, patience=SHORT).code == 4
     assert time.monotonic() - began_s < 5
 
 
-def test_what_a_worker_started_ends_with_the_job(run):
+def test_what_a_worker_started_ends_with_the_job(run) -> None:
     ended = run(
         "import subprocess, sys\n"
         f"print(subprocess.Popen([sys.executable, '-c', {SLEEP!r}]).pid, flush=True)"
@@ -113,7 +113,7 @@ def test_what_a_worker_started_ends_with_the_job(run):
     wait_until(lambda: not is_running(pid))
 
 
-def test_a_descendant_in_another_session_cannot_hold_the_job_up(run):
+def test_a_descendant_in_another_session_cannot_hold_the_job_up(run) -> None:
     began_s = time.monotonic()
     ended = run(
         "import subprocess, sys\n"
@@ -132,12 +132,12 @@ def test_a_descendant_in_another_session_cannot_hold_the_job_up(run):
         (["no/such/train.py"], (1, None), "no script 'no/such/train.py'"),
     ],
 )
-def test_a_job_that_cannot_be_is_refused(command: Sequence[str], counts, says):
+def test_a_job_that_cannot_be_is_refused(command: Sequence[str], counts, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         run_local(command, num_workers=counts[0], num_servers=counts[1], environ={})
 
 
-def test_a_member_that_cannot_start_ends_those_that_did(tmp_path):
+def test_a_member_that_cannot_start_ends_those_that_did(tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     broken.write_text("#!/no/such/interpreter\n")
     broken.chmod(0o755)
@@ -152,7 +152,7 @@ def test_a_member_that_cannot_start_ends_those_that_did(tmp_path):
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_stopped_launcher_leaves_no_process(tmp_path, signum):
+def test_a_stopped_launcher_leaves_no_process(tmp_path: Path, signum) -> None:
     script = tmp_path / "train.py"
     script.write_text(
         RANK + "import sys, subprocess, pathlib, time\n"

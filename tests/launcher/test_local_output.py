@@ -4,6 +4,7 @@ import io
 import json
 import os
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -19,7 +20,7 @@ RANK = "import os, json; rank = json.loads(os.environ['TF_CONFIG'])['task']['ind
 # --- What the members are told.
 
 
-def test_every_member_has_its_own_task_in_one_cluster(run):
+def test_every_member_has_its_own_task_in_one_cluster(run) -> None:
     show = "import os; print(os.environ['TF_CONFIG'])"
     ended = run(show, workers=2, servers=2, server=show)
     assert (ended.code, ended.err) == (0, [])
@@ -38,12 +39,12 @@ def test_every_member_has_its_own_task_in_one_cluster(run):
 
 
 @pytest.mark.parametrize("servers", [None, 0])
-def test_without_servers_the_cluster_names_none(run, servers):
+def test_without_servers_the_cluster_names_none(run, servers: int | None) -> None:
     ended = run("import os; print(os.environ['TF_CONFIG'])", workers=2, servers=servers)
     assert all('"ps"' not in line for line in ended.out) and len(ended.out) == 2
 
 
-def test_arguments_reach_the_script_as_they_are(run):
+def test_arguments_reach_the_script_as_they_are(run) -> None:
     ended = run("import sys; print(sys.argv[1:])", "--workers", "9", "--", "a b", "--help")
     assert ended.out == ["[worker 0] ['--workers', '9', '--', 'a b', '--help']"]
 
@@ -53,7 +54,7 @@ THREADS = (
 )
 
 
-def test_workers_share_the_processors(run):
+def test_workers_share_the_processors(run) -> None:
     num_cpus = len(os.sched_getaffinity(0))
     bare = {key: value for key, value in os.environ.items() if not key.startswith("TF_NUM_")}
     intra, inter = run(THREADS, workers=2, environ=bare).out[0].split()[2:]
@@ -61,12 +62,12 @@ def test_workers_share_the_processors(run):
     assert run(THREADS, environ=bare).out == ["[worker 0] None None"]  # Alone: all of them.
 
 
-def test_a_thread_number_that_the_user_set_stays(run):
+def test_a_thread_number_that_the_user_set_stays(run) -> None:
     mine = {**os.environ, "TF_NUM_INTRAOP_THREADS": "7", "TF_NUM_INTEROP_THREADS": "9"}
     assert run(THREADS, workers=2, environ=mine).out[0].endswith("] 7 9")
 
 
-def test_a_program_runs_without_python(capfd):
+def test_a_program_runs_without_python(capfd: pytest.CaptureFixture[str]) -> None:
     code = run_local(["sh", "-c", "echo hello"], num_workers=1, environ=os.environ)
     assert code == 0 and capfd.readouterr().out == "[worker 0] hello\n"
 
@@ -74,7 +75,7 @@ def test_a_program_runs_without_python(capfd):
 TOKEN = "import os; print(os.environ.get('POSEIDON_TOKEN'), os.environ.get('POSEIDON_TOKEN_FILE'))"
 
 
-def test_members_share_a_token_that_no_other_job_has(run):
+def test_members_share_a_token_that_no_other_job_has(run) -> None:
     """A fresh one for every job, the same for all of its members, and not an easy one."""
     bare = {name: value for name, value in os.environ.items() if "POSEIDON" not in name}
     jobs = [run(TOKEN, workers=2, servers=1, server=TOKEN, environ=bare) for _ in range(2)]
@@ -84,7 +85,7 @@ def test_members_share_a_token_that_no_other_job_has(run):
 
 
 @pytest.mark.parametrize("name", ["POSEIDON_TOKEN", "POSEIDON_TOKEN_FILE"])
-def test_a_token_of_the_caller_stays(run, name):
+def test_a_token_of_the_caller_stays(run, name: str) -> None:
     """Whoever names one, or a file with one, means it."""
     bare = {each: value for each, value in os.environ.items() if "POSEIDON" not in each}
     (line,) = run(TOKEN, environ={**bare, name: "mine"}).out
@@ -95,7 +96,7 @@ def test_a_token_of_the_caller_stays(run, name):
 # --- What is shown of them.
 
 
-def test_lines_carry_their_role_and_stay_on_their_stream(run):
+def test_lines_carry_their_role_and_stay_on_their_stream(run) -> None:
     ended = run(
         "import sys; print('out'); print('err', file=sys.stderr)",
         workers=2,
@@ -106,14 +107,14 @@ def test_lines_carry_their_role_and_stay_on_their_stream(run):
     assert sorted(ended.err) == ["[worker 0] err", "[worker 1] err"]
 
 
-def test_lines_of_several_workers_are_never_mixed(run):
+def test_lines_of_several_workers_are_never_mixed(run) -> None:
     letters = RANK + "for _ in range(500): print('ab'[rank] * 300)"
     lines = run(letters, workers=2).out
     assert sorted(set(lines)) == ["[worker 0] " + "a" * 300, "[worker 1] " + "b" * 300]
     assert len(lines) == 1000
 
 
-def test_bytes_that_are_no_text_and_a_last_line_without_an_end_are_shown(run):
+def test_bytes_that_are_no_text_and_a_last_line_without_an_end_are_shown(run) -> None:
     ended = run(r"import os; os.write(1, b'caf\xc3\xa9 \xff\nlast')")
     assert ended.out == ["[worker 0] café �", "[worker 0] last"]
 
@@ -132,7 +133,7 @@ def test_bytes_that_are_no_text_and_a_last_line_without_an_end_are_shown(run):
         (["x" * 70_000], ["x" * 70_000]),  # Longer than is kept back.
     ],
 )
-def test_a_line_ends_at_a_newline_or_a_carriage_return(pieces, lines):
+def test_a_line_ends_at_a_newline_or_a_carriage_return(pieces, lines) -> None:
     shown: list[str] = []
     feed = Lines(shown.append)
     for piece in [*pieces, ""]:
@@ -140,7 +141,7 @@ def test_a_line_ends_at_a_newline_or_a_carriage_return(pieces, lines):
     assert shown == lines
 
 
-def test_output_that_nobody_reads_ends_the_job(tmp_path):
+def test_output_that_nobody_reads_ends_the_job(tmp_path: Path) -> None:
     script = tmp_path / "train.py"
     script.write_text("while True: print('x' * 1000)")
     reads, writes = os.pipe()

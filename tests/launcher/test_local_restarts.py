@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from test_local_ending import RANK, SHORT, SLEEP, wait_until
@@ -27,7 +28,7 @@ def configs(folder, rank):
     return [json.loads(line) for line in (folder / f"tries{rank}").read_text().splitlines()]
 
 
-def test_a_job_that_fails_is_started_anew_until_it_succeeds(run, tmp_path):
+def test_a_job_that_fails_is_started_anew_until_it_succeeds(run, tmp_path: Path) -> None:
     """All members start again, on other ports; the code is that of the last try."""
     ended = run(
         TRY + "if number < 3: sys.exit(9) if rank == 1 else time.sleep(60)",
@@ -50,7 +51,7 @@ def test_a_job_that_fails_is_started_anew_until_it_succeeds(run, tmp_path):
         assert len(set(ports)) == len(ports)
 
 
-def test_a_job_that_always_fails_ends_with_the_code_of_its_last_try(run, tmp_path):
+def test_a_job_that_always_fails_ends_with_the_code_of_its_last_try(run, tmp_path: Path) -> None:
     """R restarts are R + 1 tries, and the last one says nothing of a restart."""
     ended = run(TRY + "sys.exit(10 + number)", str(tmp_path), max_restarts=2)
     assert ended.code == 13
@@ -62,7 +63,7 @@ def test_a_job_that_always_fails_ends_with_the_code_of_its_last_try(run, tmp_pat
 
 
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
-def test_a_member_that_a_signal_ended_is_a_failure(run, tmp_path, signum):
+def test_a_member_that_a_signal_ended_is_a_failure(run, tmp_path: Path, signum) -> None:
     """Killed, or pre-empted by somebody who did not ask the launcher."""
     ended = run(
         TRY + f"if number == 1: os.kill(os.getpid(), {int(signum)})",
@@ -73,7 +74,7 @@ def test_a_member_that_a_signal_ended_is_a_failure(run, tmp_path, signum):
     assert ended.err == [f"[poseidon-tf] worker 0 ended with code {128 + signum}; restart 1 of 1"]
 
 
-def test_what_the_failed_try_printed_last_is_shown_before_the_next_one(run, tmp_path):
+def test_what_the_failed_try_printed_last_is_shown_before_the_next_one(run, tmp_path: Path) -> None:
     """No line is lost, and none is mixed up with another try's."""
     ended = run(
         TRY + "print('try', number, flush=True); sys.exit(number < 3)",
@@ -85,7 +86,7 @@ def test_what_the_failed_try_printed_last_is_shown_before_the_next_one(run, tmp_
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_job_that_was_asked_to_stop_is_not_started_anew(tmp_path, signum):
+def test_a_job_that_was_asked_to_stop_is_not_started_anew(tmp_path: Path, signum) -> None:
     """Neither because of the code with which its members then end."""
     script = tmp_path / "train.py"
     script.write_text(TRY + SLEEP)
@@ -97,7 +98,7 @@ def test_a_job_that_was_asked_to_stop_is_not_started_anew(tmp_path, signum):
     assert [len(configs(tmp_path, rank)) for rank in (0, 1)] == [1, 1]
 
 
-def test_workers_may_save_before_servers_are_told_to_end(tmp_path):
+def test_workers_may_save_before_servers_are_told_to_end(tmp_path: Path) -> None:
     """On SIGTERM a worker takes its time, a server that would end at once is not asked before."""
     script = tmp_path / "train.py"
     script.write_text(
@@ -133,7 +134,7 @@ def test_workers_may_save_before_servers_are_told_to_end(tmp_path):
     assert (tmp_path / "saved").exists() and (tmp_path / "served").exists()
 
 
-def test_a_worker_that_takes_longer_than_the_grace_is_killed(tmp_path):
+def test_a_worker_that_takes_longer_than_the_grace_is_killed(tmp_path: Path) -> None:
     """`--grace` is how long it may take."""
     script = tmp_path / "train.py"
     script.write_text(
@@ -149,7 +150,7 @@ def test_a_worker_that_takes_longer_than_the_grace_is_killed(tmp_path):
         assert launcher.wait(timeout=5) == 143
 
 
-def test_a_negative_number_of_restarts_is_refused():
+def test_a_negative_number_of_restarts_is_refused() -> None:
     """Before anything is started."""
     with pytest.raises(ConfigError, match="max_restarts=-1"):
         run_local(["x.py"], num_workers=1, environ=os.environ, max_restarts=-1)

@@ -21,7 +21,7 @@ K, P1, P2 = 32, 8, 8
     ],
     ids=["ps worker", "ps server", "ps both", "sfb", "adam server", "adam worker", "adam both"],
 )
-def test_the_worked_example_of_table_1(values, millions):
+def test_the_worked_example_of_table_1(values, millions: float) -> None:
     assert values / 1e6 == pytest.approx(millions, abs=0.05 if millions > 10 else 0.005)
 
 
@@ -33,26 +33,26 @@ def test_the_worked_example_of_table_1(values, millions):
         (129, False),
     ],
 )
-def test_vgg_fc7_switches_after_128_nodes(workers, pays):
+def test_vgg_fc7_switches_after_128_nodes(workers: int, pays: bool) -> None:
     assert cost.sfb_pays(4096, 4096, 32, workers, workers, co_located=True) is pays
 
 
-def test_googlenet_classifier_stays_with_the_servers_at_batch_128_on_16_nodes():
+def test_googlenet_classifier_stays_with_the_servers_at_batch_128_on_16_nodes() -> None:
     assert not cost.sfb_pays(1024, 1000, 128, 16, 16, co_located=True)
 
 
-def test_with_as_many_servers_as_workers_the_rule_is_kp_against_2mn_over_m_plus_n():
+def test_with_as_many_servers_as_workers_the_rule_is_kp_against_2mn_over_m_plus_n() -> None:
     for M, N, rows, P in [(10, 64, 4, 4), (100, 300, 25, 6), (100, 300, 25, 7), (7, 7, 7, 2)]:
         assert cost.sfb_pays(M, N, rows, P, P, True) is (rows * P * (M + N) <= 2 * M * N)
 
 
 @pytest.mark.parametrize("P1, P2", [(4, 2), (4, 4), (4, 8)])
-def test_dedicated_servers_are_compared_at_their_busier_side(P1, P2):
+def test_dedicated_servers_are_compared_at_their_busier_side(P1: int, P2: int) -> None:
     for rows in range(1, 200):
         busiest = max(cost.ps_worker(64, 96), cost.ps_server(64, 96, P1, P2))
         expected = cost.sfb_worker(64, 96, rows, P1) <= busiest
         assert cost.sfb_pays(64, 96, rows, P1, P2, co_located=False) is expected
 
 
-def test_a_rebuild_multiplies_the_rows_of_all_workers():
+def test_a_rebuild_multiplies_the_rows_of_all_workers() -> None:
     assert cost.rebuild_flops(4096, 4096, 32, 8) == 2 * 8 * 32 * 4096 * 4096

@@ -24,7 +24,7 @@ def reason_of(plan, name):
     return next(variable.reason for variable in plan.variables if variable.name == name)
 
 
-def test_dense_layers_take_factors_and_convolutions_take_the_servers():
+def test_dense_layers_take_factors_and_convolutions_take_the_servers() -> None:
     schemes = schemes_of(make_plan(alexnet(), nodes(8)))
     assert {name.split("/")[0] for name, scheme in schemes.items() if scheme == "sfb"} == {
         "fc6",
@@ -33,7 +33,7 @@ def test_dense_layers_take_factors_and_convolutions_take_the_servers():
     }
 
 
-def test_a_reason_shows_both_sides_of_the_rule():
+def test_a_reason_shows_both_sides_of_the_rule() -> None:
     plan = make_plan(dense("fc7", 4096, 4096), nodes(8))
     assert reason_of(plan, "fc7/kernel") == "2K(P1-1)(M+N) = 3.7 M <= 2MN(P1+P2-2)/P2 = 58.7 M"
     assert reason_of(plan, "fc7/bias") == "column sum of fc7/kernel's factor"
@@ -42,7 +42,7 @@ def test_a_reason_shows_both_sides_of_the_rule():
     assert reason_of(small, "fc/bias") == "PS: its kernel goes through the parameter server"
 
 
-def test_the_chosen_scheme_is_never_dearer_than_the_other():
+def test_the_chosen_scheme_is_never_dearer_than_the_other() -> None:
     rng = random.Random(5)
     for _ in range(200):
         specs = dense("fc", rng.randint(1, 600), rng.randint(1, 600), rows=rng.randint(1, 300))
@@ -50,7 +50,7 @@ def test_the_chosen_scheme_is_never_dearer_than_the_other():
         assert kernel.node_bytes == min(kernel.ps_bytes, kernel.sfb_bytes)
 
 
-def test_one_worker_sends_nothing():
+def test_one_worker_sends_nothing() -> None:
     for servers in (0, 2):
         cluster = ClusterSpec(num_workers=1, num_servers=servers, co_located=True)
         plan = make_plan(alexnet(), cluster, schemes={"fc*": "sfb"})
@@ -59,7 +59,7 @@ def test_one_worker_sends_nothing():
         assert plan.worker_bytes_per_step() == plan.node_bytes_per_step() == 0
 
 
-def test_unknown_rows_go_through_the_servers_and_say_what_to_pass():
+def test_unknown_rows_go_through_the_servers_and_say_what_to_pass() -> None:
     plan = make_plan(dense("fc", 4096, 4096, rows=None), nodes(4))
     assert schemes_of(plan) == {"fc/kernel": "ps", "fc/bias": "ps"}
     assert reason_of(plan, "fc/kernel") == "PS: rows unknown: pass rows_per_step="
@@ -69,13 +69,13 @@ def test_unknown_rows_go_through_the_servers_and_say_what_to_pass():
     assert reason_of(plan, "fc/kernel") == "PS: rows unknown: its sequences have any length"
 
 
-def test_no_product_goes_through_the_servers_and_says_why():
+def test_no_product_goes_through_the_servers_and_says_why() -> None:
     plan = make_plan(conv("conv", 3, 8, 8), nodes(4))
     assert reason_of(plan, "conv/kernel") == "PS: a convolution"
     assert reason_of(make_plan([plain("v", 3, why_not="")], nodes(4)), "v") == "PS: no product"
 
 
-def test_unequal_arithmetic_keeps_factors_for_those_who_ask():
+def test_unequal_arithmetic_keeps_factors_for_those_who_ask() -> None:
     specs = [*dense("fc1", 4096, 4096), *dense("fc2", 4096, 4096)]
     told = "rank 1 has no AVX-512"
     plan = make_plan(specs, nodes(4), schemes={"fc2/*": "sfb"}, arithmetic_differs=told)
@@ -83,7 +83,7 @@ def test_unequal_arithmetic_keeps_factors_for_those_who_ask():
     assert schemes_of(plan)["fc2/kernel"] == schemes_of(plan)["fc2/bias"] == "sfb"
 
 
-def test_the_last_matching_pattern_wins_and_a_star_crosses_slashes():
+def test_the_last_matching_pattern_wins_and_a_star_crosses_slashes() -> None:
     specs = [*dense("seq/fc1", 4096, 4096), *dense("seq/fc2", 4096, 4096)]
     plan = make_plan(specs, nodes(4), schemes={"*kernel": "ps", "seq/fc2/*": "sfb"})
     assert schemes_of(plan) == {
@@ -95,7 +95,7 @@ def test_the_last_matching_pattern_wins_and_a_star_crosses_slashes():
     assert reason_of(plan, "seq/fc2/kernel") == "asked for by 'seq/fc2/*'"
 
 
-def test_a_bias_can_be_sent_to_the_servers_on_its_own():
+def test_a_bias_can_be_sent_to_the_servers_on_its_own() -> None:
     plan = make_plan(dense("fc", 4096, 4096), nodes(4), schemes={"*bias": "ps"})
     assert schemes_of(plan) == {"fc/kernel": "sfb", "fc/bias": "ps"}
     assert [unit.variables for unit in plan.units] == [(0,), (1,)]
@@ -111,30 +111,30 @@ def test_a_bias_can_be_sent_to_the_servers_on_its_own():
         ({"fc/kernel": "ps", "fc/bias": "sfb"}, "'fc/bias' cannot be 'sfb'.*its kernel"),
     ],
 )
-def test_an_override_that_cannot_be_kept_is_an_error(schemes, told):
+def test_an_override_that_cannot_be_kept_is_an_error(schemes, told: str) -> None:
     specs = [*conv("conv", 3, 8, 8), *dense("fc", 99, 99), *dense("late", 9, 9, rows=None)]
     with pytest.raises(PlanError, match=told):
         make_plan(specs, nodes(2), schemes=schemes)
 
 
 @pytest.mark.parametrize("kv_pair_bytes", [0, 4095, 64 * 1024 * 1024 + 1])
-def test_a_pair_size_out_of_range_is_refused(kv_pair_bytes):
+def test_a_pair_size_out_of_range_is_refused(kv_pair_bytes) -> None:
     with pytest.raises(ConfigError, match="kv_pair_bytes"):
         make_plan(alexnet(), nodes(2), kv_pair_bytes=kv_pair_bytes)
 
 
 @pytest.mark.parametrize("coalesce_bytes", [-1, 64 * 1024 * 1024 + 1])
-def test_a_group_size_out_of_range_is_refused(coalesce_bytes):
+def test_a_group_size_out_of_range_is_refused(coalesce_bytes) -> None:
     with pytest.raises(ConfigError, match="coalesce_bytes must be from 0 to 67108864, got"):
         make_plan(alexnet(), nodes(2), coalesce_bytes=coalesce_bytes)
 
 
-def test_a_bias_without_its_kernel_is_refused():
+def test_a_bias_without_its_kernel_is_refused() -> None:
     with pytest.raises(PlanError, match="'fc/bias' is the bias of 'fc/kernel'"):
         make_plan(dense("fc", 8, 8)[1:], nodes(2))
 
 
-def test_a_worker_counts_what_it_sends_its_own_server():
+def test_a_worker_counts_what_it_sends_its_own_server() -> None:
     plan = make_plan([plain("v", 1000), *dense("fc", 4096, 512, rows=4)], nodes(4))
     v, kernel, bias = plan.variables
     assert v.worker_bytes == 2 * 4000
@@ -143,7 +143,7 @@ def test_a_worker_counts_what_it_sends_its_own_server():
     assert kernel.rebuild_flops == 2 * 4 * 4 * 4096 * 512
 
 
-def test_the_columns_are_those_of_the_clusters_nodes():
+def test_the_columns_are_those_of_the_clusters_nodes() -> None:
     specs = dense("fc", 4096, 4096)
     together = make_plan(specs, nodes(8)).variables[0]
     apart = make_plan(specs, ClusterSpec(num_workers=8, num_servers=8, co_located=False))
@@ -157,7 +157,7 @@ def test_the_columns_are_those_of_the_clusters_nodes():
 
 
 @pytest.mark.processes
-def test_planning_loads_neither_tensorflow_nor_a_table_printer():
+def test_planning_loads_neither_tensorflow_nor_a_table_printer() -> None:
     code = """
 import sys
 from poseidon_tf.planner import *

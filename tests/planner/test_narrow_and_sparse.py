@@ -21,7 +21,7 @@ def planned(spec, cluster=TWO, **schemes):
     return make_plan([spec], cluster, **schemes).variables[0]
 
 
-def test_half_precision_factors_cost_half_and_pay_up_to_twice_the_rows():
+def test_half_precision_factors_cost_half_and_pay_up_to_twice_the_rows() -> None:
     """At P1 = P2 = 2 and M = N, SFB pays up to K = M / 2 in the kernel's width."""
     wide, _ = dense("fc", 512, 512, rows=256)
     narrow = dataclasses.replace(wide, factor_dtype="float16")
@@ -35,21 +35,21 @@ def test_half_precision_factors_cost_half_and_pay_up_to_twice_the_rows():
     assert planned(narrow).reason == told
 
 
-def test_only_what_depends_on_the_rows_is_narrow_in_adams_column():
+def test_only_what_depends_on_the_rows_is_narrow_in_adams_column() -> None:
     """(P1-1)(MN + KM + KN): the matrix stays as wide as it is."""
     wide, _ = dense("fc", 512, 256, rows=32)
     adam = planned(dataclasses.replace(wide, factor_dtype="float16")).adam_bytes
     assert adam == 512 * 256 * 4 + 32 * (512 + 256) * 2
 
 
-def test_the_unit_has_the_dtype_that_travels():
+def test_the_unit_has_the_dtype_that_travels() -> None:
     kernel, bias = dense("fc", 512, 512)
     plan = make_plan([dataclasses.replace(kernel, factor_dtype="bfloat16"), bias], TWO)
     assert [(unit.scheme, unit.dtype) for unit in plan.units] == [(Scheme.SFB, "bfloat16")]
 
 
 @pytest.mark.parametrize("rows, scheme", [(888, Scheme.ROWS), (889, Scheme.PS)])
-def test_rows_travel_where_they_are_fewer_bytes_than_the_table(rows, scheme):
+def test_rows_travel_where_they_are_fewer_bytes_than_the_table(rows: int, scheme) -> None:
     """2K(P1-1)(8 x 4 + 4) bytes against 2MN(P1+P2-2)/P2 = 64000."""
     plan = planned(table(rows=rows))
     assert plan.scheme is scheme
@@ -62,14 +62,14 @@ def test_rows_travel_where_they_are_fewer_bytes_than_the_table(rows, scheme):
     )
 
 
-def test_with_dedicated_servers_rows_have_the_table_of_the_busiest_node_against_them():
+def test_with_dedicated_servers_rows_have_the_table_of_the_busiest_node_against_them() -> None:
     """max(2 MN, 2 P1 MN / P2): one server of two workers doubles it."""
     cluster = ClusterSpec(num_workers=2, num_servers=1, co_located=False)
     assert planned(table(rows=1777), cluster).scheme is Scheme.ROWS
     assert planned(table(rows=1778), cluster).scheme is Scheme.PS
 
 
-def test_an_index_is_as_wide_as_the_table_is_long():
+def test_an_index_is_as_wide_as_the_table_is_long() -> None:
     """Four bytes count 2^31 rows, more need eight; values may be narrow."""
     assert table().row_bytes == 8 * 4 + 4
     assert table(num_rows=2**31).row_bytes == 8 * 4 + 8
@@ -78,14 +78,14 @@ def test_an_index_is_as_wide_as_the_table_is_long():
     assert table(shape=(7, 2, 3)).row_bytes == 24 + 4
 
 
-def test_an_optimizer_that_must_see_rows_gets_them_however_many():
+def test_an_optimizer_that_must_see_rows_gets_them_however_many() -> None:
     """No byte saved is worth another result."""
     plan = planned(table(rows=10**6, why_rows=SQUARES))
     assert plan.scheme is Scheme.ROWS
     assert plan.reason == f"rows: {SQUARES}"
 
 
-def test_unknown_rows_travel_as_rows_without_a_price():
+def test_unknown_rows_travel_as_rows_without_a_price() -> None:
     plan = make_plan([table(rows=None)], TWO)
     (words,) = plan.variables
     assert words.scheme is Scheme.ROWS
@@ -93,7 +93,7 @@ def test_unknown_rows_travel_as_rows_without_a_price():
     assert "how many is unknown, pass rows_per_step=" in words.reason
 
 
-def test_a_sparse_variable_is_a_unit_of_its_own():
+def test_a_sparse_variable_is_a_unit_of_its_own() -> None:
     """Rows have no KV pairs, and the plan survives JSON."""
     specs = [table(), *dense("fc", 64, 10), table(name="users/embeddings", factor_dtype="float16")]
     plan = make_plan(specs, TWO)
@@ -107,7 +107,7 @@ def test_a_sparse_variable_is_a_unit_of_its_own():
     assert "rows/step" in plan.table() and "rows/step" not in make_plan(specs[1:3], TWO).table()
 
 
-def test_the_user_may_choose_between_rows_and_the_table():
+def test_the_user_may_choose_between_rows_and_the_table() -> None:
     name = "words/embeddings"
     assert planned(table(), schemes={name: "ps"}).scheme is Scheme.PS
     assert planned(table(rows=10**6), schemes={"*": "rows"}).scheme is Scheme.ROWS
@@ -123,7 +123,7 @@ def test_the_user_may_choose_between_rows_and_the_table():
         (dense("fc", 64, 10), "*rows", "'fc/bias' cannot be 'rows' .* is dense; ask for 'ps'"),
     ],
 )
-def test_a_scheme_that_the_gradient_cannot_take_is_refused(specs, scheme, told):
+def test_a_scheme_that_the_gradient_cannot_take_is_refused(specs, scheme: str, told: str) -> None:
     """The error says what to ask for, with one worker too."""
     pattern = "*/bias" if scheme == "*rows" else "*"
     for cluster in (TWO, ClusterSpec(num_workers=1, num_servers=0, co_located=True)):
@@ -132,6 +132,6 @@ def test_a_scheme_that_the_gradient_cannot_take_is_refused(specs, scheme, told):
 
 
 @pytest.mark.parametrize("changes", [{"factors": (1000, 8)}, {"shape": ()}])
-def test_a_table_that_cannot_have_rows_is_refused(changes):
+def test_a_table_that_cannot_have_rows_is_refused(changes) -> None:
     with pytest.raises(ConfigError, match="has no rows that a sparse gradient"):
         table(**changes)

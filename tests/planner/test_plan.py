@@ -13,7 +13,7 @@ EIGHT = ClusterSpec(num_workers=8, num_servers=8, co_located=True)
 TWO = ClusterSpec(num_workers=2, num_servers=2, co_located=True)
 
 
-def test_a_plan_survives_json():
+def test_a_plan_survives_json() -> None:
     plan = make_plan(alexnet(), EIGHT)
     again = Plan.from_json(plan.to_json())
     assert again == plan
@@ -21,7 +21,7 @@ def test_a_plan_survives_json():
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", "null", '{"cluster": {}}', "[" * 100_000])
-def test_text_that_is_no_plan_is_refused(text):
+def test_text_that_is_no_plan_is_refused(text) -> None:
     with pytest.raises(PlanError, match="not a plan"):
         Plan.from_json(text)
 
@@ -47,7 +47,7 @@ def test_text_that_is_no_plan_is_refused(text):
         (("pairs",), 3),
     ],
 )
-def test_a_plan_with_one_thing_of_another_kind_is_refused(where, value):
+def test_a_plan_with_one_thing_of_another_kind_is_refused(where, value) -> None:
     """Also where JSON is as good as any: a plan is compared, and counted with."""
     data = json.loads(make_plan(alexnet(), EIGHT).to_json())
     *path, last = where
@@ -72,14 +72,14 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("what", CHANGES)
-def test_any_change_shows_in_the_digest_and_is_named(what):
+def test_any_change_shows_in_the_digest_and_is_named(what) -> None:
     plan = make_plan(dense("fc", 512, 512, rows=4), TWO)
     other = CHANGES[what]
     assert other.digest() != plan.digest()
     assert what in other.first_difference(plan)
 
 
-def test_a_difference_names_the_variable_and_both_values():
+def test_a_difference_names_the_variable_and_both_values() -> None:
     plan = make_plan(dense("fc", 512, 512, rows=4), TWO)
     assert plan.first_difference(plan) is None
     assert plan.first_difference(CHANGES["scheme"]) == (
@@ -91,7 +91,7 @@ def test_a_difference_names_the_variable_and_both_values():
     assert paired.first_difference(other) == "pair 0: server is 0 against 1"
 
 
-def test_the_table_shows_every_variable_its_columns_and_a_total():
+def test_the_table_shows_every_variable_its_columns_and_a_total() -> None:
     text = make_plan([*dense("fc7", 4096, 4096), plain("step")], EIGHT).table()
     kernel = next(line for line in text.splitlines() if line.startswith("fc7/kernel"))
     for cell in ("4096x4096", "sfb", "224.0 MiB", "14.0 MiB", "455.0 MiB", "8.6 G", "58.7 M"):
@@ -101,7 +101,7 @@ def test_the_table_shows_every_variable_its_columns_and_a_total():
     assert "P1 = 8 workers, P2 = 8 servers, co-located" in text
 
 
-def test_joined_plans_keep_every_variable_unit_and_pair():
+def test_joined_plans_keep_every_variable_unit_and_pair() -> None:
     first, second = make_plan(alexnet(), EIGHT), make_plan(digits_convnet(), EIGHT)
     both = Plan.joined([first, second])
     assert both.variables == first.variables + second.variables
@@ -115,14 +115,14 @@ def test_joined_plans_keep_every_variable_unit_and_pair():
     assert Plan.joined([first]) == first
 
 
-def test_plans_of_different_clusters_do_not_join():
+def test_plans_of_different_clusters_do_not_join() -> None:
     with pytest.raises(PlanError, match="different clusters"):
         Plan.joined([make_plan(alexnet(), TWO), make_plan(alexnet(), EIGHT)])
     with pytest.raises(PlanError, match="no plan"):
         Plan.joined([])
 
 
-def test_alexnet_on_eight_nodes_needs_the_26_gbit_of_the_authors_talk():
+def test_alexnet_on_eight_nodes_needs_the_26_gbit_of_the_authors_talk() -> None:
     """61.5 M parameters, 0.25 s per step, 8 nodes that work and serve.
 
     The formula is the co-located column of Table 1, in plus out: 2 MN (P1 + P2 - 2) / P2 values
@@ -138,7 +138,7 @@ def test_alexnet_on_eight_nodes_needs_the_26_gbit_of_the_authors_talk():
     assert make_plan(alexnet(), EIGHT).gbit_per_s(0.25) < 26 / 5  # factors for fc6 to fc8
 
 
-def test_dedicated_servers_need_the_bandwidth_of_the_busier_side():
+def test_dedicated_servers_need_the_bandwidth_of_the_busier_side() -> None:
     specs = [plain("v", 1_000_000)]
     few = make_plan(specs, ClusterSpec(num_workers=8, num_servers=2, co_located=False))
     assert few.node_bytes_per_step() == pytest.approx(2 * 8 * 4e6 / 2, rel=0.05)
@@ -147,6 +147,6 @@ def test_dedicated_servers_need_the_bandwidth_of_the_busier_side():
 
 
 @pytest.mark.parametrize("seconds", [0, -1, float("nan")])
-def test_a_step_takes_time(seconds):
+def test_a_step_takes_time(seconds) -> None:
     with pytest.raises(PlanError, match="step_seconds"):
         make_plan(alexnet(), EIGHT).gbit_per_s(seconds)

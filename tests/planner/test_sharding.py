@@ -32,7 +32,7 @@ def units_of(plan):
     ]
 
 
-def assert_every_element_is_in_one_pair(plan):
+def assert_every_element_is_in_one_pair(plan) -> None:
     by_unit = {unit.index: [] for unit in plan.units}
     for pair in plan.pairs:
         by_unit[pair.unit].append(pair)
@@ -50,7 +50,7 @@ def assert_every_element_is_in_one_pair(plan):
         assert end == unit.num_elements
 
 
-def assert_no_group_takes_more_than_it_may(plan, specs, coalesce_bytes):
+def assert_no_group_takes_more_than_it_may(plan, specs, coalesce_bytes) -> None:
     ps = [at for at, variable in enumerate(plan.variables) if variable.scheme is Scheme.PS]
     tiny = {at for at in ps if specs[at].num_bytes < coalesce_bytes / 256}
     total_bytes = sum(specs[at].num_bytes for at in ps)
@@ -69,7 +69,7 @@ def assert_no_group_takes_more_than_it_may(plan, specs, coalesce_bytes):
         )
 
 
-def assert_tiny_ones_begin_no_group_early(groups, tiny, is_full):
+def assert_tiny_ones_begin_no_group_early(groups, tiny, is_full) -> None:
     """Where one does, the last that it could have joined has all that it may have there."""
     for at, group in enumerate(groups):
         shared = [k for k in range(at) if len(groups[k]) > 1 or groups[k][0] in tiny]
@@ -79,7 +79,7 @@ def assert_tiny_ones_begin_no_group_early(groups, tiny, is_full):
 
 @pytest.mark.parametrize("all_ps", [False, True], ids=["hybrid", "all ps"])
 @pytest.mark.parametrize("model", MODELS)
-def test_the_fullest_server_holds_at_most_1_05_times_the_mean(model, all_ps):
+def test_the_fullest_server_holds_at_most_1_05_times_the_mean(model, all_ps: bool) -> None:
     specs = model()
     for servers in range(1, 33):
         plan = plan_for(specs, servers, schemes={"*": "ps"} if all_ps else None)
@@ -90,7 +90,7 @@ def test_the_fullest_server_holds_at_most_1_05_times_the_mean(model, all_ps):
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_random_models_are_covered_once_within_the_pair_size(seed):
+def test_random_models_are_covered_once_within_the_pair_size(seed) -> None:
     rng = random.Random(seed)
     specs = []
     for at in range(rng.randint(1, 40)):
@@ -124,19 +124,19 @@ def test_random_models_are_covered_once_within_the_pair_size(seed):
         (1 << 30, 1 << 20),  # The largest that is cut by default.
     ],
 )
-def test_a_large_variable_is_striped_over_all_servers(num_bytes, pair_bytes):
+def test_a_large_variable_is_striped_over_all_servers(num_bytes, pair_bytes) -> None:
     plan = plan_for([plain("v", num_bytes // 4)], servers=4)
     assert [pair.server for pair in plan.pairs[:8]] == [0, 1, 2, 3, 0, 1, 2, 3]
     assert {4 * pair.length for pair in plan.pairs} == {pair_bytes}
 
 
-def test_pairs_are_made_smaller_where_that_balances_the_servers():
+def test_pairs_are_made_smaller_where_that_balances_the_servers() -> None:
     plan = plan_for([plain("v", 5 * (1 << 16) // 4)], servers=4)
     assert {4 * pair.length for pair in plan.pairs} == {5 * (1 << 13)}  # Of 5 times 64 KiB.
     assert set(plan.server_loads()) == {5 * (1 << 14)}
 
 
-def test_only_the_largest_pairs_are_made_smaller():
+def test_only_the_largest_pairs_are_made_smaller() -> None:
     """As in VGG19, cut alike everything would be in 49 pairs."""
     sizes = [288, 2304, 4608, 9216, 18432, *[36864] * 3, 73728, *[147456] * 7]
     specs = [plain(f"conv{at}", size // 4) for at, size in enumerate(sizes)]
@@ -146,7 +146,7 @@ def test_only_the_largest_pairs_are_made_smaller():
     assert max(plan.server_loads()) <= 1.05 * sum(plan.server_loads()) / 8
 
 
-def test_many_servers_are_balanced_in_few_rounds():
+def test_many_servers_are_balanced_in_few_rounds() -> None:
     """Some thousand pairs: their number grows by a share of it, not one by one."""
     rounds = 0
     count = sharding._largest_first
@@ -162,44 +162,44 @@ def test_many_servers_are_balanced_in_few_rounds():
     assert rounds < 120
 
 
-def test_no_pair_is_larger_than_asked_for():
+def test_no_pair_is_larger_than_asked_for() -> None:
     plan = plan_for([plain("v", 1 << 20)], servers=4, kv_pair_bytes=4096)
     assert {4 * pair.length for pair in plan.pairs} == {4096}
 
 
-def test_fewer_elements_than_servers_are_still_all_held():
+def test_fewer_elements_than_servers_are_still_all_held() -> None:
     plan = plan_for([plain("a"), plain("b", 3)], servers=32)
     assert_every_element_is_in_one_pair(plan)
     assert max(plan.server_loads()) == 4
 
 
-def test_without_servers_there_are_no_pairs():
+def test_without_servers_there_are_no_pairs() -> None:
     assert plan_for(alexnet(), servers=0, workers=1).pairs == ()
 
 
-def test_a_tiny_model_is_not_cut_into_crumbs():
+def test_a_tiny_model_is_not_cut_into_crumbs() -> None:
     plan = plan_for(digits_convnet(), servers=32, schemes={"*": "ps"})
     assert len(plan.pairs) < 4 * 32
 
 
-def test_tiny_variables_travel_together_until_they_have_1_mib():
+def test_tiny_variables_travel_together_until_they_have_1_mib() -> None:
     specs = [plain(f"v{at}", 32 * KIB // 4) for at in range(34)]
     names = [spec.name for spec in specs]
     assert units_of(plan_for(specs, 2)) == [("ps", names[:32]), ("ps", names[32:])]
 
 
-def test_the_last_one_may_take_them_beyond_it():
+def test_the_last_one_may_take_them_beyond_it() -> None:
     specs = [plain(f"v{at}", 196 // 4) for at in range(24)]
     units = [names for _, names in units_of(plan_for(specs, 2, coalesce_bytes=16 * 3200))]
     assert [len(names) for names in units] == [17, 7]  # 3332 bytes, 1372 bytes.
 
 
-def test_64_kib_are_not_tiny():
+def test_64_kib_are_not_tiny() -> None:
     specs = [plain("a", 1024), plain("b", 64 * KIB // 4), plain("c", 64 * KIB // 4 - 1)]
     assert [names for _, names in units_of(plan_for(specs, 2))] == [["a", "c"], ["b"]]
 
 
-def test_neighbours_join_more_the_further_they_are_from_both_ends():
+def test_neighbours_join_more_the_further_they_are_from_both_ends() -> None:
     """Where backpropagation begins the link would wait for them, where it ends the step."""
     specs = [plain(f"v{at}", MIB // 4) for at in range(128)]
     sizes = [len(names) for _, names in units_of(plan_for(specs, 2))]
@@ -210,7 +210,7 @@ def test_neighbours_join_more_the_further_they_are_from_both_ends():
     assert sizes[largest:] == sorted(sizes[largest:], reverse=True)
 
 
-def test_only_tiny_ones_join_across_a_large_one():
+def test_only_tiny_ones_join_across_a_large_one() -> None:
     large = [plain(f"large{at}", 100 * MIB // 4) for at in range(3)]
     tiny = [plain(f"tiny{at}", 8) for at in range(2)]
     medium = [plain(f"medium{at}", MIB // 4) for at in range(4)]
@@ -231,7 +231,7 @@ def test_only_tiny_ones_join_across_a_large_one():
     ]
 
 
-def test_half_of_what_a_group_may_have_is_alone():
+def test_half_of_what_a_group_may_have_is_alone() -> None:
     large = [plain(f"large{at}", 100 * MIB // 4) for at in range(2)]
     medium = [plain("a", 1000), plain("b", 1001), plain("c", 1000), plain("d", 1000)]
     specs = [large[0], *medium, large[1]]
@@ -239,18 +239,18 @@ def test_half_of_what_a_group_may_have_is_alone():
     assert units == [["large0"], ["a"], ["b"], ["c", "d"], ["large1"]]
 
 
-def test_a_deep_network_needs_few_exchanges():
+def test_a_deep_network_needs_few_exchanges() -> None:
     plan = plan_for(resnet50(), 4)
     assert len(plan.variables) == 161
     assert len(plan.units) < 35
 
 
-def test_0_leaves_each_on_its_own():
+def test_0_leaves_each_on_its_own() -> None:
     plan = plan_for([plain("a"), plain("b", 8), *conv("c", 3, 4, 4)], 2, coalesce_bytes=0)
     assert [unit.variables for unit in plan.units] == [(0,), (1,), (2,), (3,)]
 
 
-def test_a_large_variable_is_alone_and_parts_no_small_ones():
+def test_a_large_variable_is_alone_and_parts_no_small_ones() -> None:
     specs = [*conv("c1", 3, 64, 64), plain("gamma", 64), *conv("c2", 3, 64, 64)]
     assert units_of(plan_for(specs, 2)) == [
         ("ps", ["c1/kernel"]),
@@ -259,12 +259,12 @@ def test_a_large_variable_is_alone_and_parts_no_small_ones():
     ]
 
 
-def test_types_do_not_mix_in_a_unit_and_part_none_of_the_other():
+def test_types_do_not_mix_in_a_unit_and_part_none_of_the_other() -> None:
     specs = [plain(f"v{at}", 8, dtype=("float32", "float16")[at % 2]) for at in range(4)]
     assert [names for _, names in units_of(plan_for(specs, 2))] == [["v0", "v2"], ["v1", "v3"]]
 
 
-def test_a_kernel_and_its_bias_are_one_unit_and_do_not_part_small_neighbours():
+def test_a_kernel_and_its_bias_are_one_unit_and_do_not_part_small_neighbours() -> None:
     kernel, bias = dense("fc", 2048, 2048, rows=4)
     plan = plan_for([plain("a", 8), bias, kernel, plain("b", 8)], 2)
     assert units_of(plan) == [("ps", ["a", "b"]), ("sfb", ["fc/kernel", "fc/bias"])]

@@ -43,14 +43,14 @@ def vgg_times():
     ],
     ids=["PS, 4 workers", "PS, 8 workers", "hybrid, 2 GbE", "hybrid, 10 GbE"],
 )
-def test_the_bound_of_vgg19_22k(workers, gbe, schemes, expected):
+def test_the_bound_of_vgg19_22k(workers: int, gbe: int, schemes, expected: float) -> None:
     bound = speedup_bound(
         vgg_plan(workers, schemes), vgg_times(), compute_s=STEP_S, bits_per_s=gbe * 1e9
     )
     assert bound == pytest.approx(expected, abs=0.006)
 
 
-def test_without_overlap_everything_leaves_at_the_end_of_the_computation():
+def test_without_overlap_everything_leaves_at_the_end_of_the_computation() -> None:
     plan = vgg_plan(4, {"*": "ps"})
     at_the_end = {variable.name: STEP_S for variable in plan.variables}
     end_s = communication_end(transfers_of(plan, at_the_end), bits_per_s=10e9)
@@ -58,25 +58,25 @@ def test_without_overlap_everything_leaves_at_the_end_of_the_computation():
     assert end_s - STEP_S == pytest.approx(229_052_817 * 4 * 1.5 * 8 / 10e9, rel=1e-6)
 
 
-def test_gradients_exist_from_the_top_down_after_the_forward_pass():
+def test_gradients_exist_from_the_top_down_after_the_forward_pass() -> None:
     assert gradient_times([0.75, 0.25], compute_s=3.0) == pytest.approx([3.0, 1.5])
 
 
-def test_a_link_serves_first_come_first_and_idles_until_something_exists():
+def test_a_link_serves_first_come_first_and_idles_until_something_exists() -> None:
     transfers = [Transfer(5.0, 1), Transfer(1.0, 2), Transfer(2.0, 1)]
     assert communication_end(transfers, bits_per_s=8) == 6.0
     assert communication_end(transfers[1:], bits_per_s=8) == 4.0
     assert communication_end([], bits_per_s=8) == 0.0
 
 
-def test_one_worker_has_nothing_to_send():
+def test_one_worker_has_nothing_to_send() -> None:
     cluster = ClusterSpec(num_workers=1, num_servers=0, co_located=True)
     plan = make_plan(vgg19_22k(), cluster)
     bound = speedup_bound(plan, vgg_times(), compute_s=STEP_S, bits_per_s=1)
     assert bound == pytest.approx(1)
 
 
-def test_wrong_arguments_are_named():
+def test_wrong_arguments_are_named() -> None:
     plan = vgg_plan(2)
     with pytest.raises(PlanError, match="bits_per_s must be more than 0, got 0"):
         communication_end([], bits_per_s=0)

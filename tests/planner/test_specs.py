@@ -15,12 +15,12 @@ def difference(mine, theirs):
 
 
 @pytest.mark.parametrize("workers, servers", [(0, 1), (2, 0), (1, -1)])
-def test_an_impossible_cluster_is_refused(workers, servers):
+def test_an_impossible_cluster_is_refused(workers: int, servers: int) -> None:
     with pytest.raises(ConfigError):
         ClusterSpec(num_workers=workers, num_servers=servers, co_located=True)
 
 
-def test_one_worker_needs_no_server():
+def test_one_worker_needs_no_server() -> None:
     ClusterSpec(num_workers=1, num_servers=0, co_located=True)
 
 
@@ -33,37 +33,37 @@ def test_one_worker_needs_no_server():
         ({"rows": 0}, "rows"),
     ],
 )
-def test_an_impossible_variable_is_refused_and_the_reason_is_named(wrong, names):
+def test_an_impossible_variable_is_refused_and_the_reason_is_named(wrong, names: str) -> None:
     right = {"name": "fc/kernel", "shape": (4, 5), "dtype": "float32"}
     with pytest.raises(ConfigError, match=names):
         VariableSpec(**{**right, **wrong})
 
 
 @pytest.mark.parametrize("dtype, size", [("float16", 2), ("bfloat16", 2), ("float64", 8)])
-def test_bytes_follow_the_dtype(dtype, size):
+def test_bytes_follow_the_dtype(dtype: str, size: int) -> None:
     assert plain("v", 3, 5, dtype=dtype).num_bytes == 15 * size
     assert plain("v", dtype=dtype).num_elements == 1  # a scalar
 
 
-def test_specs_survive_json():
+def test_specs_survive_json() -> None:
     kernel, _ = dense("turned", 8, 6)
     for spec in [*alexnet(), replace(kernel, layout=(((8, 6), (1, 0)),))]:
         assert VariableSpec.from_json_dict(json.loads(json.dumps(spec.to_json_dict()))) == spec
 
 
 @pytest.mark.parametrize("change", [{"shape": 7}, {"factors": [1]}, {"dtype": None}])
-def test_json_that_is_no_spec_is_refused(change):
+def test_json_that_is_no_spec_is_refused(change) -> None:
     with pytest.raises(ConfigError):
         VariableSpec.from_json_dict({**plain("v", 3).to_json_dict(), **change})
     with pytest.raises(ConfigError):
         VariableSpec.from_json_dict({})
 
 
-def test_equal_models_under_other_names_do_not_differ():
+def test_equal_models_under_other_names_do_not_differ() -> None:
     assert difference(dense("seq/fc1", 64, 10), dense("seq_1/fc1", 64, 10)) is None
 
 
-def test_a_difference_names_the_variable_and_both_values():
+def test_a_difference_names_the_variable_and_both_values() -> None:
     front = dense("seq/fc0", 8, 64)
     mine = [*front, *dense("seq/fc1", 64, 10)]
     theirs = [*front, *dense("seq_1/fc1", 64, 12)]
@@ -73,7 +73,7 @@ def test_a_difference_names_the_variable_and_both_values():
     )
 
 
-def test_a_difference_that_shape_and_dtype_hide_is_spelled_out():
+def test_a_difference_that_shape_and_dtype_hide_is_spelled_out() -> None:
     kernel, bias = dense("fc", 64, 10)
     narrow = replace(kernel, factor_dtype="float16")
     told = difference([kernel, bias], [narrow, bias])
@@ -83,7 +83,7 @@ def test_a_difference_that_shape_and_dtype_hide_is_spelled_out():
     assert "[bias of variable 0]" in told and "[bias of variable 1]" in told
 
 
-def test_what_the_shapes_of_one_batch_hide_is_no_difference():
+def test_what_the_shapes_of_one_batch_hide_is_no_difference() -> None:
     """One row, or an open length: no factors, other rows, no column sum; a table's dense sum."""
     kernel, bias = dense("fc", 64, 10)
     hidden = [plain("fc/kernel", 64, 10), plain("fc/bias", 10)]
@@ -94,7 +94,7 @@ def test_what_the_shapes_of_one_batch_hide_is_no_difference():
     assert difference([table], [plain("t", 9, 4)]) is None
 
 
-def test_what_one_worker_sees_holds_for_all():
+def test_what_one_worker_sees_holds_for_all() -> None:
     """By the names of rank 0, with the most rows; a bias belongs to the kernel at its place."""
     kernel, bias = dense("seq/fc", 64, 10, rows=2)
     hidden = [plain("seq/fc/kernel", 64, 10), plain("seq/fc/bias", 10)]
@@ -107,7 +107,7 @@ def test_what_one_worker_sees_holds_for_all():
     assert merged([hidden, hidden]) == hidden
 
 
-def test_factors_are_those_of_a_worker_that_sees_the_bias():
+def test_factors_are_those_of_a_worker_that_sees_the_bias() -> None:
     """Turned round, V would not have the bias as its column sum."""
     kernel, bias = dense("fc", 10, 10)
     turned = replace(kernel, layout=(((10, 10), (1, 0)),))
@@ -115,7 +115,7 @@ def test_factors_are_those_of_a_worker_that_sees_the_bias():
     assert agreed[0].layout == () and agreed[1].bias_of == "fc/kernel"
 
 
-def test_a_table_is_sparse_where_it_is_on_all_workers():
+def test_a_table_is_sparse_where_it_is_on_all_workers() -> None:
     """A worker whose gradient is dense has no rows to send."""
     table = VariableSpec(name="t", shape=(9, 4), dtype="float32", sparse=True, rows=3, why_rows="a")
     other = replace(table, name="u", rows=4)
@@ -124,7 +124,7 @@ def test_a_table_is_sparse_where_it_is_on_all_workers():
     assert agreed == [replace(plain("v", 9, 4), name="t")]
 
 
-def test_a_missing_variable_is_named_on_either_side():
+def test_a_missing_variable_is_named_on_either_side() -> None:
     kernel, bias = dense("fc", 64, 10)
     assert "rank 0 has fc/bias float32 (10,), rank 1 has nothing" in difference(
         [kernel, bias], [kernel]

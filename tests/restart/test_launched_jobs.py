@@ -31,7 +31,7 @@ class Training:
       num_servers: 0 for a server beside each worker.
     """
 
-    def __init__(self, folder, *, num_servers):
+    def __init__(self, folder, *, num_servers) -> None:
         self._folder, self._num_servers = folder, num_servers
         self._stack = contextlib.ExitStack()
         self._temporary = folder / "temporary"  # Others may use the system's own meanwhile.
@@ -49,7 +49,7 @@ class Training:
             self._stack = self._stack.pop_all()
         return self
 
-    def __exit__(self, *exception):
+    def __exit__(self, *exception) -> None:
         self._stack.close()
 
     def _launch(self, address):
@@ -70,7 +70,7 @@ class Training:
                 stderr=subprocess.STDOUT,
             )
 
-    def _end(self):
+    def _end(self) -> None:
         for process in marked(str(self._folder)):  # None, if the test has passed.
             process.kill()
         self.launcher.wait()
@@ -83,7 +83,7 @@ class Training:
         assert ready == [test], "the job did not come to train:\n" + self.output()
         return test.accept()[0]
 
-    def go_on(self):
+    def go_on(self) -> None:
         for call in self._calls:
             call.sendall(b"!")
 
@@ -99,7 +99,7 @@ class Training:
         }
 
 
-def wait_asked(pid):
+def wait_asked(pid) -> None:
     """Until SIGTERM has come to this process: what was in place before it is in place again."""
     deadline_s = time.monotonic() + END_S
     while is_caught(pid, signal.SIGTERM):
@@ -126,8 +126,8 @@ def thorough(*case):
     ],
 )
 def test_a_launcher_that_is_asked_to_end_has_its_job_save_and_leaves_nothing(
-    tmp_path, num_servers, signum
-):
+    tmp_path: Path, num_servers, signum
+) -> None:
     """The code is the documented one, and the next run begins with the epoch that was cut short;
     of this one no process, port, shared memory or temporary file stays."""
     with Training(tmp_path, num_servers=num_servers) as job:
@@ -152,7 +152,9 @@ def test_a_launcher_that_is_asked_to_end_has_its_job_save_and_leaves_nothing(
 
 
 @pytest.mark.parametrize("num_servers", [0, thorough(1)])
-def test_of_a_job_that_trains_nothing_stays_when_its_launcher_is_killed(tmp_path, num_servers):
+def test_of_a_job_that_trains_nothing_stays_when_its_launcher_is_killed(
+    tmp_path: Path, num_servers
+) -> None:
     """Neither processes nor ports nor shared memory, nor the files that TensorFlow removes at its
     end: the members are asked to end before they are killed."""
     with Training(tmp_path, num_servers=num_servers) as job:

@@ -8,6 +8,7 @@ import select
 import signal
 import socket
 import time
+from pathlib import Path
 
 import pytest
 
@@ -71,7 +72,7 @@ def said(job, names):
 def sigterm_to(*names):
     """Asks these members, such as "ps 0", to end."""
 
-    def ask(job):
+    def ask(job) -> None:
         for member in members(job):
             if f"{member.role} {member.rank}" in names:
                 member.process.send_signal(signal.SIGTERM)
@@ -90,7 +91,7 @@ def sigterm_to(*names):
     ],
     ids=lambda each: " and ".join(each) if isinstance(each, list) else f"{each} servers",
 )
-def test_sigterm_ends_fit_on_all_and_a_rerun_goes_on(tmp_path, who, num_servers):
+def test_sigterm_ends_fit_on_all_and_a_rerun_goes_on(tmp_path: Path, who, num_servers: int) -> None:
     """All end with 143 after the same step; the backup has that step's values; `on_train_end`,
     which would delete it, has not run. The rerun begins with the epoch that was cut short."""
     with asked("fit", tmp_path, sigterm_to(*who), num_servers=num_servers) as job:
@@ -114,7 +115,7 @@ def test_sigterm_ends_fit_on_all_and_a_rerun_goes_on(tmp_path, who, num_servers)
     assert not (tmp_path / "backup").exists()
 
 
-def test_sigterm_ends_a_custom_loop_on_all_workers_after_the_same_step(tmp_path):
+def test_sigterm_ends_a_custom_loop_on_all_workers_after_the_same_step(tmp_path: Path) -> None:
     """`stop_requested` is True on both at once, and stays so; a server beside a worker is no
     reason to fail."""
     with asked("loop", tmp_path, sigterm_to("worker 1"), num_servers=0) as job:
@@ -125,7 +126,9 @@ def test_sigterm_ends_a_custom_loop_on_all_workers_after_the_same_step(tmp_path)
 
 
 @pytest.mark.thorough
-def test_sigterm_outside_of_training_ends_the_worker_and_the_others_hear_why(tmp_path):
+def test_sigterm_outside_of_training_ends_the_worker_and_the_others_hear_why(
+    tmp_path: Path,
+) -> None:
     """It ends by the signal, as any program does; the others' error names it."""
     with asked("idle", tmp_path, sigterm_to("worker 1")) as job:
         assert codes(job) == [1, -signal.SIGTERM, 1], outputs(job)

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -16,7 +17,7 @@ TIMEOUT_S = 240.0
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
+def undisturbed(tmp_path_factory: pytest.TempPathFactory):
     """By the number of servers: what both ranks have at the end of a job in which nobody dies."""
 
     @functools.cache
@@ -30,14 +31,14 @@ def undisturbed(tmp_path_factory):
     return results
 
 
-def check(results, undisturbed):
+def check(results, undisturbed) -> None:
     """Trained from the second epoch on, with the same bits."""
     assert results["epochs"] == [1, 2]
     assert results["digest"] == undisturbed["digest"]
     assert results["loss"] == undisturbed["loss"]
 
 
-def check_folder(folder):
+def check_folder(folder) -> None:
     """The backup is gone, and all were in two runs, the second one of a larger number."""
     assert {path.name for path in folder.iterdir()} == {"died", "runs-0", "runs-1"}
     runs, others = ((folder / f"runs-{rank}").read_text().split() for rank in (0, 1))
@@ -54,8 +55,8 @@ def check_folder(folder):
     ],
 )
 def test_the_launcher_restarts_a_job_of_which_a_process_was_killed(
-    undisturbed, tmp_path, victim, named
-):
+    undisturbed, tmp_path: Path, victim: str, named: str
+) -> None:
     """`poseidon-tf run --max-restarts 1`: SIGKILL in an epoch costs that epoch and no bit."""
     command = [sys.executable, "-m", "poseidon_tf", "run", "--workers", "2", "--servers", "1"]
     done = subprocess.run(
@@ -105,8 +106,8 @@ AT_ONCE = None
     ],
 )
 def test_a_supervisor_restarts_each_process_that_has_failed(
-    undisturbed, tmp_path, victim, num_servers, seed
-):
+    undisturbed, tmp_path: Path, victim, num_servers, seed
+) -> None:
     """In any order, and after any delay, while others are still of the run before."""
     names = ["worker 0", "worker 1", *(["ps 0"] * num_servers)]
     turns = turns_of(seed, names) if seed is not AT_ONCE else []

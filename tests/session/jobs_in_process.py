@@ -28,7 +28,7 @@ class InProcess:
 
     def __init__(
         self, num_workers, num_servers, *, deadlines=DEADLINES, settings=ConnectionSettings()
-    ):
+    ) -> None:
         self._deadlines, self._settings = deadlines, settings
         addresses = free_addresses(num_workers + num_servers)
         self.workers, self.servers = tuple(addresses[:num_workers]), tuple(addresses[num_workers:])
@@ -88,7 +88,7 @@ WORDS = RowSpec.sparse("words", num_rows=50, width=5, dtype="float32", index_dty
 class Training:
     """Whole keys, a key cut over servers, a value of changing size, factors and sparse rows."""
 
-    def __init__(self, member, num_workers, num_servers):
+    def __init__(self, member, num_workers, num_servers) -> None:
         self.worker, self.ranks = member.worker, range(num_workers)
         self.delivered, self.routes = {}, {}
         for name, size in SIZES.items():
@@ -107,7 +107,7 @@ class Training:
         )
         self.worker.gather("ready", b"")
 
-    def _open(self, name, *args, **options):
+    def _open(self, name, *args, **options) -> None:
         self.delivered[name] = Deliveries()
         self.routes[name] = self.worker.open_sum(
             name, *args, **options, deliver=self.delivered[name]
@@ -130,7 +130,7 @@ class Training:
             ],
         }
 
-    def step(self, step):
+    def step(self, step) -> None:
         by_rank = [self.contributions(rank, step) for rank in self.ranks]
         own = by_rank[self.worker.rank]
         for name in list(own)[:: 1 if self.worker.rank % 2 else -1]:

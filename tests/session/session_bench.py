@@ -14,11 +14,11 @@ WAIT_S = 20.0  # Far more than anything here takes.
 class NotingSyncer:
     """Sends nothing; a test says when a step is done."""
 
-    def __init__(self, name):
+    def __init__(self, name) -> None:
         self.name = name
         self.sent = []
 
-    def send(self, step, arrays):
+    def send(self, step, arrays) -> None:
         self.sent.append((step, list(arrays)))
 
     def payload_bytes(self):
@@ -33,10 +33,10 @@ class FailingSyncer(NotingSyncer):
 class Deliveries:
     """What one route was given, in order."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._queue = queue.SimpleQueue()
 
-    def __call__(self, step, results, error):
+    def __call__(self, step, results, error) -> None:
         self._queue.put((step, results, error))
 
     def next(self):
@@ -60,7 +60,7 @@ class Bench:
         last_step=lambda: -1,
         answer=lambda error: error,
         **deadlines,
-    ):
+    ) -> None:
         self.reports = []
         self._answer = answer
         self.session = Session(

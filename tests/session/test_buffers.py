@@ -14,7 +14,7 @@ NUM_BYTES = 1000
 
 
 @pytest.fixture(params=["own", "shared"])
-def buffers(request):
+def buffers(request: pytest.FixtureRequest):
     """Of this process's own memory, and of memory that it shares."""
     if request.param == "own":
         yield Buffers(NUM_BYTES)
@@ -31,7 +31,7 @@ def capsule(array: np.ndarray):
     return array.__dlpack__()
 
 
-def test_buffers_are_aligned_writable_and_apart(buffers):
+def test_buffers_are_aligned_writable_and_apart(buffers) -> None:
     """Each begins at a multiple of 64 and shares no byte with another that is in use."""
     taken = [buffers.take().values for _ in range(5)]
     for at, values in enumerate(taken):
@@ -41,7 +41,7 @@ def test_buffers_are_aligned_writable_and_apart(buffers):
     assert [set(values.tolist()) for values in taken] == [{at} for at in range(5)]
 
 
-def test_a_buffer_is_used_again_when_it_is_free(buffers):
+def test_a_buffer_is_used_again_when_it_is_free(buffers) -> None:
     """Many steps, one after the other, need the memory of one."""
     addresses = {address(buffers.take().values) for _ in range(10)}
     assert len(addresses) == 1
@@ -68,7 +68,7 @@ def test_a_buffer_is_used_again_when_it_is_free(buffers):
     ],
     ids=["slice", "dtype", "strides", "array", "memory", "cast", "dlpack", "capsule", "part", "c"],
 )
-def test_nothing_is_used_again_while_anything_refers_to_it(buffers, refer):
+def test_nothing_is_used_again_while_anything_refers_to_it(buffers, refer) -> None:
     """A view of any kind keeps its buffer; the end of the last one frees it."""
     values = buffers.take().values
     first = address(values)
@@ -88,7 +88,7 @@ def test_nothing_is_used_again_while_anything_refers_to_it(buffers, refer):
     assert address(buffers.take().values) == first
 
 
-def test_the_offset_is_that_of_the_bytes_in_the_shared_memory():
+def test_the_offset_is_that_of_the_bytes_in_the_shared_memory() -> None:
     """What is put in a buffer is at its offset on the other side, new or used again."""
     with two_sides() as (creator, child):
         creator.grow(10)
@@ -107,22 +107,22 @@ def test_the_offset_is_that_of_the_bytes_in_the_shared_memory():
         assert creator.grow(0) <= 4 * 1024  # Three buffers, and no more for the second round.
 
 
-def test_own_memory_has_no_offset():
+def test_own_memory_has_no_offset() -> None:
     """There is nothing in which another process could find it."""
     assert Buffers(NUM_BYTES).take().offset is None
 
 
-def test_a_buffer_of_nothing_may_be_taken():
+def test_a_buffer_of_nothing_may_be_taken() -> None:
     """No rows make no bytes."""
     for _ in range(2):
         assert Buffers(0).take().values.size == 0
 
 
-def test_threads_never_hold_the_same_buffer(buffers):
+def test_threads_never_hold_the_same_buffer(buffers) -> None:
     """What one thread writes stays as it is while others take and give back."""
     wrong = []
 
-    def use(number):
+    def use(number) -> None:
         for _ in range(300):
             values = buffers.take().values
             values[:] = number

@@ -12,7 +12,7 @@ from poseidon_tf.session.naming import WorkerNames
 WAIT_S = 20.0  # Far more than anything here takes.
 
 
-def test_nothing_is_announced_while_nobody_has_run_out():
+def test_nothing_is_announced_while_nobody_has_run_out() -> None:
     """Equal data costs no message."""
     state = IteratorEnds(num_workers=2, rank=0)
     for elements in range(1, 5):
@@ -21,7 +21,7 @@ def test_nothing_is_announced_while_nobody_has_run_out():
         assert state.to_announce() is None
 
 
-def test_once_somebody_has_run_out_every_element_is_announced_once():
+def test_once_somebody_has_run_out_every_element_is_announced_once() -> None:
     """Who has run out can ask nobody: it must be told."""
     state = IteratorEnds(num_workers=2, rank=0)
     state.saw(0, Count(3))
@@ -35,7 +35,7 @@ def test_once_somebody_has_run_out_every_element_is_announced_once():
     assert state.to_announce() is None
 
 
-def test_a_step_exists_if_anyone_has_it_and_ends_when_all_have_run_out():
+def test_a_step_exists_if_anyone_has_it_and_ends_when_all_have_run_out() -> None:
     """Counts arrive in any order; until they do, an element may exist."""
     state = IteratorEnds(num_workers=3, rank=0)
     state.saw(0, Count(1, True))
@@ -52,7 +52,7 @@ def test_a_step_exists_if_anyone_has_it_and_ends_when_all_have_run_out():
 class Workers:
     """Two workers whose announcements wait in a list until a test delivers them."""
 
-    def __init__(self, timeout_s=WAIT_S):
+    def __init__(self, timeout_s=WAIT_S) -> None:
         self.failure = None
         self.failed_with = []
         self.messages = []
@@ -74,11 +74,11 @@ class Workers:
         self.failed_with.append(error)
         return error
 
-    def announce(self, rank, message):
+    def announce(self, rank, message) -> None:
         self.messages.append((rank, message))
         self.has_news.release()
 
-    def deliver(self):
+    def deliver(self) -> None:
         """Hand over one announcement, once there is one."""
         assert self.has_news.acquire(timeout=WAIT_S)
         rank, message = self.messages.pop(0)
@@ -88,7 +88,7 @@ class Workers:
         """Rank 0, which has run out, asks for a step of dataset 5, iterator 2."""
         answers = []
 
-        def wait():
+        def wait() -> None:
             try:
                 answers.append(self.ends[0].has_step(5, 2, index, False))
             except Exception as failure:
@@ -105,7 +105,7 @@ def answer_of(asked):
     return answers[0]
 
 
-def test_who_has_run_out_goes_on_while_the_other_has_data():
+def test_who_has_run_out_goes_on_while_the_other_has_data() -> None:
     """It learns what the other has, element by element, and at last that there is no more."""
     workers = Workers()
     assert workers.ends[1].has_step(5, 2, 0, True)
@@ -124,7 +124,7 @@ def test_who_has_run_out_goes_on_while_the_other_has_data():
     assert not workers.messages
 
 
-def test_an_iterator_that_is_dropped_waits_no_longer():
+def test_an_iterator_that_is_dropped_waits_no_longer() -> None:
     """Keras opens iterators that it never reads to the end."""
     workers = Workers()
     asked = workers.ask(0)
@@ -134,14 +134,14 @@ def test_an_iterator_that_is_dropped_waits_no_longer():
     assert not workers.failed_with
 
 
-def test_who_has_left_has_no_more_data():
+def test_who_has_left_has_no_more_data() -> None:
     workers = Workers()
     asked = workers.ask(0)
     workers.ends[0].left(1)
     assert answer_of(asked) is False
 
 
-def test_a_failure_ends_the_wait():
+def test_a_failure_ends_the_wait() -> None:
     workers = Workers()
     asked = workers.ask(0)
     workers.failure = MemberError("worker rank 1 failed")
@@ -149,7 +149,7 @@ def test_a_failure_ends_the_wait():
     assert answer_of(asked) is workers.failure
 
 
-def test_a_wait_has_a_deadline_that_names_who_was_waited_for():
+def test_a_wait_has_a_deadline_that_names_who_was_waited_for() -> None:
     workers = Workers(timeout_s=0.05)
     answer = answer_of(workers.ask(3))
     assert isinstance(answer, StepTimeout) and workers.failed_with == [answer]
@@ -159,13 +159,13 @@ def test_a_wait_has_a_deadline_that_names_who_was_waited_for():
     )
 
 
-def test_garbage_is_refused():
+def test_garbage_is_refused() -> None:
     with pytest.raises(ProtocolError, match="rank 1 announced 3 bytes"):
         Workers().ends[0].heard(1, b"abc")
 
 
 @pytest.mark.parametrize("numbers", [(-1, 0, 3), (0, -1, 3), (0, 0, -3)])
-def test_an_announcement_of_impossible_numbers_is_refused(numbers):
+def test_an_announcement_of_impossible_numbers_is_refused(numbers) -> None:
     """Nothing counts from below zero."""
     ends = alone()
     with pytest.raises(ProtocolError, match="rank 1 announced"):
@@ -173,7 +173,7 @@ def test_an_announcement_of_impossible_numbers_is_refused(numbers):
 
 
 @pytest.mark.parametrize("rank", [-1, 0, 2, 2**32 - 1])
-def test_only_the_other_workers_are_heard(rank):
+def test_only_the_other_workers_are_heard(rank) -> None:
     """What somebody else says of their data says nothing of any worker's."""
     ends = alone()
     with pytest.raises(ProtocolError, match=f"rank {rank} announced its data to rank 0"):
@@ -181,7 +181,7 @@ def test_only_the_other_workers_are_heard(rank):
     assert not ends._iterators
 
 
-def test_a_worker_may_not_name_iterators_without_end(monkeypatch):
+def test_a_worker_may_not_name_iterators_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each would be remembered; those that are known go on."""
     monkeypatch.setattr("poseidon_tf.session.data_ends._MAX_ITERATORS", 3)
     ends = alone()

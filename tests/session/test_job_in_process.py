@@ -34,7 +34,7 @@ CLUSTERS = [
 
 
 @pytest.mark.parametrize("num_workers, num_servers", CLUSTERS)
-def test_twenty_steps_have_the_bits_of_sums_in_rank_order(num_workers, num_servers):
+def test_twenty_steps_have_the_bits_of_sums_in_rank_order(num_workers, num_servers) -> None:
     """All workers get all sums and factors, bit for bit, and count their bytes exactly."""
 
     def work(member):
@@ -64,7 +64,7 @@ def test_twenty_steps_have_the_bits_of_sums_in_rank_order(num_workers, num_serve
 
 
 @pytest.mark.parametrize("num_workers, num_servers", CLUSTERS)
-def test_results_stay_as_they_are_while_they_are_used(num_workers, num_servers):
+def test_results_stay_as_they_are_while_they_are_used(num_workers, num_servers) -> None:
     """Two steps are under way at any time; a result that is kept outlives the steps after it,
     and a part of it keeps it; what is dropped is not missed."""
     size, num_steps = 40_005, 12
@@ -99,7 +99,7 @@ def test_results_stay_as_they_are_while_they_are_used(num_workers, num_servers):
     assert results == [8] * num_workers
 
 
-def test_framing_of_whole_pairs_is_within_two_percent():
+def test_framing_of_whole_pairs_is_within_two_percent() -> None:
     """8 MiB in 512 KiB pairs: the payload is exact, and little else is on the streams."""
     size = 16 * PAIR_BYTES // 4
 
@@ -129,7 +129,7 @@ def test_framing_of_whole_pairs_is_within_two_percent():
         assert 0 < statistics.workers.received_bytes < 100
 
 
-def test_sums_announced_together_ask_each_server_once(monkeypatch):
+def test_sums_announced_together_ask_each_server_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Opening them asks nobody; a sum that was not announced is when it is opened."""
     asked, register = [], ServerLink.register
 
@@ -163,7 +163,7 @@ def test_sums_announced_together_ask_each_server_once(monkeypatch):
     assert InProcess(2, 2).run(work)[0] == [3, 3]
 
 
-def test_a_worker_that_fails_fails_the_step_of_the_others():
+def test_a_worker_that_fails_fails_the_step_of_the_others() -> None:
     """Whoever waits for it gets an error that names it, and the servers end with 1."""
     pushed = threading.Event()
 
@@ -187,7 +187,7 @@ def test_a_worker_that_fails_fails_the_step_of_the_others():
     assert codes == [1]
 
 
-def test_workers_that_disagree_on_a_size_are_told_so():
+def test_workers_that_disagree_on_a_size_are_told_so() -> None:
     """The second to announce a key hears how the first did, before anything is summed."""
 
     def work(member):

@@ -28,7 +28,7 @@ def limits(seed):
 
 
 @pytest.fixture
-def proxied(monkeypatch):
+def proxied(monkeypatch: pytest.MonkeyPatch):
     """An `InProcess` job and its proxies: members listen elsewhere than the cluster says."""
     with contextlib.ExitStack() as stack:
         # The server's own resume_s counts until it serves; then it is rank 0's.
@@ -52,17 +52,17 @@ def proxied(monkeypatch):
 class Serving(logging.Handler):
     """Notes that the server has begun to serve."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__(logging.INFO)
         self.has_begun = threading.Event()
 
-    def emit(self, record):
+    def emit(self, record) -> None:
         if record.getMessage().startswith("server 0 serves on"):
             self.has_begun.set()
 
 
 @pytest.fixture
-def serving(caplog):
+def serving(caplog: pytest.LogCaptureFixture):
     handler, logger = Serving(), logging.getLogger("poseidon_tf")
     logger.addHandler(handler)
     with caplog.at_level(logging.INFO, logger="poseidon_tf"):
@@ -70,7 +70,7 @@ def serving(caplog):
     logger.removeHandler(handler)
 
 
-def test_twenty_steps_have_the_same_bits_though_every_connection_breaks(proxied, serving):
+def test_twenty_steps_have_the_same_bits_though_every_connection_breaks(proxied, serving) -> None:
     """Sums, factors, rows and gathers: each connection breaks every few hundred KB, and all of
     them in the middle of each step. Nothing is counted twice. The server itself was given no time
     to take connections up again: rank 0's is the job's."""

@@ -13,7 +13,7 @@ NAMES = ["the gradient of 'fc/kernel'", "the gradient of 'fc/bias'"]
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("value", [np.nan, -np.nan, np.inf, -np.inf])
-def test_one_bad_number_is_found_wherever_it_is(dtype, value):
+def test_one_bad_number_is_found_wherever_it_is(dtype, value) -> None:
     """And counted; the largest finite numbers are none."""
     largest = float(ml_dtypes.finfo(dtype).max)
     for at in [(0, 0), (2, 1), (6, 4)]:
@@ -26,24 +26,24 @@ def test_one_bad_number_is_found_wherever_it_is(dtype, value):
 
 
 @pytest.mark.parametrize("dtype", [*DTYPES, "int32"])
-def test_no_rows_are_no_bad_rows(dtype):
+def test_no_rows_are_no_bad_rows(dtype) -> None:
     """A share of a batch may be empty."""
     assert fault(np.zeros((0, 5), dtype)) == ""
 
 
 @pytest.mark.parametrize("bits", [0x7F80_0000, 0x7FC0_0000, -1])
-def test_integers_are_finite_whatever_their_bits(bits):
+def test_integers_are_finite_whatever_their_bits(bits: int) -> None:
     """Row numbers are."""
     assert fault(np.full(3, bits, "int32")) == ""
 
 
-def test_all_of_many_bad_numbers_are_counted():
+def test_all_of_many_bad_numbers_are_counted() -> None:
     """Of either kind."""
     array = np.array([1, np.nan, np.inf, -np.inf, np.nan, np.nan], "float16")
     assert fault(array) == "3 NaN and 2 infinite among its 6 numbers, the first at (1,)"
 
 
-def test_a_bad_contribution_is_not_sent_and_fails_the_session(bench):
+def test_a_bad_contribution_is_not_sent_and_fails_the_session(bench) -> None:
     """The error names rank, step and the variable itself, not only its unit; the others hear it."""
     job = bench()
     names = {"variables": ["fc/kernel", "fc/bias"], "contents": NAMES}
@@ -61,14 +61,14 @@ def test_a_bad_contribution_is_not_sent_and_fails_the_session(bench):
     assert {delivered.next()[0], delivered.next()[0]} == {0, 1}
 
 
-def test_it_is_sent_where_nobody_asked(bench):
+def test_it_is_sent_where_nobody_asked(bench) -> None:
     """Sums of what is not finite are what they are."""
     route, _ = bench().route("fc")
     route.push([np.array([np.nan])])
     assert len(route.syncer.sent) == 1
 
 
-def test_a_bad_contribution_of_one_replica_names_the_replica(bench):
+def test_a_bad_contribution_of_one_replica_names_the_replica(bench) -> None:
     """It is found before the replicas' contributions are joined."""
     job = bench()
     route, _ = job.route("fc", num_replicas=2)

@@ -7,7 +7,7 @@ from poseidon_tf.coordinator.stopping import Stopping
 from poseidon_tf.session.preemption import EXIT_CODE, Preempted, Preemption
 
 
-def test_the_first_reason_counts():
+def test_the_first_reason_counts() -> None:
     """Several processes may be asked to end at once."""
     preemption = Preemption()
     assert preemption.reason == ""
@@ -18,7 +18,7 @@ def test_the_first_reason_counts():
     assert preemption.reason == "worker rank 1" and preemption.is_heeded
 
 
-def test_a_worker_notices_only_where_it_watches():
+def test_a_worker_notices_only_where_it_watches() -> None:
     """`fit` in a `fit` is one; a loop watches for good."""
     preemption = Preemption()
     with preemption.watching():
@@ -30,7 +30,7 @@ def test_a_worker_notices_only_where_it_watches():
     assert preemption.is_watched
 
 
-def test_it_ends_the_process_with_its_code():
+def test_it_ends_the_process_with_its_code() -> None:
     """As SystemExit, which runs every `finally` and which `except Exception` lets pass."""
     with pytest.raises(SystemExit) as raised:
         raise Preempted("worker rank 1")
@@ -41,7 +41,7 @@ def test_it_ends_the_process_with_its_code():
 class Loop:
     """One worker's calls of `stop_requested`, without the coordinator between them."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.stopping = Stopping(timeout_s=1.0)
         self.begun = 0
 
@@ -51,7 +51,7 @@ class Loop:
         return self.stopping.begin()
 
 
-def test_a_worker_at_the_same_step_stops_there_with_the_asking_one():
+def test_a_worker_at_the_same_step_stops_there_with_the_asking_one() -> None:
     """It has heard before its next step, and need not run one more."""
     one, two = Loop(), Loop()
     for loop in (one, two):
@@ -70,7 +70,7 @@ def test_a_worker_at_the_same_step_stops_there_with_the_asking_one():
         assert loop.stopping.is_due
 
 
-def test_a_worker_that_has_begun_one_step_more_takes_the_asking_one_with_it():
+def test_a_worker_that_has_begun_one_step_more_takes_the_asking_one_with_it() -> None:
     """It cannot end that step alone: both stop after it."""
     one, two = Loop(), Loop()
     one.step()

@@ -8,7 +8,7 @@ from poseidon_tf.errors import ProtocolError
 from poseidon_tf.session.replicas import ReplicaJoin, stacking, summing
 
 
-def test_the_last_replica_completes_a_step():
+def test_the_last_replica_completes_a_step() -> None:
     """Only then there is something to send; the first one begins the step."""
     join = ReplicaJoin(3, summing("float32"))
     ones = [np.ones(2, "float32")]
@@ -19,7 +19,7 @@ def test_the_last_replica_completes_a_step():
     assert joined[0].tolist() == [3.0, 3.0]
 
 
-def test_replicas_may_be_a_step_apart():
+def test_replicas_may_be_a_step_apart() -> None:
     """Each replica's step is the number of its own contributions."""
     join = ReplicaJoin(2, stacking)
     join.add(0, [np.zeros((1, 2))])
@@ -31,7 +31,7 @@ def test_replicas_may_be_a_step_apart():
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
-def test_the_order_of_arrival_changes_no_bit(order):
+def test_the_order_of_arrival_changes_no_bit(order) -> None:
     """Sums are made in the order of the replicas' ids."""
     shares = [np.float32([1e8]), np.float32([1.0]), np.float32([-1e8])]
     join = ReplicaJoin(3, summing("float32"))
@@ -41,7 +41,7 @@ def test_the_order_of_arrival_changes_no_bit(order):
 
 
 @pytest.mark.parametrize("name", ["float16", "bfloat16"])
-def test_half_precision_is_rounded_once(name):
+def test_half_precision_is_rounded_once(name: str) -> None:
     """Small shares that would vanish one by one beside a large one are in the sum."""
     dtype = np.float16 if name == "float16" else ml_dtypes.bfloat16
     large, small = (2048.0, 1.0) if name == "float16" else (256.0, 1.0)
@@ -52,7 +52,7 @@ def test_half_precision_is_rounded_once(name):
     assert joined[0].view(dtype).astype("float32").tolist() == [[large + 2]] * 2
 
 
-def test_a_contribution_may_stand_for_all_replicas():
+def test_a_contribution_may_stand_for_all_replicas() -> None:
     """Eager steps bring what all replicas have at once; the steps go on from there."""
     join = ReplicaJoin(2, stacking)
     whole = [np.ones((4, 1))]

@@ -13,7 +13,7 @@ from poseidon_tf.transport.base import Traffic
 ONE = [np.ones(1)]
 
 
-def test_a_result_is_delivered_once(bench):
+def test_a_result_is_delivered_once(bench) -> None:
     """A second result for a step, or one for a step that nobody began, is nobody's."""
     job = bench()
     route, delivered = job.route("fc7")
@@ -26,7 +26,7 @@ def test_a_result_is_delivered_once(bench):
     assert delivered.none()
 
 
-def test_steps_are_counted_per_route(bench):
+def test_steps_are_counted_per_route(bench) -> None:
     """Each route's step is the number of its own pushes, and results may come in any order."""
     job = bench()
     (fc7, of_fc7), (conv, of_conv) = job.route("fc7"), job.route("conv")
@@ -36,11 +36,11 @@ def test_steps_are_counted_per_route(bench):
     assert [of_fc7.next()[0], of_fc7.next()[0], of_conv.next()[0]] == [1, 0, 0]
 
 
-def test_pushes_of_many_threads_are_sent_in_the_order_of_their_steps(bench):
+def test_pushes_of_many_threads_are_sent_in_the_order_of_their_steps(bench) -> None:
     """No step is counted twice or overtaken."""
     route, _ = bench().route("fc7")
 
-    def push():
+    def push() -> None:
         for _ in range(50):
             route.push(ONE)
 
@@ -52,7 +52,7 @@ def test_pushes_of_many_threads_are_sent_in_the_order_of_their_steps(bench):
     assert [step for step, _ in route.syncer.sent] == list(range(200))
 
 
-def test_a_failure_reaches_everything_that_waits_and_will_wait(bench):
+def test_a_failure_reaches_everything_that_waits_and_will_wait(bench) -> None:
     """All waiting steps of all routes get it; a later push gets it and is not sent.
 
     With it comes where this worker was.
@@ -78,7 +78,7 @@ def test_a_failure_reaches_everything_that_waits_and_will_wait(bench):
     assert routes[0][1].none()
 
 
-def test_the_first_failure_counts(bench):
+def test_the_first_failure_counts(bench) -> None:
     """It is kept and reported once, and no later one replaces it.
 
     The others hear the error alone: where this worker was matters to it.
@@ -95,14 +95,14 @@ def test_the_first_failure_counts(bench):
     assert job.reports == ["worker 1 has died"]
 
 
-def test_what_the_coordinator_said_is_not_reported_back(bench):
+def test_what_the_coordinator_said_is_not_reported_back(bench) -> None:
     """A failure that came from it fails the session all the same."""
     job = bench()
     job.session.fail(MemberError("worker 1 has died"), told=True)
     assert job.reports == [] and str(job.session.failure).startswith("worker 1 has died; ")
 
 
-def test_a_failure_tells_what_else_was_waited_for(bench):
+def test_a_failure_tells_what_else_was_waited_for(bench) -> None:
     """Variables of a coalesced unit by name, the first two of them; then waits that are no sums."""
     job = bench(last_step=lambda: 41)
     route, delivered = job.route("a and 3 more", variables=["a", "b", "c", "d"])
@@ -117,7 +117,7 @@ def test_a_failure_tells_what_else_was_waited_for(bench):
     assert delivered.next()[2] == f"worker 1 has died; {where}"
 
 
-def test_a_push_that_cannot_be_sent_fails_the_session(bench):
+def test_a_push_that_cannot_be_sent_fails_the_session(bench) -> None:
     """The error names the variable, and whoever pushed gets it as its answer."""
     job = bench()
     route, delivered = job.route("fc7", FailingSyncer)
@@ -126,7 +126,7 @@ def test_a_push_that_cannot_be_sent_fails_the_session(bench):
     assert step == 0 and error.startswith("push of 'fc7': OSError('no way out'); rank 3 was ")
 
 
-def test_waiting_counts_from_the_last_push_to_the_last_result(bench):
+def test_waiting_counts_from_the_last_push_to_the_last_result(bench) -> None:
     """Time in which something was still to be pushed is not waiting."""
     job = bench()
     (fc7, _), (conv, _) = job.route("fc7"), job.route("conv")
@@ -142,7 +142,7 @@ def test_waiting_counts_from_the_last_push_to_the_last_result(bench):
     assert job.session.waited_s == waited_s
 
 
-def test_statistics_of_streams_are_their_sums():
+def test_statistics_of_streams_are_their_sums() -> None:
     """Bytes and messages of several streams add up, each way."""
     streams = [Traffic(), Traffic()]
     streams[0].count_sent(10)
@@ -154,7 +154,7 @@ def test_statistics_of_streams_are_their_sums():
     )
 
 
-def test_a_step_begins_with_the_first_replica_and_is_sent_with_the_last(bench):
+def test_a_step_begins_with_the_first_replica_and_is_sent_with_the_last(bench) -> None:
     """The wait for a replica that never contributes ends like any other."""
     job = bench(step_s=0.05, describe_missing=lambda: "replica 1")
     route, delivered = job.route("fc7", num_replicas=2)
@@ -167,7 +167,7 @@ def test_a_step_begins_with_the_first_replica_and_is_sent_with_the_last(bench):
     assert route.syncer.sent == []
 
 
-def test_two_replicas_send_once(bench):
+def test_two_replicas_send_once(bench) -> None:
     """What is sent is joined, and its result is delivered once, for both."""
     job = bench()
     route, delivered = job.route("fc7", num_replicas=2)

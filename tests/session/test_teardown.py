@@ -39,7 +39,7 @@ def shared_memories():
     return {os.stat(link).st_ino for link in links if "memfd:poseidon_tf" in os.readlink(link)}
 
 
-def test_a_server_that_cannot_arrive_gives_its_port_back():
+def test_a_server_that_cannot_arrive_gives_its_port_back() -> None:
     """Its address was good; that of the coordinator is not."""
     (address,) = free_addresses(1)
     config = ClusterConfig(workers=("nonsense",), servers=(address,), role="server")
@@ -48,7 +48,7 @@ def test_a_server_that_cannot_arrive_gives_its_port_back():
     assert is_free(address)
 
 
-def test_a_worker_that_cannot_arrive_keeps_no_port_and_no_memory():
+def test_a_worker_that_cannot_arrive_keeps_no_port_and_no_memory() -> None:
     """The same, with the memory that it would have shared with its own server."""
     (address,) = free_addresses(1)
     before, config = shared_memories(), ClusterConfig(workers=("nonsense", address), rank=1)
@@ -59,7 +59,9 @@ def test_a_worker_that_cannot_arrive_keeps_no_port_and_no_memory():
 
 
 @pytest.mark.parametrize("error", [OSError(errno.EMFILE, "too many files"), KeyboardInterrupt()])
-def test_a_rank_0_that_gets_no_memory_or_is_interrupted_leaves_nothing(error, monkeypatch):
+def test_a_rank_0_that_gets_no_memory_or_is_interrupted_leaves_nothing(
+    error, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Neither its coordinator nor its port; the error is the system's, or the user's."""
 
     def refuse(name):
@@ -72,11 +74,11 @@ def test_a_rank_0_that_gets_no_memory_or_is_interrupted_leaves_nothing(error, mo
     assert is_free(addresses[0])
 
 
-def test_who_still_connects_hears_that_the_job_has_failed():
+def test_who_still_connects_hears_that_the_job_has_failed() -> None:
     """Rank 1 fails when all have arrived: rank 0 does not wait for it until `start_s`."""
     first, other, server = free_addresses(3)
 
-    def attend(role, address, then):
+    def attend(role, address, then) -> None:
         client = CoordinatorClient(
             first,
             role=role,
@@ -108,15 +110,17 @@ def test_who_still_connects_hears_that_the_job_has_failed():
     assert is_free(first)
 
 
-def test_a_goodbye_that_is_interrupted_still_ends_everything(monkeypatch):
+def test_a_goodbye_that_is_interrupted_still_ends_everything(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """As by Ctrl-C while rank 0 waits for the others to leave."""
     close = CoordinatorService.close
 
-    def interrupted(service, *, timeout_s):
+    def interrupted(service, *, timeout_s) -> None:
         monkeypatch.setattr(CoordinatorService, "close", close)
         raise KeyboardInterrupt
 
-    def work(member):
+    def work(member) -> None:
         monkeypatch.setattr(CoordinatorService, "close", interrupted)
         with pytest.raises(KeyboardInterrupt):
             member.leave()

@@ -25,7 +25,7 @@ def warnings_of(caplog, *, workers_s, server_s):
 
 
 @pytest.mark.connections
-def test_a_server_with_another_keepalive_says_so_once(caplog):
+def test_a_server_with_another_keepalive_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
     """Who it is, both values, and what to give it: it cannot be changed any more."""
     job, texts = warnings_of(caplog, workers_s=20.0, server_s=30.0)
     (text,) = texts
@@ -36,12 +36,12 @@ def test_a_server_with_another_keepalive_says_so_once(caplog):
 
 
 @pytest.mark.connections
-def test_a_server_with_the_same_keepalive_says_nothing(caplog):
+def test_a_server_with_the_same_keepalive_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
     _, texts = warnings_of(caplog, workers_s=25, server_s=25.0)
     assert texts == []
 
 
-def test_what_rank_0_says_arrives():
+def test_what_rank_0_says_arrives() -> None:
     told = ToldServers(timeline_dir="/tmp/t", keepalive_s=20.0, resume_s=0.0)
     assert ToldServers.read({"seed": 3, **told.as_info()}) == told
     silent = ToldServers(timeline_dir=None, keepalive_s=None, resume_s=None)
@@ -50,6 +50,6 @@ def test_what_rank_0_says_arrives():
 
 @pytest.mark.parametrize("name", ["timeline_dir", "keepalive_s", "resume_s"])
 @pytest.mark.parametrize("value", [True, -1, ["1"], float("nan"), float("inf")])
-def test_what_rank_0_cannot_mean_is_refused_by_name(name, value):
+def test_what_rank_0_cannot_mean_is_refused_by_name(name: str, value) -> None:
     with pytest.raises(ProtocolError, match=rf"rank 0's {name} is "):
         ToldServers.read({name: value})

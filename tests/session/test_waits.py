@@ -5,7 +5,7 @@ import pytest
 from poseidon_tf.session.waits import StallReports, listed, situation
 
 
-def test_a_wait_is_reported_at_first_and_then_again_and_again_until_it_ends():
+def test_a_wait_is_reported_at_first_and_then_again_and_again_until_it_ends() -> None:
     """With the defaults: after 30 s, every 60 s from then on, and the end at 600 s."""
     stalls = StallReports(first_s=30.0, repeat_s=60.0, end_s=600.0)
     due = {now_s: stalls.look(0.0, float(now_s)) for now_s in range(601)}
@@ -13,7 +13,7 @@ def test_a_wait_is_reported_at_first_and_then_again_and_again_until_it_ends():
     assert [now_s for now_s, what in due.items() if what == "end"] == [600]
 
 
-def test_another_wait_has_reports_of_its_own():
+def test_another_wait_has_reports_of_its_own() -> None:
     """That the one before was reported late does not keep the next one from being reported."""
     stalls = StallReports(first_s=30.0, repeat_s=60.0, end_s=600.0)
     assert [stalls.look(0.0, now_s) for now_s in (29.0, 31.0, 60.0)] == ["wait", "report", "wait"]
@@ -27,7 +27,7 @@ def test_another_wait_has_reports_of_its_own():
     "names, text",
     [(["a"], "'a'"), (["a", "b"], "'a', 'b'"), (["a", "b", "c", "d"], "'a', 'b' and 2 more")],
 )
-def test_a_list_of_names_is_short(names, text):
+def test_a_list_of_names_is_short(names, text: str) -> None:
     """Two of them, and how many more."""
     assert listed(names) == text
 
@@ -46,6 +46,6 @@ def test_a_list_of_names_is_short(names, text):
         ),
     ],
 )
-def test_where_a_worker_was_is_one_phrase(last_step, variables, others, text):
+def test_where_a_worker_was_is_one_phrase(last_step: int, variables, others, text: str) -> None:
     """The step, and everything that it waited for."""
     assert situation(2, last_step, variables, others) == text

@@ -15,7 +15,7 @@ class Link:
     memory = None
     address = "s:1"
 
-    def push(self, pieces, *, step):
+    def push(self, pieces, *, step) -> None:
         pass
 
 
@@ -35,7 +35,7 @@ def floats(*values):
     return memoryview(np.array(values, "f").tobytes())
 
 
-def test_the_pairs_of_a_step_make_its_result(unit):
+def test_the_pairs_of_a_step_make_its_result(unit) -> None:
     unit.syncer.receive(unit.link, 5, 0, floats(5, 6))
     unit.syncer.receive(unit.link, 3, 0, floats(1, 2, 3, 4))
     assert unit.done == [(0, [1, 2, 3, 4, 5, 6])]
@@ -53,7 +53,9 @@ def test_the_pairs_of_a_step_make_its_result(unit):
         (5, 0, None, "in a memory that is not shared"),
     ],
 )
-def test_a_sum_that_is_not_due_is_refused_and_the_result_is_right(unit, key, step, payload, says):
+def test_a_sum_that_is_not_due_is_refused_and_the_result_is_right(
+    unit, key: int, step, payload, says: str
+) -> None:
     """One that came twice would have completed the step with a part that never came."""
     unit.syncer.receive(unit.link, 3, 0, floats(1, 2, 3, 4))
     before = unit.syncer.payload_bytes()
@@ -65,7 +67,7 @@ def test_a_sum_that_is_not_due_is_refused_and_the_result_is_right(unit, key, ste
 
 
 @pytest.mark.parametrize("payload", [None, memoryview(b"123")])
-def test_a_value_of_any_size_is_still_made_of_whole_numbers(payload):
+def test_a_value_of_any_size_is_still_made_of_whole_numbers(payload) -> None:
     link, done = Link(), []
     syncer = ServerSyncer("any", "float32", [Pair(link, 0, 0, 0)], lambda *each: done.append(each))
     with pytest.raises(ProtocolError, match="the sum of 'any' of step 0"):

@@ -50,7 +50,7 @@ def arrive(exchange, rank, rows, step=0, **options):
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
-def test_a_set_is_complete_when_all_ranks_are_there_and_in_rank_order(order):
+def test_a_set_is_complete_when_all_ranks_are_there_and_in_rank_order(order) -> None:
     """Whoever comes last, own factors included, completes it, step after step."""
     exchange = exchange_of(4)
     rows = [3, 2, 7, 1]  # K may differ by rank.
@@ -64,7 +64,7 @@ def test_a_set_is_complete_when_all_ranks_are_there_and_in_rank_order(order):
 
 
 @pytest.mark.parametrize("cut_bytes", [1, 7, 20, 59, 60])
-def test_factors_may_come_in_pieces(cut_bytes):
+def test_factors_may_come_in_pieces(cut_bytes: int) -> None:
     """However they are cut, only the last piece counts as arrival."""
     exchange = exchange_of(2)
     exchange.add_own(5, 0, 1, data_of(OWN, 1))
@@ -73,7 +73,7 @@ def test_factors_may_come_in_pieces(cut_bytes):
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_pieces_of_several_ranks_and_keys_may_mix(seed):
+def test_pieces_of_several_ranks_and_keys_may_mix(seed) -> None:
     """Each rank's order within a key is all that counts."""
     rng = random.Random(seed)
     exchange = exchange_of(3)
@@ -94,7 +94,7 @@ def test_pieces_of_several_ranks_and_keys_may_mix(seed):
 
 
 @pytest.mark.parametrize("rows", [(0, 0, 0), (0, 2, 0), (3, 0, 1)])
-def test_a_worker_may_have_no_rows(rows):
+def test_a_worker_may_have_no_rows(rows) -> None:
     """Factors of no rows are no bytes, and count as contributed."""
     exchange = exchange_of(3)
     for rank in (OWN, 2):
@@ -103,7 +103,7 @@ def test_a_worker_may_have_no_rows(rows):
     assert [(k, len(data)) for k, data in complete.factors] == [(k, k * ROW_BYTES) for k in rows]
 
 
-def test_a_worker_may_send_a_gradient_whole():
+def test_a_worker_may_send_a_gradient_whole() -> None:
     """Without rows, or behind them; only as many as a worker has replicas, and nothing else."""
     exchange = FactorExchange(num_workers=3, rank=OWN)
     whole = Columns(8, "float32")
@@ -118,7 +118,7 @@ def test_a_worker_may_send_a_gradient_whole():
     assert complete.factors == ((1, data), (0, b""), (0, data[:32]))
 
 
-def test_a_peer_may_be_a_step_ahead():
+def test_a_peer_may_be_a_step_ahead() -> None:
     """Factors for the next step wait; sets are completed step by step."""
     exchange = exchange_of(2)
     assert add(exchange, 0, 1, step=0) == add(exchange, 0, 2, step=1) == []
@@ -156,7 +156,9 @@ def half_fed_exchange() -> FactorExchange:
         (2, 5, 0, 10**8, 0, 2 * 10**9, 20, "of 2000000000"),
     ],
 )
-def test_a_refused_piece_changes_nothing(rank, key, step, rows, offset, total, num_bytes, text):
+def test_a_refused_piece_changes_nothing(
+    rank: int, key: int, step: int, rows, offset: int, total, num_bytes: int, text: str
+) -> None:
     """Twice, early, of a stranger, out of order or of a wrong size: refused, and all goes on."""
     exchange = half_fed_exchange()
     missing = exchange.missing()
@@ -170,14 +172,14 @@ def test_a_refused_piece_changes_nothing(rank, key, step, rows, offset, total, n
         assert complete.factors[0] == (rows, data_of(0, rows, step))
 
 
-def test_no_memory_is_taken_beyond_the_bound():
+def test_no_memory_is_taken_beyond_the_bound() -> None:
     """Rows that would need more than the bound are refused with their first piece."""
     rows = MAX_FACTOR_BYTES // ROW_BYTES + 1
     with pytest.raises(ProtocolError, match=f"{rows} rows"):
         exchange_of(2).add(0, 5, 0, rows, 0, rows * ROW_BYTES, memoryview(bytes(20)))
 
 
-def test_memory_is_taken_for_bytes_that_came_and_not_for_those_announced():
+def test_memory_is_taken_for_bytes_that_came_and_not_for_those_announced() -> None:
     """A piece of 20 bytes says that a gigabyte will follow."""
     exchange, rows = exchange_of(2), MAX_FACTOR_BYTES // ROW_BYTES
     tracemalloc.start()
@@ -189,7 +191,7 @@ def test_memory_is_taken_for_bytes_that_came_and_not_for_those_announced():
     assert peak < 16 * 1024
 
 
-def test_two_steps_ahead_is_impossible_and_refused():
+def test_two_steps_ahead_is_impossible_and_refused() -> None:
     """A peer cannot have finished a step without this worker's factors."""
     exchange = exchange_of(2)
     add(exchange, 0, 1, step=0)
@@ -200,7 +202,7 @@ def test_two_steps_ahead_is_impossible_and_refused():
     assert add(exchange, 0, 1, step=2) == []
 
 
-def test_what_a_broken_stream_began_to_send_comes_again_whole():
+def test_what_a_broken_stream_began_to_send_comes_again_whole() -> None:
     """Pieces of factors that never became whole are forgotten; whole ones stay."""
     exchange = half_fed_exchange()
     exchange.drop_pieces(0)
@@ -208,7 +210,7 @@ def test_what_a_broken_stream_began_to_send_comes_again_whole():
     assert exchange.missing() == [("fc7/kernel", 0, [1, 2]), ("fc7/kernel", 1, [1, 2])]
 
 
-def test_a_leaver_deserts_the_sets_that_miss_its_factors():
+def test_a_leaver_deserts_the_sets_that_miss_its_factors() -> None:
     """Open sets without them are named at once, later ones as soon as anyone waits for them."""
     exchange = half_fed_exchange()
     reason = "rank 2 left after step 4 while rank 1 waits for the factors of 'fc7/kernel' of step "
@@ -217,13 +219,13 @@ def test_a_leaver_deserts_the_sets_that_miss_its_factors():
     assert exchange.add_own(5, 1, 1, data_of(OWN, 1)) == [Deserted(2, f"{reason}1")]
 
 
-def test_a_leaver_that_never_began_has_no_step():
+def test_a_leaver_that_never_began_has_no_step() -> None:
     """Who has left before its first step did not leave after step -1."""
     (deserted,) = half_fed_exchange().leave(2, -1)
     assert deserted.reason.startswith("rank 2 left before its first step while rank 1 waits for ")
 
 
-def test_a_leaver_whose_factors_are_there_deserts_nobody():
+def test_a_leaver_whose_factors_are_there_deserts_nobody() -> None:
     """The sets that it has contributed to are completed by the others."""
     exchange = exchange_of(3)
     add(exchange, 0, 1)
@@ -242,7 +244,7 @@ def rows_of(*indices: int) -> bytes:
 
 @pytest.mark.parametrize("cut_bytes", [5, 24])
 @pytest.mark.parametrize("index", [-1, 9, 2**31 - 1])
-def test_a_row_that_the_table_does_not_have_is_refused(cut_bytes, index):
+def test_a_row_that_the_table_does_not_have_is_refused(cut_bytes: int, index) -> None:
     """Whoever sends it is named, and the right rows may still come."""
     exchange = FactorExchange(num_workers=2, rank=OWN)
     exchange.register(5, TABLE)

@@ -78,7 +78,7 @@ KERNELS = {
 
 
 @pytest.mark.parametrize("inputs, build, factors, rows", KERNELS.values(), ids=KERNELS)
-def test_a_kernel_of_one_product_has_factors_rows_and_a_bias(inputs, build, factors, rows):
+def test_a_kernel_of_one_product_has_factors_rows_and_a_bias(inputs, build, factors, rows) -> None:
     """M and N as the product has them, K as the batch makes it, and no message for the bias."""
     kernel, bias = specs_of(inputs, build())
     assert (kernel.factors, kernel.rows, kernel.factor_dtype) == (factors, rows, None)
@@ -117,7 +117,7 @@ ONES = [(1, None), (1, TOKENS), (BATCH, 1), (1, 1), (None, 1), (0, TOKENS)]
     ],
     ids=["dense", "einsum", "own"],
 )
-def test_a_bias_is_its_kernels_whatever_dimension_is_one(rows, tokens, units, build):
+def test_a_bias_is_its_kernels_whatever_dimension_is_one(rows, tokens, units: int, build) -> None:
     """TensorFlow leaves known ones out of the sum, or the sum out."""
     kernel, bias = specs_of_layer(build(units), (rows, tokens, 8))
     assert kernel.factors is not None
@@ -125,12 +125,12 @@ def test_a_bias_is_its_kernels_whatever_dimension_is_one(rows, tokens, units, bu
 
 
 @pytest.mark.parametrize("rows", [1, None])
-def test_a_bias_of_a_flat_kernel_is_its_kernels(rows):
+def test_a_bias_of_a_flat_kernel_is_its_kernels(rows: int | None) -> None:
     kernel, bias = specs_of_layer(layers.Dense(1), (rows, 8))
     assert (kernel.factors, bias.bias_of) == ((8, 1), kernel.name)
 
 
-def test_factors_that_are_turned_round_are_the_same_product():
+def test_factors_that_are_turned_round_are_the_same_product() -> None:
     """TensorFlow multiplies the other way round where lengths are open."""
     U, V = Factor(tf.zeros([4, 3]), 3), Factor(tf.zeros([4, 5]), 5)
     plain, turned = Factors(U, V), Factors(V, U, (((5, 3), (1, 0)),))
@@ -151,7 +151,7 @@ def test_factors_that_are_turned_round_are_the_same_product():
     ],
     ids=["multi-head", "grouped queries"],
 )
-def test_every_kernel_of_attention_is_one_product(kind, key_sides):
+def test_every_kernel_of_attention_is_one_product(kind, key_sides) -> None:
     """Query, key, value and output, with their biases."""
     specs = specs_of((TOKENS, 8), attention(kind))
     kernels = [spec for spec in specs if spec.name.endswith("kernel")]
@@ -165,7 +165,7 @@ def test_every_kernel_of_attention_is_one_product(kind, key_sides):
     [lambda: layers.Dense(5), lambda: layers.EinsumDense("abc,cde->abde", (None, 2, 5))],
     ids=["dense", "einsum"],
 )
-def test_sequences_of_any_length_have_factors_but_no_known_rows(build):
+def test_sequences_of_any_length_have_factors_but_no_known_rows(build) -> None:
     """The plan says so instead of guessing."""
     kernel = specs_of((None, 8), build())[0]
     assert kernel.factors is not None and kernel.rows is None
@@ -173,7 +173,7 @@ def test_sequences_of_any_length_have_factors_but_no_known_rows(build):
 
 
 @pytest.mark.parametrize("name", ["mixed_float16", "mixed_bfloat16"])
-def test_factors_of_mixed_precision_have_the_compute_type(name):
+def test_factors_of_mixed_precision_have_the_compute_type(name: str) -> None:
     """Variables are float32; what the step multiplies is half as wide, rows of a table too."""
     with policy(name):
         kernel, bias, last, _ = specs_of((8,), layers.Dense(5), layers.Dense(3))
@@ -185,14 +185,14 @@ def test_factors_of_mixed_precision_have_the_compute_type(name):
 
 
 @pytest.mark.parametrize("name", ["float16", "bfloat16", "float64"])
-def test_factors_of_one_precision_have_the_variables_type(name):
+def test_factors_of_one_precision_have_the_variables_type(name: str) -> None:
     with policy(name):
         kernel, bias = specs_of((8,), layers.Dense(5), dtype=name)
     assert (kernel.dtype, kernel.factor_dtype, kernel.factors) == (name, None, (8, 5))
     assert bias.bias_of == kernel.name
 
 
-def test_an_embedding_has_rows_of_all_its_lookups():
+def test_an_embedding_has_rows_of_all_its_lookups() -> None:
     """Several lookups of one table are one gradient; ids of any shape and type."""
     table = layers.Embedding(20, 4)
     inputs = keras.Input((TOKENS,), dtype="int64")
@@ -205,7 +205,7 @@ def test_an_embedding_has_rows_of_all_its_lookups():
     assert words.sparse and words.rows is None
 
 
-def test_a_table_that_is_also_multiplied_has_a_dense_gradient():
+def test_a_table_that_is_also_multiplied_has_a_dense_gradient() -> None:
     """A tied softmax adds a product to the rows."""
     table = layers.Embedding(20, 4)
     inputs = keras.Input((TOKENS,), dtype="int32")
@@ -234,13 +234,13 @@ WHY_NOT = {
 
 
 @pytest.mark.parametrize("inputs, build, why", WHY_NOT.values(), ids=WHY_NOT)
-def test_a_kernel_of_something_else_says_what_it_is(inputs, build, why):
+def test_a_kernel_of_something_else_says_what_it_is(inputs, build, why) -> None:
     kernel = specs_of(inputs, build())[0]
     assert kernel.factors is None and not kernel.sparse
     assert why in kernel.why_not
 
 
-def test_a_bias_of_another_shape_than_the_kernels_columns_is_not_the_kernels():
+def test_a_bias_of_another_shape_than_the_kernels_columns_is_not_the_kernels() -> None:
     """The same gradient summed over other dimensions is another sum."""
     dense = layers.Dense(15, use_bias=False)
     kernel, shift = specs_of((8,), dense, layers.Reshape((3, 5)), Shift())
@@ -289,12 +289,14 @@ class Shift(layers.Layer):  # type: ignore[misc]
         (None, "the optimizer is not known"),
     ],
 )
-def test_only_an_optimizer_that_is_linear_in_the_gradient_does_without_rows(optimizer, why):
+def test_only_an_optimizer_that_is_linear_in_the_gradient_does_without_rows(
+    optimizer, why: str
+) -> None:
     assert bool(why_rows(optimizer)) == bool(why)
     assert why in why_rows(optimizer)
 
 
-def test_a_subclass_of_a_linear_optimizer_may_look_at_rows():
+def test_a_subclass_of_a_linear_optimizer_may_look_at_rows() -> None:
     class Squares(keras.optimizers.SGD):  # type: ignore[misc]
         pass
 

@@ -1,5 +1,7 @@
 """Workers at IPv6 addresses train, with the servers that they start beside themselves."""
 
+from pathlib import Path
+
 import pytest
 
 from tests.support.certificates import Authority
@@ -8,7 +10,7 @@ from tests.support.jobs import Job
 pytestmark = pytest.mark.processes
 
 
-def test_workers_at_ipv6_addresses_train_over_tls(tmp_path):
+def test_workers_at_ipv6_addresses_train_over_tls(tmp_path: Path) -> None:
     """Their own servers listen on the host that TF_CONFIG names; certificates are for that host."""
     authority = Authority(tmp_path)
     files = authority.member("::1")

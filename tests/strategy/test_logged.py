@@ -10,7 +10,7 @@ from poseidon_tf import PoseidonStrategy
 
 
 @pytest.fixture
-def logged(monkeypatch, caplog):
+def logged(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
     """The messages of TensorFlow's logger at INFO, in a process that has a TF_CONFIG."""
     # Nobody listens for a lone worker.
     cluster, task = {"worker": ["localhost:1"]}, {"type": "worker", "index": 0}
@@ -23,14 +23,14 @@ def is_ignored(messages):
     return any("TF_CONFIG will be ignored" in text for text in messages)
 
 
-def test_nobody_is_told_that_tf_config_will_be_ignored(logged):
+def test_nobody_is_told_that_tf_config_will_be_ignored(logged) -> None:
     """It has been read. What else is logged stays."""
     PoseidonStrategy()
     assert not is_ignored(logged())
     assert any("with devices" in text for text in logged())
 
 
-def test_of_tensorflows_own_strategy_it_is_still_logged(logged):
+def test_of_tensorflows_own_strategy_it_is_still_logged(logged) -> None:
     """Also while ours has been constructed before; and nothing is left in TensorFlow's logger."""
     filters = list(tf.get_logger().filters)
     PoseidonStrategy()

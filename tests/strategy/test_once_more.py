@@ -21,7 +21,7 @@ def job():
             job.workers += [job.start("chief", 0)]
             calls = {}
 
-            def wait_for(*words):
+            def wait_for(*words) -> None:
                 while not set(words) <= set(calls):
                     call = test.accept()[0]
                     calls[call.recv(16)] = call
@@ -37,7 +37,7 @@ def job():
             yield job, chief, worker
 
 
-def test_a_strategy_can_be_constructed_after_one_whose_construction_failed(job):
+def test_a_strategy_can_be_constructed_after_one_whose_construction_failed(job) -> None:
     """Nothing of the first is left: its port is free, and the others do not wait for it."""
     _, chief, worker = job
     assert chief["failed"].startswith("StartTimeout: ")
@@ -46,7 +46,7 @@ def test_a_strategy_can_be_constructed_after_one_whose_construction_failed(job):
     assert chief["trained"][0] == 3
 
 
-def test_a_worker_that_is_interrupted_after_all_have_arrived_leaves_the_job(job):
+def test_a_worker_that_is_interrupted_after_all_have_arrived_leaves_the_job(job) -> None:
     """Nobody has a strategy whose `shutdown` could be called; the others hear why it left."""
     job, chief, worker = job
     assert chief["interrupted"] == "KeyboardInterrupt: "
@@ -54,7 +54,7 @@ def test_a_worker_that_is_interrupted_after_all_have_arrived_leaves_the_job(job)
     assert f"{name} failed: KeyboardInterrupt" in worker["interrupted"]
 
 
-def test_a_second_strategy_is_told_that_the_first_is_there(job):
+def test_a_second_strategy_is_told_that_the_first_is_there(job) -> None:
     """Not that the port is in use; and what to do."""
     job, chief, worker = job
     for rank, found in enumerate((chief, worker)):
@@ -66,7 +66,7 @@ def test_a_second_strategy_is_told_that_the_first_is_there(job):
         )
 
 
-def test_after_shutdown_another_strategy_trains_alike(job):
+def test_after_shutdown_another_strategy_trains_alike(job) -> None:
     """In the next run of the job, which leaves nothing behind either."""
     _, chief, worker = job
     assert chief["trained_again"] == worker["trained_again"] == chief["trained"]
@@ -74,7 +74,7 @@ def test_after_shutdown_another_strategy_trains_alike(job):
     assert chief["hook"] and worker["hook"], "sys.excepthook is not Python's own again"
 
 
-def test_the_cluster_resolver_is_of_the_cluster_that_was_joined(job):
+def test_the_cluster_resolver_is_of_the_cluster_that_was_joined(job) -> None:
     """As TF_CONFIG had it, also after a script has taken that away."""
     job, chief, worker = job
     assert chief["resolver"] == ["chief", 0, job.cluster]
@@ -90,7 +90,7 @@ def test_the_cluster_resolver_is_of_the_cluster_that_was_joined(job):
         '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "evaluator", "index": "0"}}',
     ],
 )
-def test_a_lone_resolver_is_that_of_tensorflows_own_strategy(config):
+def test_a_lone_resolver_is_that_of_tensorflows_own_strategy(config: str) -> None:
     """MultiWorkerMirroredStrategy's, where it can be constructed; else TF_CONFIG as it is."""
     found = run_alone("lone_resolver.py", environ={"TF_CONFIG": config})
     assert found["ours"] == found["tensorflow's"]

@@ -28,22 +28,22 @@ from poseidon_tf.strategy.options import Options
         ({"ports": (9, 8)}, r"ports must be \(first, last\) within 1..65535, got \(9, 8\)"),
     ],
 )
-def test_a_wrong_option_is_refused_with_what_it_may_be(given, text):
+def test_a_wrong_option_is_refused_with_what_it_may_be(given, text: str) -> None:
     with pytest.raises(ConfigError, match=f"^{text}$"):
         Options(**given)
 
 
-def test_options_do_not_change_once_they_are_checked():
+def test_options_do_not_change_once_they_are_checked() -> None:
     options = Options(clip="local")
     with pytest.raises(dataclasses.FrozenInstanceError):
         options.clip = "sum"
 
 
-def test_no_deadlines_are_the_usual_ones():
+def test_no_deadlines_are_the_usual_ones() -> None:
     assert Options(deadlines=None).deadlines == Options().deadlines == Deadlines()
 
 
-def test_the_strategy_takes_the_options_and_explains_each():
+def test_the_strategy_takes_the_options_and_explains_each() -> None:
     """For people who ask, and for what completes their code."""
     parameters = inspect.signature(poseidon_tf.PoseidonStrategy).parameters
     assert parameters == inspect.signature(Options).parameters
@@ -51,6 +51,6 @@ def test_the_strategy_takes_the_options_and_explains_each():
     assert all(f"\n  {name}: " in described for name in parameters)
 
 
-def test_an_option_that_there_is_not_is_named():
+def test_an_option_that_there_is_not_is_named() -> None:
     with pytest.raises(TypeError, match="unexpected keyword argument 'clipp'"):
         poseidon_tf.PoseidonStrategy(clipp="sum")

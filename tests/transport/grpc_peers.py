@@ -12,17 +12,17 @@ WAIT_S = 20.0  # Far more than anything here takes.
 class Inbox:
     """A receiver that keeps messages and how the stream ended; may answer or refuse."""
 
-    def __init__(self, on_message=lambda message: None):
+    def __init__(self, on_message=lambda message: None) -> None:
         self.messages = queue.SimpleQueue()
         self.errors = []
         self._on_message = on_message
         self._closed = threading.Event()
 
-    def on_message(self, message):
+    def on_message(self, message) -> None:
         self._on_message(message)
         self.messages.put(message)
 
-    def on_closed(self, error):
+    def on_closed(self, error) -> None:
         self.errors.append(error)
         self._closed.set()
 
@@ -39,7 +39,7 @@ class Inbox:
 class Peers:
     """Opens servers and channels, and closes them after the test."""
 
-    def __init__(self, stack):
+    def __init__(self, stack) -> None:
         self._stack = stack
 
     def server(self, address="127.0.0.1:0", *, max_streams=4, **options):

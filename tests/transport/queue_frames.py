@@ -33,14 +33,14 @@ def frames_of(waiting: FrameQueue) -> list[tuple[list[int], int]]:
 class Writer:
     """A stream's writer: takes frames as they come, on a thread."""
 
-    def __init__(self, outgoing: FrameQueue):
+    def __init__(self, outgoing: FrameQueue) -> None:
         self._frames = queue.SimpleQueue()
         self._thread = threading.Thread(
             target=self._run, args=(outgoing,), name="poseidon-test", daemon=True
         )
         self._thread.start()
 
-    def _run(self, outgoing):
+    def _run(self, outgoing) -> None:
         for message in outgoing:
             self._frames.put(decode(message)[0])
         self._frames.put(None)

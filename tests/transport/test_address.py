@@ -20,7 +20,7 @@ from poseidon_tf.transport.address import Address
         ("[fe80::1%eth0]:2222", "fe80::1%eth0", 2222),
     ],
 )
-def test_an_address_splits_at_its_last_colon(text, host, port):
+def test_an_address_splits_at_its_last_colon(text: str, host: str, port: int) -> None:
     """The host has no brackets; what is written can be read again, and is the same."""
     address = Address.parse(text)
     assert (address.host, address.port) == (host, port)
@@ -36,14 +36,14 @@ def test_an_address_splits_at_its_last_colon(text, host, port):
         ("[FE80::1%eth0]:22", "[fe80:0::1%eth0]:22", "[fe80::1%eth0]:22"),
     ],
 )
-def test_what_means_the_same_is_equal_and_written_alike(one, other, written):
+def test_what_means_the_same_is_equal_and_written_alike(one: str, other: str, written: str) -> None:
     """So that no member is taken for two, and messages can be compared."""
     assert Address.parse(one) == Address.parse(other)
     assert hash(Address.parse(one)) == hash(Address.parse(other))
     assert str(Address.parse(one)) == str(Address.parse(other)) == written
 
 
-def test_another_zone_or_port_is_another_address():
+def test_another_zone_or_port_is_another_address() -> None:
     """A link-local address means another machine on another interface."""
     here = Address.parse("[fe80::1%eth0]:22")
     assert here != Address.parse("[fe80::1%eth1]:22") and here != here.with_port(23)
@@ -54,7 +54,7 @@ def test_another_zone_or_port_is_another_address():
     "text, name",
     [("[fe80::1%eth0]:1", "fe80::1"), ("[0:0::1]:1", "::1"), ("10.0.0.7:1", "10.0.0.7")],
 )
-def test_a_certificate_has_neither_brackets_nor_zone(text, name):
+def test_a_certificate_has_neither_brackets_nor_zone(text: str, name: str) -> None:
     """A zone is this machine's own name for an interface."""
     assert Address.parse(text).name_in_certificates == name
 
@@ -85,13 +85,13 @@ def test_a_certificate_has_neither_brackets_nor_zone(text, name):
         ("host:" + "9" * 5000, "1 to 65535"),
     ],
 )
-def test_what_is_no_address_is_refused(text, says):
+def test_what_is_no_address_is_refused(text, says: str) -> None:
     """The message says how one reads."""
     with pytest.raises(ConfigError, match=says):
         Address.parse(text)
 
 
-def test_port_0_is_for_who_asks_the_system():
+def test_port_0_is_for_who_asks_the_system() -> None:
     """Nobody can be called there."""
     assert Address.parse("[::1]:0", lowest_port=0) == Address("::1", 0)
     with pytest.raises(ConfigError, match="0 to 65535"):

@@ -22,19 +22,19 @@ TOKEN = Security(token="open sesame")
 
 
 @pytest.fixture(scope="module")
-def authority(tmp_path_factory):
+def authority(tmp_path_factory: pytest.TempPathFactory):
     return Authority(tmp_path_factory.mktemp("pem"))
 
 
 @pytest.fixture(scope="module")
-def other(tmp_path_factory):
+def other(tmp_path_factory: pytest.TempPathFactory):
     return Authority(tmp_path_factory.mktemp("other"), "other")
 
 
 class Talk:
     """A server that answers, and knows what it was asked and how many streams it has accepted."""
 
-    def __init__(self, peers, security):
+    def __init__(self, peers, security) -> None:
         self.asked, self.accepted = [], []
         self._peers = peers
         self.server = peers.server(settings=ConnectionSettings(security=security))
@@ -68,7 +68,7 @@ class Talk:
 
 @pytest.mark.parametrize("token", [None, "open sesame", "Täuschung " * 100])
 @pytest.mark.parametrize("tls", ["none", "mutual", "of the server"])
-def test_members_of_one_job_reach_each_other(peers, authority, tls, token):
+def test_members_of_one_job_reach_each_other(peers, authority, tls: str, token) -> None:
     """With any token, even a long one of any letters, and with each kind of TLS."""
     security = Security(token=token)
     if tls != "none":
@@ -77,7 +77,7 @@ def test_members_of_one_job_reach_each_other(peers, authority, tls, token):
     assert talk.lets_in(talk.channel(security))
 
 
-def test_who_connects_needs_no_certificate_where_tls_is_not_mutual(peers, authority):
+def test_who_connects_needs_no_certificate_where_tls_is_not_mutual(peers, authority) -> None:
     """The server's certificate is verified, the client's not even asked for."""
     talk = Talk(peers, authority.security(mutual=False))
     credentials = grpc.ssl_channel_credentials(Path(authority.ca).read_bytes())
@@ -85,7 +85,7 @@ def test_who_connects_needs_no_certificate_where_tls_is_not_mutual(peers, author
         assert channel.unary_unary(ASK)(b"abc", timeout=WAIT_S) == b"cba"
 
 
-def test_a_certificate_for_one_name_serves_any_host(peers, authority):
+def test_a_certificate_for_one_name_serves_any_host(peers, authority) -> None:
     """The clients look for the server name instead of the address."""
     security = authority.security("job.internal", server_name="job.internal")
     talk = Talk(peers, security)
@@ -100,7 +100,7 @@ WRONG_TOKENS = {
 
 
 @pytest.mark.parametrize("servers, strangers", WRONG_TOKENS.values(), ids=WRONG_TOKENS)
-def test_a_stranger_is_refused_by_whatever_it_asks(peers, servers, strangers):
+def test_a_stranger_is_refused_by_whatever_it_asks(peers, servers, strangers) -> None:
     """It is told so at once, nothing was asked and no stream accepted, and members go on."""
     talk = Talk(peers, servers)
     channel = talk.channel(strangers)
@@ -130,7 +130,7 @@ def test_a_stranger_is_refused_by_whatever_it_asks(peers, servers, strangers):
 @pytest.mark.parametrize(
     "method", [ASK, TALK, "/test.Talk/Nothing", "/grpc.health.v1.Health/Check"]
 )
-def test_a_stranger_learns_only_that_somebody_listens(peers, metadata, method):
+def test_a_stranger_learns_only_that_somebody_listens(peers, metadata, method) -> None:
     """Methods that are served and those that are not are refused alike, before any message."""
     talk = Talk(peers, TOKEN)
     with grpc.insecure_channel(talk.server.address) as channel:
@@ -145,7 +145,7 @@ def test_a_stranger_learns_only_that_somebody_listens(peers, metadata, method):
     assert talk.asked == talk.accepted == []
 
 
-def test_streams_of_strangers_take_no_place(peers):
+def test_streams_of_strangers_take_no_place(peers) -> None:
     """However many come, as many members as there is room for are let in afterwards."""
     talk = Talk(peers, TOKEN)
     stranger = talk.channel(PLAIN)
@@ -183,7 +183,9 @@ def bad_server(case, authority, other):
         ("without TLS", "it does not speak TLS, and this process does"),
     ],
 )
-def test_what_cannot_become_a_connection_is_said_at_once(peers, authority, other, case, reason):
+def test_what_cannot_become_a_connection_is_said_at_once(
+    peers, authority, other, case: str, reason: str
+) -> None:
     """No deadline is waited for: trying again mends no certificate."""
     talk = Talk(peers, bad_server(case, authority, other))
     channel = talk.channel(authority.security(**authority.member("127.0.0.1", name="good")))
@@ -192,7 +194,7 @@ def test_what_cannot_become_a_connection_is_said_at_once(peers, authority, other
     assert talk.asked == talk.accepted == []
 
 
-def test_who_is_hung_up_on_hears_what_may_be_behind_it(peers, authority, other):
+def test_who_is_hung_up_on_hears_what_may_be_behind_it(peers, authority, other) -> None:
     """A server that refuses a certificate, or wants TLS, says nothing; the deadline's text does."""
     talk = Talk(peers, authority.security())
     for clients, guess in (
@@ -209,7 +211,7 @@ def test_who_is_hung_up_on_hears_what_may_be_behind_it(peers, authority, other):
     assert talk.lets_in(talk.channel(authority.security()))
 
 
-def test_where_nobody_listens_the_deadline_says_so(peers):
+def test_where_nobody_listens_the_deadline_says_so(peers) -> None:
     """gRPC's own word for it is passed on."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))  # Nobody else can listen there meanwhile.
@@ -218,14 +220,14 @@ def test_where_nobody_listens_the_deadline_says_so(peers):
             channel.reach("the server", timeout_s=0.1)
 
 
-def test_a_call_that_is_not_answered_is_a_lost_peer(peers, authority):
+def test_a_call_that_is_not_answered_is_a_lost_peer(peers, authority) -> None:
     """A plain call to a server that wants TLS ends at its deadline."""
     talk = Talk(peers, authority.security())
     with pytest.raises(PeerLost, match="no answer in 0.2 s"):
         talk.channel(PLAIN).call(ASK, b"", timeout_s=0.2)
 
 
-def test_files_that_vanish_later_are_named(authority, tmp_path):
+def test_files_that_vanish_later_are_named(authority, tmp_path: Path) -> None:
     """A channel reads the files anew; whoever took one away is told which."""
     security = authority.security()
     gone = dataclasses.replace(security, ca=str(tmp_path / "gone.pem"))
@@ -233,7 +235,7 @@ def test_files_that_vanish_later_are_named(authority, tmp_path):
         Channel("127.0.0.1:1", settings=ConnectionSettings(security=gone))
 
 
-def test_an_ipv6_address_is_looked_up_in_a_certificate(peers, authority):
+def test_an_ipv6_address_is_looked_up_in_a_certificate(peers, authority) -> None:
     """However it is written: a certificate holds its bytes, gRPC compares text."""
     security = authority.security("::1")
     server = peers.server("[0:0::1]:0", settings=ConnectionSettings(security=security))

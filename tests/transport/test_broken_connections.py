@@ -26,7 +26,7 @@ TALK, ASK = "/test.Talk/Talk", "/test.Talk/Ask"
 class Host:
     """A server that says back what it hears, until the other end has ended."""
 
-    def __init__(self, peers, *, resume_s=WAIT_S, max_streams=4):
+    def __init__(self, peers, *, resume_s=WAIT_S, max_streams=4) -> None:
         self.inboxes, self.streams = [], []
         settings = ConnectionSettings(resume_s=resume_s)
         self.server = peers.server(max_streams=max_streams, settings=settings)
@@ -61,7 +61,7 @@ def limits(seed, least, most):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_messages_come_back_once_and_in_order(peers, open_channel, seed):
+def test_messages_come_back_once_and_in_order(peers, open_channel, seed) -> None:
     """400 messages there and back over dozens of connections, each reset after some bytes."""
     rng = random.Random(seed)
     sent = [rng.randbytes(rng.choice([0, 1, 100, 20_000])) for _ in range(400)]
@@ -78,31 +78,31 @@ def test_messages_come_back_once_and_in_order(peers, open_channel, seed):
     assert there.end() is None and there.messages.qsize() == len(sent)
 
 
-def test_a_stream_that_only_receives_goes_on(peers, open_channel):
+def test_a_stream_that_only_receives_goes_on(peers, open_channel) -> None:
     """Frames of parts, within a window of credit, in one direction only."""
     received, done = [], threading.Event()
 
     class Taking:
         """Gives the credit back that each frame used."""
 
-        def __init__(self, stream):
+        def __init__(self, stream) -> None:
             self._queue = stream.outgoing = FrameQueue()
 
-        def on_message(self, message):
+        def on_message(self, message) -> None:
             header, payloads = decode(message)
             self._queue.give_credit(sum(map(len, payloads)))
             received.extend(part.key for part in header.parts)
 
-        def on_closed(self, error):
+        def on_closed(self, error) -> None:
             assert error is None
             self._queue.close()
             done.set()
 
     class Crediting:
-        def on_message(self, message):
+        def on_message(self, message) -> None:
             outgoing.take_credit(decode(message)[0].credit)
 
-        def on_closed(self, error):
+        def on_closed(self, error) -> None:
             assert error is None
 
     server = peers.server(settings=ConnectionSettings(resume_s=WAIT_S))
@@ -118,7 +118,7 @@ def test_a_stream_that_only_receives_goes_on(peers, open_channel):
     assert received == list(range(100))
 
 
-def test_a_connection_that_breaks_while_nothing_is_said_is_made_again(peers, open_channel):
+def test_a_connection_that_breaks_while_nothing_is_said_is_made_again(peers, open_channel) -> None:
     """Both ways: what is said after it arrives; again and again, and the ends are in order."""
     host, inbox = Host(peers, resume_s=0.5), Inbox()
     with Proxy(host.server.address) as proxy:
@@ -133,7 +133,7 @@ def test_a_connection_that_breaks_while_nothing_is_said_is_made_again(peers, ope
         assert len(host.inboxes) == 1 and proxy.num_connections >= 19
 
 
-def test_a_slow_line_is_given_the_time_to_connect_again(peers, open_channel):
+def test_a_slow_line_is_given_the_time_to_connect_again(peers, open_channel) -> None:
     """One attempt is enough where the first words take most of the time that there is."""
     host, inbox = Host(peers, resume_s=2.0), Inbox()
     with Proxy(host.server.address, silent_s=1.0) as proxy:
@@ -145,7 +145,7 @@ def test_a_slow_line_is_given_the_time_to_connect_again(peers, open_channel):
             proxy.reset()
 
 
-def test_a_stream_that_has_ended_is_not_taken_up_again(peers, open_channel):
+def test_a_stream_that_has_ended_is_not_taken_up_again(peers, open_channel) -> None:
     """No connection is made after the end, and its place is free for another."""
     host, inbox = Host(peers, max_streams=1), Inbox()
     with Proxy(host.server.address) as proxy:
@@ -163,7 +163,7 @@ def test_a_stream_that_has_ended_is_not_taken_up_again(peers, open_channel):
     assert len(host.inboxes) == 2
 
 
-def test_a_stream_that_is_taken_up_again_keeps_its_place(peers, open_channel):
+def test_a_stream_that_is_taken_up_again_keeps_its_place(peers, open_channel) -> None:
     """Where one stream fits, its second connection is no second stream."""
     host, inbox, other = Host(peers, max_streams=1), Inbox(), Inbox()
     with Proxy(host.server.address) as proxy:
@@ -176,7 +176,7 @@ def test_a_stream_that_is_taken_up_again_keeps_its_place(peers, open_channel):
         assert "a stream too many" in str(other.end())
 
 
-def test_a_peer_that_cannot_be_reached_again_is_lost_after_a_while(peers, open_channel):
+def test_a_peer_that_cannot_be_reached_again_is_lost_after_a_while(peers, open_channel) -> None:
     """Both ends say so, with the address and the time, which is what was asked for."""
     host, inbox = Host(peers, resume_s=0.6), Inbox()
     with Proxy(host.server.address) as proxy:
@@ -196,7 +196,7 @@ def test_a_peer_that_cannot_be_reached_again_is_lost_after_a_while(peers, open_c
         assert stream.wait_ended(timeout_s=WAIT_S)
 
 
-def test_nobody_listening_is_the_end_at_once(peers, open_channel):
+def test_nobody_listening_is_the_end_at_once(peers, open_channel) -> None:
     """A process that is gone is not waited for."""
     host, inbox = Host(peers), Inbox()
     with Proxy(host.server.address) as proxy:
@@ -209,7 +209,7 @@ def test_nobody_listening_is_the_end_at_once(peers, open_channel):
         assert time.monotonic() - broke_s < WAIT_S / 4
 
 
-def test_without_resumption_a_broken_connection_is_the_end(peers, open_channel):
+def test_without_resumption_a_broken_connection_is_the_end(peers, open_channel) -> None:
     """0 seconds: no second connection is made."""
     host, inbox = Host(peers, resume_s=0.0), Inbox()
     with Proxy(host.server.address) as proxy:
@@ -220,7 +220,7 @@ def test_without_resumption_a_broken_connection_is_the_end(peers, open_channel):
         assert proxy.num_connections == 1
 
 
-def test_a_server_that_knows_nothing_of_the_stream_is_not_told_it_anew(peers, open_channel):
+def test_a_server_that_knows_nothing_of_the_stream_is_not_told_it_anew(peers, open_channel) -> None:
     """Another server at the same address refuses it: half a stream is none."""
     host, other, inbox = Host(peers), Host(peers), Inbox()
     with Proxy(host.server.address) as proxy:
@@ -233,7 +233,7 @@ def test_a_server_that_knows_nothing_of_the_stream_is_not_told_it_anew(peers, op
     assert other.inboxes == []
 
 
-def test_a_message_that_never_gets_through_ends_the_stream(peers, open_channel):
+def test_a_message_that_never_gets_through_ends_the_stream(peers, open_channel) -> None:
     """Connections that all break in the same message do not keep it alive for ever."""
     host, inbox = Host(peers, resume_s=0.5), Inbox()
     with Proxy(host.server.address, limits(0, 50_000, 50_001)) as proxy:
@@ -245,11 +245,11 @@ def test_a_message_that_never_gets_through_ends_the_stream(peers, open_channel):
         assert proxy.num_resets >= 2
 
 
-def test_a_refusal_is_heard_though_connections_break(peers, open_channel):
+def test_a_refusal_is_heard_though_connections_break(peers, open_channel) -> None:
     """What the server's receiver raises ends the stream for good."""
 
     class Refusing(Inbox):
-        def on_message(self, message):
+        def on_message(self, message) -> None:
             if message == b"bad":
                 raise ProtocolError("bad makes no sense")
 
@@ -270,7 +270,9 @@ NONSENSE = [b"\x00", b"\x00z", b"\x00a123", b"\x00a" + b"\xff" * 8, b"\x00e\x00"
 
 
 @pytest.mark.parametrize("message", [*NONSENSE, b"\x00eafter"], ids=repr)
-def test_nonsense_about_the_stream_is_refused(peers, message, capfd):
+def test_nonsense_about_the_stream_is_refused(
+    peers, message, capfd: pytest.CaptureFixture[str]
+) -> None:
     """From a peer that does not keep to the rules, before and after its end; no thread dies."""
     host = Host(peers)
     with grpc.insecure_channel(host.server.address) as channel:
@@ -297,7 +299,7 @@ def test_nonsense_about_the_stream_is_refused(peers, message, capfd):
         ),
     ],
 )
-def test_a_call_that_belongs_to_no_stream_is_refused(peers, metadata, code, text):
+def test_a_call_that_belongs_to_no_stream_is_refused(peers, metadata, code, text: str) -> None:
     """Nobody hears of it."""
     host = Host(peers)
     with grpc.insecure_channel(host.server.address) as channel:
@@ -307,7 +309,7 @@ def test_a_call_that_belongs_to_no_stream_is_refused(peers, metadata, code, text
     assert host.inboxes == []
 
 
-def test_a_question_is_not_asked_again_over_a_channel_that_is_closed(peers, open_channel):
+def test_a_question_is_not_asked_again_over_a_channel_that_is_closed(peers, open_channel) -> None:
     """Whoever waits for the answer hears PeerLost at once."""
     asked, answer = threading.Event(), threading.Event()
     server = peers.server()
@@ -331,7 +333,7 @@ def test_a_question_is_not_asked_again_over_a_channel_that_is_closed(peers, open
             answer.set()
 
 
-def test_a_question_is_asked_again_when_its_connection_breaks(peers, open_channel):
+def test_a_question_is_asked_again_when_its_connection_breaks(peers, open_channel) -> None:
     """The answer comes all the same."""
     host = Host(peers)
     question = random.Random(0).randbytes(100_000)
@@ -342,7 +344,7 @@ def test_a_question_is_asked_again_when_its_connection_breaks(peers, open_channe
 
 
 @pytest.mark.parametrize("ending", ["channel", "server", "abort"])
-def test_no_thread_waits_for_a_peer_that_nobody_wants_any_more(ending):
+def test_no_thread_waits_for_a_peer_that_nobody_wants_any_more(ending: str) -> None:
     """With broken connections, closing either side ends its threads at once, long before the end
     of resumption."""
     before = set(threading.enumerate())

@@ -10,14 +10,14 @@ from poseidon_tf.transport.frame_queue import FrameQueue
 from poseidon_tf.wire.frames import decode, refusal
 
 
-def test_the_window_holds_back_what_exceeds_it():
+def test_the_window_holds_back_what_exceeds_it() -> None:
     """60 and 40 of 100 bytes leave; one byte more does not, and is dropped at the end."""
     waiting = FrameQueue(window_bytes=100)
     waiting.put_parts([part(0, 60), part(1, 40), part(2, 1)])
     assert frames_of(waiting) == [([0, 1], 0)]
 
 
-def test_credit_admits_the_next_part():
+def test_credit_admits_the_next_part() -> None:
     """The part that was held back leaves when the peer allows as many bytes."""
     waiting = FrameQueue(window_bytes=100)
     writer = Writer(waiting)
@@ -29,7 +29,7 @@ def test_credit_admits_the_next_part():
     assert writer.next() is None
 
 
-def test_one_part_may_always_leave_however_large():
+def test_one_part_may_always_leave_however_large() -> None:
     """A part beyond the window leaves when nothing is under way, and then holds back the rest."""
     waiting = FrameQueue(window_bytes=100)
     waiting.put_parts([part(0, 500), part(1, 1)])
@@ -39,7 +39,7 @@ def test_one_part_may_always_leave_however_large():
     assert frames_of(waiting) == [([0], 0)]
 
 
-def test_credit_for_the_peer_adds_up_and_rides_along():
+def test_credit_for_the_peer_adds_up_and_rides_along() -> None:
     """Credit given twice leaves once, with the parts that are waiting."""
     waiting = FrameQueue()
     waiting.give_credit(30)
@@ -48,7 +48,7 @@ def test_credit_for_the_peer_adds_up_and_rides_along():
     assert frames_of(waiting) == [([0], 42)]
 
 
-def test_credit_leaves_without_parts():
+def test_credit_leaves_without_parts() -> None:
     """The peer need not wait for a sum to hear of its credit."""
     waiting = FrameQueue()
     writer = Writer(waiting)
@@ -58,7 +58,7 @@ def test_credit_leaves_without_parts():
     assert writer.next() is None
 
 
-def test_a_finished_frame_loses_no_credit():
+def test_a_finished_frame_loses_no_credit() -> None:
     """A frame that cannot carry the credit does not lose it: the next one does."""
     waiting = FrameQueue()
     waiting.give_credit(30)
@@ -66,7 +66,7 @@ def test_a_finished_frame_loses_no_credit():
     assert frames_of(waiting) == [([0], 0), ([], 30)]
 
 
-def test_little_credit_is_kept_back():
+def test_little_credit_is_kept_back() -> None:
     """Up to the step it stays; one byte more, and all of it leaves."""
     waiting = FrameQueue(credit_step=100)
     writer = Writer(waiting)
@@ -80,7 +80,7 @@ def test_little_credit_is_kept_back():
     assert writer.next() is None
 
 
-def test_credit_that_is_kept_back_rides_along():
+def test_credit_that_is_kept_back_rides_along() -> None:
     """Parts that leave anyway take it with them, however little it is."""
     waiting = FrameQueue(credit_step=100)
     waiting.give_credit(1)
@@ -89,7 +89,9 @@ def test_credit_that_is_kept_back_rides_along():
 
 
 @pytest.mark.parametrize("in_flight_bytes, leaves", [(30, True), (31, False)])
-def test_a_part_may_leave_when_all_credit_may_be_kept_back(in_flight_bytes, leaves):
+def test_a_part_may_leave_when_all_credit_may_be_kept_back(
+    in_flight_bytes: int, leaves: bool
+) -> None:
     """What is under way up to the step may have been taken: a part beyond the window leaves."""
     waiting = FrameQueue(window_bytes=40, credit_step=30)
     waiting.put_parts([part(0, in_flight_bytes), part(1, 500)])
@@ -100,7 +102,7 @@ def test_a_part_may_leave_when_all_credit_may_be_kept_back(in_flight_bytes, leav
 
 @pytest.mark.parametrize("window_bytes", [1, 100, 1000])
 @pytest.mark.parametrize("credit_step", [0, 1, 99, 100, 5000])
-def test_credit_that_is_kept_back_stops_no_stream(window_bytes, credit_step):
+def test_credit_that_is_kept_back_stops_no_stream(window_bytes: int, credit_step: int) -> None:
     """A peer that keeps back as much as it may gets everything, and not too much at once."""
     rng = random.Random(window_bytes * credit_step)
     waiting = FrameQueue(window_bytes=window_bytes, credit_step=credit_step)
@@ -128,7 +130,7 @@ def test_credit_that_is_kept_back_stops_no_stream(window_bytes, credit_step):
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_any_window_lets_everything_through_in_order(seed):
+def test_any_window_lets_everything_through_in_order(seed) -> None:
     """With a peer that returns credit at random, no part is lost and the window is kept."""
     rng = random.Random(seed)
     window_bytes = rng.choice([1, 100, 1000])
@@ -150,7 +152,7 @@ def test_any_window_lets_everything_through_in_order(seed):
     assert writer.next() is None
 
 
-def test_credit_for_more_than_is_under_way_is_refused_and_admits_nothing():
+def test_credit_for_more_than_is_under_way_is_refused_and_admits_nothing() -> None:
     """A peer cannot widen the window by giving back what it never got."""
     waiting = FrameQueue(window_bytes=100)
     waiting.put_parts([part(0, 60), part(1, 60)])

@@ -16,7 +16,7 @@ def memory():
         yield creator
 
 
-def test_placed_bytes_are_in_the_memory_when_their_frame_leaves(memory):
+def test_placed_bytes_are_in_the_memory_when_their_frame_leaves(memory) -> None:
     """They are copied when the part is taken, not before, and the frame only says where."""
     waiting = FrameQueue(memory=memory)
     payload = bytearray(b"early")
@@ -33,7 +33,7 @@ def test_placed_bytes_are_in_the_memory_when_their_frame_leaves(memory):
     assert bytes(memory.view(5, 59)) == bytes(59)
 
 
-def test_a_placed_part_without_bytes_leaves_the_memory_alone(memory):
+def test_a_placed_part_without_bytes_leaves_the_memory_alone(memory) -> None:
     """They are there already, and only their length is told."""
     memory.write(0, b"there")
     waiting = FrameQueue(memory=memory)
@@ -44,7 +44,7 @@ def test_a_placed_part_without_bytes_leaves_the_memory_alone(memory):
     assert bytes(memory.view(0, 5)) == b"there"
 
 
-def test_placed_parts_need_no_credit(memory):
+def test_placed_parts_need_no_credit(memory) -> None:
     """They leave through a full window and fill none."""
     waiting = FrameQueue(window_bytes=10, memory=memory)
     waiting.put_parts([part(0, 10), placed(1, b"x" * 50, 0), placed(2, b"y" * 50, 64)])
@@ -55,7 +55,7 @@ def test_placed_parts_need_no_credit(memory):
     assert [keys for keys, _ in frames_of(waiting)] == [[0, 1, 2]]
 
 
-def test_a_placed_part_overtakes_nothing(memory):
+def test_a_placed_part_overtakes_nothing(memory) -> None:
     """Behind a part that credit holds back it waits too."""
     waiting = FrameQueue(window_bytes=10, memory=memory)
     waiting.put_parts([part(0, 10), part(1, 10), placed(2, b"x", 0)])
@@ -63,7 +63,7 @@ def test_a_placed_part_overtakes_nothing(memory):
     assert bytes(memory.view(0, 1)) == bytes(1)
 
 
-def test_placed_and_other_parts_share_a_frame_and_come_apart(memory):
+def test_placed_and_other_parts_share_a_frame_and_come_apart(memory) -> None:
     """The frame's bytes are those of the parts without a place, in order."""
     waiting = FrameQueue(memory=memory)
     waiting.put_parts([part(7, 3), placed(8, b"place", 0), part(9, 2)])
@@ -74,7 +74,7 @@ def test_placed_and_other_parts_share_a_frame_and_come_apart(memory):
     assert [bytes(view) for view in payloads] == [b"\x07" * 3, b"", b"\x09" * 2]
 
 
-def test_placed_parts_share_larger_frames(memory):
+def test_placed_parts_share_larger_frames(memory) -> None:
     """Not their bytes but the time until the first is heard of limits a frame."""
     quarter = bytes(PLACED_FRAME_BYTES // 4)
     waiting = FrameQueue(memory=memory)

@@ -21,7 +21,7 @@ TALK = "/test.Talk/Talk"
 class Host:
     """A server whose streams are kept; each says back what it hears, or what `accept` says."""
 
-    def __init__(self, peers, *, accept=lambda stream: None, hear=None, max_streams=4):
+    def __init__(self, peers, *, accept=lambda stream: None, hear=None, max_streams=4) -> None:
         self.streams, self.inboxes = [], []
         self._accept, self._hear = accept, hear
         self.server = peers.server(max_streams=max_streams)
@@ -34,7 +34,7 @@ class Host:
         inbox = Inbox(self._hear or stream.send)
         closed = inbox.on_closed
 
-        def on_closed(error):
+        def on_closed(error) -> None:
             closed(error)
             stream.close()
 
@@ -44,7 +44,7 @@ class Host:
         return inbox
 
 
-def test_messages_come_back_in_order(peers):
+def test_messages_come_back_in_order(peers) -> None:
     """Two hundred messages of all sizes return as they went, and both ends end properly."""
     host, inbox = Host(peers), Inbox()
     stream = peers.channel(host.address).open_stream(TALK, inbox, metadata={"rank": "3"})
@@ -58,11 +58,11 @@ def test_messages_come_back_in_order(peers):
     assert host.streams[0].metadata["rank"] == "3"
 
 
-def test_a_server_that_has_stopped_reads_no_more(peers, monkeypatch):
+def test_a_server_that_has_stopped_reads_no_more(peers, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its reading threads have ended when `stop` returns, not a moment later."""
     stopping, live = threading.Event(), Server._live
 
-    def lingering(self, *args):
+    def lingering(self, *args) -> None:
         live(self, *args)
         stopping.wait(WAIT_S)
 
@@ -76,7 +76,7 @@ def test_a_server_that_has_stopped_reads_no_more(peers, monkeypatch):
     assert stopping.is_set() and not reader.is_alive()
 
 
-def test_both_ends_count_the_same_traffic(peers):
+def test_both_ends_count_the_same_traffic(peers) -> None:
     """Bytes and messages that one end sent, with gRPC's prefix, are those the other received.
 
     Each end greets, ends, and says that the other's end has come.
@@ -96,7 +96,7 @@ def test_both_ends_count_the_same_traffic(peers):
         assert (traffic.received_bytes, traffic.received_messages) == (num_bytes, num_messages)
 
 
-def test_a_refused_stream_hears_the_reason(peers):
+def test_a_refused_stream_hears_the_reason(peers) -> None:
     """What `accept` raises reaches whoever opened the stream, as a ProtocolError."""
 
     def accept(stream):
@@ -109,7 +109,7 @@ def test_a_refused_stream_hears_the_reason(peers):
     assert "rank 9 is not of this cluster" in str(error) and host.address in str(error)
 
 
-def test_a_refused_message_ends_the_stream_on_both_ends(peers):
+def test_a_refused_message_ends_the_stream_on_both_ends(peers) -> None:
     """The sender hears why; the receiver that refused gets its own exception."""
 
     def hear(message):
@@ -124,7 +124,7 @@ def test_a_refused_message_ends_the_stream_on_both_ends(peers):
     assert host.inboxes[0].messages.empty()
 
 
-def test_a_client_that_cannot_go_on_cuts_its_stream(peers):
+def test_a_client_that_cannot_go_on_cuts_its_stream(peers) -> None:
     """The client's receiver gets its own exception, and the server's hears of the end."""
 
     def hear(message):
@@ -137,7 +137,7 @@ def test_a_client_that_cannot_go_on_cuts_its_stream(peers):
     assert isinstance(host.inboxes[0].end(), PeerLost)
 
 
-def test_a_stream_too_many_is_refused_and_a_freed_place_is_not(peers):
+def test_a_stream_too_many_is_refused_and_a_freed_place_is_not(peers) -> None:
     """Of two streams where one fits the second hears so; when the first ends another fits."""
     host = Host(peers, max_streams=1)
     channel = peers.channel(host.address)
@@ -156,7 +156,7 @@ def test_a_stream_too_many_is_refused_and_a_freed_place_is_not(peers):
     assert third_inbox.next() == b"c"
 
 
-def test_a_message_beyond_the_limit_is_not_sent(peers):
+def test_a_message_beyond_the_limit_is_not_sent(peers) -> None:
     """gRPC refuses it before the receiver has to find memory."""
     host, inbox = Host(peers), Inbox()
     stream = peers.channel(host.address).open_stream(TALK, inbox)
@@ -168,7 +168,7 @@ def test_a_message_beyond_the_limit_is_not_sent(peers):
     assert host.inboxes[0].messages.qsize() == 1
 
 
-def test_a_cut_connection_is_a_lost_peer(peers):
+def test_a_cut_connection_is_a_lost_peer(peers) -> None:
     """Whoever cuts it, the client hears PeerLost with the server's address; the server hears."""
     host, inbox = Host(peers), Inbox()
     stream = peers.channel(host.address).open_stream(TALK, inbox)
@@ -186,7 +186,7 @@ def test_a_cut_connection_is_a_lost_peer(peers):
     assert isinstance(host.inboxes[0].end(), PeerLost)
 
 
-def test_parts_that_wait_together_leave_together(peers):
+def test_parts_that_wait_together_leave_together(peers) -> None:
     """A stream fed by a frame queue sends many small parts in few messages."""
     host, inbox = Host(peers, hear=lambda message: None), Inbox()
     outgoing = FrameQueue()
@@ -199,7 +199,7 @@ def test_parts_that_wait_together_leave_together(peers):
 
 
 @pytest.mark.parametrize("ending", ["close", "stop", "both"])
-def test_no_thread_is_left_after_the_end(ending):
+def test_no_thread_is_left_after_the_end(ending: str) -> None:
     """With streams open, closing the channel, stopping the server or both ends every thread."""
     before = set(threading.enumerate())
     server = Server("127.0.0.1:0", max_streams=4)

@@ -3,7 +3,7 @@
 from poseidon_tf.transport.base import MessageQueue
 
 
-def test_messages_come_out_in_order_and_end():
+def test_messages_come_out_in_order_and_end() -> None:
     waiting = MessageQueue()
     for message in (b"a", b"b"):
         waiting.put(message)
@@ -11,7 +11,7 @@ def test_messages_come_out_in_order_and_end():
     assert list(waiting) == [b"a", b"b"]
 
 
-def test_what_is_put_after_the_end_takes_no_memory():
+def test_what_is_put_after_the_end_takes_no_memory() -> None:
     """Whoever was refused may go on asking: its answers are kept for nobody."""
     waiting = MessageQueue()
     waiting.close()

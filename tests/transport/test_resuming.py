@@ -19,25 +19,25 @@ def acknowledgement(count):
 class End:
     """One end: its ledger, what it still has to send, what it heard, what is on the wire to it."""
 
-    def __init__(self, messages):
+    def __init__(self, messages) -> None:
         self.ledger = Ledger()
         self.left = deque(messages)
         self.heard = []
         self.wire = deque()
         self.most_kept = 0
 
-    def add(self):
+    def add(self) -> None:
         if self.left:
             self.ledger.add(self.left.popleft())
         elif not self.ledger.has_ended:
             self.ledger.end()
 
-    def say(self, other):
+    def say(self, other) -> None:
         if (message := self.ledger.take()) is not None:
             other.wire.append(message)
         self.most_kept = max(self.most_kept, len(self.ledger._unacknowledged))
 
-    def hear(self):
+    def hear(self) -> None:
         if self.wire and (payload := self.ledger.hear(self.wire.popleft())) is not None:
             self.heard.append(payload)
 
@@ -49,7 +49,7 @@ def random_messages(rng):
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_whatever_breaks_each_message_is_heard_once_and_in_order(seed):
+def test_whatever_breaks_each_message_is_heard_once_and_in_order(seed) -> None:
     """Random turns of adding, sending, hearing, and connections that break with what they carry."""
     rng = random.Random(seed)
     sent = [random_messages(rng), random_messages(rng)]
@@ -70,7 +70,7 @@ def test_whatever_breaks_each_message_is_heard_once_and_in_order(seed):
 
 
 @pytest.mark.parametrize("size, most_kept", [(10, 64), (ACKNOWLEDGE_BYTES // 8, 8)])
-def test_no_more_is_kept_than_what_may_come_before_it_is_acknowledged(size, most_kept):
+def test_no_more_is_kept_than_what_may_come_before_it_is_acknowledged(size, most_kept: int) -> None:
     """A stream one way, without breaks: 64 messages or 4 MiB are kept, however long it is."""
     assert ACKNOWLEDGE_MESSAGES == 64
     sender, hearer = End([bytes(size)] * 1000), End([])
@@ -83,7 +83,7 @@ def test_no_more_is_kept_than_what_may_come_before_it_is_acknowledged(size, most
     assert sender.most_kept <= most_kept + 1
 
 
-def test_few_words_are_said_about_many_messages():
+def test_few_words_are_said_about_many_messages() -> None:
     """One acknowledgement for 64 messages."""
     sender, hearer = End([b"m"] * 6400), End([])
     words = 0
@@ -97,7 +97,7 @@ def test_few_words_are_said_about_many_messages():
     assert 99 <= words <= 102
 
 
-def test_a_quiet_stream_needs_no_words():
+def test_a_quiet_stream_needs_no_words() -> None:
     """After the greeting nothing is due until there are many messages; a message is just kept."""
     ledger = Ledger()
     assert ledger.take() == GREETING
@@ -107,7 +107,7 @@ def test_a_quiet_stream_needs_no_words():
     assert not ledger.is_idle
 
 
-def test_nothing_is_sent_again_before_the_peer_has_said_how_much_it_has():
+def test_nothing_is_sent_again_before_the_peer_has_said_how_much_it_has() -> None:
     """On a new connection the greeting decides; what came before it did arrive is not repeated."""
     ledger = Ledger()
     for message in (b"1", b"2", b"3"):
@@ -135,7 +135,7 @@ def test_nothing_is_sent_again_before_the_peer_has_said_how_much_it_has():
         (END + b"\x00", "neither a message nor"),
     ],
 )
-def test_nonsense_is_refused_and_changes_nothing(message, reason):
+def test_nonsense_is_refused_and_changes_nothing(message, reason: str) -> None:
     """Of three messages two have been sent and one acknowledged."""
     ledger = Ledger()
     ledger.take()
@@ -150,7 +150,7 @@ def test_nonsense_is_refused_and_changes_nothing(message, reason):
     assert [ledger.take(), ledger.take()] == [b"3", None]
 
 
-def test_what_comes_out_of_turn_is_refused():
+def test_what_comes_out_of_turn_is_refused() -> None:
     """Before the greeting of a new connection, and after the end."""
     ledger = Ledger()
     ledger.reconnect()

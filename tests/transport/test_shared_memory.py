@@ -18,7 +18,7 @@ def sides():
         yield both
 
 
-def test_both_sides_see_what_either_writes(sides):
+def test_both_sides_see_what_either_writes(sides) -> None:
     """Through `write` and through a view, in both directions."""
     creator, child = sides
     offset = creator.grow(8)
@@ -28,7 +28,7 @@ def test_both_sides_see_what_either_writes(sides):
     assert bytes(creator.view(offset, 8)) == b"one 5678"
 
 
-def test_what_is_added_is_aligned_and_overlaps_nothing(sides):
+def test_what_is_added_is_aligned_and_overlaps_nothing(sides) -> None:
     """Every piece begins at a multiple of 64, behind the one before."""
     creator, _ = sides
     sizes = [1, 64, 65, 100_000, 3]
@@ -47,7 +47,7 @@ def address(view):
     return np.frombuffer(view, np.uint8).ctypes.data
 
 
-def test_what_fits_the_files_first_size_is_in_one_mapping(sides):
+def test_what_fits_the_files_first_size_is_in_one_mapping(sides) -> None:
     """The file is made ahead of what is needed, and what nobody wrote to takes no memory."""
     creator, _ = sides
     creator.grow(1)
@@ -61,7 +61,7 @@ def test_what_fits_the_files_first_size_is_in_one_mapping(sides):
     assert os.fstat(creator.descriptor).st_blocks * 512 <= 2 * 1024 * 1024
 
 
-def test_what_fits_no_more_doubles_the_file(sides):
+def test_what_fits_no_more_doubles_the_file(sides) -> None:
     """Twice what is needed then, whatever it was before; the last byte is there too."""
     creator, child = sides
     creator.grow(100)
@@ -71,7 +71,7 @@ def test_what_fits_no_more_doubles_the_file(sides):
     assert bytes(child.view(offset + 99_999_999, 1)) == b"z"
 
 
-def test_closing_gives_the_descriptor_back_and_leaves_what_is_mapped():
+def test_closing_gives_the_descriptor_back_and_leaves_what_is_mapped() -> None:
     """Views can be read and written to for as long as somebody has them."""
     with two_sides() as (creator, child):
         other = SharedMemory(os.dup(creator.descriptor))
@@ -85,7 +85,7 @@ def test_closing_gives_the_descriptor_back_and_leaves_what_is_mapped():
         assert bytes(child.view(0, 3)) == b"xyz"
 
 
-def test_a_view_outlives_growth_on_either_side(sides):
+def test_a_view_outlives_growth_on_either_side(sides) -> None:
     """Views from before the memory grew still show the same bytes as those from after."""
     creator, child = sides
     first = creator.grow(10)
@@ -98,7 +98,7 @@ def test_a_view_outlives_growth_on_either_side(sides):
 
 
 @pytest.mark.parametrize("offset, num_bytes", [(0, 1), (-1, 2), (-100, 101), (2**63, 1)])
-def test_nobody_reaches_beyond_the_end(sides, offset, num_bytes):
+def test_nobody_reaches_beyond_the_end(sides, offset, num_bytes: int) -> None:
     """Neither to read nor to write, on the child's side as well; and it can be used afterwards."""
     creator, _ = sides
     assert creator.grow(100) == 0
@@ -113,7 +113,7 @@ def test_nobody_reaches_beyond_the_end(sides, offset, num_bytes):
 
 
 @pytest.mark.parametrize("offset, num_bytes", [(-1, 2), (-64, 64), (0, -1)])
-def test_nobody_reaches_before_the_beginning(sides, offset, num_bytes):
+def test_nobody_reaches_before_the_beginning(sides, offset: int, num_bytes: int) -> None:
     """Python would count from the end, which may be another's."""
     creator, child = sides
     creator.grow(100)
@@ -123,7 +123,7 @@ def test_nobody_reaches_before_the_beginning(sides, offset, num_bytes):
             side.view(offset, num_bytes)
 
 
-def test_memory_that_has_not_grown_has_no_bytes(sides):
+def test_memory_that_has_not_grown_has_no_bytes(sides) -> None:
     """A place in it is refused; nothing at all may be asked for."""
     for side in sides:
         assert len(side.view(0, 0)) == 0
@@ -141,7 +141,7 @@ memory.write(offset, bytes(memory.view(offset, 5)).upper())
 
 
 @pytest.mark.processes
-def test_a_child_process_is_given_the_descriptor(sides):
+def test_a_child_process_is_given_the_descriptor(sides) -> None:
     """It maps the same bytes, and only the child that the descriptor was passed to has it."""
     creator, _ = sides
     creator.grow(1000)
@@ -154,7 +154,7 @@ def test_a_child_process_is_given_the_descriptor(sides):
     assert refused.returncode and "Bad file descriptor" in refused.stderr
 
 
-def test_a_system_without_such_files_has_none(monkeypatch):
+def test_a_system_without_such_files_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
     """The creator gets None and goes on without."""
     monkeypatch.delattr(os, "memfd_create", raising=False)
     assert SharedMemory.create() is None

@@ -32,7 +32,7 @@ class Talk:
       talks: whether something is under way to it all the time.
     """
 
-    def __init__(self, role, how, *, keepalive_s, talks):
+    def __init__(self, role, how, *, keepalive_s, talks) -> None:
         (self._address,) = free_addresses(1)
         self._settings = ConnectionSettings(keepalive_s=keepalive_s)
         self._role, self._talks = role, talks
@@ -61,7 +61,7 @@ class Talk:
         assert self.process.stdout.readline() == "READY\n"
         return self
 
-    def __exit__(self, *exception):
+    def __exit__(self, *exception) -> None:
         self.process.kill()
         self.process.wait()
         self.process.stdin.close()
@@ -73,14 +73,14 @@ class Talk:
         self._started(stream)
         return self
 
-    def _started(self, stream):
+    def _started(self, stream) -> None:
         self.stream = stream
         stream.send(b"hello")
 
-    def on_message(self, message):
+    def on_message(self, message) -> None:
         self._inbox.on_message(message)
 
-    def on_closed(self, error):
+    def on_closed(self, error) -> None:
         self._inbox.on_closed(error)
         self.closed.set()
 
@@ -96,18 +96,18 @@ class Talk:
             self.closed.wait(0.1)
         return self.closed.is_set()
 
-    def say_something(self):
+    def say_something(self) -> None:
         if self._talks:
             self.stream.send(MESSAGE)
 
-    def fall_silent(self):
+    def fall_silent(self) -> None:
         self.process.stdin.write("\n")
         self.process.stdin.flush()
 
 
 @pytest.mark.parametrize("talks", [False, True], ids=["idle", "talking"])
 @pytest.mark.parametrize("role", ["server", "client"])
-def test_a_stopped_peer_is_dead_after_the_keepalive(role, talks):
+def test_a_stopped_peer_is_dead_after_the_keepalive(role: str, talks: bool) -> None:
     """Its host still acknowledges what arrives; only the process does not answer."""
     with Talk(role, "SIGSTOP", keepalive_s=2.0, talks=talks) as talk:
         talk.fall_silent()
@@ -121,7 +121,7 @@ def test_a_stopped_peer_is_dead_after_the_keepalive(role, talks):
     "keepalive_s, hold_s",
     [(4, 8), pytest.param(30, 60, marks=[pytest.mark.thorough, pytest.mark.timeout(120)])],
 )
-def test_a_peer_that_holds_its_interpreter_is_alive(keepalive_s, hold_s):
+def test_a_peer_that_holds_its_interpreter_is_alive(keepalive_s: int, hold_s: int) -> None:
     """Threads of gRPC's answer, which need no lock of Python's, at either end of a stream."""
     with contextlib.ExitStack() as stack:
         talks = [
@@ -143,7 +143,7 @@ def test_a_peer_that_holds_its_interpreter_is_alive(keepalive_s, hold_s):
             assert not talk.closed.is_set() and talk.errors == []
 
 
-def test_who_can_connect_anew_is_the_first_to_lose_patience(peers):
+def test_who_can_connect_anew_is_the_first_to_lose_patience(peers) -> None:
     """What the server says does not get through: it is the client that gives the connection up,
     though it has noticed later, and the stream goes on over another."""
     settings = ConnectionSettings(keepalive_s=6.0, resume_s=0.4)

@@ -26,7 +26,7 @@ def made(head, data=bytes(8)):
     return len(text).to_bytes(4, "little") + text + data
 
 
-def test_arrays_come_back_as_they_were():
+def test_arrays_come_back_as_they_were() -> None:
     """In order, with their shapes and dtypes; and they may be written."""
     for before, after in zip(ARRAYS, unpack(pack(ARRAYS)), strict=True):
         assert (before.shape, before.dtype) == (after.shape, after.dtype)
@@ -35,7 +35,7 @@ def test_arrays_come_back_as_they_were():
     assert unpack(pack([])) == []
 
 
-def test_a_list_made_by_hand_is_read():
+def test_a_list_made_by_hand_is_read() -> None:
     """The bad ones below are bad for the reason that they name."""
     (array,) = unpack(made([["float32", [2]]], np.array([1, 2], "f").tobytes()))
     assert array.tolist() == [1, 2]
@@ -71,13 +71,13 @@ def test_a_list_made_by_hand_is_read():
         made(b"[" * 100_000),
     ],
 )
-def test_what_is_no_array_is_refused(packed):
+def test_what_is_no_array_is_refused(packed) -> None:
     """Cut, of another size, of objects, of a negative length, or not even a list."""
     with pytest.raises(ProtocolError, match="bytes that are not arrays"):
         unpack(packed)
 
 
-def test_no_memory_is_taken_for_a_shape_whose_bytes_are_not_there():
+def test_no_memory_is_taken_for_a_shape_whose_bytes_are_not_there() -> None:
     """400 MB are named, 8 bytes are there."""
     packed = made([["float32", [10**8]]])
     tracemalloc.start()
@@ -91,7 +91,7 @@ def test_no_memory_is_taken_for_a_shape_whose_bytes_are_not_there():
 
 
 @pytest.mark.parametrize("array", [np.array([object()]), np.array(["text"]), np.zeros(2, "f,f")])
-def test_what_is_no_number_is_not_sent(array):
+def test_what_is_no_number_is_not_sent(array) -> None:
     """Whoever tries hears it before anything leaves."""
     with pytest.raises(TypeError, match="only numbers can"):
         pack([array])

@@ -27,7 +27,7 @@ def equal_bits_or_both_nan(ours: np.ndarray, theirs: np.ndarray) -> bool:
     return bool(same.all()) and bool(np.isnan(ours.astype(np.float32)[nan]).all())
 
 
-def test_bfloat16_rounds_to_nearest_even():
+def test_bfloat16_rounds_to_nearest_even() -> None:
     """Narrowing gives ml_dtypes' bits for all samples, infinities included; a NaN stays one."""
     values = float32_samples()
     with np.errstate(all="ignore"):
@@ -37,7 +37,7 @@ def test_bfloat16_rounds_to_nearest_even():
     assert equal_bits_or_both_nan(ours.view(ml_dtypes.bfloat16), expected)
 
 
-def test_float16_rounds_as_numpy_does():
+def test_float16_rounds_as_numpy_does() -> None:
     """Narrowing gives numpy's bits for all samples."""
     values = float32_samples()
     with np.errstate(all="ignore"):
@@ -48,7 +48,7 @@ def test_float16_rounds_as_numpy_does():
 @pytest.mark.parametrize(
     "name, dtype", [("bfloat16", ml_dtypes.bfloat16), ("float16", np.dtype(np.float16))]
 )
-def test_every_half_survives_the_way_to_float32_and_back(name, dtype):
+def test_every_half_survives_the_way_to_float32_and_back(name: str, dtype) -> None:
     """Widening is exact for all 65536 patterns, and narrowing undoes it."""
     wide = widen(EVERY_HALF.tobytes(), name)
     assert wide.dtype == np.float32
@@ -57,7 +57,7 @@ def test_every_half_survives_the_way_to_float32_and_back(name, dtype):
 
 
 @pytest.mark.parametrize("name", ["float16", "bfloat16"])
-def test_overflow_is_infinity_without_a_warning(name):
+def test_overflow_is_infinity_without_a_warning(name: str) -> None:
     """A sum too large for its type, ordinary under loss scaling, is no event on the server."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -66,7 +66,7 @@ def test_overflow_is_infinity_without_a_warning(name):
 
 
 @pytest.mark.parametrize("name", ["float32", "float64", "int32", "int64"])
-def test_full_precision_is_summed_as_it_is(name):
+def test_full_precision_is_summed_as_it_is(name: str) -> None:
     """Neither way copies or changes the values."""
     values = np.arange(5).astype(name)
     payload = values.tobytes()
@@ -77,14 +77,14 @@ def test_full_precision_is_summed_as_it_is(name):
 
 
 @pytest.mark.parametrize("name", ["float16", "bfloat16", "float32", "float64", "int32", "int64"])
-def test_nothing_is_a_sum_too(name):
+def test_nothing_is_a_sum_too(name: str) -> None:
     """A payload of no bytes has no values, in every type."""
     assert narrow(widen(b"", name), name).tobytes() == b""
     assert wire_dtype(name).byteorder in "<="
 
 
 @pytest.mark.parametrize("name", ["", "bool", "complex64", "float8_e4m3fn", "<f4", "string"])
-def test_a_type_without_a_sum_is_refused_by_name(name):
+def test_a_type_without_a_sum_is_refused_by_name(name: str) -> None:
     """The message names the type and those that would do."""
     with pytest.raises(ProtocolError, match=f"'{name}'.*float32"):
         wire_dtype(name)

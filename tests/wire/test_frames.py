@@ -36,7 +36,7 @@ def random_frame(rng: random.Random) -> tuple[FrameHeader, list[bytes]]:
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_a_frame_has_the_bytes_that_protobuf_would_have_written(seed):
+def test_a_frame_has_the_bytes_that_protobuf_would_have_written(seed) -> None:
     """Encoding by hand and `Frame.SerializeToString` agree byte for byte."""
     header, payloads = random_frame(random.Random(seed))
     frame = Frame(header=header, payload=b"".join(payloads))
@@ -45,7 +45,7 @@ def test_a_frame_has_the_bytes_that_protobuf_would_have_written(seed):
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_a_frame_comes_back_as_it_went(seed):
+def test_a_frame_comes_back_as_it_went(seed) -> None:
     """Decoding what protobuf wrote gives the header and each part's own bytes."""
     header, payloads = random_frame(random.Random(seed))
     message = Frame(header=header, payload=b"".join(payloads)).SerializeToString()
@@ -54,14 +54,14 @@ def test_a_frame_comes_back_as_it_went(seed):
     assert [bytes(view) for view in views] == payloads
 
 
-def test_decoding_copies_no_payload():
+def test_decoding_copies_no_payload() -> None:
     """The parts are read-only views of the message."""
     message = encode(FrameHeader(parts=[Part(length=3), Part(length=2)]), [b"abc", b"de"])
     _, views = decode(message)
     assert all(view.obj is message and view.readonly for view in views)
 
 
-def test_a_refusal_and_a_goodbye_carry_no_payload():
+def test_a_refusal_and_a_goodbye_carry_no_payload() -> None:
     """Both are a header alone, and say what they were given."""
     header, views = decode(refusal("rank 1 pushed 'fc7' twice"))
     assert (header.refusal, views) == ("rank 1 pushed 'fc7' twice", [])
@@ -90,7 +90,7 @@ def test_a_refusal_and_a_goodbye_carry_no_payload():
         b"\x0a\x00\x12\x01",  # a payload that is cut
     ],
 )
-def test_garbage_is_refused(message):
+def test_garbage_is_refused(message) -> None:
     """Bytes that are no frame are a ProtocolError."""
     with pytest.raises(ProtocolError):
         decode(message)
@@ -100,7 +100,7 @@ def test_garbage_is_refused(message):
     "lengths, payload",
     [([], b"a"), ([1], b""), ([2], b"a"), ([1, 1], b"a"), ([1], b"aa"), ([2**32 - 1] * 3, b"a")],
 )
-def test_parts_must_add_up_to_the_payload(lengths, payload):
+def test_parts_must_add_up_to_the_payload(lengths, payload: bytes) -> None:
     """A header that claims other bytes than follow is refused."""
     header = FrameHeader(parts=[Part(length=length) for length in lengths])
     with pytest.raises(ProtocolError, match="do not add up"):
@@ -108,7 +108,7 @@ def test_parts_must_add_up_to_the_payload(lengths, payload):
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_every_prefix_of_a_frame_is_refused_or_whole(seed):
+def test_every_prefix_of_a_frame_is_refused_or_whole(seed) -> None:
     """A message cut anywhere is refused, unless what is cut is a payload that no part claims."""
     header, payloads = random_frame(random.Random(seed))
     message = encode(header, payloads)
@@ -120,7 +120,7 @@ def test_every_prefix_of_a_frame_is_refused_or_whole(seed):
             decode(message[:end])
 
 
-def test_mutated_frames_raise_nothing_but_protocol_errors():
+def test_mutated_frames_raise_nothing_but_protocol_errors() -> None:
     """Flipped, missing, doubled and foreign bytes either decode or are refused."""
     rng = random.Random(7)
     refused = 0
@@ -146,7 +146,7 @@ def test_mutated_frames_raise_nothing_but_protocol_errors():
 
 
 @pytest.mark.parametrize("num_bytes", [0, 1, 9, 10, 11, 20, 25])
-def test_cut_pieces_are_short_and_make_the_whole(num_bytes):
+def test_cut_pieces_are_short_and_make_the_whole(num_bytes: int) -> None:
     """Pieces are at most a chunk long, in order, with their offsets; nothing is one empty piece."""
     payload = bytes(range(num_bytes))
     pieces = cut(memoryview(payload), chunk_bytes=10)
@@ -156,7 +156,7 @@ def test_cut_pieces_are_short_and_make_the_whole(num_bytes):
     assert all(len(piece) <= 10 for _, piece in pieces)
 
 
-def test_the_module_says_what_it_offers():
+def test_the_module_says_what_it_offers() -> None:
     """`__all__` is sorted and complete enough to import."""
     assert frames.__all__ == sorted(frames.__all__)
     assert all(hasattr(frames, name) for name in frames.__all__)

@@ -28,7 +28,7 @@ strategy = poseidon_tf.PoseidonStrategy(
 x, y = np.ones((16, 32), dtype), np.ones((16, 1), dtype)
 
 
-def train(*, jit_compile):
+def train(*, jit_compile) -> None:
     with strategy.scope():
         model = keras.Sequential(
             [

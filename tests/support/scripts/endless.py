@@ -19,7 +19,7 @@ address, how = sys.argv[1:]
 
 
 class Announce(keras.callbacks.Callback):
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch, logs=None) -> None:
         if batch != LAST_STEP:
             return
         host, port = address.split(":")

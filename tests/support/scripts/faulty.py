@@ -30,11 +30,11 @@ address, rank, point, keepalive_s = sys.argv[1:]
 class Stop:
     """The chosen point; only its first time counts."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.is_over = False
         self.has_gone_on = threading.Event()
 
-    def at(self, here, *, on_main_thread=False):
+    def at(self, here, *, on_main_thread=False) -> None:
         if self.is_over or here != point or strategy.rank != int(rank):
             return
         self.is_over = True
@@ -50,7 +50,7 @@ class Stop:
                 sys.exit(0)
             os._exit(0)  # As a library may do it.
 
-    def other_is_in(self, step):
+    def other_is_in(self, step) -> None:
         """The other worker has begun to push `step`; only that of the point counts."""
         if step == WAITING_STEP.get(point) and strategy.rank != int(rank):
             with socket.socket(socket.AF_UNIX) as test:
@@ -58,7 +58,7 @@ class Stop:
                 test.sendall(b"waiting")
 
 
-def watch_session(session):
+def watch_session(session) -> None:
     """Stop in the middle of a step: before a push that a server must add, or before a result."""
     begin, done = session.begin, session.done
     num_begun = collections.Counter()
@@ -73,7 +73,7 @@ def watch_session(session):
                     stop.at("mid push")
         return is_open
 
-    def watched_done(route, step, results):
+    def watched_done(route, step, results) -> None:
         if step == STEP:
             stop.at("mid pull")
         done(route, step, results)
@@ -84,22 +84,22 @@ def watch_session(session):
 class Between(keras.callbacks.Callback):
     num_steps = 0
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch, logs=None) -> None:
         stop.at(BEFORE_ALL, on_main_thread=True)
 
-    def on_train_batch_begin(self, batch, logs=None):
+    def on_train_batch_begin(self, batch, logs=None) -> None:
         # Data are read ahead; without its last step this worker needs its peers to the end.
         is_last = self.num_steps == EPOCHS * STEPS_PER_EPOCH - 1
         if is_last and point == "end of data" and strategy.rank == int(rank):
             assert stop.has_gone_on.wait(60.0), "the end of the data was not read ahead"
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch, logs=None) -> None:
         if self.num_steps == STEP:
             stop.at("between steps", on_main_thread=True)
         self.num_steps += 1
 
 
-def watch_data(data_ends):
+def watch_data(data_ends) -> None:
     """Stop where this worker has no element left in the last epoch."""
     has_step = data_ends.has_step
     num_ends = 0

@@ -40,7 +40,7 @@ def shares(ranks, key, step):
 class Expected:
     """The sums of one step at a time, made once for all workers here."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._lock, self._sums = threading.Lock(), {}
 
     def total(self, key, step):
@@ -55,7 +55,7 @@ expected = Expected()
 
 
 class LightWorker:
-    def __init__(self, rank):
+    def __init__(self, rank) -> None:
         self._rank, self._rng = rank, random.Random(rank)
         self._heard = queue.SimpleQueue()
         self._client = CoordinatorClient(
@@ -69,7 +69,7 @@ class LightWorker:
             on_failure=self._heard.put,
         )
 
-    def join(self):
+    def join(self) -> None:
         view = self._client.join(timeout_s=WAIT_S)
         self._link = ServerLink(
             view.server_addresses[0],
@@ -80,7 +80,7 @@ class LightWorker:
             window_bytes=orders["window_bytes"],
         )
 
-    def train(self):
+    def train(self) -> None:
         assert self._link.register(keys, timeout_s=WAIT_S) == list(range(len(keys)))
         for step in range(num_steps):
             self._dawdle(step)
@@ -101,7 +101,7 @@ class LightWorker:
                 np.testing.assert_array_equal(found, expected.total(key, step))
         assert self._heard.empty(), "more sums than contributions"
 
-    def _dawdle(self, step):
+    def _dawdle(self, step) -> None:
         """The random delay; rank 0, which every other rank's share waits for, may be late more."""
         late = orders["first_rank_late_s"] if self._rank == 0 else 0.0
         if self._rng.random() < orders["delay_share"]:
@@ -112,7 +112,7 @@ class LightWorker:
     def inspect(self):
         return self._link.inspect(timeout_s=WAIT_S)
 
-    def leave(self):
+    def leave(self) -> None:
         self._link.leave(num_steps - 1)
         assert self._client.goodbye(num_steps - 1, timeout_s=WAIT_S)
         self._link.close(timeout_s=10.0)

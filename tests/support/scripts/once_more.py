@@ -26,7 +26,7 @@ task = json.loads(os.environ["TF_CONFIG"])["task"]
 is_first = task.get("type") == "chief"
 
 
-def wait_for_test(what):
+def wait_for_test(what) -> None:
     with socket.create_connection((host, int(port))) as test:
         test.sendall(f"{what} ".encode())
         test.recv(1)

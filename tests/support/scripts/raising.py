@@ -20,14 +20,14 @@ logged = []
 
 
 class Listener(logging.Handler):
-    def emit(self, record):
+    def emit(self, record) -> None:
         logged.append(record.getMessage())
         if record.levelno >= logging.WARNING:
             print(record.getMessage(), file=sys.stderr, flush=True)
 
 
 class Raise(keras.callbacks.Callback):
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch, logs=None) -> None:
         if batch != (2 if where == "in a step" else STEPS - 1):
             return
         if strategy.rank == 1:

@@ -24,7 +24,7 @@ if json.loads(os.environ["TF_CONFIG"])["task"]["index"] == 0:
 
 
 class Announce(keras.callbacks.Callback):
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch, logs=None) -> None:
         if batch == 3:
             host, port = address.split(":")
             with socket.create_connection((host, int(port))) as test:

@@ -25,24 +25,24 @@ LAST_STEP = 2  # Of the third fit, counted from 0.
 class Test(logging.Handler):
     """The connection to the test; a logging handler of this worker's warnings."""
 
-    def __init__(self, address):
+    def __init__(self, address) -> None:
         super().__init__(logging.WARNING)
         host, port = address.split(":")
         self._socket = socket.create_connection((host, int(port)))
 
-    def say(self, kind, value):
+    def say(self, kind, value) -> None:
         self._socket.sendall((json.dumps([kind, value]) + "\n").encode())
 
-    def emit(self, record):
+    def emit(self, record) -> None:
         self.say(record.levelname, record.getMessage())
 
-    def stand_still(self, where):
+    def stand_still(self, where) -> None:
         self.say("still", where)
         assert self._socket.recv(1) == b"!"
 
 
 class StandStill(keras.callbacks.Callback):
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch, logs=None) -> None:
         if batch == LAST_STEP and strategy.rank == STALLING:
             test.stand_still("step")
 

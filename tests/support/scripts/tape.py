@@ -153,35 +153,35 @@ def refusals() -> None:
 
     a_start, b_start = a.numpy(), b.numpy()
 
-    def two_optimizers():
+    def two_optimizers() -> None:
         grads = gradients(tape_class, a, b)
         first.apply(grads[:1], [a])
         second.apply(grads[1:], [b])
 
-    def changed():
+    def changed() -> None:
         (grad,) = gradients(tape_class, a)
         first.apply([grad * 2.0], [a])
 
-    def twice_one_sum():
+    def twice_one_sum() -> None:
         grads = gradients(tape_class, a)
         first.apply(grads, [a])
         second.apply(grads, [a])
 
-    def accumulated():
+    def accumulated() -> None:
         (one,), (two,) = gradients(tape_class, a), gradients(tape_class, a)
         first.apply([one + two], [a])
 
-    def by_turns():
+    def by_turns() -> None:
         first.apply(gradients(tape_class, a), [a])
         first.apply(gradients(tf.GradientTape, a), [a])
 
-    def persistent():
+    def persistent() -> None:
         with tape_class(persistent=True) as tape:
             one, two = tf.reduce_sum(a * x), tf.reduce_sum(b * x)
         first.apply(tape.gradient(one, [a]), [a])
         first.apply(tape.gradient(two, [b]), [b])
 
-    def structure():
+    def structure() -> None:
         with tape_class(watch_accessed_variables=False) as tape:
             tape.watch(a)
             loss = tf.reduce_sum(a * x) + tf.reduce_sum(c * x)
@@ -198,7 +198,7 @@ def refusals() -> None:
             result(f"{step.__name__}-{mode}", [how, moved((a, a_start), (b, b_start))])
     result("structure", [refusal(structure), moved((a, a_start), (b, b_start))])
 
-    def grows():
+    def grows() -> None:
         for used in ([c], [c, d]):
             with tape_class() as tape:
                 loss = tf.add_n([tf.reduce_sum(variable * x) for variable in used])
@@ -206,14 +206,14 @@ def refusals() -> None:
 
     result("grows", [refusal(grows), moved((c, np.ones(1)), (d, np.ones(1)))])
 
-    def mixed():
+    def mixed() -> None:
         first.apply([*gradients(tape_class, a), *gradients(tf.GradientTape, b)], [a, b])
 
-    def local_after_tape():
+    def local_after_tape() -> None:
         gradients(tape_class, a)
         first.apply(gradients(tf.GradientTape, a), [a])
 
-    def sum_all_reduced():
+    def sum_all_reduced() -> None:
         (grad,) = gradients(tf.GradientTape, c)
         context = tf.distribute.get_replica_context()
         first.apply([context.all_reduce(tf.distribute.ReduceOp.SUM, grad)], [c])
@@ -230,13 +230,13 @@ def refusals() -> None:
             loss = constant * constant
         return tape.gradient(loss, constant)
 
-    def used_up():
+    def used_up() -> None:
         with tape_class() as tape:
             loss = tf.reduce_sum(a)
         tape.gradient(loss, [a])
         tape.gradient(loss, [a])
 
-    def jacobian():
+    def jacobian() -> None:
         with tape_class() as tape:
             loss = a * a
         tape.jacobian(loss, a)
@@ -274,7 +274,7 @@ def break_a_step() -> None:
 
         return tf.identity(x), backward
 
-    def step():
+    def step() -> None:
         with tape_class() as tape:
             hidden = tf.identity(tf.identity(breaks(tf.matmul(tf.ones((2, 4)), low))))
             loss = tf.reduce_sum(tf.matmul(tf.identity(tf.identity(hidden)), top))

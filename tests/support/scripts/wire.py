@@ -25,7 +25,7 @@ def kernel_bytes() -> dict[str, int]:
 
 
 class Count(keras.callbacks.Callback):
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch, logs=None) -> None:
         if batch in (0, 20):
             # Nobody begins the next step before everybody has counted.
             strategy.gather_bytes("step ended", b"")
