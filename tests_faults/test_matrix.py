@@ -4,7 +4,9 @@ Those that need hosts of their own need root, iproute2 and /dev/net/tun.
 """
 
 import pytest
-from fault_matrix import (
+
+from poseidon_tf.session.deadlines import Deadlines
+from tests.faults.fault_matrix import (
     FAULTS,
     MEMBERS,
     MOMENTS,
@@ -13,8 +15,6 @@ from fault_matrix import (
     run_case,
     undisturbed_digest,
 )
-
-from poseidon_tf.session.deadlines import Deadlines
 
 WORKERS = MEMBERS[:2]
 

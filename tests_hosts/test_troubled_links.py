@@ -7,8 +7,8 @@ Needs root, iproute2 and /dev/net/tun.
 from __future__ import annotations
 
 import pytest
-from fault_matrix import SAME_WEIGHTS, undisturbed_digest
 
+from tests.faults.fault_matrix import SAME_WEIGHTS, undisturbed_digest
 from tests.support.fault_table import Note
 from tests.support.jobs import Job
 from tests.support.network import Network, Trouble

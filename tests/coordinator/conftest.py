@@ -5,7 +5,8 @@ import threading
 import time
 
 import pytest
-from coordinator_jobs import WAIT_S, Job, RawMember
+
+from tests.coordinator.coordinator_jobs import WAIT_S, Job, RawMember
 
 
 @pytest.fixture

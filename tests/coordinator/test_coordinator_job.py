@@ -4,7 +4,6 @@ import contextlib
 from concurrent.futures import wait
 
 import pytest
-from coordinator_jobs import MEMBERS, WAIT_S, RawMember
 
 from poseidon_tf.coordinator import service
 from poseidon_tf.coordinator.messages import Failure, Gather, Gathered, Pong, RosterView
@@ -16,6 +15,7 @@ from poseidon_tf.errors import (
     ProtocolError,
     StepTimeout,
 )
+from tests.coordinator.coordinator_jobs import MEMBERS, WAIT_S, RawMember
 
 pytestmark = pytest.mark.connections
 

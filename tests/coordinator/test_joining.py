@@ -8,7 +8,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from coordinator_jobs import MEMBERS, WAIT_S, Job, RawMember
 
 from poseidon_tf.coordinator import codec
 from poseidon_tf.coordinator.client import CoordinatorClient
@@ -16,6 +15,7 @@ from poseidon_tf.coordinator.limits import MAX_STRANGER_PINGS
 from poseidon_tf.coordinator.messages import MemberKey, Ping, Pong
 from poseidon_tf.errors import ConfigError, MemberError, StartTimeout
 from poseidon_tf.transport.server import Server
+from tests.coordinator.coordinator_jobs import MEMBERS, WAIT_S, Job, RawMember
 
 pytestmark = [pytest.mark.connections, pytest.mark.usefixtures("no_thread_outlives_its_test")]
 

@@ -1,20 +1,6 @@
 """The roster, by feeding it events and reading what follows: who comes, and what is agreed on."""
 
 import pytest
-from rosters import (
-    ADDRESSES,
-    EVERYONE,
-    S0,
-    S1,
-    W0,
-    W1,
-    W2,
-    assert_all_fail,
-    complete_roster,
-    join,
-    make_roster,
-    part,
-)
 
 from poseidon_tf.coordinator.messages import (
     Announce,
@@ -28,6 +14,20 @@ from poseidon_tf.coordinator.messages import (
     RosterView,
 )
 from poseidon_tf.errors import ConfigError, ProtocolError, StartTimeout, StepTimeout
+from tests.coordinator.rosters import (
+    ADDRESSES,
+    EVERYONE,
+    S0,
+    S1,
+    W0,
+    W1,
+    W2,
+    assert_all_fail,
+    complete_roster,
+    join,
+    make_roster,
+    part,
+)
 
 
 @pytest.mark.parametrize("order", [EVERYONE, EVERYONE[::-1], [S1, W2, W0, S0, W1]])

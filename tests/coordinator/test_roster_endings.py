@@ -1,7 +1,18 @@
 """The roster, by feeding it events and reading what follows: goodbyes, losses and failures."""
 
 import pytest
-from rosters import (
+
+from poseidon_tf.coordinator.messages import Ended, Gathered, Left, MemberFailure, NotNow
+from poseidon_tf.errors import (
+    ConfigError,
+    DriftError,
+    MemberError,
+    NumericsError,
+    PeerLost,
+    PlanError,
+    StepTimeout,
+)
+from tests.coordinator.rosters import (
     ADDRESSES,
     EVERYONE,
     S0,
@@ -14,17 +25,6 @@ from rosters import (
     join,
     make_roster,
     part,
-)
-
-from poseidon_tf.coordinator.messages import Ended, Gathered, Left, MemberFailure, NotNow
-from poseidon_tf.errors import (
-    ConfigError,
-    DriftError,
-    MemberError,
-    NumericsError,
-    PeerLost,
-    PlanError,
-    StepTimeout,
 )
 
 

@@ -3,7 +3,6 @@
 import random
 
 import pytest
-from test_roster import S0, W0, W1, W2, complete_roster
 
 from poseidon_tf.coordinator.messages import (
     Failure,
@@ -15,6 +14,7 @@ from poseidon_tf.coordinator.messages import (
 )
 from poseidon_tf.coordinator.stopping import Stopping
 from poseidon_tf.errors import MemberError, ProtocolError, StepTimeout
+from tests.coordinator.test_roster import S0, W0, W1, W2, complete_roster
 
 pytestmark = pytest.mark.connections
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from faults_jobs import everyone
-
+from tests.faults.faults_jobs import everyone
 from tests.support.jobs import Member
 from tests.support.scripts.moments import (
     BEFORE_ALL,
@@ -18,7 +17,7 @@ from tests.support.scripts.moments import (
 )
 
 if TYPE_CHECKING:
-    from fault_matrix import FaultyJob
+    from tests.faults.fault_matrix import FaultyJob
 
 
 def names_who_is_missed(faulty: FaultyJob, member: Member, error: str, *, is_victim: bool) -> bool:

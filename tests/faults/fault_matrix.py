@@ -18,14 +18,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
-from fault_errors import (
+
+from tests.faults.fault_errors import (
     index_of_server,
     names_who_is_missed,
     says_what_it_summed,
     says_where_it_was,
 )
-from faults_jobs import START_S, Watched, children, everyone, outputs, thread_errors
-
+from tests.faults.faults_jobs import START_S, Watched, children, everyone, outputs, thread_errors
 from tests.support.jobs import Job, Member
 from tests.support.network import Network
 from tests.support.scripts.moments import BEFORE_ALL, WAITING_STEP

@@ -1,9 +1,9 @@
 """Arguments that cannot work: every worker hears what is wrong, and nobody hangs."""
 
 import pytest
-from faults_jobs import everyone, outputs, thread_errors
 
 from poseidon_tf import ConfigError
+from tests.faults.faults_jobs import everyone, outputs, thread_errors
 from tests.support.jobs import Job
 
 

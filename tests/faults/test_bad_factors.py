@@ -4,13 +4,13 @@ import queue
 
 import numpy as np
 import pytest
-from faults_streams import WAIT_S, Endpoint
 
 from poseidon_tf.errors import MemberError, ProtocolError
 from poseidon_tf.sfb.factors import RowSpec, pack
 from poseidon_tf.sfb.service import BROADCAST, FactorService
 from poseidon_tf.wire import frames
 from poseidon_tf.wire.frame_pb2 import FrameHeader, Part
+from tests.faults.faults_streams import WAIT_S, Endpoint
 
 pytestmark = pytest.mark.connections
 

@@ -5,7 +5,6 @@ import queue
 import grpc
 import numpy as np
 import pytest
-from faults_streams import WAIT_S, Endpoint
 
 from poseidon_tf.errors import ProtocolError
 from poseidon_tf.kv.client import Piece, ServerLink
@@ -24,6 +23,7 @@ from poseidon_tf.transport.base import MAX_MESSAGE_BYTES
 from poseidon_tf.transport.security import Security
 from poseidon_tf.wire import frames
 from poseidon_tf.wire.frame_pb2 import FrameHeader, InspectReply, Key, KeyTable, Part
+from tests.faults.faults_streams import WAIT_S, Endpoint
 
 pytestmark = pytest.mark.connections
 

@@ -3,7 +3,16 @@
 import time
 
 import pytest
-from faults_jobs import Watched, children, everyone, exit_codes, outputs, thread_errors, training
+
+from tests.faults.faults_jobs import (
+    Watched,
+    children,
+    everyone,
+    exit_codes,
+    outputs,
+    thread_errors,
+    training,
+)
 
 pytestmark = pytest.mark.processes
 

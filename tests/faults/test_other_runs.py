@@ -4,7 +4,6 @@ import queue
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from faults_streams import WAIT_S, Endpoint, Heard
 
 from poseidon_tf.coordinator.client import CoordinatorClient
 from poseidon_tf.coordinator.codec import (
@@ -30,6 +29,7 @@ from poseidon_tf.sfb.service import BROADCAST, FactorService
 from poseidon_tf.transport.connections import ConnectionSettings
 from poseidon_tf.transport.server import Server
 from poseidon_tf.wire.frame_pb2 import InspectReply, InspectRequest, KeyTable
+from tests.faults.faults_streams import WAIT_S, Endpoint, Heard
 from tests.support.proxies import Proxy
 
 pytestmark = pytest.mark.connections

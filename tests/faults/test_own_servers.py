@@ -7,8 +7,8 @@ import socket
 import time
 
 import pytest
-from faults_jobs import children, exit_codes, outputs, thread_errors, training
 
+from tests.faults.faults_jobs import children, exit_codes, outputs, thread_errors, training
 from tests.support.jobs import Job
 
 pytestmark = pytest.mark.processes

@@ -1,7 +1,8 @@
 """A few cells of the fault matrix, which `make test-faults` runs whole."""
 
 import pytest
-from fault_matrix import Case, run_case, undisturbed_digest
+
+from tests.faults.fault_matrix import Case, run_case, undisturbed_digest
 
 pytestmark = pytest.mark.processes
 

@@ -9,8 +9,8 @@ import subprocess
 import sys
 
 import pytest
-from faults_jobs import first_ended, outputs, thread_errors, training
 
+from tests.faults.faults_jobs import first_ended, outputs, thread_errors, training
 from tests.support.jobs import SCRIPTS, free_addresses
 
 pytestmark = pytest.mark.processes

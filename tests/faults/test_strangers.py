@@ -11,7 +11,6 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
-from faults_streams import WAIT_S, Heard
 
 from poseidon_tf.coordinator.client import CoordinatorClient
 from poseidon_tf.coordinator.codec import ATTEND, encode_member_message
@@ -29,6 +28,7 @@ from poseidon_tf.transport.connections import ConnectionSettings
 from poseidon_tf.transport.security import Security
 from poseidon_tf.transport.server import Server
 from poseidon_tf.wire.frame_pb2 import Key, KeyNumbers, KeyTable
+from tests.faults.faults_streams import WAIT_S, Heard
 from tests.support.certificates import Authority
 from tests.support.jobs import Job, free_addresses
 

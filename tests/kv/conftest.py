@@ -3,9 +3,9 @@
 import contextlib
 
 import pytest
-from kv_links import Cluster
 
 from poseidon_tf.kv import service
+from tests.kv.kv_links import Cluster
 
 
 @pytest.fixture

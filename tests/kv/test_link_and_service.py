@@ -5,13 +5,13 @@ import threading
 
 import numpy as np
 import pytest
-from kv_links import WAIT_S, End
 
 from poseidon_tf.errors import MemberError, PeerLost, ProtocolError
 from poseidon_tf.kv.service import EXCHANGE, REGISTER, stream_of
 from poseidon_tf.kv.store import MAX_NAME_CHARS, key_name
 from poseidon_tf.wire.frame_pb2 import FrameHeader, Part
 from poseidon_tf.wire.frames import encode
+from tests.kv.kv_links import WAIT_S, End
 
 pytestmark = pytest.mark.connections
 

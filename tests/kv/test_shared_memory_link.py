@@ -5,7 +5,6 @@ import random
 
 import numpy as np
 import pytest
-from kv_links import WAIT_S, End
 
 from poseidon_tf.errors import ProtocolError
 from poseidon_tf.kv.client import Piece
@@ -14,6 +13,7 @@ from poseidon_tf.kv.store import KeySpec
 from poseidon_tf.transport.frame_queue import FRAME_BYTES
 from poseidon_tf.wire.frame_pb2 import FrameHeader, Part
 from poseidon_tf.wire.frames import decode, encode
+from tests.kv.kv_links import WAIT_S, End
 from tests.support.memories import two_sides
 
 pytestmark = pytest.mark.connections

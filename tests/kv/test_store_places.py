@@ -5,10 +5,10 @@ import itertools
 import ml_dtypes
 import numpy as np
 import pytest
-from test_store import bytes_of, in_rank_order, shares, store_of
 
 from poseidon_tf.errors import ProtocolError
 from poseidon_tf.kv.store import Credit, Deserted, KeySpec, Release
+from tests.kv.test_store import bytes_of, in_rank_order, shares, store_of
 
 NUM_ELEMENTS = 257
 GUARD = 64  # Bytes around a place that belong to somebody else.

@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_local_ending import SLEEP, is_running, wait_until
+
+from tests.launcher.test_local_ending import SLEEP, is_running, wait_until
 
 pytestmark = pytest.mark.processes
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from test_local_ending import RANK, SLEEP, wait_until
 
+from tests.launcher.test_local_ending import RANK, SLEEP, wait_until
 from tests.support.traces import MARK, files, marked
 
 pytestmark = pytest.mark.processes

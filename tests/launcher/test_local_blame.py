@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
-from test_local_ending import RANK, SHORT
 
 from poseidon_tf.launch.reports import VARIABLE, ReportFile, tell_launcher
+from tests.launcher.test_local_ending import RANK, SHORT
 
 pytestmark = pytest.mark.processes
 

@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_local_ending import RANK, SHORT, SLEEP, wait_until
 
 from poseidon_tf.errors import ConfigError
 from poseidon_tf.launcher.local import run_local
+from tests.launcher.test_local_ending import RANK, SHORT, SLEEP, wait_until
 
 pytestmark = pytest.mark.processes
 

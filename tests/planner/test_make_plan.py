@@ -6,10 +6,10 @@ import subprocess
 import sys
 
 import pytest
-from planner_models import alexnet, conv, dense, plain
 
 from poseidon_tf.errors import ConfigError, PlanError
 from poseidon_tf.planner import ClusterSpec, Scheme, make_plan
+from tests.planner.planner_models import alexnet, conv, dense, plain
 
 
 def nodes(count):

@@ -3,10 +3,10 @@
 import dataclasses
 
 import pytest
-from planner_models import dense
 
 from poseidon_tf.errors import ConfigError, PlanError
 from poseidon_tf.planner import ClusterSpec, Plan, Scheme, VariableSpec, make_plan
+from tests.planner.planner_models import dense
 
 TWO = ClusterSpec(num_workers=2, num_servers=2, co_located=True)
 SQUARES = "Adam squares every row by itself"

@@ -4,10 +4,10 @@ import dataclasses
 import json
 
 import pytest
-from planner_models import alexnet, dense, digits_convnet, plain
 
 from poseidon_tf.errors import PlanError
 from poseidon_tf.planner import ClusterSpec, Plan, make_plan
+from tests.planner.planner_models import alexnet, dense, digits_convnet, plain
 
 EIGHT = ClusterSpec(num_workers=8, num_servers=8, co_located=True)
 TWO = ClusterSpec(num_workers=2, num_servers=2, co_located=True)

@@ -3,7 +3,9 @@
 import random
 
 import pytest
-from planner_models import (
+
+from poseidon_tf.planner import ClusterSpec, Scheme, make_plan, sharding
+from tests.planner.planner_models import (
     alexnet,
     conv,
     dense,
@@ -13,8 +15,6 @@ from planner_models import (
     resnet50,
     vgg19_22k,
 )
-
-from poseidon_tf.planner import ClusterSpec, Scheme, make_plan, sharding
 
 KIB, MIB = 1 << 10, 1 << 20
 MODELS = [vgg19_22k, alexnet, resnet50, lstm, digits_convnet]

@@ -1,7 +1,6 @@
 """The bound on speedup, against VGG19-22K's numbers."""
 
 import pytest
-from planner_models import vgg19_22k
 
 from poseidon_tf.errors import PlanError
 from poseidon_tf.planner import ClusterSpec, make_plan
@@ -12,6 +11,7 @@ from poseidon_tf.planner.simulate import (
     speedup_bound,
     transfers_of,
 )
+from tests.planner.planner_models import vgg19_22k
 
 STEP_S = 0.925
 CONV_SIZES = [224] * 2 + [112] * 2 + [56] * 4 + [28] * 4 + [14] * 4

@@ -4,10 +4,10 @@ import json
 from dataclasses import replace
 
 import pytest
-from planner_models import alexnet, dense, plain
 
 from poseidon_tf.errors import ConfigError
 from poseidon_tf.planner import ClusterSpec, VariableSpec, first_difference, merged
+from tests.planner.planner_models import alexnet, dense, plain
 
 
 def difference(mine, theirs):

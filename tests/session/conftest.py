@@ -3,7 +3,8 @@
 import contextlib
 
 import pytest
-from session_bench import Bench
+
+from tests.session.session_bench import Bench
 
 
 @pytest.fixture

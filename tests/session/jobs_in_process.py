@@ -3,7 +3,6 @@
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from session_bench import WAIT_S, Deliveries
 
 from poseidon_tf.launch.cluster_env import ClusterConfig
 from poseidon_tf.launch.join import join
@@ -11,6 +10,7 @@ from poseidon_tf.launch.server_main import ServerProcess
 from poseidon_tf.session.deadlines import Deadlines
 from poseidon_tf.sfb.factors import Columns, RowSpec
 from poseidon_tf.transport.connections import ConnectionSettings
+from tests.session.session_bench import WAIT_S, Deliveries
 from tests.support.jobs import free_addresses
 
 DEADLINES = Deadlines(start_s=WAIT_S, step_s=WAIT_S, leave_s=WAIT_S, verdict_s=1.0)

@@ -4,7 +4,10 @@ import threading
 
 import numpy as np
 import pytest
-from jobs_in_process import (
+
+from poseidon_tf.errors import MemberError, ProtocolError
+from poseidon_tf.kv.client import ServerLink
+from tests.session.jobs_in_process import (
     FC7,
     SIZES,
     WORDS,
@@ -16,10 +19,7 @@ from jobs_in_process import (
     share,
     whole_of,
 )
-from session_bench import WAIT_S, Deliveries
-
-from poseidon_tf.errors import MemberError, ProtocolError
-from poseidon_tf.kv.client import ServerLink
+from tests.session.session_bench import WAIT_S, Deliveries
 
 pytestmark = pytest.mark.connections
 

@@ -6,12 +6,12 @@ import random
 import threading
 
 import pytest
-from jobs_in_process import SIZES, InProcess, Training
-from session_bench import WAIT_S
 
 from poseidon_tf.launch import server_main, worker_parts
 from poseidon_tf.transport.connections import ConnectionSettings
 from poseidon_tf.transport.server import Server
+from tests.session.jobs_in_process import SIZES, InProcess, Training
+from tests.session.session_bench import WAIT_S
 from tests.support.jobs import free_addresses
 from tests.support.proxies import Proxy
 

@@ -4,11 +4,11 @@ import threading
 import time
 
 import numpy as np
-from session_bench import FailingSyncer
 
 from poseidon_tf.errors import MemberError, ProtocolError, StepTimeout
 from poseidon_tf.session.statistics import PeerStatistics
 from poseidon_tf.transport.base import Traffic
+from tests.session.session_bench import FailingSyncer
 
 ONE = [np.ones(1)]
 

@@ -6,7 +6,6 @@ import threading
 
 import numpy as np
 import pytest
-from session_bench import WAIT_S
 
 from poseidon_tf.errors import (
     DriftError,
@@ -16,6 +15,7 @@ from poseidon_tf.errors import (
     ProtocolError,
     StepTimeout,
 )
+from tests.session.session_bench import WAIT_S
 
 ONE = [np.ones(1)]
 TIME = r"\d\d:\d\d:\d\d"

@@ -11,8 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from jobs_in_process import DEADLINES, InProcess
-from session_bench import WAIT_S
 
 from poseidon_tf.coordinator.client import CoordinatorClient
 from poseidon_tf.coordinator.service import CoordinatorService
@@ -21,6 +19,8 @@ from poseidon_tf.launch.cluster_env import ClusterConfig
 from poseidon_tf.launch.join import join
 from poseidon_tf.launch.server_main import ServerProcess
 from poseidon_tf.transport.server import Server
+from tests.session.jobs_in_process import DEADLINES, InProcess
+from tests.session.session_bench import WAIT_S
 from tests.support.jobs import free_addresses
 
 pytestmark = pytest.mark.connections

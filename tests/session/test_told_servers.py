@@ -4,11 +4,11 @@ import dataclasses
 import logging
 
 import pytest
-from jobs_in_process import DEADLINES, InProcess
 
 from poseidon_tf.errors import ProtocolError
 from poseidon_tf.launch.told_servers import ToldServers
 from poseidon_tf.transport.connections import ConnectionSettings
+from tests.session.jobs_in_process import DEADLINES, InProcess
 
 
 def warnings_of(caplog, *, workers_s, server_s):

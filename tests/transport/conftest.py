@@ -3,7 +3,8 @@
 import contextlib
 
 import pytest
-from grpc_peers import Peers
+
+from tests.transport.grpc_peers import Peers
 
 
 @pytest.fixture

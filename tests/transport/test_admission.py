@@ -6,13 +6,13 @@ from pathlib import Path
 
 import grpc
 import pytest
-from grpc_peers import WAIT_S, Inbox
 
 from poseidon_tf.errors import ConfigError, PeerLost, StartTimeout
 from poseidon_tf.transport.channel import Channel
 from poseidon_tf.transport.connections import ConnectionSettings
 from poseidon_tf.transport.security import Security
 from tests.support.certificates import Authority
+from tests.transport.grpc_peers import WAIT_S, Inbox
 
 pytestmark = pytest.mark.connections
 

@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
-from grpc_peers import WAIT_S, Inbox
 
 from poseidon_tf.errors import PeerLost, ProtocolError
 from poseidon_tf.transport.channel import Channel
@@ -17,6 +16,7 @@ from poseidon_tf.transport.server import Server
 from poseidon_tf.wire.frame_pb2 import FrameHeader, Part
 from poseidon_tf.wire.frames import decode, encode
 from tests.support.proxies import Proxy
+from tests.transport.grpc_peers import WAIT_S, Inbox
 
 pytestmark = pytest.mark.connections
 

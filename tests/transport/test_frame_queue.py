@@ -1,9 +1,8 @@
 """The frame queue: what shares a frame, what overtakes, what still leaves at the end."""
 
-from queue_frames import Writer, finished, frames_of, part
-
 from poseidon_tf.transport.frame_queue import FRAME_BYTES, FrameQueue
 from poseidon_tf.wire.frames import MAX_PARTS, decode, goodbye, refusal
+from tests.transport.queue_frames import Writer, finished, frames_of, part
 
 
 def test_small_parts_share_frames_up_to_the_limit() -> None:

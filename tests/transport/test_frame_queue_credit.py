@@ -3,11 +3,11 @@
 import random
 
 import pytest
-from queue_frames import Writer, finished, frames_of, part
 
 from poseidon_tf.errors import ProtocolError
 from poseidon_tf.transport.frame_queue import FrameQueue
 from poseidon_tf.wire.frames import decode, refusal
+from tests.transport.queue_frames import Writer, finished, frames_of, part
 
 
 def test_the_window_holds_back_what_exceeds_it() -> None:

@@ -1,12 +1,12 @@
 """Parts with a place: their bytes are in the shared memory, and the frame only says where."""
 
 import pytest
-from queue_frames import frames_of, part, placed
 
 from poseidon_tf.transport.frame_queue import PLACED_FRAME_BYTES, FrameQueue
 from poseidon_tf.wire.frame_pb2 import Part
 from poseidon_tf.wire.frames import decode
 from tests.support.memories import two_sides
+from tests.transport.queue_frames import frames_of, part, placed
 
 
 @pytest.fixture

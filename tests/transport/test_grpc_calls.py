@@ -7,11 +7,11 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from grpc_peers import WAIT_S, Inbox
 
 from poseidon_tf.errors import ConfigError, PeerLost, ProtocolError, StartTimeout, StepTimeout
 from poseidon_tf.transport.address import Address
 from poseidon_tf.transport.channel import Channel
+from tests.transport.grpc_peers import WAIT_S, Inbox
 
 pytestmark = pytest.mark.connections
 

@@ -3,7 +3,6 @@
 import threading
 
 import pytest
-from grpc_peers import WAIT_S, Inbox
 
 from poseidon_tf.errors import ConfigError, PeerLost, ProtocolError
 from poseidon_tf.transport.base import GRPC_PREFIX_BYTES, MAX_MESSAGE_BYTES
@@ -12,6 +11,7 @@ from poseidon_tf.transport.frame_queue import FrameQueue
 from poseidon_tf.transport.server import Server
 from poseidon_tf.wire.frame_pb2 import Part
 from poseidon_tf.wire.frames import decode
+from tests.transport.grpc_peers import WAIT_S, Inbox
 
 pytestmark = pytest.mark.connections
 

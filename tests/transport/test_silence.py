@@ -9,7 +9,6 @@ import threading
 import time
 
 import pytest
-from grpc_peers import WAIT_S, Inbox
 
 from poseidon_tf.errors import PeerLost
 from poseidon_tf.transport.channel import Channel
@@ -17,6 +16,7 @@ from poseidon_tf.transport.connections import ConnectionSettings
 from poseidon_tf.transport.server import Server
 from tests.support.jobs import SCRIPTS, free_addresses
 from tests.support.proxies import Proxy
+from tests.transport.grpc_peers import WAIT_S, Inbox
 
 pytestmark = pytest.mark.connections
 
