@@ -3,6 +3,8 @@
 Those that need hosts of their own need root, iproute2 and /dev/net/tun.
 """
 
+from collections.abc import Iterator
+
 import pytest
 
 from poseidon_tf.session.deadlines import Deadlines
@@ -15,11 +17,12 @@ from tests.faults.fault_matrix import (
     run_case,
     undisturbed_digest,
 )
+from tests.support.fault_table import Note
 
 WORKERS = MEMBERS[:2]
 
 
-def cases():
+def cases() -> Iterator[Case]:
     """All that can happen: servers run no script, and no script runs while sums are received."""
     for what in FAULTS:
         for who in MEMBERS:
@@ -37,14 +40,14 @@ def cases():
 
 
 @pytest.fixture(scope="session")
-def undisturbed():
+def undisturbed() -> dict[int, str]:
     """By number of servers of their own: what the weights are if nothing happens."""
     return {num_servers: undisturbed_digest(num_servers=num_servers) for num_servers in (0, 1)}
 
 
 @pytest.mark.parametrize("case", list(cases()), ids=str)
 def test_a_fault_ends_the_job_for_all_or_changes_nothing(
-    case, repetition, undisturbed, note
+    case, repetition: int, undisturbed: dict[int, str], note: Note
 ) -> None:
     """Every survivor raises in time and names who it was; a slow member changes no bit."""
     num_servers = 0 if case.who == "own server" else 1

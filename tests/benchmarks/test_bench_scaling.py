@@ -3,7 +3,9 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +15,7 @@ BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
 @pytest.fixture(scope="module")
-def grid():
+def grid() -> Iterator[tuple[Any, Any]]:
     """The modules of the benchmark, which are found beside its script."""
     sys.path.insert(0, str(BENCHMARKS))
     try:
@@ -25,7 +27,7 @@ def grid():
         sys.path.remove(str(BENCHMARKS))
 
 
-def run(script, *options):
+def run(script: str, *options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, str(BENCHMARKS / script), *options],
         capture_output=True,
@@ -46,7 +48,7 @@ def run(script, *options):
     ],
 )
 def test_a_network_has_the_published_size_and_work(
-    grid, net: str, parameters: int, multiply_adds: float
+    grid: tuple[Any, Any], net: str, parameters: int, multiply_adds: float
 ) -> None:
     found = grid[0].net(net)
     assert found.num_parameters == parameters
@@ -54,12 +56,12 @@ def test_a_network_has_the_published_size_and_work(
     assert len({layer.name for layer in found.layers}) == len(found.layers)
 
 
-def test_dense_layers_hold_the_share_that_is_published(grid) -> None:
+def test_dense_layers_hold_the_share_that_is_published(grid: tuple[Any, Any]) -> None:
     assert grid[0].net("vgg19").dense_share == pytest.approx(0.861, abs=5e-4)
     assert grid[0].net("vgg19-22k").dense_share == pytest.approx(0.912, abs=1e-3)
 
 
-def test_a_step_takes_what_a_source_says_or_as_long_per_flop(grid) -> None:
+def test_a_step_takes_what_a_source_says_or_as_long_per_flop(grid: tuple[Any, Any]) -> None:
     nets = {name: grid[0].net(name) for name in grid[0].NETS}
     assert nets["vgg19-22k"].device_s == 0.925
     assert nets["alexnet"].device_s == 0.25
@@ -67,7 +69,7 @@ def test_a_step_takes_what_a_source_says_or_as_long_per_flop(grid) -> None:
     assert nets["resnet-152"].device_s == pytest.approx(0.925 * ratio)
 
 
-def test_an_eighth_of_the_sides_is_a_64th_of_the_bytes(grid) -> None:
+def test_an_eighth_of_the_sides_is_a_64th_of_the_bytes(grid: tuple[Any, Any]) -> None:
     vgg = grid[0].net("vgg19-22k")
     assert grid[0].scaled_batch(vgg, 8) == 4
     assert [grid[0].scaled(layer, 8) for layer in (vgg.layers[0], vgg.layers[-1])] == [
@@ -78,23 +80,27 @@ def test_an_eighth_of_the_sides_is_a_64th_of_the_bytes(grid) -> None:
 
 
 @pytest.mark.parametrize("workers, ideal", [(4, 3.96), (8, 7.81), (16, 15.19)])
-def test_a_charged_rebuild_lowers_the_bound(grid, workers: int, ideal: float) -> None:
+def test_a_charged_rebuild_lowers_the_bound(
+    grid: tuple[Any, Any], workers: int, ideal: float
+) -> None:
     cell = grid[1].Cell(workers, "vgg19-22k", "hybrid", "charged", 40.0)
     assert grid[1].bound(cell) == pytest.approx(ideal, abs=0.006)
 
 
-def test_without_overlap_the_bound_is_computation_and_then_communication(grid) -> None:
+def test_without_overlap_the_bound_is_computation_and_then_communication(
+    grid: tuple[Any, Any],
+) -> None:
     bound = grid[1].bound(grid[1].Cell(4, "vgg19-22k", "no_overlap", "free", 10.0))
     wire_s = 229_052_817 * 4 * 1.5 * 8 / 10e9
     assert bound == pytest.approx(4 * 0.925 / (0.925 + wire_s))
 
 
-def test_without_exchange_there_is_one_cell_for_all_links(grid) -> None:
+def test_without_exchange_there_is_one_cell_for_all_links(grid: tuple[Any, Any]) -> None:
     (cell,) = grid[1].product(["vgg19"], [8], [10.0, 40.0], ["lockstep"], "free")
     assert cell.gbe is None and grid[1].bound(cell) is None
 
 
-def test_the_default_selection_takes_less_than_an_hour(grid) -> None:
+def test_the_default_selection_takes_less_than_an_hour(grid: tuple[Any, Any]) -> None:
     cells = grid[1].selection()
     assert len(set(cells)) == len(cells)
     assert grid[1].expected_s(cells, steps=8) < 60 * 60

@@ -3,6 +3,7 @@
 import contextlib
 import threading
 import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -10,7 +11,7 @@ from tests.coordinator.coordinator_jobs import WAIT_S, Job, RawMember
 
 
 @pytest.fixture
-def no_thread_outlives_its_test():
+def no_thread_outlives_its_test() -> Iterator[None]:
     before = set(threading.enumerate())
     yield
     deadline_s = time.monotonic() + WAIT_S
@@ -21,12 +22,12 @@ def no_thread_outlives_its_test():
 
 
 @pytest.fixture
-def job(no_thread_outlives_its_test):
+def job(no_thread_outlives_its_test: None) -> Iterator[Job]:
     with contextlib.closing(Job()) as job:
         yield job
 
 
 @pytest.fixture
-def raw(job):
+def raw(job: Job) -> Iterator[RawMember]:
     with contextlib.closing(RawMember(job.address)) as member:
         yield member

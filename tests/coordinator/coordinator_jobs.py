@@ -1,11 +1,13 @@
 """A coordinator, its clients over real connections, and a member that says what a test wants."""
 
 import queue
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 from poseidon_tf.coordinator import codec
 from poseidon_tf.coordinator.client import CoordinatorClient
-from poseidon_tf.coordinator.messages import Join
+from poseidon_tf.coordinator.messages import Join, MemberMessage, Role, RosterView
 from poseidon_tf.coordinator.roster import Roster
 from poseidon_tf.coordinator.service import CoordinatorService
 from poseidon_tf.transport.channel import Channel
@@ -21,14 +23,14 @@ class ManualClock:
     def __init__(self) -> None:
         self.now_s = 1000.0
 
-    def __call__(self):
+    def __call__(self) -> float:
         return self.now_s
 
 
 class Job:
     """A coordinator for 2 workers and 1 server, and whoever a test lets join."""
 
-    def __init__(self, address="127.0.0.1:0", **service_options) -> None:
+    def __init__(self, address: str = "127.0.0.1:0", **service_options: Any) -> None:
         self.clock = ManualClock()
         self.server = Server(address, max_streams=6, patience_s=WAIT_S)
         self.address = self.server.address
@@ -50,7 +52,7 @@ class Job:
         self.heard = {}  # What each member's callbacks were called with.
         self.clients = []
 
-    def client(self, role, rank, **changes):
+    def client(self, role: Role, rank: int, **changes: Any) -> CoordinatorClient:
         heard = self.heard[role, rank] = queue.Queue()
         description = dict(
             role=role,
@@ -68,18 +70,18 @@ class Job:
         self.clients.append(client)
         return client
 
-    def joining(self, role, rank):
+    def joining(self, role: Role, rank: int) -> tuple[CoordinatorClient, Future[RosterView]]:
         client = self.client(role, rank)
         return client, self.pool.submit(client.join, timeout_s=WAIT_S)
 
-    def joined(self, members=MEMBERS):
+    def joined(self, members: Sequence[tuple[Role, int]] = MEMBERS) -> list[CoordinatorClient]:
         """Everyone, complete."""
         arrivals = [self.joining(role, rank) for role, rank in members]
         for _, view in arrivals:
             view.result(WAIT_S)
         return [client for client, _ in arrivals]
 
-    def next_heard(self, role, rank):
+    def next_heard(self, role: Role, rank: int) -> Any:
         return self.heard[role, rank].get(timeout=WAIT_S)
 
     def close(self) -> None:
@@ -93,21 +95,21 @@ class Job:
 class RawMember:
     """A member that says what a test wants it to say."""
 
-    def __init__(self, address) -> None:
+    def __init__(self, address: str) -> None:
         self.heard = queue.Queue()
         self.channel = Channel(address)
         self.stream = self.channel.open_stream(codec.ATTEND, self)
 
-    def on_message(self, message) -> None:
+    def on_message(self, message: bytes) -> None:
         self.heard.put(codec.decode_coordinator_message(message))
 
-    def on_closed(self, error) -> None:
+    def on_closed(self, error: Exception | None) -> None:
         self.heard.put(error)
 
-    def say(self, message) -> None:
+    def say(self, message: MemberMessage) -> None:
         self.stream.send(codec.encode_member_message(message))
 
-    def join(self, role, rank, num_workers=2, num_servers=1) -> None:
+    def join(self, role: Role, rank: int, num_workers: int = 2, num_servers: int = 1) -> None:
         self.say(
             Join(
                 role=role,
@@ -119,7 +121,7 @@ class RawMember:
             )
         )
 
-    def next_heard(self):
+    def next_heard(self) -> Any:
         return self.heard.get(timeout=WAIT_S)
 
     def close(self) -> None:

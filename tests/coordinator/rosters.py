@@ -1,9 +1,12 @@
 """A roster of three workers and two servers, and what its members say."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
-from poseidon_tf.coordinator.messages import Failure, Gather, Join, MemberKey
+from poseidon_tf.coordinator.messages import CoordinatorMessage, Failure, Gather, Join, MemberKey
 from poseidon_tf.coordinator.roster import Roster
+from poseidon_tf.errors import PoseidonError
 
 W0, W1, W2 = (MemberKey("worker", rank) for rank in range(3))
 S0, S1 = (MemberKey("server", rank) for rank in range(2))
@@ -17,7 +20,7 @@ ADDRESSES = {
 }
 
 
-def make_roster(**changes):
+def make_roster(**changes: Any) -> Roster:
     description = dict(
         num_workers=3,
         num_servers=2,
@@ -31,7 +34,7 @@ def make_roster(**changes):
     return Roster(**(description | changes))
 
 
-def join(key, **changes):
+def join(key: MemberKey, **changes: Any) -> Join:
     newcomer = Join(
         role=key.role,
         rank=key.rank,
@@ -43,18 +46,23 @@ def join(key, **changes):
     return replace(newcomer, **changes)
 
 
-def complete_roster():
+def complete_roster() -> Roster:
     roster = make_roster()
     for key in EVERYONE:
         roster.join(join(key))
     return roster
 
 
-def part(name, payload=b"", timeout_s=60.0):
+def part(name: str, payload: bytes = b"", timeout_s: float = 60.0) -> Gather:
     return Gather(name=name, payload=payload, timeout_s=timeout_s)
 
 
-def assert_all_fail(actions, recipients, kind, text) -> None:
+def assert_all_fail(
+    actions: Sequence[tuple[MemberKey, CoordinatorMessage]],
+    recipients: Iterable[MemberKey],
+    kind: type[PoseidonError],
+    text: str,
+) -> None:
     assert sorted(key for key, _ in actions) == sorted(recipients)
     for _, message in actions:
         assert isinstance(message, Failure)

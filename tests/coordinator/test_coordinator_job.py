@@ -15,12 +15,12 @@ from poseidon_tf.errors import (
     ProtocolError,
     StepTimeout,
 )
-from tests.coordinator.coordinator_jobs import MEMBERS, WAIT_S, RawMember
+from tests.coordinator.coordinator_jobs import MEMBERS, WAIT_S, Job, RawMember
 
 pytestmark = pytest.mark.connections
 
 
-def test_gathers_of_many_names_at_once_come_back_in_rank_order(job) -> None:
+def test_gathers_of_many_names_at_once_come_back_in_rank_order(job: Job) -> None:
     workers = job.joined()[:2]
     names = ["plan", "digest", "seed"]
     parts = {
@@ -34,7 +34,7 @@ def test_gathers_of_many_names_at_once_come_back_in_rank_order(job) -> None:
         assert answer.result(WAIT_S) == [f"{name}0".encode(), f"{name}1".encode()]
 
 
-def test_announcements_reach_the_other_workers_in_order(job) -> None:
+def test_announcements_reach_the_other_workers_in_order(job: Job) -> None:
     worker, *_ = job.joined()
     for payload in (b"1", b"2"):
         worker.announce("data", payload)
@@ -44,7 +44,7 @@ def test_announcements_reach_the_other_workers_in_order(job) -> None:
 
 
 def test_a_message_to_all_is_encoded_once_and_holds_nobody_up(
-    job, monkeypatch: pytest.MonkeyPatch
+    job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It may be long: meanwhile the coordinator decides what else has come in."""
     encoded = []
@@ -71,7 +71,9 @@ def test_a_message_to_all_is_encoded_once_and_holds_nobody_up(
 
 
 @pytest.mark.parametrize("farewell", ["abort", "close"])
-def test_a_member_that_vanishes_fails_the_job_everywhere(job, raw, farewell: str) -> None:
+def test_a_member_that_vanishes_fails_the_job_everywhere(
+    job: Job, raw: RawMember, farewell: str
+) -> None:
     raw.join("worker", 1)
     worker, _ = job.joined(members=[("worker", 0), ("server", 0)])
     waiting = job.pool.submit(worker.gather, "plan", b"", timeout_s=WAIT_S)
@@ -85,7 +87,7 @@ def test_a_member_that_vanishes_fails_the_job_everywhere(job, raw, farewell: str
         worker.gather("later", b"", timeout_s=WAIT_S)
 
 
-def test_a_vanished_coordinator_fails_every_member(job) -> None:
+def test_a_vanished_coordinator_fails_every_member(job: Job) -> None:
     worker, *_ = job.joined()
     waiting = job.pool.submit(worker.gather, "plan", b"", timeout_s=WAIT_S)
     job.server.stop(grace_s=0.0)
@@ -96,7 +98,7 @@ def test_a_vanished_coordinator_fails_every_member(job) -> None:
         assert isinstance(job.next_heard(*member), PeerLost)
 
 
-def test_a_reported_failure_reaches_the_others_once_and_not_the_reporter(job) -> None:
+def test_a_reported_failure_reaches_the_others_once_and_not_the_reporter(job: Job) -> None:
     zero, one, _ = job.joined()
     waiting = job.pool.submit(zero.gather, "plan", b"", timeout_s=WAIT_S)
     one.report_failure("disk full")
@@ -109,7 +111,7 @@ def test_a_reported_failure_reaches_the_others_once_and_not_the_reporter(job) ->
     assert all(heard.empty() for heard in job.heard.values())
 
 
-def test_an_error_that_a_worker_reports_comes_back_to_all_alike(job) -> None:
+def test_an_error_that_a_worker_reports_comes_back_to_all_alike(job: Job) -> None:
     """One type and one text, whoever found it, in their waits too; of two the first counts."""
     zero, one, server = job.joined()
     waiting = job.pool.submit(zero.gather, "plan", b"", timeout_s=WAIT_S)
@@ -128,7 +130,7 @@ def test_an_error_that_a_worker_reports_comes_back_to_all_alike(job) -> None:
     assert job.service.failure is not None and str(job.service.failure) == whole
 
 
-def test_who_is_not_in_the_job_reports_to_nobody(job) -> None:
+def test_who_is_not_in_the_job_reports_to_nobody(job: Job) -> None:
     """Neither before it has joined nor once it leaves: no answer would come."""
     assert not job.client("worker", 0).report_error(DriftError("why"))
     zero, *_ = job.joined()
@@ -136,7 +138,7 @@ def test_who_is_not_in_the_job_reports_to_nobody(job) -> None:
     assert not zero.report_error(DriftError("why"))
 
 
-def test_a_wait_that_its_worker_gives_up_ends(job) -> None:
+def test_a_wait_that_its_worker_gives_up_ends(job: Job) -> None:
     """The coordinator has not said why; the worker's own error is raised."""
     zero, *_ = job.joined()
     waiting = job.pool.submit(zero.gather, "plan", b"", timeout_s=WAIT_S)
@@ -146,7 +148,7 @@ def test_a_wait_that_its_worker_gives_up_ends(job) -> None:
         waiting.result(WAIT_S)
 
 
-def test_goodbyes_are_heard_and_the_last_one_ends_the_servers(job) -> None:
+def test_goodbyes_are_heard_and_the_last_one_ends_the_servers(job: Job) -> None:
     zero, one, server = job.joined()
     assert one.goodbye(41)
     assert job.next_heard("worker", 0) == ("left", 1, 41)
@@ -160,14 +162,14 @@ def test_goodbyes_are_heard_and_the_last_one_ends_the_servers(job) -> None:
     server.close()
 
 
-def test_leaving_while_another_waits_fails_that_gather_at_once(job) -> None:
+def test_leaving_while_another_waits_fails_that_gather_at_once(job: Job) -> None:
     zero, one, _ = job.joined()
     one.goodbye(41)
     with pytest.raises(MemberError, match=r"\(worker-1:1\) left after step 41 while rank 0 waits"):
         zero.gather("x", b"", timeout_s=WAIT_S)
 
 
-def test_a_gather_that_one_worker_never_joins_ends_at_its_deadline(job) -> None:
+def test_a_gather_that_one_worker_never_joins_ends_at_its_deadline(job: Job) -> None:
     zero, *_ = job.joined()
     waiting = job.pool.submit(zero.gather, "x", b"", timeout_s=60.0)
     while not waiting.done():  # The clock goes on until the coordinator has had the part for 60 s.
@@ -180,7 +182,7 @@ def test_a_gather_that_one_worker_never_joins_ends_at_its_deadline(job) -> None:
         waiting.result(WAIT_S)
 
 
-def test_a_worker_that_wants_to_stop_waits_until_the_other_has_offered(job) -> None:
+def test_a_worker_that_wants_to_stop_waits_until_the_other_has_offered(job: Job) -> None:
     """It is told to go on; both stop after the execution that the other adds."""
     first, second, _ = job.joined()
     for client in (first, second):
@@ -194,7 +196,7 @@ def test_a_worker_that_wants_to_stop_waits_until_the_other_has_offered(job) -> N
     assert [client.advance(Stopping.end) for client in (first, second)] == [True, True]
 
 
-def test_a_failure_ends_the_wait_for_a_stop(job) -> None:
+def test_a_failure_ends_the_wait_for_a_stop(job: Job) -> None:
     """Whoever waits raises it."""
     first, second, _ = job.joined()
     second.advance(Stopping.begin)
@@ -207,7 +209,7 @@ def test_a_failure_ends_the_wait_for_a_stop(job) -> None:
         wanting.result(WAIT_S)
 
 
-def test_a_stop_that_one_worker_never_offers_ends_at_its_deadline(job) -> None:
+def test_a_stop_that_one_worker_never_offers_ends_at_its_deadline(job: Job) -> None:
     """The text names it."""
     first, second, _ = job.joined()
     for client in (first, second):
@@ -221,14 +223,14 @@ def test_a_stop_that_one_worker_never_offers_ends_at_its_deadline(job) -> None:
         wanting.result(WAIT_S)
 
 
-def test_closing_gives_up_on_members_that_stay(job) -> None:
+def test_closing_gives_up_on_members_that_stay(job: Job) -> None:
     job.joined()
     assert not job.service.close(timeout_s=0.01)
     for member in MEMBERS:
         assert "the coordinator is closing" in str(job.next_heard(*member))
 
 
-def test_garbage_is_refused_to_its_sender_only(job, raw) -> None:
+def test_garbage_is_refused_to_its_sender_only(job: Job, raw: RawMember) -> None:
     raw.stream.send(b"\xff" * 9)
     assert isinstance(raw.next_heard().error, ProtocolError)
     assert raw.next_heard() is None  # A stranger has to go.
@@ -248,7 +250,7 @@ def test_garbage_is_refused_to_its_sender_only(job, raw) -> None:
         assert job.service.failure is None
 
 
-def test_the_loss_of_the_coordinator_names_it_whatever_the_reason(job) -> None:
+def test_the_loss_of_the_coordinator_names_it_whatever_the_reason(job: Job) -> None:
     """Also where its stream ends because of what it said."""
     client = job.client("worker", 1)
     client._hearing.is_joined = True

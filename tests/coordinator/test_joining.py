@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.connections, pytest.mark.usefixtures("no_thread_outliv
 
 
 @pytest.mark.parametrize("order", [MEMBERS, MEMBERS[::-1], [MEMBERS[1], MEMBERS[2], MEMBERS[0]]])
-def test_members_join_in_any_order_and_see_the_same_roster(job, order) -> None:
+def test_members_join_in_any_order_and_see_the_same_roster(job: Job, order) -> None:
     views = [view for _, view in [job.joining(role, rank) for role, rank in order]]
     first, *others = [view.result(WAIT_S) for view in views]
     assert first.worker_addresses == ["worker-0:1", "worker-1:1"]
@@ -31,7 +31,7 @@ def test_members_join_in_any_order_and_see_the_same_roster(job, order) -> None:
     assert others == [first, first]
 
 
-def test_a_missing_member_is_named_in_the_log_and_at_the_deadline(job) -> None:
+def test_a_missing_member_is_named_in_the_log_and_at_the_deadline(job: Job) -> None:
     class Listener(logging.Handler):
         lines = queue.Queue()
 
@@ -58,7 +58,7 @@ def test_a_missing_member_is_named_in_the_log_and_at_the_deadline(job) -> None:
         job.client("worker", 1).join(timeout_s=0.5)
 
 
-def test_a_newcomer_that_does_not_fit_is_refused_alone(job) -> None:
+def test_a_newcomer_that_does_not_fit_is_refused_alone(job: Job) -> None:
     earlier = [job.joining("worker", 0), job.joining("server", 0)]
     intruder = job.client("worker", 1, own_address="intruder:1", num_servers=4)
     with pytest.raises(ConfigError, match=r"worker rank 1 \(intruder:1\) was told of 4 servers"):
@@ -71,7 +71,9 @@ def test_a_newcomer_that_does_not_fit_is_refused_alone(job) -> None:
     assert job.service.failure is None
 
 
-def test_the_same_rank_twice_before_everyone_is_there_is_refused_at_once(job, raw) -> None:
+def test_the_same_rank_twice_before_everyone_is_there_is_refused_at_once(
+    job: Job, raw: RawMember
+) -> None:
     """Both are alive: two processes were given one task, and waiting would mend nothing."""
     raw.join("worker", 1)
     arrivals = [job.joining("worker", 0)]
@@ -82,7 +84,7 @@ def test_the_same_rank_twice_before_everyone_is_there_is_refused_at_once(job, ra
         view.result(WAIT_S)
 
 
-def test_who_is_lost_before_everyone_is_there_is_replaced(job, raw) -> None:
+def test_who_is_lost_before_everyone_is_there_is_replaced(job: Job, raw: RawMember) -> None:
     """The others go on waiting, and start with the replacement."""
     raw.join("worker", 1)
     arrivals = [job.joining("worker", 0)]
@@ -134,7 +136,7 @@ def test_who_waits_for_the_others_outlives_a_coordinator_that_does_not() -> None
         assert view.result(WAIT_S).worker_addresses == ["worker-0:1", "worker-1:1"]
 
 
-def test_a_wait_for_the_others_can_be_given_up(job) -> None:
+def test_a_wait_for_the_others_can_be_given_up(job: Job) -> None:
     """Its `join` raises what it is given; after everyone has arrived there is none to end."""
     server, view = job.joining("server", 0)
     while not server._hearing.num_pongs:
@@ -165,7 +167,7 @@ def test_a_wait_for_a_coordinator_that_is_not_there_can_be_given_up() -> None:
             assert time.monotonic() - given_up_s < 1.0
 
 
-def test_whoever_gives_up_may_end_the_wait_of_all(job) -> None:
+def test_whoever_gives_up_may_end_the_wait_of_all(job: Job) -> None:
     """All who are here raise the same, of the same kind; who comes later is of the next run."""
     arrivals = [job.joining("worker", 0), job.joining("worker", 1)]
     while not all(client._hearing.num_pongs for client, _ in arrivals):
@@ -182,7 +184,7 @@ def test_whoever_gives_up_may_end_the_wait_of_all(job) -> None:
 
 
 @pytest.mark.parametrize("shift_s", [5.0, -5.0, 0.0])
-def test_a_clock_that_is_wrong_still_aligns(job, shift_s: float) -> None:
+def test_a_clock_that_is_wrong_still_aligns(job: Job, shift_s: float) -> None:
     clients = [
         job.client(role, rank, clock=lambda: time.time() + shift_s) for role, rank in MEMBERS
     ]
@@ -194,7 +196,7 @@ def test_a_clock_that_is_wrong_still_aligns(job, shift_s: float) -> None:
         assert client.clock_offset_s == pytest.approx(-shift_s, abs=tolerance_s)
 
 
-def test_the_offset_is_that_of_the_fastest_round_trip(job) -> None:
+def test_the_offset_is_that_of_the_fastest_round_trip(job: Job) -> None:
     arrived_s = iter([100.5, 101.25, 102.5])
     client = job.client("worker", 0, clock=lambda: next(arrived_s))
     for sent_s in (100.0, 101.0, 102.0):  # The second is the fastest.
@@ -246,7 +248,7 @@ def test_a_server_that_is_no_coordinator_is_asked_again_until_the_deadline() -> 
             client.join(timeout_s=0.5)
 
 
-def test_a_stranger_that_asks_for_the_time_without_end_is_sent_away(job) -> None:
+def test_a_stranger_that_asks_for_the_time_without_end_is_sent_away(job: Job) -> None:
     """Each answer waits in memory for it to be read; members may ask as often as they like."""
     stranger = RawMember(job.address)
     for _ in range(MAX_STRANGER_PINGS + 1):

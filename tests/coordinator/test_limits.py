@@ -96,7 +96,7 @@ def test_info_that_is_nested_without_end_is_refused() -> None:
 
 
 @pytest.fixture
-def roster():
+def roster() -> Roster:
     job = Roster(
         num_workers=2,
         num_servers=0,
@@ -110,7 +110,7 @@ def roster():
     return job
 
 
-def test_a_worker_may_not_open_gathers_without_end(roster) -> None:
+def test_a_worker_may_not_open_gathers_without_end(roster: Roster) -> None:
     """One too many is refused, those that are open go on, and then there is room again."""
     for number in range(MAX_OPEN_GATHERS):
         assert roster.gather(W0, gather(str(number)), 0.0) == []
@@ -123,7 +123,7 @@ def test_a_worker_may_not_open_gathers_without_end(roster) -> None:
     assert roster.gather(W0, gather("more"), 0.0) == []
 
 
-def test_parts_that_no_message_can_hold_together_are_refused(roster) -> None:
+def test_parts_that_no_message_can_hold_together_are_refused(roster: Roster) -> None:
     """Whoever brings the part that is too much hears it; its peers' parts are kept."""
     half = bytes(MAX_GATHER_BYTES // 2)
     roster.gather(W0, gather(payload=half), 0.0)

@@ -6,7 +6,9 @@ import queue
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import grpc
 import numpy as np
@@ -143,14 +145,14 @@ class Everything:
 
 
 @pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory):
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     return Authority(tmp_path_factory.mktemp("pem"))
 
 
 @pytest.mark.parametrize("tls", [False, True])
 @pytest.mark.parametrize("token", ["another", None])
 def test_a_stranger_with_the_wrong_token_changes_nothing_anywhere(
-    authority, tls: bool, token: str | None
+    authority: Authority, tls: bool, token: str | None
 ) -> None:
     """At every method of coordinator, server and peer it hears why; then the job runs as ever."""
     security = authority.security(token=TOKEN) if tls else Security(token=TOKEN)
@@ -174,7 +176,9 @@ def test_a_stranger_with_the_wrong_token_changes_nothing_anywhere(
         assert job.goes_on()
 
 
-def test_a_stranger_without_a_certificate_does_not_come_in(authority, tmp_path: Path) -> None:
+def test_a_stranger_without_a_certificate_does_not_come_in(
+    authority: Authority, tmp_path: Path
+) -> None:
     """Nor one without TLS, nor one of another authority, although each knows the token."""
     other = Authority(tmp_path, "other")
     with Everything(authority.security(token=TOKEN)) as job:
@@ -213,7 +217,7 @@ def test_a_worker_is_told_at_once_which_peer_or_server_does_not_know_it() -> Non
 
 
 @pytest.mark.processes
-def test_a_server_of_its_own_serves_over_tls_as_its_environment_says(authority) -> None:
+def test_a_server_of_its_own_serves_over_tls_as_its_environment_says(authority: Authority) -> None:
     """It joins, sums, ends with the job, and never shows the token."""
     files = authority.member("127.0.0.1", name="server")
     security = Security(ca=authority.ca, **files, token=TOKEN)
@@ -272,8 +276,11 @@ def test_a_server_of_its_own_serves_over_tls_as_its_environment_says(authority) 
         coordinator_server.stop(grace_s=0.0)
 
 
+Knocked: TypeAlias = tuple[list[str], list[dict[str, Any]], list[str]]
+
+
 @pytest.fixture(scope="module")
-def secure_job(authority):
+def secure_job(authority: Authority) -> Iterator[Knocked]:
     """A real job over mutual TLS with a token; strangers knock while it trains."""
     files = authority.member("127.0.0.1", name="real")
     environ = {
@@ -318,7 +325,9 @@ def knocked(address, security):
 
 
 @pytest.mark.processes
-def test_a_job_over_mutual_tls_trains_to_equal_weights(secure_job) -> None:
+def test_a_job_over_mutual_tls_trains_to_equal_weights(
+    secure_job: Knocked,
+) -> None:
     """Both schemes, servers beside their workers, files by argument and by the environment."""
     _, results, _ = secure_job
     first, second = results
@@ -327,14 +336,18 @@ def test_a_job_over_mutual_tls_trains_to_equal_weights(secure_job) -> None:
 
 
 @pytest.mark.processes
-def test_strangers_at_a_job_that_trains_are_refused(secure_job) -> None:
+def test_strangers_at_a_job_that_trains_are_refused(
+    secure_job: Knocked,
+) -> None:
     """At the coordinator's port and at both workers'; the job has ended in order all the same."""
     refusals, _, _ = secure_job
     assert refusals == [ConfigError, ConfigError, grpc.StatusCode.UNAVAILABLE] * 2
 
 
 @pytest.mark.processes
-def test_no_member_prints_the_token(secure_job) -> None:
+def test_no_member_prints_the_token(
+    secure_job: Knocked,
+) -> None:
     """Nor the digest that travels."""
     _, _, outputs = secure_job
     assert not any(TOKEN in output or "poseidon-token" in output for output in outputs)

@@ -4,6 +4,7 @@ import contextlib
 import json
 import random
 import threading
+from typing import Any
 
 import pytest
 
@@ -40,12 +41,14 @@ def resetting(proxies):
 
 
 @pytest.fixture(scope="module")
-def undisturbed():
+def undisturbed() -> list[dict[str, Any]]:
     with Job("proxied.py", environ={"LISTENING": "{}"}, servers_run_script=True) as job:
         return job.results()
 
 
-def test_resets_in_every_connection_change_no_bit_of_the_weights(undisturbed) -> None:
+def test_resets_in_every_connection_change_no_bit_of_the_weights(
+    undisturbed: list[dict[str, Any]],
+) -> None:
     """Two workers and a server, each behind a proxy that resets after some bytes, and all of
     them together four times a second."""
     assert undisturbed[0] == undisturbed[1]

@@ -24,7 +24,7 @@ def originals() -> Iterator[dict[tuple[Any, str], Any]]:
     (registry.install if are_in_place else registry.uninstall)()
 
 
-def test_each_method_is_replaced_once_and_says_why(originals) -> None:
+def test_each_method_is_replaced_once_and_says_why(originals: dict[tuple[Any, str], Any]) -> None:
     """By the hook that the list names; a second installation changes nothing."""
     assert len(originals) == len(HOOKS)
     registry.install()
@@ -37,7 +37,7 @@ def test_each_method_is_replaced_once_and_says_why(originals) -> None:
     assert methods() == replaced
 
 
-def test_taken_out_everything_is_as_it_was(originals) -> None:
+def test_taken_out_everything_is_as_it_was(originals: dict[tuple[Any, str], Any]) -> None:
     """Also what a class has from another one; twice is as good as once."""
     own = {place: place[1] in vars(place[0]) for place in originals}
     registry.install()
@@ -47,7 +47,7 @@ def test_taken_out_everything_is_as_it_was(originals) -> None:
     assert own == {place: place[1] in vars(place[0]) for place in originals}
 
 
-def test_two_hooks_on_one_method_are_found(originals) -> None:
+def test_two_hooks_on_one_method_are_found(originals: dict[tuple[Any, str], Any]) -> None:
     """The second would silently take the place of the first."""
     registry.install()
     hook = HOOKS[0]

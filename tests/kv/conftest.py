@@ -1,11 +1,12 @@
 """Clusters of a test, closed after it."""
 
 import contextlib
+from collections.abc import Iterator
 
 import pytest
 
 from poseidon_tf.kv import service
-from tests.kv.kv_links import Cluster
+from tests.kv.kv_links import Cluster, MakeCluster
 
 
 @pytest.fixture
@@ -15,6 +16,6 @@ def small_keys_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def cluster(small_keys_take_turns):
+def cluster(small_keys_take_turns: None) -> Iterator[MakeCluster]:
     with contextlib.ExitStack() as stack:
         yield lambda num_workers, **options: Cluster(stack, num_workers, **options)

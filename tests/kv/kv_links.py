@@ -1,6 +1,9 @@
 """A parameter server over real connections, and links to it that keep what they hear."""
 
+import contextlib
 import queue
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -9,6 +12,8 @@ from poseidon_tf.kv.service import KVService
 from poseidon_tf.kv.store import KeySpec
 from poseidon_tf.transport.channel import Channel
 from poseidon_tf.transport.server import Server
+from poseidon_tf.transport.shared_memory import SharedMemory
+from poseidon_tf.wire.dtypes import Array
 
 WAIT_S = 20.0  # Far more than anything here takes.
 
@@ -19,23 +24,23 @@ class End:
     def __init__(self) -> None:
         self._messages, self._errors = queue.SimpleQueue(), queue.SimpleQueue()
 
-    def on_message(self, message) -> None:
+    def on_message(self, message: bytes) -> None:
         self._messages.put(message)
 
-    def on_closed(self, error) -> None:
+    def on_closed(self, error: Exception | None) -> None:
         self._errors.put(error)
 
-    def next(self):
+    def next(self) -> bytes:
         return self._messages.get(timeout=WAIT_S)
 
-    def get(self):
+    def get(self) -> Exception | None:
         return self._errors.get(timeout=WAIT_S)
 
 
 class Link:
     """One worker's link; its sums and its loss are read from queues."""
 
-    def __init__(self, address, rank, **options) -> None:
+    def __init__(self, address: str, rank: int, **options: Any) -> None:
         self._sums, self._lost = queue.SimpleQueue(), queue.SimpleQueue()
         self.link = ServerLink(
             address,
@@ -45,29 +50,29 @@ class Link:
             **options,
         )
 
-    def register(self, *names, dtype="float32", num_elements=4):
+    def register(self, *names: str, dtype: str = "float32", num_elements: int = 4) -> list[int]:
         specs = [KeySpec(name, dtype, num_elements) for name in names]
         return self.link.register(specs, timeout_s=WAIT_S)
 
-    def push(self, step, **arrays) -> None:
+    def push(self, step: int, **arrays: Array) -> None:
         pieces = [
             Piece(int(key.removeprefix("k")), memoryview(array).cast("B"))
             for key, array in arrays.items()
         ]
         self.link.push(pieces, step=step)
 
-    def sum_bytes(self):
+    def sum_bytes(self) -> tuple[int, int, memoryview | None]:
         """Key, step, and the bytes; None where the server left them in the shared memory."""
         return self._sums.get(timeout=WAIT_S)
 
-    def sum(self):
+    def sum(self) -> tuple[int, int, list[float]]:
         key, step, payload = self.sum_bytes()
         return key, step, np.frombuffer(payload, np.float32).tolist()
 
-    def lost(self):
+    def lost(self) -> Exception:
         return self._lost.get(timeout=WAIT_S)
 
-    def inspect(self):
+    def inspect(self) -> tuple[dict[str, tuple[int, ...]], int]:
         reply = self.link.inspect(timeout_s=WAIT_S)
         return {key.name: tuple(key.contributions) for key in reply.keys}, reply.held_bytes
 
@@ -76,7 +81,14 @@ class Cluster:
     """One server for `num_workers` workers."""
 
     def __init__(
-        self, stack, num_workers, *, memory=None, memory_rank=-1, addresses=(), **options
+        self,
+        stack: contextlib.ExitStack,
+        num_workers: int,
+        *,
+        memory: SharedMemory | None = None,
+        memory_rank: int = -1,
+        addresses: Sequence[str] = (),
+        **options: Any,
     ) -> None:
         self._stack = stack
         self.received = queue.SimpleQueue()
@@ -94,16 +106,19 @@ class Cluster:
         self.server.start()
         stack.callback(self.server.stop, grace_s=0.0)
 
-    def link(self, rank, **options):
+    def link(self, rank: int, **options: Any) -> Link:
         link = Link(self.server.address, rank, **options)
         self._stack.callback(link.link.close, timeout_s=0.1)
         return link
 
-    def channel(self):
+    def channel(self) -> Channel:
         channel = Channel(self.server.address)
         self._stack.callback(channel.close)
         return channel
 
-    def wait_received(self, expected) -> None:
+    def wait_received(self, expected: set[tuple[int, str, int]]) -> None:
         """Wait until the server has taken as many pushes as `expected` names."""
         assert {self.received.get(timeout=WAIT_S) for _ in expected} == expected
+
+
+MakeCluster: TypeAlias = Callable[..., Cluster]

@@ -11,14 +11,14 @@ from poseidon_tf.kv.service import EXCHANGE, REGISTER, stream_of
 from poseidon_tf.kv.store import MAX_NAME_CHARS, key_name
 from poseidon_tf.wire.frame_pb2 import FrameHeader, Part
 from poseidon_tf.wire.frames import encode
-from tests.kv.kv_links import WAIT_S, End
+from tests.kv.kv_links import WAIT_S, End, MakeCluster
 
 pytestmark = pytest.mark.connections
 
 ONES = np.ones(4, np.float32)
 
 
-def test_every_worker_gets_every_sum(cluster) -> None:
+def test_every_worker_gets_every_sum(cluster: MakeCluster) -> None:
     """Sums of all keys come to all workers, also to the one that pushed last."""
     server = cluster(2)
     links = [server.link(rank) for rank in range(2)]
@@ -30,7 +30,7 @@ def test_every_worker_gets_every_sum(cluster) -> None:
     assert links[0].inspect() == ({"a": (1, 1), "b": (1, 1)}, 0)
 
 
-def test_a_key_announced_otherwise_is_refused(cluster) -> None:
+def test_a_key_announced_otherwise_is_refused(cluster: MakeCluster) -> None:
     """The second worker hears which key and how it was announced before; the server goes on."""
     server = cluster(2)
     first, second = server.link(0), server.link(1)
@@ -40,7 +40,7 @@ def test_a_key_announced_otherwise_is_refused(cluster) -> None:
     assert second.register("a") == [0]
 
 
-def test_a_key_table_of_garbage_is_refused(cluster) -> None:
+def test_a_key_table_of_garbage_is_refused(cluster: MakeCluster) -> None:
     """Bytes that are no table are the sender's error, and no key is added."""
     server = cluster(1)
     with pytest.raises(ProtocolError, match="a key table that cannot be read"):
@@ -58,7 +58,7 @@ def test_a_key_table_of_garbage_is_refused(cluster) -> None:
         ({"rank": "0", "stream": "2"}, "stream 2 of rank 0"),
     ],
 )
-def test_a_stream_of_a_stranger_is_refused(cluster, metadata, text: str) -> None:
+def test_a_stream_of_a_stranger_is_refused(cluster: MakeCluster, metadata, text: str) -> None:
     """Without rank, or of a rank or number that is not of this cluster: refused with the reason."""
     end = End()
     cluster(2).channel().open_stream(EXCHANGE, end, metadata=metadata)
@@ -66,7 +66,7 @@ def test_a_stream_of_a_stranger_is_refused(cluster, metadata, text: str) -> None
     assert isinstance(error, ProtocolError) and text in str(error)
 
 
-def test_a_rank_that_is_here_already_is_refused(cluster) -> None:
+def test_a_rank_that_is_here_already_is_refused(cluster: MakeCluster) -> None:
     """A second process of the same rank is told so, and the first goes on."""
     server = cluster(2)
     first = server.link(1)
@@ -95,7 +95,9 @@ def push_message(key=0, step=0, payload=bytes(16)):
         (push_message(payload=bytes(12)), "16 bytes of float32 are due"),
     ],
 )
-def test_a_refused_message_ends_its_stream_and_changes_no_sum(cluster, message, text: str) -> None:
+def test_a_refused_message_ends_its_stream_and_changes_no_sum(
+    cluster: MakeCluster, message, text: str
+) -> None:
     """The sender hears why, and the same rank may connect again and be summed."""
     server = cluster(2)
     link = server.link(0)
@@ -112,7 +114,9 @@ def test_a_refused_message_ends_its_stream_and_changes_no_sum(cluster, message, 
     assert [each.sum() for each in (link, other)] == [(0, 0, [2.0] * 4)] * 2
 
 
-def test_a_worker_that_leaves_too_early_fails_those_who_wait(cluster) -> None:
+def test_a_worker_that_leaves_too_early_fails_those_who_wait(
+    cluster: MakeCluster,
+) -> None:
     """Whoever waits for its share hears who left, after which step, and what is missing."""
     server = cluster(2, addresses=["10.0.0.1:2222", "10.0.0.2:2222"])
     links = [server.link(rank) for rank in range(2)]
@@ -129,7 +133,7 @@ def test_a_worker_that_leaves_too_early_fails_those_who_wait(cluster) -> None:
     )
 
 
-def test_what_was_pushed_before_leaving_still_arrives(cluster) -> None:
+def test_what_was_pushed_before_leaving_still_arrives(cluster: MakeCluster) -> None:
     """A goodbye overtakes no push, on either stream, even those that wait for credit."""
     server = cluster(2)
     links = [server.link(rank, window_bytes=64) for rank in range(2)]
@@ -146,7 +150,7 @@ def test_what_was_pushed_before_leaving_still_arrives(cluster) -> None:
 
 
 @pytest.mark.parametrize("window_bytes", [2, 64, 32 * 1024 * 1024])
-def test_any_window_finishes_in_any_order_of_keys(cluster, window_bytes) -> None:
+def test_any_window_finishes_in_any_order_of_keys(cluster: MakeCluster, window_bytes) -> None:
     """Workers that push the same keys in opposite orders all get all sums."""
     server = cluster(3)
     names = [f"k{index}" for index in range(12)]
@@ -161,7 +165,7 @@ def test_any_window_finishes_in_any_order_of_keys(cluster, window_bytes) -> None
             assert sums == [(key, step, [3.0] * 4) for key in range(12)]
 
 
-def test_a_server_that_goes_is_lost_on_every_stream(cluster) -> None:
+def test_a_server_that_goes_is_lost_on_every_stream(cluster: MakeCluster) -> None:
     """Each stream's end is told, and names the server's address."""
     server = cluster(1)
     link = server.link(0)
@@ -173,7 +177,7 @@ def test_a_server_that_goes_is_lost_on_every_stream(cluster) -> None:
     assert isinstance(error, PeerLost) and server.server.address in str(error)
 
 
-def test_leaving_and_closing_end_every_stream_in_order(cluster) -> None:
+def test_leaving_and_closing_end_every_stream_in_order(cluster: MakeCluster) -> None:
     """After a goodbye the server ends the streams too: closing does not wait and nobody is lost."""
     before = set(threading.enumerate())
     server = cluster(1)
@@ -198,7 +202,9 @@ def test_large_pieces_take_turns_and_small_ones_share_messages_on_the_first_stre
     assert [stream_of(key, large, 1) for key in range(4)] == [0, 0, 0, 0]
 
 
-def test_long_names_in_any_script_are_announced_in_as_many_tables_as_they_take(cluster) -> None:
+def test_long_names_in_any_script_are_announced_in_as_many_tables_as_they_take(
+    cluster: MakeCluster,
+) -> None:
     """A thousand of them have more bytes than a server reads as one table."""
     server = cluster(2)
     names = [f"{at}" + "\u5c42" * 1000 for at in range(1100)]

@@ -4,7 +4,9 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import pytest
 
@@ -123,11 +125,14 @@ class LightJob:
         self.transport.stop(grace_s=0.0)
 
 
+MakeJob: TypeAlias = Callable[..., LightJob]
+
+
 @pytest.fixture
-def light_job(tmp_path: Path):
+def light_job(tmp_path: Path) -> Iterator[MakeJob]:
     jobs = []
 
-    def make(**options):
+    def make(**options: Any) -> LightJob:
         jobs.append(LightJob(tmp_path, **options))
         return jobs[-1]
 
@@ -149,7 +154,7 @@ def limit_bytes(keys, *, num_workers, window_bytes):
     )
 
 
-def test_eight_workers_lose_and_double_nothing(light_job) -> None:
+def test_eight_workers_lose_and_double_nothing(light_job: MakeJob) -> None:
     """50 steps with random delays: every number of every sum, and how many there were."""
     job = light_job(num_workers=8, num_processes=1, num_steps=50)
     assert job.run() < limit_bytes(SMALL, num_workers=8, window_bytes=64 * 1024)
@@ -157,7 +162,9 @@ def test_eight_workers_lose_and_double_nothing(light_job) -> None:
 
 @pytest.mark.thorough
 @pytest.mark.timeout(900)
-def test_64_workers_lose_and_double_nothing_in_1000_steps(light_job) -> None:
+def test_64_workers_lose_and_double_nothing_in_1000_steps(
+    light_job: MakeJob,
+) -> None:
     """128 streams into one server, with random delays: 256 000 shares, each in one sum."""
     job = light_job(num_workers=64, num_processes=4, num_steps=1000)
     assert job.run() < limit_bytes(SMALL, num_workers=64, window_bytes=64 * 1024)
@@ -166,7 +173,7 @@ def test_64_workers_lose_and_double_nothing_in_1000_steps(light_job) -> None:
 @pytest.mark.thorough
 @pytest.mark.parametrize("window_bytes, is_small", [(256 * 1024, True), (2**30, False)])
 def test_a_server_of_64_workers_stays_within_its_memory(
-    light_job, window_bytes, is_small: bool
+    light_job: MakeJob, window_bytes, is_small: bool
 ) -> None:
     """Rank 0 is late in every step, so all others fill their windows; with windows that hold
     nothing back the server takes more than the small ones allow."""

@@ -2,6 +2,7 @@
 
 import itertools
 import random
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -13,8 +14,8 @@ from poseidon_tf.kv.store import KeySpec
 from poseidon_tf.transport.frame_queue import FRAME_BYTES
 from poseidon_tf.wire.frame_pb2 import FrameHeader, Part
 from poseidon_tf.wire.frames import decode, encode
-from tests.kv.kv_links import WAIT_S, End
-from tests.support.memories import two_sides
+from tests.kv.kv_links import WAIT_S, End, MakeCluster
+from tests.support.memories import Sides, two_sides
 
 pytestmark = pytest.mark.connections
 
@@ -25,7 +26,7 @@ SIZES = [3, 20_000, 300_000, 5, 1, FRAME_BYTES // 4, FRAME_BYTES // 4 + 1, 70_00
 
 
 @pytest.fixture
-def sides():
+def sides() -> Iterator[Sides]:
     with two_sides() as both:
         yield both
 
@@ -78,7 +79,9 @@ def push_message(key=0, step=0, length=16, place=0, payload=b""):
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
 @pytest.mark.parametrize("own", range(3))
-def test_sums_come_through_the_memory_and_over_the_wire(cluster, sides, own, order) -> None:
+def test_sums_come_through_the_memory_and_over_the_wire(
+    cluster: MakeCluster, sides: Sides, own, order
+) -> None:
     """With two steps under way, the own worker finds every sum where its share was and the
     others get the same bits, whoever comes first."""
     job = Shared(cluster, sides, own)
@@ -103,7 +106,9 @@ def test_sums_come_through_the_memory_and_over_the_wire(cluster, sides, own, ord
 
 
 @pytest.mark.parametrize("own", range(3))
-def test_memory_is_the_workers_again_when_it_hears_of_the_sum(cluster, sides, own) -> None:
+def test_memory_is_the_workers_again_when_it_hears_of_the_sum(
+    cluster: MakeCluster, sides: Sides, own
+) -> None:
     """What it then writes there reaches no other worker, who hears of the sum later."""
     job = Shared(cluster, sides, own)
     for step in range(6):
@@ -118,7 +123,7 @@ def test_memory_is_the_workers_again_when_it_hears_of_the_sum(cluster, sides, ow
             assert bytes(payload) == in_rank_order(key, step)
 
 
-def test_placed_pushes_wait_for_no_credit(cluster, sides) -> None:
+def test_placed_pushes_wait_for_no_credit(cluster: MakeCluster, sides: Sides) -> None:
     """The last rank's whole gradient is with the server although nobody has credited it."""
     job = Shared(cluster, sides, 2, window_bytes=2)
     job.push(2, 0, range(len(SIZES)))
@@ -128,7 +133,10 @@ def test_placed_pushes_wait_for_no_credit(cluster, sides) -> None:
 @pytest.mark.parametrize("window_bytes", [2, 1000, 10_000_000])
 @pytest.mark.parametrize("own", range(3))
 def test_placed_and_other_pushes_finish_with_any_window(
-    cluster, sides, own, window_bytes: int
+    cluster: MakeCluster,
+    sides: Sides,
+    own,
+    window_bytes: int,
 ) -> None:
     """Every other key of the own worker goes over the wire, in another order on each rank."""
     job = Shared(cluster, sides, own, window_bytes=window_bytes)
@@ -152,7 +160,7 @@ def test_placed_and_other_pushes_finish_with_any_window(
 
 
 @pytest.mark.parametrize("own", range(3))
-def test_what_used_no_credit_gets_none_back(cluster, sides, own) -> None:
+def test_what_used_no_credit_gets_none_back(cluster: MakeCluster, sides: Sides, own) -> None:
     """Of a placed and a plain push of a stream only the plain one is credited."""
     memory, child = sides
     server = cluster(3, memory=child, memory_rank=own)
@@ -190,7 +198,13 @@ def test_what_used_no_credit_gets_none_back(cluster, sides, own) -> None:
         (1, push_message(place=1, payload=bytes(16)), "do not add up"),
     ],
 )
-def test_a_refused_place_changes_nothing(cluster, sides, rank: int, message, text: str) -> None:
+def test_a_refused_place_changes_nothing(
+    cluster: MakeCluster,
+    sides: Sides,
+    rank: int,
+    message,
+    text: str,
+) -> None:
     """Of another rank, outside, or with a push that is none: no sum, and the memory stays."""
     memory, child = sides
     memory.grow(16)
@@ -211,7 +225,7 @@ def test_a_refused_place_changes_nothing(cluster, sides, rank: int, message, tex
     assert bytes(memory.view(0, 16)) == b"as it was before"
 
 
-def test_a_second_place_for_the_same_step_is_refused(cluster, sides) -> None:
+def test_a_second_place_for_the_same_step_is_refused(cluster: MakeCluster, sides: Sides) -> None:
     """The sum goes where the first one said, on the connection that comes after."""
     memory, child = sides
     first, second = memory.grow(16), memory.grow(16)
@@ -232,7 +246,7 @@ def test_a_second_place_for_the_same_step_is_refused(cluster, sides) -> None:
     assert bytes(memory.view(second, 16)) == b"as it was before"
 
 
-def test_a_server_without_memory_refuses_places(cluster) -> None:
+def test_a_server_without_memory_refuses_places(cluster: MakeCluster) -> None:
     """A dedicated server says that it shares none."""
     server = cluster(2)
     server.link(0).register("k0")
@@ -243,7 +257,7 @@ def test_a_server_without_memory_refuses_places(cluster) -> None:
 
 
 @pytest.mark.parametrize("credit_step", ["many", "-1"])
-def test_a_credit_step_that_is_none_is_refused(cluster, credit_step: str) -> None:
+def test_a_credit_step_that_is_none_is_refused(cluster: MakeCluster, credit_step: str) -> None:
     """The stream ends with the reason."""
     for index in range(STREAMS_PER_SERVER):
         end = End()

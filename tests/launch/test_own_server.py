@@ -4,6 +4,8 @@ import os
 import queue
 import signal
 import socket
+from collections.abc import Callable, Iterator
+from typing import Any, TypeAlias
 
 import psutil
 import pytest
@@ -18,12 +20,15 @@ WAIT_S = 60.0
 WHO = r"server 1, which worker rank 1 \(127\.0\.0\.1:2\) has started beside itself, has ended"
 
 
+Start: TypeAlias = Callable[..., tuple[OwnServer, queue.Queue[Any]]]
+
+
 @pytest.fixture
-def start():
+def start() -> Iterator[Start]:
     """Starts one, and gives what it tells: the errors, and whether the job may know."""
     servers = []
 
-    def start(**changes):
+    def start(**changes: Any) -> tuple[OwnServer, queue.Queue[Any]]:
         told = queue.Queue()
         options = dict(
             start_timeout_s=WAIT_S, ports=None, memory=None, settings=ConnectionSettings()
@@ -42,7 +47,9 @@ def start():
         server.end(failed=True)
 
 
-def test_an_error_of_the_user_is_told_as_it_is(start, capfd: pytest.CaptureFixture[str]) -> None:
+def test_an_error_of_the_user_is_told_as_it_is(
+    start: Start, capfd: pytest.CaptureFixture[str]
+) -> None:
     """Its text alone, and no traceback in the log."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
@@ -53,7 +60,7 @@ def test_an_error_of_the_user_is_told_as_it_is(start, capfd: pytest.CaptureFixtu
     assert capfd.readouterr().err == ""
 
 
-def test_any_other_error_is_told_too(start, capfd: pytest.CaptureFixture[str]) -> None:
+def test_any_other_error_is_told_too(start: Start, capfd: pytest.CaptureFixture[str]) -> None:
     """Its own traceback is in the log."""
     server, told = start(settings=ConnectionSettings(keepalive_s="soon"))
     error, is_in_order = told.get(timeout=WAIT_S)
@@ -63,7 +70,9 @@ def test_any_other_error_is_told_too(start, capfd: pytest.CaptureFixture[str]) -
     assert "Traceback" in capfd.readouterr().err
 
 
-def test_what_the_server_met_in_order_may_be_known_already(start) -> None:
+def test_what_the_server_met_in_order_may_be_known_already(
+    start: Start,
+) -> None:
     """Its deadline is its worker's, which hears of it from the coordinator."""
     _, told = start(start_timeout_s=0.1)
     error, is_in_order = told.get(timeout=WAIT_S)
@@ -74,7 +83,7 @@ def test_what_the_server_met_in_order_may_be_known_already(start) -> None:
 @pytest.mark.parametrize(
     "signum, says", [(signal.SIGKILL, "SIGKILL; if nobody sent it"), (signal.SIGABRT, "SIGABRT$")]
 )
-def test_a_server_that_is_killed_is_told_of(start, signum, says: str) -> None:
+def test_a_server_that_is_killed_is_told_of(start: Start, signum, says: str) -> None:
     """It says nothing itself."""
     before = set(psutil.Process().children())  # Of other tests.
     _, told = start()
@@ -86,7 +95,9 @@ def test_a_server_that_is_killed_is_told_of(start, signum, says: str) -> None:
         raise error
 
 
-def test_a_server_that_is_told_to_end_is_no_surprise(start) -> None:
+def test_a_server_that_is_told_to_end_is_no_surprise(
+    start: Start,
+) -> None:
     """And nothing of it stays: the fixtures look at threads and descriptors."""
     before = psutil.Process().children()
     server, told = start()

@@ -3,25 +3,14 @@
 import io
 import os
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from poseidon_tf.launcher.local import run_local
 from poseidon_tf.launcher.supervisor import Patience
+from tests.launcher.local_jobs import Ended, Run
 from tests.support.leftovers import nothing_outlives_its_test  # noqa: F401
-
-
-@dataclass
-class Ended:
-    code: int
-    out: list[str]
-    err: list[str]
-
-
-Run = Callable[..., Ended]
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import types
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
@@ -39,7 +40,7 @@ def test_the_check_for_heavy_modules_can_fail() -> None:
 
 
 @pytest.fixture
-def model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNamespace:
     """A saved model, as the planner would see it; reading a real one needs TensorFlow."""
     asked = []
 
@@ -65,7 +66,7 @@ def plan(model, *args: str):
     return result
 
 
-def test_plan_prints_a_table(model) -> None:
+def test_plan_prints_a_table(model: SimpleNamespace) -> None:
     result = plan(model, "--workers", "4", "--step-seconds", "0.5")
     assert result.exit_code == 0
     assert model.asked == [(model.path, 32)]
@@ -79,14 +80,14 @@ def as_json(model, *args: str):
     return json.loads(result.stdout)
 
 
-def test_plan_prints_json_that_is_a_plan_again(model) -> None:
+def test_plan_prints_json_that_is_a_plan_again(model: SimpleNamespace) -> None:
     from poseidon_tf.planner import Plan
 
     result = plan(model, "--workers", "4", "--json")
     assert Plan.from_json(result.stdout).to_json() == result.stdout.strip()
 
 
-def test_plan_with_a_step_time_wraps_the_plan(model) -> None:
+def test_plan_with_a_step_time_wraps_the_plan(model: SimpleNamespace) -> None:
     bare = as_json(model, "--workers", "4")
     timed = as_json(model, "--workers", "4", "--step-seconds", "0.5")
     assert timed.keys() == {"plan", "gbit_per_s"} and timed["plan"] == bare
@@ -103,13 +104,13 @@ def test_plan_with_a_step_time_wraps_the_plan(model) -> None:
     ],
 )
 def test_servers_are_co_located_unless_they_are_counted(
-    model, args, num_servers: int, co_located: bool
+    model: SimpleNamespace, args, num_servers: int, co_located: bool
 ) -> None:
     cluster = as_json(model, "--workers", "4", *args)["cluster"]
     assert cluster == {"num_workers": 4, "num_servers": num_servers, "co_located": co_located}
 
 
-def test_the_scheme_can_be_chosen_by_pattern(model) -> None:
+def test_the_scheme_can_be_chosen_by_pattern(model: SimpleNamespace) -> None:
     def scheme(*args: str) -> str:
         table = plan(model, "--workers", "2", *args).stdout
         (line,) = [line for line in table.splitlines() if "fc/kernel" in line]
@@ -121,12 +122,12 @@ def test_the_scheme_can_be_chosen_by_pattern(model) -> None:
 
 
 @pytest.mark.parametrize("value", ["fc", "fc=", "=ps", "fc=ring"])
-def test_a_scheme_that_is_none_is_refused(model, value: str) -> None:
+def test_a_scheme_that_is_none_is_refused(model: SimpleNamespace, value: str) -> None:
     result = plan(model, "--workers", "2", "--scheme", value)
     assert result.exit_code == 2 and "expected PATTERN=ps, =sfb or =rows" in result.stderr
 
 
-def test_a_plan_that_cannot_be_is_one_line_and_code_2(model) -> None:
+def test_a_plan_that_cannot_be_is_one_line_and_code_2(model: SimpleNamespace) -> None:
     result = plan(model, "--workers", "2", "--scheme", "nothing=ps")
     assert result.exit_code == 2
     assert result.stderr.startswith("error: ") and "fc/kernel" in result.stderr

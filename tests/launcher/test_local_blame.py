@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from poseidon_tf.launch.reports import VARIABLE, ReportFile, tell_launcher
+from tests.launcher.local_jobs import Run
 from tests.launcher.test_local_ending import RANK, SHORT
 
 pytestmark = pytest.mark.processes
@@ -26,7 +27,7 @@ REPORT = RANK + (
 )
 
 
-def test_whoever_failed_first_is_named_and_not_who_ended_first(run, tmp_path: Path) -> None:
+def test_whoever_failed_first_is_named_and_not_who_ended_first(run: Run, tmp_path: Path) -> None:
     """Rank 0's script fails; rank 1 hears of it and has ended before rank 0 has."""
     ended = run(
         REPORT + "if rank == 0:\n"
@@ -52,7 +53,7 @@ def test_whoever_failed_first_is_named_and_not_who_ended_first(run, tmp_path: Pa
     ]
 
 
-def test_whoever_failed_first_may_have_to_be_ended(run, tmp_path: Path) -> None:
+def test_whoever_failed_first_may_have_to_be_ended(run: Run, tmp_path: Path) -> None:
     """Then the job's code is that of the first that ended by itself, and not of our SIGTERM."""
     ended = run(
         REPORT + "if rank == 0:\n"
@@ -73,7 +74,7 @@ def test_whoever_failed_first_may_have_to_be_ended(run, tmp_path: Path) -> None:
     ]
 
 
-def test_who_was_killed_is_named_with_what_the_others_saw(run, tmp_path: Path) -> None:
+def test_who_was_killed_is_named_with_what_the_others_saw(run: Run, tmp_path: Path) -> None:
     """It could say nothing itself. Of the others a worker is quoted, which knows its step."""
     ended = run(
         REPORT + "done(f'started{rank}')\n"
@@ -93,7 +94,7 @@ def test_who_was_killed_is_named_with_what_the_others_saw(run, tmp_path: Path) -
     ]
 
 
-def test_where_nobody_is_at_fault_the_reason_is_said(run, tmp_path: Path) -> None:
+def test_where_nobody_is_at_fault_the_reason_is_said(run: Run, tmp_path: Path) -> None:
     """All have heard that somebody was waited for in vain; a restart is announced all the same."""
     ended = run(
         REPORT + "tell('StepTimeout: worker rank 0 waited', is_own=False); sys.exit(1)",
@@ -105,7 +106,7 @@ def test_where_nobody_is_at_fault_the_reason_is_said(run, tmp_path: Path) -> Non
     assert ended.err == ["[poseidon-tf] restart 1 of 1", reason, reason]
 
 
-def test_an_exception_before_the_strategy_is_quoted(run) -> None:
+def test_an_exception_before_the_strategy_is_quoted(run: Run) -> None:
     """Nobody told the launcher; the last line is Python's, after what others print meanwhile."""
     ended = run(
         RANK + "import sys, time\n"

@@ -13,6 +13,7 @@ import pytest
 from poseidon_tf.errors import ConfigError
 from poseidon_tf.launcher.local import run_local
 from poseidon_tf.launcher.supervisor import Patience
+from tests.launcher.local_jobs import Run
 
 pytestmark = pytest.mark.processes
 
@@ -36,7 +37,7 @@ def wait_until(is_true: Callable[[], bool], *, timeout_s: float = 10.0) -> None:
         time.sleep(0.01)
 
 
-def test_the_first_failing_code_wins_and_the_others_are_ended(run) -> None:
+def test_the_first_failing_code_wins_and_the_others_are_ended(run: Run) -> None:
     ended = run(
         RANK + "import sys, time; sys.exit(3) if rank == 1 else time.sleep(60)",
         workers=3,
@@ -52,7 +53,7 @@ def test_the_first_failing_code_wins_and_the_others_are_ended(run) -> None:
     ]
 
 
-def test_the_others_have_time_to_say_who_died(run, tmp_path: Path) -> None:
+def test_the_others_have_time_to_say_who_died(run: Run, tmp_path: Path) -> None:
     died = str(tmp_path / "died")
     script = RANK + (
         "import sys, time, pathlib\n"
@@ -67,24 +68,24 @@ def test_the_others_have_time_to_say_who_died(run, tmp_path: Path) -> None:
     assert not any("SIGTERM" in line for line in ended.err)
 
 
-def test_death_by_a_signal_is_128_and_its_number(run) -> None:
+def test_death_by_a_signal_is_128_and_its_number(run: Run) -> None:
     ended = run(RANK + "import time; os.kill(os.getpid(), 9) if rank else time.sleep(60)",
                 workers=2, patience=SHORT)  # fmt: skip
     assert ended.code == 128 + signal.SIGKILL
 
 
-def test_a_server_that_fails_ends_the_job(run) -> None:
+def test_a_server_that_fails_ends_the_job(run: Run) -> None:
     ended = run(SLEEP, workers=2, servers=1, server="raise SystemExit(5)", patience=SHORT)
     assert ended.code == 5
 
 
-def test_a_server_may_end_after_the_workers(run) -> None:
+def test_a_server_may_end_after_the_workers(run: Run) -> None:
     late = "import time; time.sleep(0.5); print('bye')"
     ended = run("", servers=1, server=late)
     assert (ended.code, ended.out, ended.err) == (0, ["[server 0] bye"], [])
 
 
-def test_a_server_that_stays_is_ended_with_a_warning(run) -> None:
+def test_a_server_that_stays_is_ended_with_a_warning(run: Run) -> None:
     ended = run("", servers=1, server=SLEEP, patience=SHORT)
     assert ended.code == 0
     assert ended.err == [
@@ -92,19 +93,19 @@ def test_a_server_that_stays_is_ended_with_a_warning(run) -> None:
     ]
 
 
-def test_a_server_that_fails_after_the_workers_fails_the_job(run) -> None:
+def test_a_server_that_fails_after_the_workers_fails_the_job(run: Run) -> None:
     ended = run("", servers=1, server="import time; time.sleep(0.5); raise SystemExit(6)")
     assert ended.code == 6
 
 
-def test_who_ignores_sigterm_is_killed(run) -> None:
+def test_who_ignores_sigterm_is_killed(run: Run) -> None:
     deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
     began_s = time.monotonic()
     assert run("raise SystemExit(4)", servers=1, server=deaf, patience=SHORT).code == 4
     assert time.monotonic() - began_s < 5
 
 
-def test_what_a_worker_started_ends_with_the_job(run) -> None:
+def test_what_a_worker_started_ends_with_the_job(run: Run) -> None:
     ended = run(
         "import subprocess, sys\n"
         f"print(subprocess.Popen([sys.executable, '-c', {SLEEP!r}]).pid, flush=True)"
@@ -113,7 +114,7 @@ def test_what_a_worker_started_ends_with_the_job(run) -> None:
     wait_until(lambda: not is_running(pid))
 
 
-def test_a_descendant_in_another_session_cannot_hold_the_job_up(run) -> None:
+def test_a_descendant_in_another_session_cannot_hold_the_job_up(run: Run) -> None:
     began_s = time.monotonic()
     ended = run(
         "import subprocess, sys\n"

@@ -11,6 +11,7 @@ import pytest
 from poseidon_tf.launcher.local import run_local
 from poseidon_tf.launcher.output import Lines
 from poseidon_tf.launcher.supervisor import Patience
+from tests.launcher.local_jobs import Run
 
 pytestmark = pytest.mark.processes
 
@@ -20,7 +21,7 @@ RANK = "import os, json; rank = json.loads(os.environ['TF_CONFIG'])['task']['ind
 # --- What the members are told.
 
 
-def test_every_member_has_its_own_task_in_one_cluster(run) -> None:
+def test_every_member_has_its_own_task_in_one_cluster(run: Run) -> None:
     show = "import os; print(os.environ['TF_CONFIG'])"
     ended = run(show, workers=2, servers=2, server=show)
     assert (ended.code, ended.err) == (0, [])
@@ -39,12 +40,12 @@ def test_every_member_has_its_own_task_in_one_cluster(run) -> None:
 
 
 @pytest.mark.parametrize("servers", [None, 0])
-def test_without_servers_the_cluster_names_none(run, servers: int | None) -> None:
+def test_without_servers_the_cluster_names_none(run: Run, servers: int | None) -> None:
     ended = run("import os; print(os.environ['TF_CONFIG'])", workers=2, servers=servers)
     assert all('"ps"' not in line for line in ended.out) and len(ended.out) == 2
 
 
-def test_arguments_reach_the_script_as_they_are(run) -> None:
+def test_arguments_reach_the_script_as_they_are(run: Run) -> None:
     ended = run("import sys; print(sys.argv[1:])", "--workers", "9", "--", "a b", "--help")
     assert ended.out == ["[worker 0] ['--workers', '9', '--', 'a b', '--help']"]
 
@@ -54,7 +55,7 @@ THREADS = (
 )
 
 
-def test_workers_share_the_processors(run) -> None:
+def test_workers_share_the_processors(run: Run) -> None:
     num_cpus = len(os.sched_getaffinity(0))
     bare = {key: value for key, value in os.environ.items() if not key.startswith("TF_NUM_")}
     intra, inter = run(THREADS, workers=2, environ=bare).out[0].split()[2:]
@@ -62,7 +63,7 @@ def test_workers_share_the_processors(run) -> None:
     assert run(THREADS, environ=bare).out == ["[worker 0] None None"]  # Alone: all of them.
 
 
-def test_a_thread_number_that_the_user_set_stays(run) -> None:
+def test_a_thread_number_that_the_user_set_stays(run: Run) -> None:
     mine = {**os.environ, "TF_NUM_INTRAOP_THREADS": "7", "TF_NUM_INTEROP_THREADS": "9"}
     assert run(THREADS, workers=2, environ=mine).out[0].endswith("] 7 9")
 
@@ -75,7 +76,7 @@ def test_a_program_runs_without_python(capfd: pytest.CaptureFixture[str]) -> Non
 TOKEN = "import os; print(os.environ.get('POSEIDON_TOKEN'), os.environ.get('POSEIDON_TOKEN_FILE'))"
 
 
-def test_members_share_a_token_that_no_other_job_has(run) -> None:
+def test_members_share_a_token_that_no_other_job_has(run: Run) -> None:
     """A fresh one for every job, the same for all of its members, and not an easy one."""
     bare = {name: value for name, value in os.environ.items() if "POSEIDON" not in name}
     jobs = [run(TOKEN, workers=2, servers=1, server=TOKEN, environ=bare) for _ in range(2)]
@@ -85,7 +86,7 @@ def test_members_share_a_token_that_no_other_job_has(run) -> None:
 
 
 @pytest.mark.parametrize("name", ["POSEIDON_TOKEN", "POSEIDON_TOKEN_FILE"])
-def test_a_token_of_the_caller_stays(run, name: str) -> None:
+def test_a_token_of_the_caller_stays(run: Run, name: str) -> None:
     """Whoever names one, or a file with one, means it."""
     bare = {each: value for each, value in os.environ.items() if "POSEIDON" not in each}
     (line,) = run(TOKEN, environ={**bare, name: "mine"}).out
@@ -96,7 +97,7 @@ def test_a_token_of_the_caller_stays(run, name: str) -> None:
 # --- What is shown of them.
 
 
-def test_lines_carry_their_role_and_stay_on_their_stream(run) -> None:
+def test_lines_carry_their_role_and_stay_on_their_stream(run: Run) -> None:
     ended = run(
         "import sys; print('out'); print('err', file=sys.stderr)",
         workers=2,
@@ -107,14 +108,14 @@ def test_lines_carry_their_role_and_stay_on_their_stream(run) -> None:
     assert sorted(ended.err) == ["[worker 0] err", "[worker 1] err"]
 
 
-def test_lines_of_several_workers_are_never_mixed(run) -> None:
+def test_lines_of_several_workers_are_never_mixed(run: Run) -> None:
     letters = RANK + "for _ in range(500): print('ab'[rank] * 300)"
     lines = run(letters, workers=2).out
     assert sorted(set(lines)) == ["[worker 0] " + "a" * 300, "[worker 1] " + "b" * 300]
     assert len(lines) == 1000
 
 
-def test_bytes_that_are_no_text_and_a_last_line_without_an_end_are_shown(run) -> None:
+def test_bytes_that_are_no_text_and_a_last_line_without_an_end_are_shown(run: Run) -> None:
     ended = run(r"import os; os.write(1, b'caf\xc3\xa9 \xff\nlast')")
     assert ended.out == ["[worker 0] café �", "[worker 0] last"]
 

@@ -11,6 +11,7 @@ import pytest
 
 from poseidon_tf.errors import ConfigError
 from poseidon_tf.launcher.local import run_local
+from tests.launcher.local_jobs import Run
 from tests.launcher.test_local_ending import RANK, SHORT, SLEEP, wait_until
 
 pytestmark = pytest.mark.processes
@@ -28,7 +29,7 @@ def configs(folder, rank):
     return [json.loads(line) for line in (folder / f"tries{rank}").read_text().splitlines()]
 
 
-def test_a_job_that_fails_is_started_anew_until_it_succeeds(run, tmp_path: Path) -> None:
+def test_a_job_that_fails_is_started_anew_until_it_succeeds(run: Run, tmp_path: Path) -> None:
     """All members start again, on other ports; the code is that of the last try."""
     ended = run(
         TRY + "if number < 3: sys.exit(9) if rank == 1 else time.sleep(60)",
@@ -51,7 +52,9 @@ def test_a_job_that_fails_is_started_anew_until_it_succeeds(run, tmp_path: Path)
         assert len(set(ports)) == len(ports)
 
 
-def test_a_job_that_always_fails_ends_with_the_code_of_its_last_try(run, tmp_path: Path) -> None:
+def test_a_job_that_always_fails_ends_with_the_code_of_its_last_try(
+    run: Run, tmp_path: Path
+) -> None:
     """R restarts are R + 1 tries, and the last one says nothing of a restart."""
     ended = run(TRY + "sys.exit(10 + number)", str(tmp_path), max_restarts=2)
     assert ended.code == 13
@@ -63,7 +66,7 @@ def test_a_job_that_always_fails_ends_with_the_code_of_its_last_try(run, tmp_pat
 
 
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
-def test_a_member_that_a_signal_ended_is_a_failure(run, tmp_path: Path, signum) -> None:
+def test_a_member_that_a_signal_ended_is_a_failure(run: Run, tmp_path: Path, signum) -> None:
     """Killed, or pre-empted by somebody who did not ask the launcher."""
     ended = run(
         TRY + f"if number == 1: os.kill(os.getpid(), {int(signum)})",
@@ -74,7 +77,9 @@ def test_a_member_that_a_signal_ended_is_a_failure(run, tmp_path: Path, signum) 
     assert ended.err == [f"[poseidon-tf] worker 0 ended with code {128 + signum}; restart 1 of 1"]
 
 
-def test_what_the_failed_try_printed_last_is_shown_before_the_next_one(run, tmp_path: Path) -> None:
+def test_what_the_failed_try_printed_last_is_shown_before_the_next_one(
+    run: Run, tmp_path: Path
+) -> None:
     """No line is lost, and none is mixed up with another try's."""
     ended = run(
         TRY + "print('try', number, flush=True); sys.exit(number < 3)",

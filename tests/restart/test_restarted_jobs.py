@@ -5,7 +5,9 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import pytest
 
@@ -16,12 +18,15 @@ pytestmark = pytest.mark.processes
 TIMEOUT_S = 240.0
 
 
+Undisturbed: TypeAlias = Callable[[int], dict[str, Any]]
+
+
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory):
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
     """By the number of servers: what both ranks have at the end of a job in which nobody dies."""
 
     @functools.cache
-    def results(num_servers):
+    def results(num_servers: int) -> dict[str, Any]:
         folder = tmp_path_factory.mktemp("undisturbed")
         with Job("restarted.py", str(folder), "nobody", num_servers=num_servers) as job:
             first, second = job.results(timeout_s=TIMEOUT_S)
@@ -31,7 +36,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory):
     return results
 
 
-def check(results, undisturbed) -> None:
+def check(results: dict[str, Any], undisturbed: dict[str, Any]) -> None:
     """Trained from the second epoch on, with the same bits."""
     assert results["epochs"] == [1, 2]
     assert results["digest"] == undisturbed["digest"]
@@ -55,7 +60,7 @@ def check_folder(folder) -> None:
     ],
 )
 def test_the_launcher_restarts_a_job_of_which_a_process_was_killed(
-    undisturbed, tmp_path: Path, victim: str, named: str
+    undisturbed: Undisturbed, tmp_path: Path, victim: str, named: str
 ) -> None:
     """`poseidon-tf run --max-restarts 1`: SIGKILL in an epoch costs that epoch and no bit."""
     command = [sys.executable, "-m", "poseidon_tf", "run", "--workers", "2", "--servers", "1"]
@@ -106,7 +111,7 @@ AT_ONCE = None
     ],
 )
 def test_a_supervisor_restarts_each_process_that_has_failed(
-    undisturbed, tmp_path: Path, victim, num_servers, seed
+    undisturbed: Undisturbed, tmp_path: Path, victim, num_servers, seed
 ) -> None:
     """In any order, and after any delay, while others are still of the run before."""
     names = ["worker 0", "worker 1", *(["ps 0"] * num_servers)]

@@ -1,17 +1,19 @@
 """Sessions of a test, closed after it."""
 
 import contextlib
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from tests.session.session_bench import Bench
+from tests.session.session_bench import Bench, MakeBench
 
 
 @pytest.fixture
-def bench():
+def bench() -> Iterator[MakeBench]:
     with contextlib.ExitStack() as stack:
 
-        def build(**options):
+        def build(**options: Any) -> Bench:
             built = Bench(**options)
             stack.callback(built.session.close)
             return built

@@ -1,15 +1,19 @@
 """A job whose members are threads of this process, and training that checks every bit of it."""
 
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 
+from poseidon_tf.coordinator.messages import Role
 from poseidon_tf.launch.cluster_env import ClusterConfig
-from poseidon_tf.launch.join import join
+from poseidon_tf.launch.join import Membership, join
 from poseidon_tf.launch.server_main import ServerProcess
 from poseidon_tf.session.deadlines import Deadlines
 from poseidon_tf.sfb.factors import Columns, RowSpec
 from poseidon_tf.transport.connections import ConnectionSettings
+from poseidon_tf.wire.dtypes import Array
 from tests.session.session_bench import WAIT_S, Deliveries
 from tests.support.jobs import free_addresses
 
@@ -27,30 +31,35 @@ class InProcess:
     """
 
     def __init__(
-        self, num_workers, num_servers, *, deadlines=DEADLINES, settings=ConnectionSettings()
+        self,
+        num_workers: int,
+        num_servers: int,
+        *,
+        deadlines: Deadlines = DEADLINES,
+        settings: ConnectionSettings = ConnectionSettings(),
     ) -> None:
         self._deadlines, self._settings = deadlines, settings
         addresses = free_addresses(num_workers + num_servers)
         self.workers, self.servers = tuple(addresses[:num_workers]), tuple(addresses[num_workers:])
 
-    def run(self, work):
+    def run(self, work: Callable[[Membership], Any]) -> tuple[list[Any], list[int]]:
         """`work(membership)` of every worker, and the servers' exit codes."""
         with ThreadPoolExecutor(len(self.workers) + len(self.servers)) as pool:
             codes = [pool.submit(self._serve, index) for index in range(len(self.servers))]
             results = [pool.submit(self._work, rank, work) for rank in range(len(self.workers))]
             return [r.result(3 * WAIT_S) for r in results], [c.result(WAIT_S) for c in codes]
 
-    def _config(self, role, rank):
+    def _config(self, role: Role, rank: int) -> ClusterConfig:
         return ClusterConfig(workers=self.workers, servers=self.servers, role=role, rank=rank)
 
-    def _serve(self, index):
+    def _serve(self, index: int) -> int:
         config = self._config("server", index)
         server = ServerProcess(
             config, index=index, address=self.servers[index], settings=self._settings
         )
         return server.serve()
 
-    def _work(self, rank, work):
+    def _work(self, rank: int, work: Callable[[Membership], Any]) -> Any:
         member = join(self._config("worker", rank), arithmetic={}, deadlines=self._deadlines)
         try:
             return work(member)
@@ -58,12 +67,12 @@ class InProcess:
             member.leave()
 
 
-def share(name: str, rank: int, step: int, *shape: int, dtype="float32") -> np.ndarray:
+def share(name: str, rank: int, step: int, *shape: int, dtype: str = "float32") -> np.ndarray:
     rng = np.random.default_rng([*name.encode(), rank, step])
     return (rng.standard_normal(shape) * 10.0 ** rng.integers(-4, 4, shape)).astype(dtype)
 
 
-def in_rank_order(shares) -> np.ndarray:
+def in_rank_order(shares: Iterable[Array]) -> np.ndarray:
     total, *rest = shares
     for each in rest:
         total = total + each
@@ -88,7 +97,7 @@ WORDS = RowSpec.sparse("words", num_rows=50, width=5, dtype="float32", index_dty
 class Training:
     """Whole keys, a key cut over servers, a value of changing size, factors and sparse rows."""
 
-    def __init__(self, member, num_workers, num_servers) -> None:
+    def __init__(self, member: Membership, num_workers: int, num_servers: int) -> None:
         self.worker, self.ranks = member.worker, range(num_workers)
         self.delivered, self.routes = {}, {}
         for name, size in SIZES.items():
@@ -107,13 +116,13 @@ class Training:
         )
         self.worker.gather("ready", b"")
 
-    def _open(self, name, *args, **options) -> None:
+    def _open(self, name: str, *args: Any, **options: Any) -> None:
         self.delivered[name] = Deliveries()
         self.routes[name] = self.worker.open_sum(
             name, *args, **options, deliver=self.delivered[name]
         )
 
-    def contributions(self, rank, step):
+    def contributions(self, rank: int, step: int) -> dict[str, list[Array]]:
         """What `rank` pushes in `step`: every name with its arrays."""
         rows = rows_of(rank, step)
         return {
@@ -130,7 +139,7 @@ class Training:
             ],
         }
 
-    def step(self, step) -> None:
+    def step(self, step: int) -> None:
         by_rank = [self.contributions(rank, step) for rank in self.ranks]
         own = by_rank[self.worker.rank]
         for name in list(own)[:: 1 if self.worker.rank % 2 else -1]:

@@ -1,12 +1,16 @@
 """A session with syncers that only note what they are asked to send."""
 
 import queue
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
+from poseidon_tf.errors import PoseidonError
 from poseidon_tf.session.deadlines import Deadlines
 from poseidon_tf.session.naming import WorkerNames
 from poseidon_tf.session.replicas import ReplicaJoin, stacking
 from poseidon_tf.session.session import Route, Session
 from poseidon_tf.trace import Recorder
+from poseidon_tf.wire.dtypes import Array
 
 WAIT_S = 20.0  # Far more than anything here takes.
 
@@ -14,19 +18,19 @@ WAIT_S = 20.0  # Far more than anything here takes.
 class NotingSyncer:
     """Sends nothing; a test says when a step is done."""
 
-    def __init__(self, name) -> None:
+    def __init__(self, name: str) -> None:
         self.name = name
         self.sent = []
 
-    def send(self, step, arrays) -> None:
+    def send(self, step: int, arrays: Sequence[Array]) -> None:
         self.sent.append((step, list(arrays)))
 
-    def payload_bytes(self):
+    def payload_bytes(self) -> tuple[int, int]:
         return 0, 0
 
 
 class FailingSyncer(NotingSyncer):
-    def send(self, step, arrays):
+    def send(self, step: int, arrays: Sequence[Array]) -> None:
         raise OSError("no way out")
 
 
@@ -36,13 +40,13 @@ class Deliveries:
     def __init__(self) -> None:
         self._queue = queue.SimpleQueue()
 
-    def __call__(self, step, results, error) -> None:
+    def __call__(self, step: int, results: list[Array], error: str) -> None:
         self._queue.put((step, results, error))
 
-    def next(self):
+    def next(self) -> tuple[int, list[Array], str]:
         return self._queue.get(timeout=WAIT_S)
 
-    def none(self):
+    def none(self) -> bool:
         return self._queue.empty()
 
 
@@ -56,10 +60,10 @@ class Bench:
     def __init__(
         self,
         *,
-        describe_missing=lambda: "",
-        last_step=lambda: -1,
-        answer=lambda error: error,
-        **deadlines,
+        describe_missing: Callable[[], str] = lambda: "",
+        last_step: Callable[[], int] = lambda: -1,
+        answer: Callable[[PoseidonError], PoseidonError | None] = lambda error: error,
+        **deadlines: float,
     ) -> None:
         self.reports = []
         self._answer = answer
@@ -73,13 +77,22 @@ class Bench:
             report=self._take_report,
         )
 
-    def _take_report(self, error):
+    def _take_report(self, error: PoseidonError) -> bool:
         self.reports.append(str(error))
         if (answer := self._answer(error)) is not None:
             self.session.fail(answer, told=True)
         return True
 
-    def route(self, name, syncer_type=NotingSyncer, num_replicas=1, **names):
+    def route(
+        self,
+        name: str,
+        syncer_type: type[NotingSyncer] = NotingSyncer,
+        num_replicas: int = 1,
+        **names: Sequence[str],
+    ) -> tuple[Route, Deliveries]:
         deliveries = Deliveries()
         join = ReplicaJoin(num_replicas, stacking)
         return Route(self.session, syncer_type(name), deliveries, join, **names), deliveries
+
+
+MakeBench: TypeAlias = Callable[..., Bench]

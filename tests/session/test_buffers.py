@@ -3,6 +3,7 @@
 import ctypes
 import gc
 import threading
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ NUM_BYTES = 1000
 
 
 @pytest.fixture(params=["own", "shared"])
-def buffers(request: pytest.FixtureRequest):
+def buffers(request: pytest.FixtureRequest) -> Iterator[Buffers]:
     """Of this process's own memory, and of memory that it shares."""
     if request.param == "own":
         yield Buffers(NUM_BYTES)
@@ -31,7 +32,7 @@ def capsule(array: np.ndarray):
     return array.__dlpack__()
 
 
-def test_buffers_are_aligned_writable_and_apart(buffers) -> None:
+def test_buffers_are_aligned_writable_and_apart(buffers: Buffers) -> None:
     """Each begins at a multiple of 64 and shares no byte with another that is in use."""
     taken = [buffers.take().values for _ in range(5)]
     for at, values in enumerate(taken):
@@ -41,7 +42,7 @@ def test_buffers_are_aligned_writable_and_apart(buffers) -> None:
     assert [set(values.tolist()) for values in taken] == [{at} for at in range(5)]
 
 
-def test_a_buffer_is_used_again_when_it_is_free(buffers) -> None:
+def test_a_buffer_is_used_again_when_it_is_free(buffers: Buffers) -> None:
     """Many steps, one after the other, need the memory of one."""
     addresses = {address(buffers.take().values) for _ in range(10)}
     assert len(addresses) == 1
@@ -68,7 +69,7 @@ def test_a_buffer_is_used_again_when_it_is_free(buffers) -> None:
     ],
     ids=["slice", "dtype", "strides", "array", "memory", "cast", "dlpack", "capsule", "part", "c"],
 )
-def test_nothing_is_used_again_while_anything_refers_to_it(buffers, refer) -> None:
+def test_nothing_is_used_again_while_anything_refers_to_it(buffers: Buffers, refer) -> None:
     """A view of any kind keeps its buffer; the end of the last one frees it."""
     values = buffers.take().values
     first = address(values)
@@ -118,7 +119,7 @@ def test_a_buffer_of_nothing_may_be_taken() -> None:
         assert Buffers(0).take().values.size == 0
 
 
-def test_threads_never_hold_the_same_buffer(buffers) -> None:
+def test_threads_never_hold_the_same_buffer(buffers: Buffers) -> None:
     """What one thread writes stays as it is while others take and give back."""
     wrong = []
 

@@ -4,6 +4,8 @@ import contextlib
 import logging
 import random
 import threading
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -20,7 +22,7 @@ pytestmark = pytest.mark.connections
 NUM_STEPS = 20
 
 
-def limits(seed):
+def limits(seed: int) -> Iterator[int]:
     """Bytes after which connections break; more than any message that the job sends."""
     rng = random.Random(seed)
     while True:
@@ -28,7 +30,7 @@ def limits(seed):
 
 
 @pytest.fixture
-def proxied(monkeypatch: pytest.MonkeyPatch):
+def proxied(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[InProcess, list[Proxy]]]:
     """An `InProcess` job and its proxies: members listen elsewhere than the cluster says."""
     with contextlib.ExitStack() as stack:
         # The server's own resume_s counts until it serves; then it is rank 0's.
@@ -39,7 +41,7 @@ def proxied(monkeypatch: pytest.MonkeyPatch):
         job.servers = (proxies[2].address,)
         behind = {proxy.address: proxy.target for proxy in proxies}
 
-        def listen(address, **options):
+        def listen(address: str, **options: Any) -> Server:
             server = Server(behind[address], **options)
             server.address = address
             return server
@@ -56,13 +58,13 @@ class Serving(logging.Handler):
         super().__init__(logging.INFO)
         self.has_begun = threading.Event()
 
-    def emit(self, record) -> None:
+    def emit(self, record: logging.LogRecord) -> None:
         if record.getMessage().startswith("server 0 serves on"):
             self.has_begun.set()
 
 
 @pytest.fixture
-def serving(caplog: pytest.LogCaptureFixture):
+def serving(caplog: pytest.LogCaptureFixture) -> Iterator[threading.Event]:
     handler, logger = Serving(), logging.getLogger("poseidon_tf")
     logger.addHandler(handler)
     with caplog.at_level(logging.INFO, logger="poseidon_tf"):
@@ -70,7 +72,9 @@ def serving(caplog: pytest.LogCaptureFixture):
     logger.removeHandler(handler)
 
 
-def test_twenty_steps_have_the_same_bits_though_every_connection_breaks(proxied, serving) -> None:
+def test_twenty_steps_have_the_same_bits_though_every_connection_breaks(
+    proxied: tuple[InProcess, list[Proxy]], serving: threading.Event
+) -> None:
     """Sums, factors, rows and gathers: each connection breaks every few hundred KB, and all of
     them in the middle of each step. Nothing is counted twice. The server itself was given no time
     to take connections up again: rank 0's is the job's."""

@@ -6,6 +6,7 @@ import pytest
 
 from poseidon_tf.errors import NumericsError
 from poseidon_tf.session.numerics import fault
+from tests.session.session_bench import MakeBench
 
 DTYPES = ["float16", ml_dtypes.bfloat16, "float32", "float64"]
 NAMES = ["the gradient of 'fc/kernel'", "the gradient of 'fc/bias'"]
@@ -43,7 +44,7 @@ def test_all_of_many_bad_numbers_are_counted() -> None:
     assert fault(array) == "3 NaN and 2 infinite among its 6 numbers, the first at (1,)"
 
 
-def test_a_bad_contribution_is_not_sent_and_fails_the_session(bench) -> None:
+def test_a_bad_contribution_is_not_sent_and_fails_the_session(bench: MakeBench) -> None:
     """The error names rank, step and the variable itself, not only its unit; the others hear it."""
     job = bench()
     names = {"variables": ["fc/kernel", "fc/bias"], "contents": NAMES}
@@ -61,14 +62,14 @@ def test_a_bad_contribution_is_not_sent_and_fails_the_session(bench) -> None:
     assert {delivered.next()[0], delivered.next()[0]} == {0, 1}
 
 
-def test_it_is_sent_where_nobody_asked(bench) -> None:
+def test_it_is_sent_where_nobody_asked(bench: MakeBench) -> None:
     """Sums of what is not finite are what they are."""
     route, _ = bench().route("fc")
     route.push([np.array([np.nan])])
     assert len(route.syncer.sent) == 1
 
 
-def test_a_bad_contribution_of_one_replica_names_the_replica(bench) -> None:
+def test_a_bad_contribution_of_one_replica_names_the_replica(bench: MakeBench) -> None:
     """It is found before the replicas' contributions are joined."""
     job = bench()
     route, _ = job.route("fc", num_replicas=2)

@@ -8,12 +8,12 @@ import numpy as np
 from poseidon_tf.errors import MemberError, ProtocolError, StepTimeout
 from poseidon_tf.session.statistics import PeerStatistics
 from poseidon_tf.transport.base import Traffic
-from tests.session.session_bench import FailingSyncer
+from tests.session.session_bench import FailingSyncer, MakeBench
 
 ONE = [np.ones(1)]
 
 
-def test_a_result_is_delivered_once(bench) -> None:
+def test_a_result_is_delivered_once(bench: MakeBench) -> None:
     """A second result for a step, or one for a step that nobody began, is nobody's."""
     job = bench()
     route, delivered = job.route("fc7")
@@ -26,7 +26,7 @@ def test_a_result_is_delivered_once(bench) -> None:
     assert delivered.none()
 
 
-def test_steps_are_counted_per_route(bench) -> None:
+def test_steps_are_counted_per_route(bench: MakeBench) -> None:
     """Each route's step is the number of its own pushes, and results may come in any order."""
     job = bench()
     (fc7, of_fc7), (conv, of_conv) = job.route("fc7"), job.route("conv")
@@ -36,7 +36,9 @@ def test_steps_are_counted_per_route(bench) -> None:
     assert [of_fc7.next()[0], of_fc7.next()[0], of_conv.next()[0]] == [1, 0, 0]
 
 
-def test_pushes_of_many_threads_are_sent_in_the_order_of_their_steps(bench) -> None:
+def test_pushes_of_many_threads_are_sent_in_the_order_of_their_steps(
+    bench: MakeBench,
+) -> None:
     """No step is counted twice or overtaken."""
     route, _ = bench().route("fc7")
 
@@ -52,7 +54,7 @@ def test_pushes_of_many_threads_are_sent_in_the_order_of_their_steps(bench) -> N
     assert [step for step, _ in route.syncer.sent] == list(range(200))
 
 
-def test_a_failure_reaches_everything_that_waits_and_will_wait(bench) -> None:
+def test_a_failure_reaches_everything_that_waits_and_will_wait(bench: MakeBench) -> None:
     """All waiting steps of all routes get it; a later push gets it and is not sent.
 
     With it comes where this worker was.
@@ -78,7 +80,7 @@ def test_a_failure_reaches_everything_that_waits_and_will_wait(bench) -> None:
     assert routes[0][1].none()
 
 
-def test_the_first_failure_counts(bench) -> None:
+def test_the_first_failure_counts(bench: MakeBench) -> None:
     """It is kept and reported once, and no later one replaces it.
 
     The others hear the error alone: where this worker was matters to it.
@@ -95,14 +97,14 @@ def test_the_first_failure_counts(bench) -> None:
     assert job.reports == ["worker 1 has died"]
 
 
-def test_what_the_coordinator_said_is_not_reported_back(bench) -> None:
+def test_what_the_coordinator_said_is_not_reported_back(bench: MakeBench) -> None:
     """A failure that came from it fails the session all the same."""
     job = bench()
     job.session.fail(MemberError("worker 1 has died"), told=True)
     assert job.reports == [] and str(job.session.failure).startswith("worker 1 has died; ")
 
 
-def test_a_failure_tells_what_else_was_waited_for(bench) -> None:
+def test_a_failure_tells_what_else_was_waited_for(bench: MakeBench) -> None:
     """Variables of a coalesced unit by name, the first two of them; then waits that are no sums."""
     job = bench(last_step=lambda: 41)
     route, delivered = job.route("a and 3 more", variables=["a", "b", "c", "d"])
@@ -117,7 +119,7 @@ def test_a_failure_tells_what_else_was_waited_for(bench) -> None:
     assert delivered.next()[2] == f"worker 1 has died; {where}"
 
 
-def test_a_push_that_cannot_be_sent_fails_the_session(bench) -> None:
+def test_a_push_that_cannot_be_sent_fails_the_session(bench: MakeBench) -> None:
     """The error names the variable, and whoever pushed gets it as its answer."""
     job = bench()
     route, delivered = job.route("fc7", FailingSyncer)
@@ -126,7 +128,7 @@ def test_a_push_that_cannot_be_sent_fails_the_session(bench) -> None:
     assert step == 0 and error.startswith("push of 'fc7': OSError('no way out'); rank 3 was ")
 
 
-def test_waiting_counts_from_the_last_push_to_the_last_result(bench) -> None:
+def test_waiting_counts_from_the_last_push_to_the_last_result(bench: MakeBench) -> None:
     """Time in which something was still to be pushed is not waiting."""
     job = bench()
     (fc7, _), (conv, _) = job.route("fc7"), job.route("conv")
@@ -154,7 +156,9 @@ def test_statistics_of_streams_are_their_sums() -> None:
     )
 
 
-def test_a_step_begins_with_the_first_replica_and_is_sent_with_the_last(bench) -> None:
+def test_a_step_begins_with_the_first_replica_and_is_sent_with_the_last(
+    bench: MakeBench,
+) -> None:
     """The wait for a replica that never contributes ends like any other."""
     job = bench(step_s=0.05, describe_missing=lambda: "replica 1")
     route, delivered = job.route("fc7", num_replicas=2)
@@ -167,7 +171,7 @@ def test_a_step_begins_with_the_first_replica_and_is_sent_with_the_last(bench) -
     assert route.syncer.sent == []
 
 
-def test_two_replicas_send_once(bench) -> None:
+def test_two_replicas_send_once(bench: MakeBench) -> None:
     """What is sent is joined, and its result is delivered once, for both."""
     job = bench()
     route, delivered = job.route("fc7", num_replicas=2)

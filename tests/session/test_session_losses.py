@@ -15,7 +15,7 @@ from poseidon_tf.errors import (
     ProtocolError,
     StepTimeout,
 )
-from tests.session.session_bench import WAIT_S
+from tests.session.session_bench import WAIT_S, MakeBench
 
 ONE = [np.ones(1)]
 TIME = r"\d\d:\d\d:\d\d"
@@ -33,7 +33,7 @@ STALL = (
         (KeyError("stray"), PoseidonError, r"KeyError\('stray'\)"),
     ],
 )
-def test_a_refusal_fails_at_once(bench, error, kind, text: str) -> None:
+def test_a_refusal_fails_at_once(bench: MakeBench, error, kind, text: str) -> None:
     """Only a lost connection is worth waiting for the coordinator's word; the peer is named."""
     job = bench(verdict_s=1000.0)
     job.session.lost(1, error, who="worker rank 1 (10.0.0.7:5001)")
@@ -41,7 +41,7 @@ def test_a_refusal_fails_at_once(bench, error, kind, text: str) -> None:
         raise job.session.failure
 
 
-def test_a_lost_connection_fails_when_nobody_says_why(bench) -> None:
+def test_a_lost_connection_fails_when_nobody_says_why(bench: MakeBench) -> None:
     """After the time for a verdict its own error counts."""
     job = bench(verdict_s=0.05)
     route, delivered = job.route("fc7")
@@ -52,7 +52,9 @@ def test_a_lost_connection_fails_when_nobody_says_why(bench) -> None:
     assert isinstance(job.session.failure, PeerLost)
 
 
-def test_the_coordinators_verdict_counts_more_than_a_lost_connection(bench) -> None:
+def test_the_coordinators_verdict_counts_more_than_a_lost_connection(
+    bench: MakeBench,
+) -> None:
     """Within the time for a verdict the coordinator's error is the failure, and stays it."""
     job = bench(verdict_s=0.05)
     before = set(threading.enumerate())
@@ -65,7 +67,7 @@ def test_the_coordinators_verdict_counts_more_than_a_lost_connection(bench) -> N
 
 
 @pytest.mark.parametrize("when", ["before", "meanwhile"])
-def test_a_peer_that_has_left_may_close_its_connections(bench, when: str) -> None:
+def test_a_peer_that_has_left_may_close_its_connections(bench: MakeBench, when: str) -> None:
     """Its goodbye, before or while a verdict is awaited, makes the loss no failure."""
     job = bench(verdict_s=0.05)
     before = set(threading.enumerate())
@@ -78,7 +80,7 @@ def test_a_peer_that_has_left_may_close_its_connections(bench, when: str) -> Non
     assert job.session.failure is None
 
 
-def test_a_server_is_not_excused_by_a_worker_that_left(bench) -> None:
+def test_a_server_is_not_excused_by_a_worker_that_left(bench: MakeBench) -> None:
     """A lost server fails the session, whoever has said goodbye."""
     job = bench(verdict_s=0.01)
     route, delivered = job.route("fc7")
@@ -89,7 +91,7 @@ def test_a_server_is_not_excused_by_a_worker_that_left(bench) -> None:
     assert delivered.next()[2].startswith("server 0: connection lost; ")
 
 
-def test_a_wait_that_nobody_ends_ends_at_the_deadline(bench) -> None:
+def test_a_wait_that_nobody_ends_ends_at_the_deadline(bench: MakeBench) -> None:
     """The watch fails the oldest wait by name and step, and says who owes what."""
     job = bench(step_s=0.1, describe_missing=lambda: "missing: 'fc7#0' from rank 1")
     (fc7, of_fc7), (conv, of_conv) = job.route("fc7"), job.route("conv")
@@ -110,7 +112,7 @@ def test_a_wait_that_nobody_ends_ends_at_the_deadline(bench) -> None:
     assert isinstance(job.session.failure, StepTimeout)
 
 
-def test_a_wait_ends_even_if_nobody_can_be_named(bench) -> None:
+def test_a_wait_ends_even_if_nobody_can_be_named(bench: MakeBench) -> None:
     """An error while asking who owes the contribution does not stop the watch."""
 
     def describe_missing():
@@ -123,7 +125,7 @@ def test_a_wait_ends_even_if_nobody_can_be_named(bench) -> None:
 
 
 def test_a_long_wait_is_reported_before_its_deadline(
-    bench, caplog: pytest.LogCaptureFixture
+    bench: MakeBench, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The log names the variables, the step and who owes it while there is still hope, again and
     again, and since when."""
@@ -142,7 +144,7 @@ def test_a_long_wait_is_reported_before_its_deadline(
     assert len(reports) >= 2 and len(since) <= 2  # Rounded to seconds.
 
 
-def test_what_breaks_after_the_end_is_no_failure(bench) -> None:
+def test_what_breaks_after_the_end_is_no_failure(bench: MakeBench) -> None:
     """A closed session neither fails nor reports, and results that still come are delivered."""
     job = bench()
     route, delivered = job.route("fc7")
@@ -155,7 +157,7 @@ def test_what_breaks_after_the_end_is_no_failure(bench) -> None:
     assert delivered.next() == (0, ONE, "")
 
 
-def test_closing_ends_every_thread_at_once(bench) -> None:
+def test_closing_ends_every_thread_at_once(bench: MakeBench) -> None:
     """Neither the watch nor a connection's long wait for a verdict outlives the session."""
     before = set(threading.enumerate())
     job = bench(verdict_s=1000.0, step_s=1000.0)
@@ -168,7 +170,9 @@ def test_closing_ends_every_thread_at_once(bench) -> None:
     assert not any(thread.is_alive() for thread in started)
 
 
-def test_the_error_that_the_coordinator_heard_first_is_everyones(bench) -> None:
+def test_the_error_that_the_coordinator_heard_first_is_everyones(
+    bench: MakeBench,
+) -> None:
     """Whatever this worker found itself: its waits and whoever raises get the other's error."""
     first = StepTimeout("worker rank 0 (10.0.0.0:1) waited 9 s")
     job = bench(verdict_s=WAIT_S, answer=lambda error: first)
@@ -180,7 +184,7 @@ def test_the_error_that_the_coordinator_heard_first_is_everyones(bench) -> None:
     assert delivered.next()[2] == str(raised)
 
 
-def test_an_error_that_the_coordinator_does_not_answer_is_kept(bench) -> None:
+def test_an_error_that_the_coordinator_does_not_answer_is_kept(bench: MakeBench) -> None:
     """Nothing waits for longer than it has time; of two errors the first is reported, and kept."""
     job = bench(verdict_s=0.1, answer=lambda error: None)
     route, delivered = job.route("fc7")
@@ -193,7 +197,7 @@ def test_an_error_that_the_coordinator_does_not_answer_is_kept(bench) -> None:
     assert job.reports == [str(first)] and delivered.next()[2] == str(raised)
 
 
-def test_nothing_is_sent_once_a_worker_has_given_up(bench) -> None:
+def test_nothing_is_sent_once_a_worker_has_given_up(bench: MakeBench) -> None:
     """A later step's contribution would be taken for that of the step which broke here."""
     job = bench(verdict_s=1000.0, answer=lambda error: None)
     route, delivered = job.route("fc7")
@@ -210,7 +214,9 @@ def test_nothing_is_sent_once_a_worker_has_given_up(bench) -> None:
         assert deliveries.next()[2] == str(job.session.failure)
 
 
-def test_an_error_that_waits_for_its_answer_counts_when_the_worker_leaves(bench) -> None:
+def test_an_error_that_waits_for_its_answer_counts_when_the_worker_leaves(
+    bench: MakeBench,
+) -> None:
     """It leaves as one that has failed."""
     job = bench(verdict_s=1000.0, answer=lambda error: None)
     job.session.fail(DriftError("after step 4"))
@@ -218,7 +224,9 @@ def test_an_error_that_waits_for_its_answer_counts_when_the_worker_leaves(bench)
     assert isinstance(job.session.failure, DriftError)
 
 
-def test_a_wait_that_is_no_sum_is_reported_too(bench, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_wait_that_is_no_sum_is_reported_too(
+    bench: MakeBench, caplog: pytest.LogCaptureFixture
+) -> None:
     """As at the end of the data: again and again, with who lets this worker wait."""
     job = bench(stall_report_s=0.1, stall_repeat_s=0.1, step_s=0.4)
     asked = threading.Semaphore(0)
@@ -243,7 +251,9 @@ def test_a_wait_that_is_no_sum_is_reported_too(bench, caplog: pytest.LogCaptureF
 
 
 @pytest.mark.parametrize("is_told", [True, False])
-def test_a_server_that_did_not_answer_is_named_by_the_coordinator(bench, is_told: bool) -> None:
+def test_a_server_that_did_not_answer_is_named_by_the_coordinator(
+    bench: MakeBench, is_told: bool
+) -> None:
     """Whoever asked it raises the coordinator's word if that comes, else what happened here."""
     job = bench(verdict_s=WAIT_S if is_told else 0.05)
     lost = PeerLost("Register to 10.0.0.7:5001: no answer")

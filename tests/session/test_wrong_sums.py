@@ -1,6 +1,7 @@
 """A server that sends sums nobody waits for: they are refused and no result is touched."""
 
 import types
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,12 +16,12 @@ class Link:
     memory = None
     address = "s:1"
 
-    def push(self, pieces, *, step) -> None:
+    def push(self, pieces: object, *, step: int) -> None:
         pass
 
 
 @pytest.fixture
-def unit():
+def unit() -> SimpleNamespace:
     """A vector of six floats in two KV pairs of one server, pushed for step 0, and its results."""
     link, done = Link(), []
     pairs = [Pair(link, 3, 0, 16), Pair(link, 5, 16, 8)]
@@ -31,11 +32,11 @@ def unit():
     return types.SimpleNamespace(link=link, syncer=syncer, done=done)
 
 
-def floats(*values):
+def floats(*values: float) -> memoryview:
     return memoryview(np.array(values, "f").tobytes())
 
 
-def test_the_pairs_of_a_step_make_its_result(unit) -> None:
+def test_the_pairs_of_a_step_make_its_result(unit: SimpleNamespace) -> None:
     unit.syncer.receive(unit.link, 5, 0, floats(5, 6))
     unit.syncer.receive(unit.link, 3, 0, floats(1, 2, 3, 4))
     assert unit.done == [(0, [1, 2, 3, 4, 5, 6])]
@@ -54,7 +55,7 @@ def test_the_pairs_of_a_step_make_its_result(unit) -> None:
     ],
 )
 def test_a_sum_that_is_not_due_is_refused_and_the_result_is_right(
-    unit, key: int, step, payload, says: str
+    unit: SimpleNamespace, key: int, step, payload, says: str
 ) -> None:
     """One that came twice would have completed the step with a part that never came."""
     unit.syncer.receive(unit.link, 3, 0, floats(1, 2, 3, 4))

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Callable, Iterator
 
 import pytest
 import tensorflow as tf
@@ -10,7 +11,9 @@ from poseidon_tf import PoseidonStrategy
 
 
 @pytest.fixture
-def logged(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
+def logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> Iterator[Callable[[], list[str]]]:
     """The messages of TensorFlow's logger at INFO, in a process that has a TF_CONFIG."""
     # Nobody listens for a lone worker.
     cluster, task = {"worker": ["localhost:1"]}, {"type": "worker", "index": 0}
@@ -23,14 +26,14 @@ def is_ignored(messages):
     return any("TF_CONFIG will be ignored" in text for text in messages)
 
 
-def test_nobody_is_told_that_tf_config_will_be_ignored(logged) -> None:
+def test_nobody_is_told_that_tf_config_will_be_ignored(logged: Callable[[], list[str]]) -> None:
     """It has been read. What else is logged stays."""
     PoseidonStrategy()
     assert not is_ignored(logged())
     assert any("with devices" in text for text in logged())
 
 
-def test_of_tensorflows_own_strategy_it_is_still_logged(logged) -> None:
+def test_of_tensorflows_own_strategy_it_is_still_logged(logged: Callable[[], list[str]]) -> None:
     """Also while ours has been constructed before; and nothing is left in TensorFlow's logger."""
     filters = list(tf.get_logger().filters)
     PoseidonStrategy()

@@ -1,6 +1,8 @@
 """Several strategies in one process, one after the other, and what each says of its cluster."""
 
 import socket
+from collections.abc import Iterator
+from typing import Any, TypeAlias
 
 import pytest
 
@@ -9,8 +11,11 @@ from tests.support.jobs import Job, run_alone
 pytestmark = pytest.mark.processes
 
 
+JobAndFound: TypeAlias = tuple[Job, dict[str, Any], dict[str, Any]]
+
+
 @pytest.fixture(scope="module")
-def job():
+def job() -> Iterator[JobAndFound]:
     """The job, ended, with a chief and one worker, and what each found."""
     with socket.create_server(("127.0.0.1", 0)) as test:
         test.settimeout(90.0)
@@ -21,7 +26,7 @@ def job():
             job.workers += [job.start("chief", 0)]
             calls = {}
 
-            def wait_for(*words) -> None:
+            def wait_for(*words: bytes) -> None:
                 while not set(words) <= set(calls):
                     call = test.accept()[0]
                     calls[call.recv(16)] = call
@@ -37,7 +42,9 @@ def job():
             yield job, chief, worker
 
 
-def test_a_strategy_can_be_constructed_after_one_whose_construction_failed(job) -> None:
+def test_a_strategy_can_be_constructed_after_one_whose_construction_failed(
+    job: JobAndFound,
+) -> None:
     """Nothing of the first is left: its port is free, and the others do not wait for it."""
     _, chief, worker = job
     assert chief["failed"].startswith("StartTimeout: ")
@@ -46,7 +53,9 @@ def test_a_strategy_can_be_constructed_after_one_whose_construction_failed(job) 
     assert chief["trained"][0] == 3
 
 
-def test_a_worker_that_is_interrupted_after_all_have_arrived_leaves_the_job(job) -> None:
+def test_a_worker_that_is_interrupted_after_all_have_arrived_leaves_the_job(
+    job: JobAndFound,
+) -> None:
     """Nobody has a strategy whose `shutdown` could be called; the others hear why it left."""
     job, chief, worker = job
     assert chief["interrupted"] == "KeyboardInterrupt: "
@@ -54,7 +63,9 @@ def test_a_worker_that_is_interrupted_after_all_have_arrived_leaves_the_job(job)
     assert f"{name} failed: KeyboardInterrupt" in worker["interrupted"]
 
 
-def test_a_second_strategy_is_told_that_the_first_is_there(job) -> None:
+def test_a_second_strategy_is_told_that_the_first_is_there(
+    job: JobAndFound,
+) -> None:
     """Not that the port is in use; and what to do."""
     job, chief, worker = job
     for rank, found in enumerate((chief, worker)):
@@ -66,7 +77,9 @@ def test_a_second_strategy_is_told_that_the_first_is_there(job) -> None:
         )
 
 
-def test_after_shutdown_another_strategy_trains_alike(job) -> None:
+def test_after_shutdown_another_strategy_trains_alike(
+    job: JobAndFound,
+) -> None:
     """In the next run of the job, which leaves nothing behind either."""
     _, chief, worker = job
     assert chief["trained_again"] == worker["trained_again"] == chief["trained"]
@@ -74,7 +87,9 @@ def test_after_shutdown_another_strategy_trains_alike(job) -> None:
     assert chief["hook"] and worker["hook"], "sys.excepthook is not Python's own again"
 
 
-def test_the_cluster_resolver_is_of_the_cluster_that_was_joined(job) -> None:
+def test_the_cluster_resolver_is_of_the_cluster_that_was_joined(
+    job: JobAndFound,
+) -> None:
     """As TF_CONFIG had it, also after a script has taken that away."""
     job, chief, worker = job
     assert chief["resolver"] == ["chief", 0, job.cluster]

@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from typing import TypeAlias
 
 import pytest
 
 from poseidon_tf.transport.shared_memory import SharedMemory
 
+Sides: TypeAlias = tuple[SharedMemory, SharedMemory]
+
 
 @contextlib.contextmanager
-def two_sides() -> Iterator[tuple[SharedMemory, SharedMemory]]:
+def two_sides() -> Iterator[Sides]:
     """The creator's, and that of the child which was given the descriptor."""
     creator = SharedMemory.create()
     if creator is None:

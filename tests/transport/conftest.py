@@ -1,6 +1,7 @@
 """Peers of a test, closed after it."""
 
 import contextlib
+from collections.abc import Iterator
 
 import pytest
 
@@ -8,6 +9,6 @@ from tests.transport.grpc_peers import Peers
 
 
 @pytest.fixture
-def peers():
+def peers() -> Iterator[Peers]:
     with contextlib.ExitStack() as stack:
         yield Peers(stack)

@@ -10,16 +10,16 @@ from poseidon_tf.wire.frames import decode, encode
 WAIT_S = 20.0  # Far more than anything here takes.
 
 
-def part(key, num_bytes):
+def part(key: int, num_bytes: int) -> tuple[Part, bytes]:
     return Part(key=key, length=num_bytes), bytes([key % 256]) * num_bytes
 
 
-def finished(key):
+def finished(key: int) -> bytes:
     """A frame that was encoded elsewhere."""
     return encode(FrameHeader(parts=[Part(key=key, length=1)]), [b"x"])
 
 
-def placed(key, payload, offset):
+def placed(key: int, payload: bytes, offset: int) -> tuple[Part, bytes]:
     return Part(key=key, length=len(payload), place=offset + 1), payload
 
 
@@ -40,10 +40,10 @@ class Writer:
         )
         self._thread.start()
 
-    def _run(self, outgoing) -> None:
+    def _run(self, outgoing: FrameQueue) -> None:
         for message in outgoing:
             self._frames.put(decode(message)[0])
         self._frames.put(None)
 
-    def next(self):
+    def next(self) -> FrameHeader | None:
         return self._frames.get(timeout=WAIT_S)

@@ -12,7 +12,7 @@ from poseidon_tf.transport.channel import Channel
 from poseidon_tf.transport.connections import ConnectionSettings
 from poseidon_tf.transport.security import Security
 from tests.support.certificates import Authority
-from tests.transport.grpc_peers import WAIT_S, Inbox
+from tests.transport.grpc_peers import WAIT_S, Inbox, Peers
 
 pytestmark = pytest.mark.connections
 
@@ -22,12 +22,12 @@ TOKEN = Security(token="open sesame")
 
 
 @pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory):
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     return Authority(tmp_path_factory.mktemp("pem"))
 
 
 @pytest.fixture(scope="module")
-def other(tmp_path_factory: pytest.TempPathFactory):
+def other(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     return Authority(tmp_path_factory.mktemp("other"), "other")
 
 
@@ -68,7 +68,9 @@ class Talk:
 
 @pytest.mark.parametrize("token", [None, "open sesame", "Täuschung " * 100])
 @pytest.mark.parametrize("tls", ["none", "mutual", "of the server"])
-def test_members_of_one_job_reach_each_other(peers, authority, tls: str, token) -> None:
+def test_members_of_one_job_reach_each_other(
+    peers: Peers, authority: Authority, tls: str, token
+) -> None:
     """With any token, even a long one of any letters, and with each kind of TLS."""
     security = Security(token=token)
     if tls != "none":
@@ -77,7 +79,9 @@ def test_members_of_one_job_reach_each_other(peers, authority, tls: str, token) 
     assert talk.lets_in(talk.channel(security))
 
 
-def test_who_connects_needs_no_certificate_where_tls_is_not_mutual(peers, authority) -> None:
+def test_who_connects_needs_no_certificate_where_tls_is_not_mutual(
+    peers: Peers, authority: Authority
+) -> None:
     """The server's certificate is verified, the client's not even asked for."""
     talk = Talk(peers, authority.security(mutual=False))
     credentials = grpc.ssl_channel_credentials(Path(authority.ca).read_bytes())
@@ -85,7 +89,7 @@ def test_who_connects_needs_no_certificate_where_tls_is_not_mutual(peers, author
         assert channel.unary_unary(ASK)(b"abc", timeout=WAIT_S) == b"cba"
 
 
-def test_a_certificate_for_one_name_serves_any_host(peers, authority) -> None:
+def test_a_certificate_for_one_name_serves_any_host(peers: Peers, authority: Authority) -> None:
     """The clients look for the server name instead of the address."""
     security = authority.security("job.internal", server_name="job.internal")
     talk = Talk(peers, security)
@@ -100,7 +104,7 @@ WRONG_TOKENS = {
 
 
 @pytest.mark.parametrize("servers, strangers", WRONG_TOKENS.values(), ids=WRONG_TOKENS)
-def test_a_stranger_is_refused_by_whatever_it_asks(peers, servers, strangers) -> None:
+def test_a_stranger_is_refused_by_whatever_it_asks(peers: Peers, servers, strangers) -> None:
     """It is told so at once, nothing was asked and no stream accepted, and members go on."""
     talk = Talk(peers, servers)
     channel = talk.channel(strangers)
@@ -130,7 +134,7 @@ def test_a_stranger_is_refused_by_whatever_it_asks(peers, servers, strangers) ->
 @pytest.mark.parametrize(
     "method", [ASK, TALK, "/test.Talk/Nothing", "/grpc.health.v1.Health/Check"]
 )
-def test_a_stranger_learns_only_that_somebody_listens(peers, metadata, method) -> None:
+def test_a_stranger_learns_only_that_somebody_listens(peers: Peers, metadata, method) -> None:
     """Methods that are served and those that are not are refused alike, before any message."""
     talk = Talk(peers, TOKEN)
     with grpc.insecure_channel(talk.server.address) as channel:
@@ -145,7 +149,7 @@ def test_a_stranger_learns_only_that_somebody_listens(peers, metadata, method) -
     assert talk.asked == talk.accepted == []
 
 
-def test_streams_of_strangers_take_no_place(peers) -> None:
+def test_streams_of_strangers_take_no_place(peers: Peers) -> None:
     """However many come, as many members as there is room for are let in afterwards."""
     talk = Talk(peers, TOKEN)
     stranger = talk.channel(PLAIN)
@@ -184,7 +188,7 @@ def bad_server(case, authority, other):
     ],
 )
 def test_what_cannot_become_a_connection_is_said_at_once(
-    peers, authority, other, case: str, reason: str
+    peers: Peers, authority: Authority, other: Authority, case: str, reason: str
 ) -> None:
     """No deadline is waited for: trying again mends no certificate."""
     talk = Talk(peers, bad_server(case, authority, other))
@@ -194,7 +198,9 @@ def test_what_cannot_become_a_connection_is_said_at_once(
     assert talk.asked == talk.accepted == []
 
 
-def test_who_is_hung_up_on_hears_what_may_be_behind_it(peers, authority, other) -> None:
+def test_who_is_hung_up_on_hears_what_may_be_behind_it(
+    peers: Peers, authority: Authority, other: Authority
+) -> None:
     """A server that refuses a certificate, or wants TLS, says nothing; the deadline's text does."""
     talk = Talk(peers, authority.security())
     for clients, guess in (
@@ -211,7 +217,7 @@ def test_who_is_hung_up_on_hears_what_may_be_behind_it(peers, authority, other) 
     assert talk.lets_in(talk.channel(authority.security()))
 
 
-def test_where_nobody_listens_the_deadline_says_so(peers) -> None:
+def test_where_nobody_listens_the_deadline_says_so(peers: Peers) -> None:
     """gRPC's own word for it is passed on."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))  # Nobody else can listen there meanwhile.
@@ -220,14 +226,14 @@ def test_where_nobody_listens_the_deadline_says_so(peers) -> None:
             channel.reach("the server", timeout_s=0.1)
 
 
-def test_a_call_that_is_not_answered_is_a_lost_peer(peers, authority) -> None:
+def test_a_call_that_is_not_answered_is_a_lost_peer(peers: Peers, authority: Authority) -> None:
     """A plain call to a server that wants TLS ends at its deadline."""
     talk = Talk(peers, authority.security())
     with pytest.raises(PeerLost, match="no answer in 0.2 s"):
         talk.channel(PLAIN).call(ASK, b"", timeout_s=0.2)
 
 
-def test_files_that_vanish_later_are_named(authority, tmp_path: Path) -> None:
+def test_files_that_vanish_later_are_named(authority: Authority, tmp_path: Path) -> None:
     """A channel reads the files anew; whoever took one away is told which."""
     security = authority.security()
     gone = dataclasses.replace(security, ca=str(tmp_path / "gone.pem"))
@@ -235,7 +241,7 @@ def test_files_that_vanish_later_are_named(authority, tmp_path: Path) -> None:
         Channel("127.0.0.1:1", settings=ConnectionSettings(security=gone))
 
 
-def test_an_ipv6_address_is_looked_up_in_a_certificate(peers, authority) -> None:
+def test_an_ipv6_address_is_looked_up_in_a_certificate(peers: Peers, authority: Authority) -> None:
     """However it is written: a certificate holds its bytes, gRPC compares text."""
     security = authority.security("::1")
     server = peers.server("[0:0::1]:0", settings=ConnectionSettings(security=security))

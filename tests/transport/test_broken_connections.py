@@ -3,7 +3,9 @@
 import random
 import threading
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeAlias
 
 import grpc
 import pytest
@@ -16,7 +18,7 @@ from poseidon_tf.transport.server import Server
 from poseidon_tf.wire.frame_pb2 import FrameHeader, Part
 from poseidon_tf.wire.frames import decode, encode
 from tests.support.proxies import Proxy
-from tests.transport.grpc_peers import WAIT_S, Inbox
+from tests.transport.grpc_peers import WAIT_S, Inbox, Peers
 
 pytestmark = pytest.mark.connections
 
@@ -41,11 +43,14 @@ class Host:
         return inbox
 
 
+OpenChannel: TypeAlias = Callable[..., Channel]
+
+
 @pytest.fixture
-def open_channel():
+def open_channel() -> Iterator[OpenChannel]:
     channels = []
 
-    def build(address, resume_s=WAIT_S):
+    def build(address: str, resume_s: float = WAIT_S) -> Channel:
         channels.append(Channel(address, settings=ConnectionSettings(resume_s=resume_s)))
         return channels[-1]
 
@@ -61,7 +66,9 @@ def limits(seed, least, most):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_messages_come_back_once_and_in_order(peers, open_channel, seed) -> None:
+def test_messages_come_back_once_and_in_order(
+    peers: Peers, open_channel: OpenChannel, seed
+) -> None:
     """400 messages there and back over dozens of connections, each reset after some bytes."""
     rng = random.Random(seed)
     sent = [rng.randbytes(rng.choice([0, 1, 100, 20_000])) for _ in range(400)]
@@ -78,7 +85,7 @@ def test_messages_come_back_once_and_in_order(peers, open_channel, seed) -> None
     assert there.end() is None and there.messages.qsize() == len(sent)
 
 
-def test_a_stream_that_only_receives_goes_on(peers, open_channel) -> None:
+def test_a_stream_that_only_receives_goes_on(peers: Peers, open_channel: OpenChannel) -> None:
     """Frames of parts, within a window of credit, in one direction only."""
     received, done = [], threading.Event()
 
@@ -118,7 +125,9 @@ def test_a_stream_that_only_receives_goes_on(peers, open_channel) -> None:
     assert received == list(range(100))
 
 
-def test_a_connection_that_breaks_while_nothing_is_said_is_made_again(peers, open_channel) -> None:
+def test_a_connection_that_breaks_while_nothing_is_said_is_made_again(
+    peers: Peers, open_channel: OpenChannel
+) -> None:
     """Both ways: what is said after it arrives; again and again, and the ends are in order."""
     host, inbox = Host(peers, resume_s=0.5), Inbox()
     with Proxy(host.server.address) as proxy:
@@ -133,7 +142,9 @@ def test_a_connection_that_breaks_while_nothing_is_said_is_made_again(peers, ope
         assert len(host.inboxes) == 1 and proxy.num_connections >= 19
 
 
-def test_a_slow_line_is_given_the_time_to_connect_again(peers, open_channel) -> None:
+def test_a_slow_line_is_given_the_time_to_connect_again(
+    peers: Peers, open_channel: OpenChannel
+) -> None:
     """One attempt is enough where the first words take most of the time that there is."""
     host, inbox = Host(peers, resume_s=2.0), Inbox()
     with Proxy(host.server.address, silent_s=1.0) as proxy:
@@ -145,7 +156,9 @@ def test_a_slow_line_is_given_the_time_to_connect_again(peers, open_channel) -> 
             proxy.reset()
 
 
-def test_a_stream_that_has_ended_is_not_taken_up_again(peers, open_channel) -> None:
+def test_a_stream_that_has_ended_is_not_taken_up_again(
+    peers: Peers, open_channel: OpenChannel
+) -> None:
     """No connection is made after the end, and its place is free for another."""
     host, inbox = Host(peers, max_streams=1), Inbox()
     with Proxy(host.server.address) as proxy:
@@ -163,7 +176,9 @@ def test_a_stream_that_has_ended_is_not_taken_up_again(peers, open_channel) -> N
     assert len(host.inboxes) == 2
 
 
-def test_a_stream_that_is_taken_up_again_keeps_its_place(peers, open_channel) -> None:
+def test_a_stream_that_is_taken_up_again_keeps_its_place(
+    peers: Peers, open_channel: OpenChannel
+) -> None:
     """Where one stream fits, its second connection is no second stream."""
     host, inbox, other = Host(peers, max_streams=1), Inbox(), Inbox()
     with Proxy(host.server.address) as proxy:
@@ -176,7 +191,9 @@ def test_a_stream_that_is_taken_up_again_keeps_its_place(peers, open_channel) ->
         assert "a stream too many" in str(other.end())
 
 
-def test_a_peer_that_cannot_be_reached_again_is_lost_after_a_while(peers, open_channel) -> None:
+def test_a_peer_that_cannot_be_reached_again_is_lost_after_a_while(
+    peers: Peers, open_channel: OpenChannel
+) -> None:
     """Both ends say so, with the address and the time, which is what was asked for."""
     host, inbox = Host(peers, resume_s=0.6), Inbox()
     with Proxy(host.server.address) as proxy:
@@ -196,7 +213,7 @@ def test_a_peer_that_cannot_be_reached_again_is_lost_after_a_while(peers, open_c
         assert stream.wait_ended(timeout_s=WAIT_S)
 
 
-def test_nobody_listening_is_the_end_at_once(peers, open_channel) -> None:
+def test_nobody_listening_is_the_end_at_once(peers: Peers, open_channel: OpenChannel) -> None:
     """A process that is gone is not waited for."""
     host, inbox = Host(peers), Inbox()
     with Proxy(host.server.address) as proxy:
@@ -209,7 +226,9 @@ def test_nobody_listening_is_the_end_at_once(peers, open_channel) -> None:
         assert time.monotonic() - broke_s < WAIT_S / 4
 
 
-def test_without_resumption_a_broken_connection_is_the_end(peers, open_channel) -> None:
+def test_without_resumption_a_broken_connection_is_the_end(
+    peers: Peers, open_channel: OpenChannel
+) -> None:
     """0 seconds: no second connection is made."""
     host, inbox = Host(peers, resume_s=0.0), Inbox()
     with Proxy(host.server.address) as proxy:
@@ -220,7 +239,9 @@ def test_without_resumption_a_broken_connection_is_the_end(peers, open_channel) 
         assert proxy.num_connections == 1
 
 
-def test_a_server_that_knows_nothing_of_the_stream_is_not_told_it_anew(peers, open_channel) -> None:
+def test_a_server_that_knows_nothing_of_the_stream_is_not_told_it_anew(
+    peers: Peers, open_channel: OpenChannel
+) -> None:
     """Another server at the same address refuses it: half a stream is none."""
     host, other, inbox = Host(peers), Host(peers), Inbox()
     with Proxy(host.server.address) as proxy:
@@ -233,7 +254,9 @@ def test_a_server_that_knows_nothing_of_the_stream_is_not_told_it_anew(peers, op
     assert other.inboxes == []
 
 
-def test_a_message_that_never_gets_through_ends_the_stream(peers, open_channel) -> None:
+def test_a_message_that_never_gets_through_ends_the_stream(
+    peers: Peers, open_channel: OpenChannel
+) -> None:
     """Connections that all break in the same message do not keep it alive for ever."""
     host, inbox = Host(peers, resume_s=0.5), Inbox()
     with Proxy(host.server.address, limits(0, 50_000, 50_001)) as proxy:
@@ -245,7 +268,9 @@ def test_a_message_that_never_gets_through_ends_the_stream(peers, open_channel) 
         assert proxy.num_resets >= 2
 
 
-def test_a_refusal_is_heard_though_connections_break(peers, open_channel) -> None:
+def test_a_refusal_is_heard_though_connections_break(
+    peers: Peers, open_channel: OpenChannel
+) -> None:
     """What the server's receiver raises ends the stream for good."""
 
     class Refusing(Inbox):
@@ -271,7 +296,7 @@ NONSENSE = [b"\x00", b"\x00z", b"\x00a123", b"\x00a" + b"\xff" * 8, b"\x00e\x00"
 
 @pytest.mark.parametrize("message", [*NONSENSE, b"\x00eafter"], ids=repr)
 def test_nonsense_about_the_stream_is_refused(
-    peers, message, capfd: pytest.CaptureFixture[str]
+    peers: Peers, message, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """From a peer that does not keep to the rules, before and after its end; no thread dies."""
     host = Host(peers)
@@ -299,7 +324,9 @@ def test_nonsense_about_the_stream_is_refused(
         ),
     ],
 )
-def test_a_call_that_belongs_to_no_stream_is_refused(peers, metadata, code, text: str) -> None:
+def test_a_call_that_belongs_to_no_stream_is_refused(
+    peers: Peers, metadata, code, text: str
+) -> None:
     """Nobody hears of it."""
     host = Host(peers)
     with grpc.insecure_channel(host.server.address) as channel:
@@ -309,7 +336,9 @@ def test_a_call_that_belongs_to_no_stream_is_refused(peers, metadata, code, text
     assert host.inboxes == []
 
 
-def test_a_question_is_not_asked_again_over_a_channel_that_is_closed(peers, open_channel) -> None:
+def test_a_question_is_not_asked_again_over_a_channel_that_is_closed(
+    peers: Peers, open_channel: OpenChannel
+) -> None:
     """Whoever waits for the answer hears PeerLost at once."""
     asked, answer = threading.Event(), threading.Event()
     server = peers.server()
@@ -333,7 +362,9 @@ def test_a_question_is_not_asked_again_over_a_channel_that_is_closed(peers, open
             answer.set()
 
 
-def test_a_question_is_asked_again_when_its_connection_breaks(peers, open_channel) -> None:
+def test_a_question_is_asked_again_when_its_connection_breaks(
+    peers: Peers, open_channel: OpenChannel
+) -> None:
     """The answer comes all the same."""
     host = Host(peers)
     question = random.Random(0).randbytes(100_000)

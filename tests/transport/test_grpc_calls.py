@@ -4,6 +4,7 @@ import re
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from poseidon_tf.errors import ConfigError, PeerLost, ProtocolError, StartTimeout, StepTimeout
 from poseidon_tf.transport.address import Address
 from poseidon_tf.transport.channel import Channel
-from tests.transport.grpc_peers import WAIT_S, Inbox
+from tests.transport.grpc_peers import WAIT_S, Inbox, Peers
 
 pytestmark = pytest.mark.connections
 
@@ -28,7 +29,7 @@ def answering(peers, answer, **options):
 
 
 @pytest.fixture
-def closed_address():
+def closed_address() -> Iterator[str]:
     """An address at which nobody listens, and nobody else can meanwhile."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
@@ -39,7 +40,7 @@ def port_of(server):
     return int(server.address.rpartition(":")[2])
 
 
-def test_a_question_has_an_answer(peers) -> None:
+def test_a_question_has_an_answer(peers: Peers) -> None:
     """The answer's bytes come back for the question's, also empty ones."""
     channel = answering(peers, lambda request: request[::-1])
     assert channel.call(ASK, b"abc", timeout_s=WAIT_S) == b"cba"
@@ -47,7 +48,7 @@ def test_a_question_has_an_answer(peers) -> None:
 
 
 @pytest.mark.parametrize("kind", [ProtocolError, ConfigError, StepTimeout, ValueError])
-def test_a_refusal_comes_back_with_its_text(peers, kind) -> None:
+def test_a_refusal_comes_back_with_its_text(peers: Peers, kind) -> None:
     """Whatever of ours `answer` raises is the caller's ProtocolError, with address and reason."""
 
     def answer(request):
@@ -58,7 +59,7 @@ def test_a_refusal_comes_back_with_its_text(peers, kind) -> None:
         channel.call(ASK, b"bread", timeout_s=WAIT_S)
 
 
-def test_an_answer_that_does_not_come_costs_the_deadline(peers) -> None:
+def test_an_answer_that_does_not_come_costs_the_deadline(peers: Peers) -> None:
     """A call gives up after its own deadline and names method, address and seconds."""
     released = threading.Event()
 
@@ -74,7 +75,7 @@ def test_an_answer_that_does_not_come_costs_the_deadline(peers) -> None:
         released.set()
 
 
-def test_open_streams_leave_room_for_calls(peers) -> None:
+def test_open_streams_leave_room_for_calls(peers: Peers) -> None:
     """With all streams open, twice as many calls are under way together, and all are answered."""
     num_streams = 4
     accepted = threading.Semaphore(0)
@@ -102,7 +103,7 @@ def test_open_streams_leave_room_for_calls(peers) -> None:
         assert list(answers) == questions
 
 
-def test_a_call_to_nobody_is_lost_at_once(peers, closed_address) -> None:
+def test_a_call_to_nobody_is_lost_at_once(peers: Peers, closed_address: str) -> None:
     """Where nobody listens any more nobody is waited for, however long there is time."""
     channel = peers.channel(closed_address)
     asked_s = time.monotonic()
@@ -111,13 +112,13 @@ def test_a_call_to_nobody_is_lost_at_once(peers, closed_address) -> None:
     assert time.monotonic() - asked_s < WAIT_S
 
 
-def test_ready_is_when_the_other_side_accepts(peers) -> None:
+def test_ready_is_when_the_other_side_accepts(peers: Peers) -> None:
     """Waiting for a server that listens returns True."""
     channel = answering(peers, lambda request: request)
     assert channel.wait_ready(timeout_s=WAIT_S)
 
 
-def test_a_peer_that_takes_its_time_to_answer_is_ready(peers) -> None:
+def test_a_peer_that_takes_its_time_to_answer_is_ready(peers: Peers) -> None:
     """It is not asked anew, for ever, before any answer can have come."""
     server, never = peers.server(), threading.Event()  # It is the time that matters.
     server.add_unary("/poseidon_tf.Ready/Ready", lambda request: never.wait(1.2) or request)
@@ -126,7 +127,7 @@ def test_a_peer_that_takes_its_time_to_answer_is_ready(peers) -> None:
 
 
 def test_waiting_for_nobody_ends_at_the_deadline_and_quietly(
-    closed_address, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    closed_address: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Asked again and again it says no; closing the channel then breaks no thread of gRPC's."""
     broken = []
@@ -141,7 +142,7 @@ def test_waiting_for_nobody_ends_at_the_deadline_and_quietly(
     assert "Traceback" not in capfd.readouterr().err
 
 
-def test_waiting_for_a_peer_ends_when_it_is_in_vain(peers, closed_address) -> None:
+def test_waiting_for_a_peer_ends_when_it_is_in_vain(peers: Peers, closed_address: str) -> None:
     """Long before the deadline, and not for the channel's sake: it may be used again."""
     over = threading.Event()
     threading.Timer(0.3, over.set).start()
@@ -151,7 +152,7 @@ def test_waiting_for_a_peer_ends_when_it_is_in_vain(peers, closed_address) -> No
     assert not channel.wait_ready(timeout_s=0.1)
 
 
-def test_two_servers_never_share_a_port(peers) -> None:
+def test_two_servers_never_share_a_port(peers: Peers) -> None:
     """The second is told that the port is in use, and the first goes on."""
     server = peers.server()
     server.add_unary(ASK, lambda request: request)
@@ -161,7 +162,7 @@ def test_two_servers_never_share_a_port(peers) -> None:
     assert peers.channel(server.address).call(ASK, b"a", timeout_s=WAIT_S) == b"a"
 
 
-def test_a_port_is_taken_from_the_range(peers) -> None:
+def test_a_port_is_taken_from_the_range(peers: Peers) -> None:
     """Port 0 with a range means the first free one of it; a given port stays as it is."""
     first = port_of(peers.server())
     second = port_of(peers.server(ports=(first, first + 50)))
@@ -170,7 +171,7 @@ def test_a_port_is_taken_from_the_range(peers) -> None:
         peers.server(ports=(first, first))
 
 
-def test_a_stopped_server_gives_its_port_back(peers) -> None:
+def test_a_stopped_server_gives_its_port_back(peers: Peers) -> None:
     """Another server can listen where one has stopped."""
     server = peers.server()
     server.start()
@@ -179,14 +180,14 @@ def test_a_stopped_server_gives_its_port_back(peers) -> None:
     assert again.address == server.address
 
 
-def test_a_server_that_never_served_gives_its_port_back_too(peers) -> None:
+def test_a_server_that_never_served_gives_its_port_back_too(peers: Peers) -> None:
     """As where something else fails before it has begun; gRPC would keep it."""
     server = peers.server()
     server.stop()
     assert peers.server(server.address).address == server.address
 
 
-def test_an_address_of_a_load_balancer_listens_on_all_interfaces(peers) -> None:
+def test_an_address_of_a_load_balancer_listens_on_all_interfaces(peers: Peers) -> None:
     """A host that is not this machine's keeps its name and is served all the same."""
     server = peers.server("192.0.2.1:0")  # TEST-NET-1: nobody's.
     server.add_unary(ASK, lambda request: request)
@@ -197,7 +198,7 @@ def test_an_address_of_a_load_balancer_listens_on_all_interfaces(peers) -> None:
 
 
 @pytest.mark.parametrize("host", ["[::1]", "[0:0::1]", "localhost", "0.0.0.0", "[::]"])
-def test_a_server_is_called_at_the_host_that_it_was_given(peers, host: str) -> None:
+def test_a_server_is_called_at_the_host_that_it_was_given(peers: Peers, host: str) -> None:
     """IPv6 with its brackets, a name, or all interfaces: its address is one to call."""
     server = peers.server(f"{host}:0")
     server.add_unary(ASK, lambda request: request)
@@ -208,7 +209,7 @@ def test_a_server_is_called_at_the_host_that_it_was_given(peers, host: str) -> N
         peers.server(server.address)
 
 
-def test_a_name_is_taken_where_one_of_its_addresses_is(peers) -> None:
+def test_a_name_is_taken_where_one_of_its_addresses_is(peers: Peers) -> None:
     """Whoever calls the name would reach the other program."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
@@ -216,7 +217,7 @@ def test_a_name_is_taken_where_one_of_its_addresses_is(peers) -> None:
             peers.server(f"localhost:{port}")
 
 
-def test_an_ipv6_address_of_a_load_balancer_listens_on_all_interfaces(peers) -> None:
+def test_an_ipv6_address_of_a_load_balancer_listens_on_all_interfaces(peers: Peers) -> None:
     """Of both kinds."""
     server = peers.server("[2001:db8::1]:0")  # For documentation: nobody's.
     server.add_unary(ASK, lambda request: request)
@@ -228,7 +229,7 @@ def test_an_ipv6_address_of_a_load_balancer_listens_on_all_interfaces(peers) -> 
 
 
 def test_where_nobody_may_listen_the_reason_is_told_at_once(
-    peers, capfd: pytest.CaptureFixture[str]
+    peers: Peers, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Waiting for a port is for ports in use; gRPC's own log stays silent."""
     start_s = time.monotonic()

@@ -11,7 +11,7 @@ from poseidon_tf.transport.frame_queue import FrameQueue
 from poseidon_tf.transport.server import Server
 from poseidon_tf.wire.frame_pb2 import Part
 from poseidon_tf.wire.frames import decode
-from tests.transport.grpc_peers import WAIT_S, Inbox
+from tests.transport.grpc_peers import WAIT_S, Inbox, Peers
 
 pytestmark = pytest.mark.connections
 
@@ -44,7 +44,7 @@ class Host:
         return inbox
 
 
-def test_messages_come_back_in_order(peers) -> None:
+def test_messages_come_back_in_order(peers: Peers) -> None:
     """Two hundred messages of all sizes return as they went, and both ends end properly."""
     host, inbox = Host(peers), Inbox()
     stream = peers.channel(host.address).open_stream(TALK, inbox, metadata={"rank": "3"})
@@ -58,7 +58,9 @@ def test_messages_come_back_in_order(peers) -> None:
     assert host.streams[0].metadata["rank"] == "3"
 
 
-def test_a_server_that_has_stopped_reads_no_more(peers, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_has_stopped_reads_no_more(
+    peers: Peers, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its reading threads have ended when `stop` returns, not a moment later."""
     stopping, live = threading.Event(), Server._live
 
@@ -76,7 +78,7 @@ def test_a_server_that_has_stopped_reads_no_more(peers, monkeypatch: pytest.Monk
     assert stopping.is_set() and not reader.is_alive()
 
 
-def test_both_ends_count_the_same_traffic(peers) -> None:
+def test_both_ends_count_the_same_traffic(peers: Peers) -> None:
     """Bytes and messages that one end sent, with gRPC's prefix, are those the other received.
 
     Each end greets, ends, and says that the other's end has come.
@@ -96,7 +98,7 @@ def test_both_ends_count_the_same_traffic(peers) -> None:
         assert (traffic.received_bytes, traffic.received_messages) == (num_bytes, num_messages)
 
 
-def test_a_refused_stream_hears_the_reason(peers) -> None:
+def test_a_refused_stream_hears_the_reason(peers: Peers) -> None:
     """What `accept` raises reaches whoever opened the stream, as a ProtocolError."""
 
     def accept(stream):
@@ -109,7 +111,7 @@ def test_a_refused_stream_hears_the_reason(peers) -> None:
     assert "rank 9 is not of this cluster" in str(error) and host.address in str(error)
 
 
-def test_a_refused_message_ends_the_stream_on_both_ends(peers) -> None:
+def test_a_refused_message_ends_the_stream_on_both_ends(peers: Peers) -> None:
     """The sender hears why; the receiver that refused gets its own exception."""
 
     def hear(message):
@@ -124,7 +126,7 @@ def test_a_refused_message_ends_the_stream_on_both_ends(peers) -> None:
     assert host.inboxes[0].messages.empty()
 
 
-def test_a_client_that_cannot_go_on_cuts_its_stream(peers) -> None:
+def test_a_client_that_cannot_go_on_cuts_its_stream(peers: Peers) -> None:
     """The client's receiver gets its own exception, and the server's hears of the end."""
 
     def hear(message):
@@ -137,7 +139,7 @@ def test_a_client_that_cannot_go_on_cuts_its_stream(peers) -> None:
     assert isinstance(host.inboxes[0].end(), PeerLost)
 
 
-def test_a_stream_too_many_is_refused_and_a_freed_place_is_not(peers) -> None:
+def test_a_stream_too_many_is_refused_and_a_freed_place_is_not(peers: Peers) -> None:
     """Of two streams where one fits the second hears so; when the first ends another fits."""
     host = Host(peers, max_streams=1)
     channel = peers.channel(host.address)
@@ -156,7 +158,7 @@ def test_a_stream_too_many_is_refused_and_a_freed_place_is_not(peers) -> None:
     assert third_inbox.next() == b"c"
 
 
-def test_a_message_beyond_the_limit_is_not_sent(peers) -> None:
+def test_a_message_beyond_the_limit_is_not_sent(peers: Peers) -> None:
     """gRPC refuses it before the receiver has to find memory."""
     host, inbox = Host(peers), Inbox()
     stream = peers.channel(host.address).open_stream(TALK, inbox)
@@ -168,7 +170,7 @@ def test_a_message_beyond_the_limit_is_not_sent(peers) -> None:
     assert host.inboxes[0].messages.qsize() == 1
 
 
-def test_a_cut_connection_is_a_lost_peer(peers) -> None:
+def test_a_cut_connection_is_a_lost_peer(peers: Peers) -> None:
     """Whoever cuts it, the client hears PeerLost with the server's address; the server hears."""
     host, inbox = Host(peers), Inbox()
     stream = peers.channel(host.address).open_stream(TALK, inbox)
@@ -186,7 +188,7 @@ def test_a_cut_connection_is_a_lost_peer(peers) -> None:
     assert isinstance(host.inboxes[0].end(), PeerLost)
 
 
-def test_parts_that_wait_together_leave_together(peers) -> None:
+def test_parts_that_wait_together_leave_together(peers: Peers) -> None:
     """A stream fed by a frame queue sends many small parts in few messages."""
     host, inbox = Host(peers, hear=lambda message: None), Inbox()
     outgoing = FrameQueue()

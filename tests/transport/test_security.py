@@ -12,24 +12,24 @@ from tests.support.certificates import Authority
 
 
 @pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory):
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     return Authority(tmp_path_factory.mktemp("pem"))
 
 
 @pytest.fixture(scope="module")
-def other(tmp_path_factory: pytest.TempPathFactory):
+def other(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     return Authority(tmp_path_factory.mktemp("other"), "other")
 
 
 @pytest.mark.parametrize("mutual", [True, False])
-def test_files_that_go_together_are_accepted(authority, mutual: bool) -> None:
+def test_files_that_go_together_are_accepted(authority: Authority, mutual: bool) -> None:
     """A certificate of the authority, for this host, with its own key; also where nobody calls."""
     security = authority.security("node-1", "127.0.0.1", "::1", mutual=mutual)
     for host in ("node-1", "127.0.0.1", "::1", None):
         security.check(host)
 
 
-def test_one_name_may_stand_for_all_hosts(authority) -> None:
+def test_one_name_may_stand_for_all_hosts(authority: Authority) -> None:
     """With a server name the certificate is for that, whatever the host is called."""
     authority.security("job.internal", server_name="job.internal").check("node-1")
     with pytest.raises(ConfigError, match="job.external"):
@@ -65,14 +65,14 @@ def test_the_token_is_not_shown() -> None:
     assert "sesame" not in f"{settings} {settings!r} {settings.security}"
 
 
-def test_settings_come_back_from_json_equal(authority) -> None:
+def test_settings_come_back_from_json_equal(authority: Authority) -> None:
     """A worker hands its own to the server that it starts, token and all."""
     settings = ConnectionSettings(security=authority.security(token="t"))
     assert ConnectionSettings.from_dict(dataclasses.asdict(settings)) == settings
 
 
 @pytest.mark.parametrize("name", ["ca", "certificate", "key"])
-def test_a_file_that_is_not_there_is_named(authority, tmp_path: Path, name: str) -> None:
+def test_a_file_that_is_not_there_is_named(authority: Authority, tmp_path: Path, name: str) -> None:
     """With what it was given as, and its path."""
     missing = str(tmp_path / "missing.pem")
     with pytest.raises(ConfigError, match=f"{name} '{missing}' cannot be read"):
@@ -80,7 +80,7 @@ def test_a_file_that_is_not_there_is_named(authority, tmp_path: Path, name: str)
 
 
 @pytest.mark.parametrize("name", ["ca", "certificate", "key"])
-def test_a_file_of_something_else_is_named(authority, tmp_path: Path, name: str) -> None:
+def test_a_file_of_something_else_is_named(authority: Authority, tmp_path: Path, name: str) -> None:
     """A file that holds no PEM."""
     wrong = tmp_path / "wrong.pem"
     wrong.write_text("not PEM")
@@ -88,7 +88,7 @@ def test_a_file_of_something_else_is_named(authority, tmp_path: Path, name: str)
         authority.security(**{name: str(wrong)}).check(None)
 
 
-def test_a_key_of_another_certificate_is_refused(authority) -> None:
+def test_a_key_of_another_certificate_is_refused(authority: Authority) -> None:
     """The message names both files."""
     key = authority.member("127.0.0.1", name="another")["key"]
     with pytest.raises(ConfigError, match="do not go together") as raised:
@@ -103,20 +103,22 @@ BAD_CERTIFICATES = {
 
 
 @pytest.mark.parametrize("options, reason", BAD_CERTIFICATES.values(), ids=BAD_CERTIFICATES)
-def test_a_certificate_out_of_its_time_is_refused(authority, options, reason) -> None:
+def test_a_certificate_out_of_its_time_is_refused(authority: Authority, options, reason) -> None:
     """The peers would refuse it, so this process does not even begin."""
     member = authority.member("127.0.0.1", name="out of time", **options)
     with pytest.raises(ConfigError, match=reason):
         authority.security(**member).check("127.0.0.1")
 
 
-def test_a_certificate_for_another_host_is_refused(authority) -> None:
+def test_a_certificate_for_another_host_is_refused(authority: Authority) -> None:
     """The message says under which name the peers will come."""
     with pytest.raises(ConfigError, match="'node-2'.* subjectAltNames"):
         authority.security("node-1").check("node-2")
 
 
-def test_a_certificate_of_another_authority_is_refused(authority, other) -> None:
+def test_a_certificate_of_another_authority_is_refused(
+    authority: Authority, other: Authority
+) -> None:
     """The ca must have signed it."""
     with pytest.raises(ConfigError, match="must be signed by ca"):
         authority.security(ca=other.ca).check("127.0.0.1")

@@ -3,22 +3,23 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 
 from poseidon_tf.errors import ProtocolError
 from poseidon_tf.transport.shared_memory import SharedMemory
-from tests.support.memories import two_sides
+from tests.support.memories import Sides, two_sides
 
 
 @pytest.fixture
-def sides():
+def sides() -> Iterator[Sides]:
     with two_sides() as both:
         yield both
 
 
-def test_both_sides_see_what_either_writes(sides) -> None:
+def test_both_sides_see_what_either_writes(sides: Sides) -> None:
     """Through `write` and through a view, in both directions."""
     creator, child = sides
     offset = creator.grow(8)
@@ -28,7 +29,9 @@ def test_both_sides_see_what_either_writes(sides) -> None:
     assert bytes(creator.view(offset, 8)) == b"one 5678"
 
 
-def test_what_is_added_is_aligned_and_overlaps_nothing(sides) -> None:
+def test_what_is_added_is_aligned_and_overlaps_nothing(
+    sides: Sides,
+) -> None:
     """Every piece begins at a multiple of 64, behind the one before."""
     creator, _ = sides
     sizes = [1, 64, 65, 100_000, 3]
@@ -47,7 +50,9 @@ def address(view):
     return np.frombuffer(view, np.uint8).ctypes.data
 
 
-def test_what_fits_the_files_first_size_is_in_one_mapping(sides) -> None:
+def test_what_fits_the_files_first_size_is_in_one_mapping(
+    sides: Sides,
+) -> None:
     """The file is made ahead of what is needed, and what nobody wrote to takes no memory."""
     creator, _ = sides
     creator.grow(1)
@@ -61,7 +66,7 @@ def test_what_fits_the_files_first_size_is_in_one_mapping(sides) -> None:
     assert os.fstat(creator.descriptor).st_blocks * 512 <= 2 * 1024 * 1024
 
 
-def test_what_fits_no_more_doubles_the_file(sides) -> None:
+def test_what_fits_no_more_doubles_the_file(sides: Sides) -> None:
     """Twice what is needed then, whatever it was before; the last byte is there too."""
     creator, child = sides
     creator.grow(100)
@@ -85,7 +90,7 @@ def test_closing_gives_the_descriptor_back_and_leaves_what_is_mapped() -> None:
         assert bytes(child.view(0, 3)) == b"xyz"
 
 
-def test_a_view_outlives_growth_on_either_side(sides) -> None:
+def test_a_view_outlives_growth_on_either_side(sides: Sides) -> None:
     """Views from before the memory grew still show the same bytes as those from after."""
     creator, child = sides
     first = creator.grow(10)
@@ -98,7 +103,7 @@ def test_a_view_outlives_growth_on_either_side(sides) -> None:
 
 
 @pytest.mark.parametrize("offset, num_bytes", [(0, 1), (-1, 2), (-100, 101), (2**63, 1)])
-def test_nobody_reaches_beyond_the_end(sides, offset, num_bytes: int) -> None:
+def test_nobody_reaches_beyond_the_end(sides: Sides, offset, num_bytes: int) -> None:
     """Neither to read nor to write, on the child's side as well; and it can be used afterwards."""
     creator, _ = sides
     assert creator.grow(100) == 0
@@ -113,7 +118,7 @@ def test_nobody_reaches_beyond_the_end(sides, offset, num_bytes: int) -> None:
 
 
 @pytest.mark.parametrize("offset, num_bytes", [(-1, 2), (-64, 64), (0, -1)])
-def test_nobody_reaches_before_the_beginning(sides, offset: int, num_bytes: int) -> None:
+def test_nobody_reaches_before_the_beginning(sides: Sides, offset: int, num_bytes: int) -> None:
     """Python would count from the end, which may be another's."""
     creator, child = sides
     creator.grow(100)
@@ -123,7 +128,7 @@ def test_nobody_reaches_before_the_beginning(sides, offset: int, num_bytes: int)
             side.view(offset, num_bytes)
 
 
-def test_memory_that_has_not_grown_has_no_bytes(sides) -> None:
+def test_memory_that_has_not_grown_has_no_bytes(sides: Sides) -> None:
     """A place in it is refused; nothing at all may be asked for."""
     for side in sides:
         assert len(side.view(0, 0)) == 0
@@ -141,7 +146,7 @@ memory.write(offset, bytes(memory.view(offset, 5)).upper())
 
 
 @pytest.mark.processes
-def test_a_child_process_is_given_the_descriptor(sides) -> None:
+def test_a_child_process_is_given_the_descriptor(sides: Sides) -> None:
     """It maps the same bytes, and only the child that the descriptor was passed to has it."""
     creator, _ = sides
     creator.grow(1000)

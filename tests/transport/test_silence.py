@@ -16,7 +16,7 @@ from poseidon_tf.transport.connections import ConnectionSettings
 from poseidon_tf.transport.server import Server
 from tests.support.jobs import SCRIPTS, free_addresses
 from tests.support.proxies import Proxy
-from tests.transport.grpc_peers import WAIT_S, Inbox
+from tests.transport.grpc_peers import WAIT_S, Inbox, Peers
 
 pytestmark = pytest.mark.connections
 
@@ -143,7 +143,7 @@ def test_a_peer_that_holds_its_interpreter_is_alive(keepalive_s: int, hold_s: in
             assert not talk.closed.is_set() and talk.errors == []
 
 
-def test_who_can_connect_anew_is_the_first_to_lose_patience(peers) -> None:
+def test_who_can_connect_anew_is_the_first_to_lose_patience(peers: Peers) -> None:
     """What the server says does not get through: it is the client that gives the connection up,
     though it has noticed later, and the stream goes on over another."""
     settings = ConnectionSettings(keepalive_s=6.0, resume_s=0.4)
