@@ -106,7 +106,7 @@ def build_dataset(net: Net, *, scale: int, num_workers: int) -> tf.data.Dataset:
 
 
 def _layer_class(keras: Any) -> Any:
-    class EmulatedLayer(keras.layers.Layer):  # type: ignore[misc]
+    class EmulatedLayer(keras.layers.Layer):
         """One `Layer`: its variables, its gradients and its time."""
 
         def __init__(

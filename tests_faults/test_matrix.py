@@ -47,7 +47,7 @@ def undisturbed() -> dict[int, str]:
 
 @pytest.mark.parametrize("case", list(cases()), ids=str)
 def test_a_fault_ends_the_job_for_all_or_changes_nothing(
-    case, repetition: int, undisturbed: dict[int, str], note: Note
+    case: Case, repetition: int, undisturbed: dict[int, str], note: Note
 ) -> None:
     """Every survivor raises in time and names who it was; a slow member changes no bit."""
     num_servers = 0 if case.who == "own server" else 1

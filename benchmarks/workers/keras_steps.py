@@ -20,7 +20,7 @@ def step_ends(keras: Any, model: Any, dataset: Any, *, count: int) -> list[float
     """When each of `count` batches ended, by a clock that all processes of this machine share."""
     ends_s: list[float] = []
 
-    class StepEnds(keras.callbacks.Callback):  # type: ignore[misc]
+    class StepEnds(keras.callbacks.Callback):
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
             ends_s.append(time.perf_counter())
 
@@ -34,7 +34,7 @@ def clocked_steps(
     """Seconds of each of `count` batches, each begun at a multiple of `period_s` by that clock."""
     seconds: list[float] = []
 
-    class Clocked(keras.callbacks.Callback):  # type: ignore[misc]
+    class Clocked(keras.callbacks.Callback):
         def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
             time.sleep(period_s - time.perf_counter() % period_s)
             self._begin_s = time.perf_counter()

@@ -27,7 +27,7 @@ import poseidon_tf
 from poseidon_tf.planner import DEFAULT_COALESCE_BYTES
 
 
-class EmulatedSGD(keras.optimizers.SGD):  # type: ignore[misc]
+class EmulatedSGD(keras.optimizers.SGD):
     """Gradient descent that can hold gradients back, and take the accelerator's time to rebuild.
 
     Args:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -37,7 +38,7 @@ class Choices:
         self._at += size
         return taken
 
-    def mutated(self, message: bytes) -> bytes:
+    def mutated(self, message: builtins.bytes) -> builtins.bytes:
         """`message`, or what is left of it after a few bytes were changed, cut or added."""
         changed = bytearray(message)
         for _ in range(self.mostly(0, 1, 3)):

@@ -24,6 +24,7 @@ from poseidon_tf.coordinator.messages import (
     Left,
     Member,
     NotNow,
+    Role,
     RosterView,
     StopAgreed,
     StopAsked,
@@ -34,8 +35,9 @@ from poseidon_tf.errors import MemberError, PeerLost, PoseidonError, ProtocolErr
 from poseidon_tf.kv.client import OnSum, Piece, _SumReceiver
 from poseidon_tf.kv.store import KeySpec
 from poseidon_tf.session.data_ends import DataEnds
+from poseidon_tf.session.deadlines import Deadlines
 from poseidon_tf.session.naming import WorkerNames
-from poseidon_tf.session.session import Deadlines, Session
+from poseidon_tf.session.session import Session
 from poseidon_tf.session.worker import Worker
 from poseidon_tf.trace import Recorder
 from poseidon_tf.transport.frame_queue import FrameQueue
@@ -111,7 +113,7 @@ def coordinator_client(data: bytes) -> None:
 def _coordinator_message(choices: Choices) -> CoordinatorMessage:
     match choices.of(("any", "roster", "gathered", "stop", "failure", "left", "said", "ended")):
         case "roster":
-            keys = [("worker", 0), ("worker", 1), ("server", 0)]
+            keys: list[tuple[Role, int]] = [("worker", 0), ("worker", 1), ("server", 0)]
             if choices.byte() % 4 == 0:
                 keys[choices.byte() % 3 :] = [choices.of((*keys, ("worker", 2), ("server", 1)))]
             members = [Member(role=role, rank=rank, address="a", info={}) for role, rank in keys]
@@ -127,7 +129,8 @@ def _coordinator_message(choices: Choices) -> CoordinatorMessage:
         case "failure":
             return Failure(choices.of((NotNow("later"), MemberError("gone"), PeerLost(""))))
         case "left":
-            role, rank = choices.mostly(("worker", 1), ("server", 0), ("worker", 2**32 - 1))
+            usual: tuple[Role, int] = ("worker", 1)
+            role, rank = choices.mostly(usual, ("server", 0), ("worker", 2**32 - 1))
             return Left(role=role, rank=rank, last_step=choices.of((0, -1, 2**63 - 1)))
         case "said":
             rank = choices.mostly(1, 0, 2, 2**32 - 1)

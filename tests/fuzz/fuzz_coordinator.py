@@ -213,9 +213,9 @@ class _Attendances:
         self._open: list[Any] = []
         decide = service._decide
 
-        def checked(*args: Any) -> Any:
+        def checked(attendance: Any, message: Any) -> Any:
             with unchanged_if_decided_against(service._roster):
-                return decide(*args)
+                return decide(attendance, message)
 
         service._decide = checked  # type: ignore[method-assign]
 
@@ -230,7 +230,7 @@ class _Attendances:
         if not self._open:
             return
         attendance = self._open[at % len(self._open)]
-        outgoing = attendance.stream.outgoing._queue
+        outgoing = _outgoing(attendance)
         before = _state(self._service._roster), attendance.member
         was_closed, num_before = attendance.stream.is_closed, outgoing.qsize()
         attendance.on_message(message)
@@ -254,7 +254,7 @@ class _Attendances:
         assert self._service._roster._present <= set(attendances)
         for stranger in strangers:
             # The pongs, one refusal, and the end.
-            assert stranger.stream.outgoing._queue.qsize() <= limits.MAX_STRANGER_PINGS + 2
+            assert _outgoing(stranger).qsize() <= limits.MAX_STRANGER_PINGS + 2
         assert not self._service._outbox
 
     def check_the_end(self) -> None:
@@ -263,7 +263,7 @@ class _Attendances:
         for member, attendance in self._service._attendances.items():
             if failure is None or member not in self._service._roster._present:
                 continue
-            queue, heard = attendance.stream.outgoing._queue, []
+            queue, heard = _outgoing(attendance), []
             while queue.qsize():
                 message = queue.get()
                 heard += [] if message is None else [codec.decode_coordinator_message(message)]
@@ -271,6 +271,11 @@ class _Attendances:
                 isinstance(each, Failure) and str(each.error) == limits.cut_text(str(failure))
                 for each in heard
             ), f"{member} does not hear of {failure}"
+
+
+def _outgoing(attendance: Any) -> Any:
+    """The queue of what it is still to be told."""
+    return attendance.stream.outgoing._queue
 
 
 def _is_message(data: bytes) -> bool:

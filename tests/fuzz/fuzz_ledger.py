@@ -43,11 +43,11 @@ def ledger(data: bytes) -> None:
                 added.append(b"\0\0" + payload if payload[:1] == b"\0" else payload)
                 end.add(payload)
             case "take":
-                message = end.take()
-                if message is not None and message[:2] == b"\0a":
-                    assert _COUNT.unpack(message[2:]) == (num_heard,)
+                taken = end.take()
+                if taken is not None and taken[:2] == b"\0a":
+                    assert _COUNT.unpack(taken[2:]) == (num_heard,)
                 else:
-                    assert message is None or message in added
+                    assert taken is None or taken in added
             case "reconnect":
                 end.reconnect()
             case "end" if not end.has_ended:

@@ -8,6 +8,7 @@ from poseidon_tf.coordinator import codec
 from poseidon_tf.coordinator.messages import (
     Announce,
     Announced,
+    CoordinatorMessage,
     Ended,
     Failure,
     Gather,
@@ -17,6 +18,7 @@ from poseidon_tf.coordinator.messages import (
     Left,
     Member,
     MemberFailure,
+    MemberMessage,
     Notice,
     Ping,
     Pong,
@@ -31,7 +33,7 @@ from poseidon_tf.wire import arrays, frames
 from poseidon_tf.wire.frame_pb2 import FrameHeader, Part
 
 _JOIN = Join(role="worker", rank=1, address="a:1", info={"x": 1}, num_workers=2, num_servers=0)
-_MEMBER_MESSAGES = [
+_MEMBER_MESSAGES: list[MemberMessage] = [
     _JOIN,
     Gather(name="plan", payload=b"\x00\xff", timeout_s=1.5),
     MemberFailure("disk full"),
@@ -41,7 +43,7 @@ _MEMBER_MESSAGES = [
     StopOffer(number=1, after=2, timeout_s=0.5),
     Announce("data", b"\x00"),
 ]
-COORDINATOR_MESSAGES = [
+COORDINATOR_MESSAGES: list[CoordinatorMessage] = [
     RosterView(
         members=(Member(role="worker", rank=0, address="a:1", info={"x": [1]}),),
         data_seed=5,

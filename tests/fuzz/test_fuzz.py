@@ -2,6 +2,7 @@
 
 import random
 import tracemalloc
+from collections.abc import Sequence
 
 import pytest
 from fuzz_seeds import SEEDS
@@ -26,7 +27,7 @@ EVENTS_AT_MOST = 512 * 1024
 
 
 @st.composite
-def changed(draw, seeds):
+def changed(draw: st.DrawFn, seeds: Sequence[bytes]) -> bytes:
     """A valid message with a piece of it replaced, doubled or cut out."""
     message = draw(st.sampled_from(seeds))
     begin = draw(st.integers(0, len(message)))
@@ -35,18 +36,18 @@ def changed(draw, seeds):
     return message[:begin] + middle + message[end:]
 
 
-def noise(seed):
+def noise(seed: int) -> bytes:
     """Bytes of which each is as likely as the next: of these most events are of different kinds."""
     return random.Random(seed).randbytes(600)
 
 
 @pytest.mark.parametrize("name", DECODERS)
-def test_a_decoder_refuses_or_returns_something_whole(name) -> None:
+def test_a_decoder_refuses_or_returns_something_whole(name: str) -> None:
     """Random bytes, and valid messages with something wrong in them."""
 
     @FEW
     @given(st.one_of(st.binary(max_size=300), changed(SEEDS.get(name, [noise(0)]))))
-    def check(data) -> None:
+    def check(data: bytes) -> None:
         DECODERS[name](data)
 
     for seed in SEEDS.get(name, []):
@@ -55,12 +56,12 @@ def test_a_decoder_refuses_or_returns_something_whole(name) -> None:
 
 
 @pytest.mark.parametrize("name", SEEDS)
-def test_a_decoder_takes_memory_in_proportion_to_its_input(name) -> None:
+def test_a_decoder_takes_memory_in_proportion_to_its_input(name: str) -> None:
     """Whatever sizes a message names, what counts is the bytes that came."""
 
     @settings(FEW, max_examples=60)
     @given(st.one_of(st.binary(max_size=300), changed(SEEDS[name])))
-    def check(data) -> None:
+    def check(data: bytes) -> None:
         tracemalloc.reset_peak()
         before, _ = tracemalloc.get_traced_memory()
         DECODERS[name](data)
@@ -76,24 +77,24 @@ def test_a_decoder_takes_memory_in_proportion_to_its_input(name) -> None:
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_a_service_stays_as_it_was_after_a_refusal(name) -> None:
+def test_a_service_stays_as_it_was_after_a_refusal(name: str) -> None:
     """Random orders of good and bad events; the state is compared around each of them."""
 
     @settings(FEW, max_examples=300)
     @given(st.one_of(st.binary(max_size=600), st.integers(0).map(noise)))
-    def check(data) -> None:
+    def check(data: bytes) -> None:
         SERVICES[name](data)
 
     check()
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_a_service_takes_memory_in_proportion_to_what_came(name) -> None:
+def test_a_service_takes_memory_in_proportion_to_what_came(name: str) -> None:
     """Sizes, counts and places that are named, up to 2**64, cost nothing."""
 
     @settings(FEW, max_examples=60)
     @given(st.integers(0).map(noise))
-    def check(data) -> None:
+    def check(data: bytes) -> None:
         tracemalloc.reset_peak()
         before, _ = tracemalloc.get_traced_memory()
         SERVICES[name](data)

@@ -9,6 +9,7 @@ import pytest
 
 from poseidon_tf.keras_hooks import registry
 from poseidon_tf.keras_hooks.registry import HOOKS
+from poseidon_tf.strategy.replacements import replace_method
 
 
 def methods() -> dict[tuple[Any, str], Any]:
@@ -52,4 +53,4 @@ def test_two_hooks_on_one_method_are_found(originals: dict[tuple[Any, str], Any]
     registry.install()
     hook = HOOKS[0]
     with pytest.raises(AssertionError, match="has two hooks"):
-        registry.replace_method(hook.owner, hook.method, lambda original: original)
+        replace_method(hook.owner, hook.method, lambda original: original)

@@ -6,11 +6,13 @@ import sys
 import types
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from poseidon_tf import errors
+from poseidon_tf.errors import PoseidonError
 from poseidon_tf.launcher.cli import main
 from poseidon_tf.planner import VariableSpec
 from poseidon_tf.session.deadlines import Deadlines
@@ -29,7 +31,7 @@ def heavy_modules_after(code: str) -> list[str]:
 
 @pytest.mark.processes
 @pytest.mark.parametrize("args", [["--help"], ["plan", "--help"], ["run", "--help"], ["--version"]])
-def test_help_loads_nothing_heavy(args) -> None:
+def test_help_loads_nothing_heavy(args: list[str]) -> None:
     call = f"from poseidon_tf.launcher.cli import main\nmain({args}, standalone_mode=False)"
     assert heavy_modules_after(call) == []
 
@@ -61,7 +63,7 @@ def model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNamespace:
     return types.SimpleNamespace(path=str(file), asked=asked)
 
 
-def plan(model, *args: str):
+def plan(model: SimpleNamespace, *args: str) -> Result:
     result = CliRunner().invoke(main, ["plan", model.path, "--batch-size", "32", *args])
     return result
 
@@ -74,7 +76,7 @@ def test_plan_prints_a_table(model: SimpleNamespace) -> None:
     assert result.stdout.splitlines()[-1].startswith("each node needs ")
 
 
-def as_json(model, *args: str):
+def as_json(model: SimpleNamespace, *args: str) -> Any:
     result = plan(model, "--json", *args)
     assert result.exit_code == 0, result.output
     return json.loads(result.stdout)
@@ -104,7 +106,7 @@ def test_plan_with_a_step_time_wraps_the_plan(model: SimpleNamespace) -> None:
     ],
 )
 def test_servers_are_co_located_unless_they_are_counted(
-    model: SimpleNamespace, args, num_servers: int, co_located: bool
+    model: SimpleNamespace, args: list[str], num_servers: int, co_located: bool
 ) -> None:
     cluster = as_json(model, "--workers", "4", *args)["cluster"]
     assert cluster == {"num_workers": 4, "num_servers": num_servers, "co_located": co_located}
@@ -143,7 +145,7 @@ def test_a_plan_that_cannot_be_is_one_line_and_code_2(model: SimpleNamespace) ->
     ],
 )
 def test_the_exit_code_says_who_should_act(
-    monkeypatch: pytest.MonkeyPatch, error, code: int
+    monkeypatch: pytest.MonkeyPatch, error: type[PoseidonError], code: int
 ) -> None:
     def serve(**options: float) -> int:
         raise error("what happened")
@@ -163,7 +165,7 @@ def test_the_exit_code_says_who_should_act(
     ],
 )
 def test_server_exits_with_its_own_code(
-    monkeypatch: pytest.MonkeyPatch, args, keepalive_s, resume_s
+    monkeypatch: pytest.MonkeyPatch, args: list[str], keepalive_s: float, resume_s: float
 ) -> None:
     heard = {}
 
@@ -180,7 +182,7 @@ def test_server_exits_with_its_own_code(
 
 @pytest.mark.processes
 @pytest.mark.parametrize("separator", [[], ["--"]])
-def test_what_follows_the_script_is_the_scripts_own(tmp_path: Path, separator) -> None:
+def test_what_follows_the_script_is_the_scripts_own(tmp_path: Path, separator: list[str]) -> None:
     script = tmp_path / "train.py"
     script.write_text("import sys; print(sys.argv[1:]); sys.exit(9)")
     command = [sys.executable, "-m", "poseidon_tf", "run", "--workers", "1", *separator]

@@ -133,7 +133,9 @@ def test_a_descendant_in_another_session_cannot_hold_the_job_up(run: Run) -> Non
         (["no/such/train.py"], (1, None), "no script 'no/such/train.py'"),
     ],
 )
-def test_a_job_that_cannot_be_is_refused(command: Sequence[str], counts, says: str) -> None:
+def test_a_job_that_cannot_be_is_refused(
+    command: Sequence[str], counts: tuple[int, int | None], says: str
+) -> None:
     with pytest.raises(ConfigError, match=says):
         run_local(command, num_workers=counts[0], num_servers=counts[1], environ={})
 
@@ -153,7 +155,7 @@ def test_a_member_that_cannot_start_ends_those_that_did(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_stopped_launcher_leaves_no_process(tmp_path: Path, signum) -> None:
+def test_a_stopped_launcher_leaves_no_process(tmp_path: Path, signum: signal.Signals) -> None:
     script = tmp_path / "train.py"
     script.write_text(
         RANK + "import sys, subprocess, pathlib, time\n"

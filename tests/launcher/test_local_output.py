@@ -134,7 +134,7 @@ def test_bytes_that_are_no_text_and_a_last_line_without_an_end_are_shown(run: Ru
         (["x" * 70_000], ["x" * 70_000]),  # Longer than is kept back.
     ],
 )
-def test_a_line_ends_at_a_newline_or_a_carriage_return(pieces, lines) -> None:
+def test_a_line_ends_at_a_newline_or_a_carriage_return(pieces: list[str], lines: list[str]) -> None:
     shown: list[str] = []
     feed = Lines(shown.append)
     for piece in [*pieces, ""]:

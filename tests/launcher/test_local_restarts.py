@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,7 +26,7 @@ TRY = RANK + (
 )
 
 
-def configs(folder, rank):
+def configs(folder: Path, rank: int) -> list[Any]:
     return [json.loads(line) for line in (folder / f"tries{rank}").read_text().splitlines()]
 
 
@@ -66,7 +67,9 @@ def test_a_job_that_always_fails_ends_with_the_code_of_its_last_try(
 
 
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
-def test_a_member_that_a_signal_ended_is_a_failure(run: Run, tmp_path: Path, signum) -> None:
+def test_a_member_that_a_signal_ended_is_a_failure(
+    run: Run, tmp_path: Path, signum: signal.Signals
+) -> None:
     """Killed, or pre-empted by somebody who did not ask the launcher."""
     ended = run(
         TRY + f"if number == 1: os.kill(os.getpid(), {int(signum)})",
@@ -91,7 +94,9 @@ def test_what_the_failed_try_printed_last_is_shown_before_the_next_one(
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_job_that_was_asked_to_stop_is_not_started_anew(tmp_path: Path, signum) -> None:
+def test_a_job_that_was_asked_to_stop_is_not_started_anew(
+    tmp_path: Path, signum: signal.Signals
+) -> None:
     """Neither because of the code with which its members then end."""
     script = tmp_path / "train.py"
     script.write_text(TRY + SLEEP)

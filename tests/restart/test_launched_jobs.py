@@ -1,5 +1,7 @@
 """A job that trains under `poseidon-tf run` is asked to end, or its launcher is killed."""
 
+from __future__ import annotations
+
 import contextlib
 import json
 import os
@@ -11,6 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,13 +34,13 @@ class Training:
       num_servers: 0 for a server beside each worker.
     """
 
-    def __init__(self, folder, *, num_servers) -> None:
+    def __init__(self, folder: Path, *, num_servers: int) -> None:
         self._folder, self._num_servers = folder, num_servers
         self._stack = contextlib.ExitStack()
         self._temporary = folder / "temporary"  # Others may use the system's own meanwhile.
         self._temporary.mkdir()
 
-    def __enter__(self):
+    def __enter__(self) -> Training:
         before = files(self._temporary)
         with self._stack, socket.create_server(("127.0.0.1", 0)) as test:
             self.launcher = self._launch(f"127.0.0.1:{test.getsockname()[1]}")
@@ -49,10 +52,10 @@ class Training:
             self._stack = self._stack.pop_all()
         return self
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._stack.close()
 
-    def _launch(self, address):
+    def _launch(self, address: str) -> subprocess.Popen[bytes]:
         servers = ["--servers", str(self._num_servers)] if self._num_servers else []
         script = [str(SCRIPTS / "preempted.py"), "fit", str(self._folder), address]
         with (self._folder / "output").open("wb") as output:
@@ -75,9 +78,9 @@ class Training:
             process.kill()
         self.launcher.wait()
 
-    def _accepted(self, test):
+    def _accepted(self, test: socket.socket) -> socket.socket:
         """A worker's call, unless the launcher ends before that."""
-        end = os.pidfd_open(self.launcher.pid)
+        end: Any = os.pidfd_open(self.launcher.pid)
         ready, _, _ = select.select([test, end], [], [], START_S)
         os.close(end)
         assert ready == [test], "the job did not come to train:\n" + self.output()
@@ -87,10 +90,10 @@ class Training:
         for call in self._calls:
             call.sendall(b"!")
 
-    def output(self):
+    def output(self) -> str:
         return (self._folder / "output").read_text(errors="replace")
 
-    def results(self, rank):
+    def results(self, rank: int) -> dict[str, Any]:
         lead = f"[worker {rank}] RESULT "
         lines = (line for line in self.output().splitlines() if line.startswith(lead))
         return {
@@ -99,7 +102,7 @@ class Training:
         }
 
 
-def wait_asked(pid) -> None:
+def wait_asked(pid: int) -> None:
     """Until SIGTERM has come to this process: what was in place before it is in place again."""
     deadline_s = time.monotonic() + END_S
     while is_caught(pid, signal.SIGTERM):
@@ -107,12 +110,14 @@ def wait_asked(pid) -> None:
         time.sleep(0.01)
 
 
-def is_caught(pid, signum):
+def is_caught(pid: int, signum: int) -> int:
     status = Path(f"/proc/{pid}/status").read_text()
-    return int(re.search(r"^SigCgt:\s*(\w+)", status, re.MULTILINE)[1], 16) >> (signum - 1) & 1
+    caught = re.search(r"^SigCgt:\s*(\w+)", status, re.MULTILINE)
+    assert caught
+    return int(caught[1], 16) >> (signum - 1) & 1
 
 
-def thorough(*case):
+def thorough(*case: object) -> Any:
     return pytest.param(*case, marks=pytest.mark.thorough)
 
 
@@ -126,7 +131,7 @@ def thorough(*case):
     ],
 )
 def test_a_launcher_that_is_asked_to_end_has_its_job_save_and_leaves_nothing(
-    tmp_path: Path, num_servers, signum
+    tmp_path: Path, num_servers: int, signum: signal.Signals
 ) -> None:
     """The code is the documented one, and the next run begins with the epoch that was cut short;
     of this one no process, port, shared memory or temporary file stays."""
@@ -153,7 +158,7 @@ def test_a_launcher_that_is_asked_to_end_has_its_job_save_and_leaves_nothing(
 
 @pytest.mark.parametrize("num_servers", [0, thorough(1)])
 def test_of_a_job_that_trains_nothing_stays_when_its_launcher_is_killed(
-    tmp_path: Path, num_servers
+    tmp_path: Path, num_servers: int
 ) -> None:
     """Neither processes nor ports nor shared memory, nor the files that TensorFlow removes at its
     end: the members are asked to end before they are killed."""

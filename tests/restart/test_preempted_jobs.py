@@ -8,11 +8,13 @@ import select
 import signal
 import socket
 import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.support.jobs import Job
+from tests.support.jobs import Job, Member
 
 pytestmark = pytest.mark.processes
 TIMEOUT_S = 120.0
@@ -20,7 +22,9 @@ END_S = 20.0  # What is left of an epoch would take longer than it may.
 
 
 @contextlib.contextmanager
-def asked(how, folder, ask, *, num_servers=1):
+def asked(
+    how: str, folder: Path, ask: Callable[[Job], None], *, num_servers: int = 1
+) -> Iterator[Job]:
     """The job, once all workers have waited in one step, `ask(job, pids)` was called, and all
     have gone on."""
     with socket.create_server(("127.0.0.1", 0)) as test:
@@ -35,9 +39,9 @@ def asked(how, folder, ask, *, num_servers=1):
             yield job
 
 
-def accepted(test, job):
+def accepted(test: socket.socket, job: Job) -> socket.socket:
     """A worker's call, unless one of the job's processes ends before that."""
-    ends = [os.pidfd_open(m.process.pid) for m in members(job)]
+    ends: list[Any] = [os.pidfd_open(m.process.pid) for m in members(job)]
     ready, _, _ = select.select([test, *ends], [], [], TIMEOUT_S)
     for fd in ends:
         os.close(fd)
@@ -45,20 +49,20 @@ def accepted(test, job):
     return test.accept()[0]
 
 
-def members(job):
+def members(job: Job) -> tuple[Member, ...]:
     return (*job.workers, *job.servers)
 
 
-def outputs(job):
+def outputs(job: Job) -> str:
     return "\n".join(f"--- {m.role} {m.rank}\n{m.output()[-4000:]}" for m in members(job))
 
 
-def codes(job):
+def codes(job: Job) -> list[int]:
     deadline_s = time.monotonic() + END_S
     return [m.process.wait(max(0.0, deadline_s - time.monotonic())) for m in members(job)]
 
 
-def said(job, names):
+def said(job: Job, names: Sequence[str]) -> str:
     """A pattern of what messages call the members of these names."""
     roles = {"worker": "worker rank", "ps": "server"}
     called = (
@@ -69,10 +73,10 @@ def said(job, names):
     return "|".join(map(re.escape, called))
 
 
-def sigterm_to(*names):
+def sigterm_to(*names: str) -> Callable[[Job], None]:
     """Asks these members, such as "ps 0", to end."""
 
-    def ask(job) -> None:
+    def ask(job: Job) -> None:
         for member in members(job):
             if f"{member.role} {member.rank}" in names:
                 member.process.send_signal(signal.SIGTERM)
@@ -91,7 +95,9 @@ def sigterm_to(*names):
     ],
     ids=lambda each: " and ".join(each) if isinstance(each, list) else f"{each} servers",
 )
-def test_sigterm_ends_fit_on_all_and_a_rerun_goes_on(tmp_path: Path, who, num_servers: int) -> None:
+def test_sigterm_ends_fit_on_all_and_a_rerun_goes_on(
+    tmp_path: Path, who: list[str], num_servers: int
+) -> None:
     """All end with 143 after the same step; the backup has that step's values; `on_train_end`,
     which would delete it, has not run. The rerun begins with the epoch that was cut short."""
     with asked("fit", tmp_path, sigterm_to(*who), num_servers=num_servers) as job:

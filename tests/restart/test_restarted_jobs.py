@@ -43,7 +43,7 @@ def check(results: dict[str, Any], undisturbed: dict[str, Any]) -> None:
     assert results["loss"] == undisturbed["loss"]
 
 
-def check_folder(folder) -> None:
+def check_folder(folder: Path) -> None:
     """The backup is gone, and all were in two runs, the second one of a larger number."""
     assert {path.name for path in folder.iterdir()} == {"died", "runs-0", "runs-1"}
     runs, others = ((folder / f"runs-{rank}").read_text().split() for rank in (0, 1))
@@ -84,12 +84,12 @@ def test_the_launcher_restarts_a_job_of_which_a_process_was_killed(
     check_folder(tmp_path)
 
 
-def results_of(output, lead):
+def results_of(output: str, lead: str) -> dict[str, Any]:
     lines = [line.removeprefix(lead) for line in output.splitlines() if line.startswith(lead)]
     return {name: json.loads(value) for name, value in (line.split(" ", 1) for line in lines)}
 
 
-def thorough(*case):
+def thorough(*case: object) -> Any:
     return pytest.param(*case, marks=pytest.mark.thorough)
 
 
@@ -111,7 +111,7 @@ AT_ONCE = None
     ],
 )
 def test_a_supervisor_restarts_each_process_that_has_failed(
-    undisturbed: Undisturbed, tmp_path: Path, victim, num_servers, seed
+    undisturbed: Undisturbed, tmp_path: Path, victim: str, num_servers: int, seed: int | None
 ) -> None:
     """In any order, and after any delay, while others are still of the run before."""
     names = ["worker 0", "worker 1", *(["ps 0"] * num_servers)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -77,7 +78,11 @@ def test_on_read_a_worker_sees_what_its_own_replicas_hold(
     case = f"ON_READ/{aggregation}/{kind}"
     expected = reference[case]
     assert joined(workers, case) == (expected["inside"], expected["components"])
-    of_own = {"SUM": np.sum, "MEAN": np.mean, "ONLY_FIRST_REPLICA": lambda values: values[0]}
+    of_own: dict[str, Callable[[Any], Any]] = {
+        "SUM": np.sum,
+        "MEAN": np.mean,
+        "ONLY_FIRST_REPLICA": lambda values: values[0],
+    }
     for worker in workers:
         assert worker[case]["asked"] == expected["asked"]
         if aggregation != "NONE":

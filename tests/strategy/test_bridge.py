@@ -31,7 +31,7 @@ class _Lent:
     def __init__(self, tensor: tf.Tensor) -> None:
         self._tensor = tensor
 
-    def __dlpack__(self, **_: object) -> object:
+    def __dlpack__(self, **_: object) -> Any:
         return tf.experimental.dlpack.to_dlpack(self._tensor)
 
     def __dlpack_device__(self) -> tuple[int, int]:

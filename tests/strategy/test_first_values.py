@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -68,7 +69,7 @@ def agree(values: list[list[Any]], dtype: tf.DType) -> tuple[list[list[Any]], Ga
         return list(pool.map(of, range(NUM_WORKERS))), gatherer
 
 
-def drawn(shapes: list[tuple[int, ...]], *, rank: int) -> list[Any]:
+def drawn(shapes: Sequence[tuple[int, ...]], *, rank: int) -> list[Any]:
     """Other values on every rank."""
     random = np.random.default_rng(rank)
     return [random.integers(-100, 100, shape).astype(np.float32) for shape in shapes]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 from unittest.mock import ANY
@@ -78,7 +78,9 @@ KERNELS = {
 
 
 @pytest.mark.parametrize("inputs, build, factors, rows", KERNELS.values(), ids=KERNELS)
-def test_a_kernel_of_one_product_has_factors_rows_and_a_bias(inputs, build, factors, rows) -> None:
+def test_a_kernel_of_one_product_has_factors_rows_and_a_bias(
+    inputs: Any, build: Callable[[], Any], factors: tuple[int, int], rows: int
+) -> None:
     """M and N as the product has them, K as the batch makes it, and no message for the bias."""
     kernel, bias = specs_of(inputs, build())
     assert (kernel.factors, kernel.rows, kernel.factor_dtype) == (factors, rows, None)
@@ -117,7 +119,9 @@ ONES = [(1, None), (1, TOKENS), (BATCH, 1), (1, 1), (None, 1), (0, TOKENS)]
     ],
     ids=["dense", "einsum", "own"],
 )
-def test_a_bias_is_its_kernels_whatever_dimension_is_one(rows, tokens, units: int, build) -> None:
+def test_a_bias_is_its_kernels_whatever_dimension_is_one(
+    rows: int | None, tokens: int | None, units: int, build: Callable[[int], Any]
+) -> None:
     """TensorFlow leaves known ones out of the sum, or the sum out."""
     kernel, bias = specs_of_layer(build(units), (rows, tokens, 8))
     assert kernel.factors is not None
@@ -135,12 +139,14 @@ def test_factors_that_are_turned_round_are_the_same_product() -> None:
     U, V = Factor(tf.zeros([4, 3]), 3), Factor(tf.zeros([4, 5]), 5)
     plain, turned = Factors(U, V), Factors(V, U, (((5, 3), (1, 0)),))
     assert turned.arranged((3, 5), ()) == replace(turned, U=U, V=V, layouts=ANY)
-    assert plain.arranged((5, 3), turned.layout).layout == turned.layout
+    arranged = plain.arranged((5, 3), turned.layout)
+    assert arranged is not None and arranged.layout == turned.layout
     assert plain.arranged((3, 5), ()) is plain
     assert plain.arranged((3, 5), (((3, 5), (1, 0)),)) is None
     assert plain.arranged((5, 3), ()) is None
     square = Factors(U, U)
-    assert square.arranged((3, 3), (((3, 3), (1, 0)),)).layout == (((3, 3), (1, 0)),)
+    arranged = square.arranged((3, 3), (((3, 3), (1, 0)),))
+    assert arranged is not None and arranged.layout == (((3, 3), (1, 0)),)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +157,7 @@ def test_factors_that_are_turned_round_are_the_same_product() -> None:
     ],
     ids=["multi-head", "grouped queries"],
 )
-def test_every_kernel_of_attention_is_one_product(kind, key_sides) -> None:
+def test_every_kernel_of_attention_is_one_product(kind: Any, key_sides: tuple[int, int]) -> None:
     """Query, key, value and output, with their biases."""
     specs = specs_of((TOKENS, 8), attention(kind))
     kernels = [spec for spec in specs if spec.name.endswith("kernel")]
@@ -165,7 +171,7 @@ def test_every_kernel_of_attention_is_one_product(kind, key_sides) -> None:
     [lambda: layers.Dense(5), lambda: layers.EinsumDense("abc,cde->abde", (None, 2, 5))],
     ids=["dense", "einsum"],
 )
-def test_sequences_of_any_length_have_factors_but_no_known_rows(build) -> None:
+def test_sequences_of_any_length_have_factors_but_no_known_rows(build: Callable[[], Any]) -> None:
     """The plan says so instead of guessing."""
     kernel = specs_of((None, 8), build())[0]
     assert kernel.factors is not None and kernel.rows is None
@@ -234,7 +240,9 @@ WHY_NOT = {
 
 
 @pytest.mark.parametrize("inputs, build, why", WHY_NOT.values(), ids=WHY_NOT)
-def test_a_kernel_of_something_else_says_what_it_is(inputs, build, why) -> None:
+def test_a_kernel_of_something_else_says_what_it_is(
+    inputs: Any, build: Callable[[], Any], why: str
+) -> None:
     kernel = specs_of(inputs, build())[0]
     assert kernel.factors is None and not kernel.sparse
     assert why in kernel.why_not
@@ -248,7 +256,7 @@ def test_a_bias_of_another_shape_than_the_kernels_columns_is_not_the_kernels() -
     assert shift.shape == (5,) and shift.bias_of is None
 
 
-class Shifted(layers.Layer):  # type: ignore[misc]
+class Shifted(keras.layers.Layer):
     """A kernel and a bias without Keras's own layers."""
 
     def __init__(self, units: int) -> None:
@@ -263,7 +271,7 @@ class Shifted(layers.Layer):  # type: ignore[misc]
         return tf.matmul(value, self.kernel) + self.bias
 
 
-class Shift(layers.Layer):  # type: ignore[misc]
+class Shift(keras.layers.Layer):
     """Adds one number to every feature."""
 
     def build(self, shape: Any) -> None:
@@ -290,14 +298,14 @@ class Shift(layers.Layer):  # type: ignore[misc]
     ],
 )
 def test_only_an_optimizer_that_is_linear_in_the_gradient_does_without_rows(
-    optimizer, why: str
+    optimizer: Any, why: str
 ) -> None:
     assert bool(why_rows(optimizer)) == bool(why)
     assert why in why_rows(optimizer)
 
 
 def test_a_subclass_of_a_linear_optimizer_may_look_at_rows() -> None:
-    class Squares(keras.optimizers.SGD):  # type: ignore[misc]
+    class Squares(keras.optimizers.SGD):
         pass
 
     assert why_rows(Squares()) == "Squares may look at every row by itself"

@@ -50,5 +50,5 @@ if ARE_THERE:
             "test_swap_ema_weights_with_tf_distribute",
             "test_moments_sync_with_distribution_strategy0",
         } <= names
-        left_out = [case.find("skipped") for case in cases if case.find("skipped") is not None]
+        left_out = [reason for case in cases if (reason := case.find("skipped")) is not None]
         assert [reason.get("message") for reason in left_out] == ["tf_keras not installed"]

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 import tensorflow as tf
@@ -22,7 +22,7 @@ def logged(
         yield lambda: [r.getMessage() for r in caplog.records if r.name == "tensorflow"]
 
 
-def is_ignored(messages):
+def is_ignored(messages: Sequence[str]) -> bool:
     return any("TF_CONFIG will be ignored" in text for text in messages)
 
 

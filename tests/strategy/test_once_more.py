@@ -24,7 +24,7 @@ def job() -> Iterator[JobAndFound]:
         job.cluster = {"chief": [first], "worker": [second]}
         with job:
             job.workers += [job.start("chief", 0)]
-            calls = {}
+            calls: dict[bytes, socket.socket] = {}
 
             def wait_for(*words: bytes) -> None:
                 while not set(words) <= set(calls):
@@ -33,10 +33,10 @@ def job() -> Iterator[JobAndFound]:
 
             # One after the other: their attempts must not meet.
             wait_for(b"failed ", b"ready ")
-            chief = calls.pop(b"failed ")
+            called = calls.pop(b"failed ")
             calls[b"ready "].sendall(b"!")
             wait_for(b"failed ")
-            for call in (chief, *calls.values()):
+            for call in (called, *calls.values()):
                 call.close()
             worker, chief = job.results()
             yield job, chief, worker
@@ -57,19 +57,17 @@ def test_a_worker_that_is_interrupted_after_all_have_arrived_leaves_the_job(
     job: JobAndFound,
 ) -> None:
     """Nobody has a strategy whose `shutdown` could be called; the others hear why it left."""
-    job, chief, worker = job
+    ended, chief, worker = job
     assert chief["interrupted"] == "KeyboardInterrupt: "
-    name = f"worker rank 0 ({job.cluster['chief'][0]})"
+    name = f"worker rank 0 ({ended.cluster['chief'][0]})"
     assert f"{name} failed: KeyboardInterrupt" in worker["interrupted"]
 
 
-def test_a_second_strategy_is_told_that_the_first_is_there(
-    job: JobAndFound,
-) -> None:
+def test_a_second_strategy_is_told_that_the_first_is_there(job: JobAndFound) -> None:
     """Not that the port is in use; and what to do."""
-    job, chief, worker = job
+    ended, chief, worker = job
     for rank, found in enumerate((chief, worker)):
-        address = (job.cluster["chief"] + job.cluster["worker"])[rank]
+        address = (ended.cluster["chief"] + ended.cluster["worker"])[rank]
         assert found["second"] == (
             f"ConfigError: this process is worker rank {rank} ({address}) already, by a "
             "PoseidonStrategy that it constructed before; use that one, or call its shutdown() "
@@ -77,9 +75,7 @@ def test_a_second_strategy_is_told_that_the_first_is_there(
         )
 
 
-def test_after_shutdown_another_strategy_trains_alike(
-    job: JobAndFound,
-) -> None:
+def test_after_shutdown_another_strategy_trains_alike(job: JobAndFound) -> None:
     """In the next run of the job, which leaves nothing behind either."""
     _, chief, worker = job
     assert chief["trained_again"] == worker["trained_again"] == chief["trained"]
@@ -87,13 +83,11 @@ def test_after_shutdown_another_strategy_trains_alike(
     assert chief["hook"] and worker["hook"], "sys.excepthook is not Python's own again"
 
 
-def test_the_cluster_resolver_is_of_the_cluster_that_was_joined(
-    job: JobAndFound,
-) -> None:
+def test_the_cluster_resolver_is_of_the_cluster_that_was_joined(job: JobAndFound) -> None:
     """As TF_CONFIG had it, also after a script has taken that away."""
-    job, chief, worker = job
-    assert chief["resolver"] == ["chief", 0, job.cluster]
-    assert worker["resolver"] == ["worker", 0, job.cluster]
+    ended, chief, worker = job
+    assert chief["resolver"] == ["chief", 0, ended.cluster]
+    assert worker["resolver"] == ["worker", 0, ended.cluster]
     assert chief["is_resolver"] and worker["is_resolver"]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+from typing import Any
 
 import pytest
 
@@ -28,7 +29,7 @@ from poseidon_tf.strategy.options import Options
         ({"ports": (9, 8)}, r"ports must be \(first, last\) within 1..65535, got \(9, 8\)"),
     ],
 )
-def test_a_wrong_option_is_refused_with_what_it_may_be(given, text: str) -> None:
+def test_a_wrong_option_is_refused_with_what_it_may_be(given: dict[str, Any], text: str) -> None:
     with pytest.raises(ConfigError, match=f"^{text}$"):
         Options(**given)
 
@@ -36,21 +37,22 @@ def test_a_wrong_option_is_refused_with_what_it_may_be(given, text: str) -> None
 def test_options_do_not_change_once_they_are_checked() -> None:
     options = Options(clip="local")
     with pytest.raises(dataclasses.FrozenInstanceError):
-        options.clip = "sum"
+        options.clip = "sum"  # type: ignore[misc]
 
 
 def test_no_deadlines_are_the_usual_ones() -> None:
-    assert Options(deadlines=None).deadlines == Options().deadlines == Deadlines()
+    none: Any = None
+    assert Options(deadlines=none).deadlines == Options().deadlines == Deadlines()
 
 
 def test_the_strategy_takes_the_options_and_explains_each() -> None:
     """For people who ask, and for what completes their code."""
     parameters = inspect.signature(poseidon_tf.PoseidonStrategy).parameters
     assert parameters == inspect.signature(Options).parameters
-    described = inspect.getdoc(poseidon_tf.PoseidonStrategy)
+    described = inspect.getdoc(poseidon_tf.PoseidonStrategy) or ""
     assert all(f"\n  {name}: " in described for name in parameters)
 
 
 def test_an_option_that_there_is_not_is_named() -> None:
     with pytest.raises(TypeError, match="unexpected keyword argument 'clipp'"):
-        poseidon_tf.PoseidonStrategy(clipp="sum")
+        poseidon_tf.PoseidonStrategy(clipp="sum")  # type: ignore[call-arg]

@@ -134,7 +134,7 @@ def test_variables_are_assigned_what_replicas_of_one_process_assign(
 def test_branches_and_loops_may_sum_and_assign(workers: Any, layout: Layout) -> None:
     """Two branches that nothing orders do not take each other's sums, on any replica."""
     num_replicas = math.prod(layout)
-    total = np.float32([[4 * i, 4 * i + 1] for i in range(num_replicas)]).sum(axis=0)
+    total = np.array([[4 * i, 4 * i + 1] for i in range(num_replicas)], "f").sum(axis=0)
     for found in workers[layout]:
         for way in ("eager", "function"):
             first, second, assigned, looped = found["branches"][way]

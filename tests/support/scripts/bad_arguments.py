@@ -7,6 +7,7 @@
 import json
 import os
 import sys
+from typing import Any
 
 import keras
 import numpy as np
@@ -28,7 +29,7 @@ strategy = poseidon_tf.PoseidonStrategy(
 x, y = np.ones((16, 32), dtype), np.ones((16, 1), dtype)
 
 
-def train(*, jit_compile) -> None:
+def train(*, jit_compile: Any) -> None:
     with strategy.scope():
         model = keras.Sequential(
             [

@@ -4,6 +4,7 @@ Alone it also clips the shares of two workers by hand.
 """
 
 import sys
+from typing import Any
 
 import clipped_shares
 import keras
@@ -24,7 +25,7 @@ x, y = random.normal(size=(48, 40)).astype("float32"), random.integers(0, 4, 48)
 loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
-def net(name):
+def net(name: str) -> Any:
     keras.utils.set_random_seed(4)
     return keras.Sequential(
         [

@@ -6,6 +6,7 @@ what `how` says: "train" on, "raise", or "leave"; with "finish" all workers end 
 
 import socket
 import sys
+from typing import Any
 
 import keras
 import numpy as np
@@ -19,7 +20,7 @@ address, how = sys.argv[1:]
 
 
 class Announce(keras.callbacks.Callback):
-    def on_train_batch_end(self, batch, logs=None) -> None:
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         if batch != LAST_STEP:
             return
         host, port = address.split(":")

@@ -13,6 +13,7 @@ import socket
 import sys
 import threading
 import time
+from typing import Any
 
 import keras
 import numpy as np
@@ -22,6 +23,7 @@ from namespace import go_to_host
 from report import result
 
 import poseidon_tf
+from poseidon_tf.session.session import Route
 
 BATCH = 8
 address, rank, point, keepalive_s = sys.argv[1:]
@@ -34,7 +36,7 @@ class Stop:
         self.is_over = False
         self.has_gone_on = threading.Event()
 
-    def at(self, here, *, on_main_thread=False) -> None:
+    def at(self, here: str, *, on_main_thread: bool = False) -> None:
         if self.is_over or here != point or strategy.rank != int(rank):
             return
         self.is_over = True
@@ -50,7 +52,7 @@ class Stop:
                 sys.exit(0)
             os._exit(0)  # As a library may do it.
 
-    def other_is_in(self, step) -> None:
+    def other_is_in(self, step: int) -> None:
         """The other worker has begun to push `step`; only that of the point counts."""
         if step == WAITING_STEP.get(point) and strategy.rank != int(rank):
             with socket.socket(socket.AF_UNIX) as test:
@@ -58,12 +60,12 @@ class Stop:
                 test.sendall(b"waiting")
 
 
-def watch_session(session) -> None:
+def watch_session(session: Any) -> None:
     """Stop in the middle of a step: before a push that a server must add, or before a result."""
     begin, done = session.begin, session.done
     num_begun = collections.Counter()
 
-    def watched_begin(route, step):
+    def watched_begin(route: Route, step: int) -> bool:
         is_open = begin(route, step)
         if SERVER_LAYER in route.name:
             num_begun[step] += 1
@@ -73,7 +75,7 @@ def watch_session(session) -> None:
                     stop.at("mid push")
         return is_open
 
-    def watched_done(route, step, results) -> None:
+    def watched_done(route: Route, step: int, results: Any) -> None:
         if step == STEP:
             stop.at("mid pull")
         done(route, step, results)
@@ -84,27 +86,27 @@ def watch_session(session) -> None:
 class Between(keras.callbacks.Callback):
     num_steps = 0
 
-    def on_epoch_begin(self, epoch, logs=None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         stop.at(BEFORE_ALL, on_main_thread=True)
 
-    def on_train_batch_begin(self, batch, logs=None) -> None:
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         # Data are read ahead; without its last step this worker needs its peers to the end.
         is_last = self.num_steps == EPOCHS * STEPS_PER_EPOCH - 1
         if is_last and point == "end of data" and strategy.rank == int(rank):
             assert stop.has_gone_on.wait(60.0), "the end of the data was not read ahead"
 
-    def on_train_batch_end(self, batch, logs=None) -> None:
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         if self.num_steps == STEP:
             stop.at("between steps", on_main_thread=True)
         self.num_steps += 1
 
 
-def watch_data(data_ends) -> None:
+def watch_data(data_ends: Any) -> None:
     """Stop where this worker has no element left in the last epoch."""
     has_step = data_ends.has_step
     num_ends = 0
 
-    def watched(dataset, iterator, index, has_element):
+    def watched(dataset: Any, iterator: Any, index: Any, has_element: Any) -> Any:
         nonlocal num_ends
         if not has_element:
             num_ends += 1

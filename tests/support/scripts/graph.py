@@ -4,6 +4,7 @@ Argument: which net.
 """
 
 import sys
+from typing import Any
 
 import keras
 import numpy as np
@@ -44,7 +45,7 @@ for functions in graphs:
     if not any(node.op == "QueueDequeueV2" for node in nodes.values()):
         continue
 
-    def origin(name, nodes=nodes):
+    def origin(name: str, nodes: Any = nodes) -> str:
         node = nodes[name.split(":")[0].lstrip("^")]
         while node.op in ("Identity", "EnsureShape", "Reshape"):
             node = nodes[node.input[0].split(":")[0]]

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from poseidon_tf.coordinator.client import CoordinatorClient
-from poseidon_tf.kv.client import Piece, ServerLink
+from poseidon_tf.kv.client import InspectReply, Piece, ServerLink
 from poseidon_tf.kv.store import KeySpec
 
 WAIT_S = 120.0
@@ -28,7 +28,7 @@ keys = [KeySpec(name, dtype, size) for name, dtype, size in orders["keys"]]
 LIMITS = {"float32": 2**24 // num_workers, "float64": 2**52 // num_workers}
 
 
-def shares(ranks, key, step):
+def shares(ranks: np.ndarray, key: int, step: int) -> np.ndarray:
     """One row per rank; every number is positive, and differs by rank, step and place."""
     spec = keys[key]
     place = np.arange(1, spec.num_elements + 1, dtype=np.uint64)[None, :]
@@ -43,7 +43,7 @@ class Expected:
     def __init__(self) -> None:
         self._lock, self._sums = threading.Lock(), {}
 
-    def total(self, key, step):
+    def total(self, key: int, step: int) -> np.ndarray:
         with self._lock:
             if (key, step) not in self._sums:
                 self._sums = {k: v for k, v in self._sums.items() if k[1] >= step - 1}
@@ -55,7 +55,7 @@ expected = Expected()
 
 
 class LightWorker:
-    def __init__(self, rank) -> None:
+    def __init__(self, rank: int) -> None:
         self._rank, self._rng = rank, random.Random(rank)
         self._heard = queue.SimpleQueue()
         self._client = CoordinatorClient(
@@ -101,7 +101,7 @@ class LightWorker:
                 np.testing.assert_array_equal(found, expected.total(key, step))
         assert self._heard.empty(), "more sums than contributions"
 
-    def _dawdle(self, step) -> None:
+    def _dawdle(self, step: int) -> None:
         """The random delay; rank 0, which every other rank's share waits for, may be late more."""
         late = orders["first_rank_late_s"] if self._rank == 0 else 0.0
         if self._rng.random() < orders["delay_share"]:
@@ -109,7 +109,7 @@ class LightWorker:
         if late:
             time.sleep(late)
 
-    def inspect(self):
+    def inspect(self) -> InspectReply:
         return self._link.inspect(timeout_s=WAIT_S)
 
     def leave(self) -> None:

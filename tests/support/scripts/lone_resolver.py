@@ -1,6 +1,7 @@
 """What a process that trains alone says of its cluster, beside what TensorFlow says."""
 
 import os
+from typing import Any
 
 import tensorflow as tf
 from report import result
@@ -8,7 +9,7 @@ from report import result
 import poseidon_tf
 
 
-def said(resolver):
+def said(resolver: Any) -> list[Any]:
     return [resolver.task_type, resolver.task_id, resolver.cluster_spec().as_dict()]
 
 

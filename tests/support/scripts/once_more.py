@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 import threading
+from typing import Any
 
 import keras
 import numpy as np
@@ -26,24 +27,24 @@ task = json.loads(os.environ["TF_CONFIG"])["task"]
 is_first = task.get("type") == "chief"
 
 
-def wait_for_test(what) -> None:
+def wait_for_test(what: str) -> None:
     with socket.create_connection((host, int(port))) as test:
         test.sendall(f"{what} ".encode())
         test.recv(1)
 
 
-def interrupt(*args):
+def interrupt(*args: object) -> None:
     raise KeyboardInterrupt
 
 
-def construct(**options):
+def construct(**options: Any) -> Any:
     try:
         return poseidon_tf.PoseidonStrategy(**options)
     except (poseidon_tf.PoseidonError, KeyboardInterrupt) as error:
         return f"{type(error).__name__}: {error}"
 
 
-def trained(strategy):
+def trained(strategy: Any) -> Any:
     keras.utils.set_random_seed(1)  # As all of them have done before.
     with strategy.scope():
         model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(64), keras.layers.Dense(1)])

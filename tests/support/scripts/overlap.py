@@ -10,6 +10,7 @@ import itertools
 import os
 import sys
 import threading
+from typing import Any
 
 import keras
 import numpy as np
@@ -43,7 +44,7 @@ if "chained" in sys.argv:
 if "delayed" in sys.argv:
     sum_at_once = GradientExchange.sum
 
-    def sum_later(self, optimizer, gradients, variables):
+    def sum_later(self: Any, optimizer: Any, gradients: Any, variables: Any) -> Any:
         with tf.control_dependencies(gradients):
             later = [tf.identity(gradient) for gradient in gradients]
         return sum_at_once(self, optimizer, later, variables)
@@ -70,7 +71,7 @@ def gate(x: tf.Tensor) -> tuple[tf.Tensor, object]:
 
 
 class Gate(keras.layers.Layer):
-    def call(self, x):
+    def call(self, x: Any) -> Any:
         return gate(x)
 
 
@@ -85,7 +86,7 @@ class GatedDense(keras.layers.Dense):
     comes the operation below it, and only then the read of the product's kernel.
     """
 
-    def call(self, x):
+    def call(self, x: Any) -> Any:
         return self.activation(gate(tf.matmul(x, self.kernel)) + self.bias)
 
 
@@ -115,8 +116,8 @@ else:
 
     tape_class = poseidon_tf.GradientTape if "tape" in sys.argv else tf.GradientTape
 
-    def train_step(batch):
-        def replica_step(features, labels):
+    def train_step(batch: Any) -> Any:
+        def replica_step(features: Any, labels: Any) -> Any:
             with tape_class() as tape:
                 loss = tf.reduce_mean(tf.square(model(features, training=True) - labels))
             gradients = tape.gradient(loss, model.trainable_variables)

@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -12,7 +13,7 @@ from report import result
 import poseidon_tf
 
 
-def half_precision_net():
+def half_precision_net() -> Any:
     with policy("mixed_float16"):
         return attention_net()
 

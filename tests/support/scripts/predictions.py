@@ -46,7 +46,7 @@ def kinds(v: Any, ids: Any) -> dict[str, Any]:
     }
 
 
-class Kinds(keras.Model):  # type: ignore[misc]
+class Kinds(keras.Model):
     def __init__(self, kind: str) -> None:
         super().__init__()
         self.kind = kind

@@ -7,6 +7,7 @@ behind it. Kernel `wide` travels as factors, everything else through the server.
 import hashlib
 import json
 import os
+from typing import Any
 
 import keras
 import numpy as np
@@ -19,7 +20,7 @@ from poseidon_tf.transport.server import Server
 LISTENING = json.loads(os.environ["LISTENING"])
 
 
-def listen(address, **options):
+def listen(address: str, **options: Any) -> Server:
     server = Server(LISTENING.get(address, address), **options)
     server.address = address
     return server

@@ -6,6 +6,7 @@ Where it raises at the end of the data, the others come to theirs when they have
 import logging
 import sys
 import threading
+from typing import Any
 
 import keras
 import numpy as np
@@ -20,14 +21,14 @@ logged = []
 
 
 class Listener(logging.Handler):
-    def emit(self, record) -> None:
+    def emit(self, record: logging.LogRecord) -> None:
         logged.append(record.getMessage())
         if record.levelno >= logging.WARNING:
             print(record.getMessage(), file=sys.stderr, flush=True)
 
 
 class Raise(keras.callbacks.Callback):
-    def on_train_batch_end(self, batch, logs=None) -> None:
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         if batch != (2 if where == "in a step" else STEPS - 1):
             return
         if strategy.rank == 1:

@@ -9,6 +9,7 @@ import json
 import os
 import socket
 import sys
+from typing import Any
 
 import keras
 import numpy as np
@@ -24,7 +25,7 @@ if json.loads(os.environ["TF_CONFIG"])["task"]["index"] == 0:
 
 
 class Announce(keras.callbacks.Callback):
-    def on_train_batch_end(self, batch, logs=None) -> None:
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         if batch == 3:
             host, port = address.split(":")
             with socket.create_connection((host, int(port))) as test:

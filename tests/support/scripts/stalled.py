@@ -10,6 +10,8 @@ import json
 import logging
 import socket
 import sys
+from collections.abc import Iterator
+from typing import Any
 
 import keras
 import numpy as np
@@ -25,24 +27,24 @@ LAST_STEP = 2  # Of the third fit, counted from 0.
 class Test(logging.Handler):
     """The connection to the test; a logging handler of this worker's warnings."""
 
-    def __init__(self, address) -> None:
+    def __init__(self, address: str) -> None:
         super().__init__(logging.WARNING)
         host, port = address.split(":")
         self._socket = socket.create_connection((host, int(port)))
 
-    def say(self, kind, value) -> None:
+    def say(self, kind: str, value: str) -> None:
         self._socket.sendall((json.dumps([kind, value]) + "\n").encode())
 
-    def emit(self, record) -> None:
+    def emit(self, record: logging.LogRecord) -> None:
         self.say(record.levelname, record.getMessage())
 
-    def stand_still(self, where) -> None:
+    def stand_still(self, where: str) -> None:
         self.say("still", where)
         assert self._socket.recv(1) == b"!"
 
 
 class StandStill(keras.callbacks.Callback):
-    def on_train_batch_end(self, batch, logs=None) -> None:
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         if batch == LAST_STEP and strategy.rank == STALLING:
             test.stand_still("step")
 
@@ -65,7 +67,7 @@ with strategy.scope():
     model.compile(keras.optimizers.SGD(0.001), loss="mse")
 
 
-def elements():
+def elements() -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Two batches; rank 1 has a third one, and the others have to ask for it."""
     for _ in range(2):
         yield np.ones((4, 16), "f"), np.ones((4, 1), "f")

@@ -9,6 +9,8 @@ import functools
 import hashlib
 import itertools
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
@@ -37,7 +39,7 @@ class Net(keras.Model):
         self.scale = self.add_weight(shape=(24,), initializer="ones", name="scale")
         self.unused.build((None, 24))
 
-    def call(self, inputs, training=False):
+    def call(self, inputs: Any, training: bool = False) -> Any:
         ids, x = inputs
         hidden = self.norm(self.first(tf.concat([self.table(ids), x], 1)), training=training)
         hidden = self.twice(self.twice(hidden)) * self.scale
@@ -88,7 +90,7 @@ def clipped(gradients: list[tf.Tensor | None]) -> list[tf.Tensor | None]:
     ]
 
 
-def train(name: str, *, in_graph: bool, change=None, unused_once: bool = False) -> None:
+def train(name: str, *, in_graph: bool, change: Any = None, unused_once: bool = False) -> None:
     keras.utils.set_random_seed(8)
     with strategy.scope():
         model = Net()
@@ -115,7 +117,7 @@ def train(name: str, *, in_graph: bool, change=None, unused_once: bool = False) 
     result(f"{name}-none", sorted(nones))
 
 
-def refusal(step) -> str:
+def refusal(step: Callable[[], object]) -> str:
     """What running `step` in a replica is refused with, or "accepted"."""
     try:
         strategy.run(step)
@@ -138,12 +140,12 @@ def refusals() -> None:
     x = float(strategy.rank + 1)
     total = sum(rank + 1.0 for rank in range(strategy.num_workers))
 
-    def gradients(tape_class, *variables):
+    def gradients(tape_class: Any, *variables: Any) -> Any:
         with tape_class() as tape:
             loss = tf.add_n([tf.reduce_sum(variable * x) for variable in variables])
         return tape.gradient(loss, list(variables))
 
-    def moved(*pairs):
+    def moved(*pairs: tuple[Any, float]) -> list[float]:
         """By how many sums of gradients each variable has moved since it was last asked for."""
         found = []
         for variable, start in pairs:
@@ -218,12 +220,12 @@ def refusals() -> None:
         context = tf.distribute.get_replica_context()
         first.apply([context.all_reduce(tf.distribute.ReduceOp.SUM, grad)], [c])
 
-    def second_derivative():
+    def second_derivative() -> Any:
         with tf.GradientTape() as outer:
             (grad,) = gradients(tape_class, a)
         return outer.gradient(grad, a)
 
-    def of_a_tensor():
+    def of_a_tensor() -> Any:
         constant = tf.constant(2.0)
         with tape_class() as tape:
             tape.watch(constant)
@@ -266,8 +268,8 @@ def break_a_step() -> None:
     calls = itertools.count()
 
     @tf.custom_gradient
-    def breaks(x):
-        def backward(upstream):
+    def breaks(x: Any) -> Any:
+        def backward(upstream: Any) -> Any:
             if next(calls) == 1 and strategy.rank == 0:
                 raise ArithmeticError("broken on purpose")
             return upstream

@@ -8,6 +8,7 @@ import dataclasses
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -25,7 +26,7 @@ def kernel_bytes() -> dict[str, int]:
 
 
 class Count(keras.callbacks.Callback):
-    def on_train_batch_end(self, batch, logs=None) -> None:
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         if batch in (0, 20):
             # Nobody begins the next step before everybody has counted.
             strategy.gather_bytes("step ended", b"")
