@@ -160,7 +160,7 @@ def memory_row(samples: list[Row], role: str) -> Row:
 
 
 def peak(samples: list[Row], role: str, kind: str) -> float:
-    return max(sample[role][kind] for sample in samples)
+    return max(float(sample[role][kind]) for sample in samples)
 
 
 def span(values: list[float]) -> str:

@@ -139,7 +139,7 @@ def _step_s(
     count = options.warm_up + options.steps
     patience_s = 120 + 5 * count * scaling_grid.expected_step_s(cell)
     answers = members.ask("train", timeout_s=patience_s, steps=count, **order)
-    medians = []
+    medians: list[float] = []
     for answer in answers:
         ends_s = answer.get("ends_s", [])
         steps_s = [after - before for before, after in zip(ends_s, ends_s[1:], strict=False)]

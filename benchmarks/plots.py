@@ -195,7 +195,7 @@ def _save(figure: Figure, title: str, path: Path) -> Path:
     return path
 
 
-def _draw_if_there(path: Path, draw: Callable[[Any], list[Path]]) -> None:
+def _draw_if_there(path: Path, draw: Callable[..., list[Path]]) -> None:
     if not path.exists():
         print(f"no {path}: not drawn")
         return

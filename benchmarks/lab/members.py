@@ -98,14 +98,14 @@ class Members:
         for log in self._logs:
             log.close()
 
-    def ask(self, do: str, *, timeout_s: float = 600.0, **order: Any) -> list[dict[str, Any]]:
+    def ask(self, do: str, *, timeout_s: float = 600.0, **order: Any) -> list[Any]:
         """Give every process the order `do`; their answers, by rank.
 
         Raises:
           RuntimeError: one of them ended, or did not answer in time; with the end of its log.
         """
         deadline_s = time.monotonic() + timeout_s
-        answers: dict[int, dict[str, Any]] = {}
+        answers: dict[int, Any] = {}
         with selectors.DefaultSelector() as selector:
             for rank, process in enumerate(self._processes):
                 assert process.stdin is not None and process.stdout is not None

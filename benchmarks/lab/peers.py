@@ -107,7 +107,7 @@ class Peers:
 
     def first_gradient(self, net: str, *, warm_up: int, steps: int) -> float:
         """Seconds that "alone" takes from the input of a net to its first weight gradient."""
-        order = {"net": net, "rows": ROWS, "warm_up": warm_up, "steps": steps}
+        order: dict[str, Any] = {"net": net, "rows": ROWS, "warm_up": warm_up, "steps": steps}
         return float(self._jobs["alone"].ask("first_gradient", **order)[0]["seconds"])
 
     def _members(self, name: str) -> Members:

@@ -48,7 +48,7 @@ def start(chunk_bytes: int, chunks: int, alone: bool) -> None:
     link = ServerLink(addresses[0], rank=as_rank, on_sum=summed.add, on_lost=summed.lost)
     specs = [KeySpec(f"pair{index}", "float32", chunk_bytes // 4) for index in range(chunks)]
     keys.extend(link.register(specs, timeout_s=30.0))
-    payload = memoryview(np.ones(chunk_bytes // 4, np.float32).view(np.uint8))
+    payload = np.ones(chunk_bytes // 4, np.float32).view(np.uint8).data
 
 
 def push_next(steps: int = 1) -> None:

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,9 +24,9 @@ def run(script: str, folder: Path, options: str) -> str:
     return done.stdout
 
 
-def rows(path: Path) -> dict[str, list[dict]]:
+def rows(path: Path) -> dict[str, list[dict[str, Any]]]:
     """The rows that a benchmark wrote, by what they are about."""
-    found: dict[str, list[dict]] = {}
+    found: dict[str, list[dict[str, Any]]] = {}
     for row in json.loads(path.read_text())["rows"]:
         found.setdefault(row["what"], []).append(row)
     return found

@@ -6,6 +6,7 @@ import datetime
 import ipaddress
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -50,9 +51,9 @@ class Authority:
             "key": self._write(f"{self._name}-{name}.key", private),
         }
 
-    def security(self, *hosts: str, **changes: object) -> Security:
+    def security(self, *hosts: str, **changes: Any) -> Security:
         """TLS for a member that is reached as `hosts`, 127.0.0.1 by default."""
-        fields = {"ca": self.ca, **self.member(*(hosts or ("127.0.0.1",)))}
+        fields: dict[str, Any] = {"ca": self.ca, **self.member(*(hosts or ("127.0.0.1",)))}
         return Security(**{**fields, **changes})
 
     def _builder(

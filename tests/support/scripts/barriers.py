@@ -4,6 +4,7 @@ Argument: a folder.
 """
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ deadlines = poseidon_tf.Deadlines(step_s=4.0, stall_report_s=1.0, stall_repeat_s
 strategy = poseidon_tf.PoseidonStrategy(deadlines=deadlines)
 
 
-def error_of(program):  # type: ignore[no-untyped-def]
+def error_of(program: Callable[[], object]) -> list[str]:
     try:
         program()
     except Exception as error:

@@ -41,7 +41,7 @@ def clipped(
     if clipvalue:
         after = [np.clip(each, -clipvalue, clipvalue) for each in gradients]
     elif clipnorm:
-        after = [each * clipnorm / max(clipnorm, np.linalg.norm(each)) for each in gradients]
+        after = [each * clipnorm / max(clipnorm, float(np.linalg.norm(each))) for each in gradients]
     else:
         norm = np.sqrt(sum(np.sum(each**2) for each in gradients))
         after = [each * global_clipnorm / max(global_clipnorm, norm) for each in gradients]

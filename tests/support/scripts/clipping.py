@@ -19,7 +19,7 @@ CLIP = {
     "global": {"global_clipnorm": 0.1},
 }
 strategy = poseidon_tf.PoseidonStrategy(clip="local" if "local" in sys.argv else "sum")
-schemes = {}
+schemes: dict[str, str] = {}
 random = np.random.default_rng(6)
 x, y = random.normal(size=(48, 40)).astype("float32"), random.integers(0, 4, 48)
 loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)

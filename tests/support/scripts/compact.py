@@ -189,7 +189,8 @@ def main() -> None:
     strategy = PoseidonStrategy(devices=devices) if way == "compact" else None
     scope = strategy.scope if strategy else contextlib.nullcontext
     rank = strategy.rank if strategy else 0
-    arrays, told = {}, {}
+    arrays: dict[str, Any] = {}
+    told = {}
     for case in CASES:
         found = train(case, scope, strategy, batch_size)
         for kind in ("initial", "weights"):

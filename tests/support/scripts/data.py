@@ -59,7 +59,7 @@ def seen_by_epoch(strategy: Any, num_rows: int, source: str) -> list[list[int]]:
     return [model.seen[: ends[0]], model.seen[ends[0] :]]
 
 
-def predictions(strategy: Any, num_rows: int) -> dict[str, np.ndarray]:
+def predictions(strategy: Any, num_rows: int) -> dict[str, Any]:
     """What a model says that gives every sample its id back, and a model with two outputs."""
     x, _ = rows_with_ids(num_rows)
     with strategy.scope():

@@ -218,9 +218,12 @@ def main() -> None:
     )
     cases.fit("from-function", function)
     context: list[Any] = []
-    strategy.distribute_datasets_from_function(
-        lambda given: (context.append(given), dataset(0, 24))[1]
-    )
+
+    def keep(given: Any) -> Any:
+        context.append(given)
+        return dataset(0, 24)
+
+    strategy.distribute_datasets_from_function(keep)
     given = context[0]
     numbers = [given.num_input_pipelines, given.input_pipeline_id, given.num_replicas_in_sync]
     result("context", [*numbers, given.get_per_replica_batch_size(workers * 4)])

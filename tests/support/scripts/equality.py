@@ -147,10 +147,10 @@ def main() -> None:
         for optimizer in OPTIMIZERS
     }
     rank = getattr(strategy, "rank", 0)
-    np.savez(
-        folder / f"{way}-{rank}.npz",
-        **{f"{case} {at}": w for case, ws in weights.items() for at, w in enumerate(ws)},
-    )
+    arrays: dict[str, Any] = {
+        f"{case} {at}": w for case, ws in weights.items() for at, w in enumerate(ws)
+    }
+    np.savez(folder / f"{way}-{rank}.npz", **arrays)
     digests = {
         case: hashlib.sha256(b"".join(w.tobytes() for w in ws)).hexdigest()
         for case, ws in weights.items()

@@ -63,10 +63,10 @@ class Stop:
 def watch_session(session: Any) -> None:
     """Stop in the middle of a step: before a push that a server must add, or before a result."""
     begin, done = session.begin, session.done
-    num_begun = collections.Counter()
+    num_begun: collections.Counter[int] = collections.Counter()
 
     def watched_begin(route: Route, step: int) -> bool:
-        is_open = begin(route, step)
+        is_open: bool = begin(route, step)
         if SERVER_LAYER in route.name:
             num_begun[step] += 1
             if num_begun[step] == 2:  # Both variables of the layer: one may be there already.
@@ -125,6 +125,7 @@ deadlines = poseidon_tf.Deadlines(
 strategy = poseidon_tf.PoseidonStrategy(
     deadlines=deadlines, schemes={"*/fc1/kernel": "sfb"}, coalesce_bytes=0
 )
+assert strategy._membership is not None
 worker = strategy._membership.worker
 watch_session(worker.session)
 watch_data(worker.data_ends)

@@ -49,7 +49,7 @@ for functions in graphs:
         node = nodes[name.split(":")[0].lstrip("^")]
         while node.op in ("Identity", "EnsureShape", "Reshape"):
             node = nodes[node.input[0].split(":")[0]]
-        return node.op
+        return str(node.op)
 
     products.append(
         [

@@ -60,7 +60,7 @@ class Counting(keras.layers.Layer):
         return inputs
 
 
-Worker.gather = gather
+Worker.gather = gather  # type: ignore[method-assign]
 logging.getLogger("poseidon_tf").addHandler(Warnings(logging.WARNING))
 strategy = poseidon_tf.PoseidonStrategy(
     drift_check_steps=2 if how == "drift" else 0,
@@ -134,6 +134,7 @@ def hold(model: Any) -> None:
 
 def until_rank_0_waits(model: Any) -> None:
     """Rank 0 has contributed to the next step; its wait for this worker has begun."""
+    assert strategy._worker is not None
     deadline_s = time.monotonic() + 60.0
     while time.monotonic() < deadline_s:
         for link in strategy._worker._links:
@@ -196,6 +197,7 @@ try:
         train("never", At(1, 0, until_rank_0_waits))
 except Exception as error:
     text = str(error).replace("\\'", "'")  # TensorFlow escapes them in a graph's error.
+    assert strategy._worker is not None
     failure_kind = type(strategy._worker.session.failure).__name__
     result("error", {"kind": type(error).__name__, "text": text, "failure_kind": failure_kind})
     raise

@@ -47,12 +47,13 @@ def fit(model: Any, **arguments: Any) -> list[float]:
 
 
 def executions() -> None:
-    for name, options in {
+    cases: dict[str, dict[str, Any]] = {
         "two-steps": {"steps_per_execution": 2},
         "three-of-four-steps": {"steps_per_execution": 3},
         "eager": {"run_eagerly": True},
         "eager-two-steps": {"run_eagerly": True, "steps_per_execution": 2},
-    }.items():
+    }
+    for name, options in cases.items():
         keras.utils.set_random_seed(1)
         with strategy.scope():
             model = net()
@@ -189,7 +190,7 @@ class Gan(keras.Model):
         self.generator_loss = keras.metrics.Mean(name="generator_loss")
         self.built = True  # It has no `call`; under a strategy Keras would build it by that.
 
-    def compile(self, critic: Any, generator: Any) -> None:  # type: ignore[override]
+    def compile(self, critic: Any, generator: Any) -> None:
         super().compile()
         self.critic_optimizer, self.generator_optimizer = critic, generator
         self.loss_fn = keras.losses.BinaryCrossentropy(from_logits=True)

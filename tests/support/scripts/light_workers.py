@@ -12,12 +12,14 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 
 from poseidon_tf.coordinator.client import CoordinatorClient
-from poseidon_tf.kv.client import InspectReply, Piece, ServerLink
+from poseidon_tf.kv.client import Piece, ServerLink
 from poseidon_tf.kv.store import KeySpec
+from poseidon_tf.wire.frame_pb2 import InspectReply
 
 WAIT_S = 120.0
 orders = json.loads(sys.argv[1])
@@ -34,14 +36,16 @@ def shares(ranks: np.ndarray, key: int, step: int) -> np.ndarray:
     place = np.arange(1, spec.num_elements + 1, dtype=np.uint64)[None, :]
     factor = (ranks.astype(np.uint64)[:, None] + 1) * np.uint64(7919 * step + 104729 * key + 1)
     mixed = (place * factor + place) * np.uint64(2654435761) >> np.uint64(7)
-    return (mixed % np.uint64(LIMITS[spec.dtype] - 1) + np.uint64(1)).astype(spec.dtype)
+    drawn: np.ndarray = mixed % np.uint64(LIMITS[spec.dtype] - 1) + np.uint64(1)
+    return drawn.astype(spec.dtype)
 
 
 class Expected:
     """The sums of one step at a time, made once for all workers here."""
 
     def __init__(self) -> None:
-        self._lock, self._sums = threading.Lock(), {}
+        self._lock = threading.Lock()
+        self._sums: dict[tuple[int, int], np.ndarray] = {}
 
     def total(self, key: int, step: int) -> np.ndarray:
         with self._lock:
@@ -57,7 +61,7 @@ expected = Expected()
 class LightWorker:
     def __init__(self, rank: int) -> None:
         self._rank, self._rng = rank, random.Random(rank)
-        self._heard = queue.SimpleQueue()
+        self._heard: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._client = CoordinatorClient(
             orders["coordinator"],
             role="worker",

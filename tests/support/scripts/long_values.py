@@ -54,10 +54,10 @@ def text(strategy: Any) -> dict[str, list[Any]]:
         )
 
     gathered = strategy.experimental_local_results(strategy.run(tf.function(gather_all)))
-    expected = [str(i).encode() for i in everyone for _ in range(i + 1)]
+    all_of_them = [str(i).encode() for i in everyone for _ in range(i + 1)]
     found["in replicas"] = [
         repr([each.numpy().tolist() for each in gathered]),
-        repr([expected] * len(gathered)),
+        repr([all_of_them] * len(gathered)),
     ]
     return found
 
@@ -77,7 +77,7 @@ def long(strategy: Any) -> dict[str, list[str]]:
     total = digest(sum(numbers(i) for i in everyone))
     joined = digest(np.concatenate([numbers(i) for i in everyone]))
 
-    def of_any_length(fn: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def of_any_length(fn: Callable[[Any], Any]) -> Any:
         """`fn` as a function that is traced before the length is known."""
         return tf.function(lambda value: fn(strategy.run(lambda v: v[: _length()], (value,))))
 

@@ -25,6 +25,7 @@ x, y = random.normal(size=(64, 20)).astype("float32"), random.integers(0, 10, 64
 x[17] = 1e30  # A row of rank 0's share of the second batch.
 model.fit(x, y, batch_size=16, shuffle=False, verbose=0)
 weights = model.get_weights()
+assert strategy.plan is not None
 result("schemes", {v.name: str(v.scheme) for v in strategy.plan.variables})
 result("digest", hashlib.sha256(b"".join(w.tobytes() for w in weights)).hexdigest())
 result("finite", all(bool(np.isfinite(w).all()) for w in weights))

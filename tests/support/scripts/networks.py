@@ -138,7 +138,8 @@ def train_by_shares(model: keras.Model, x: np.ndarray, y: np.ndarray) -> None:
         with tf.GradientTape() as tape:
             # The strategy's scaling: the mean of a share, divided by the number of shares.
             loss = loss_of(labels, model(rows, training=True)) / NUM_WORKERS
-        return tape.gradient(loss, model.trainable_variables)
+        gradients: list[tf.Tensor] = tape.gradient(loss, model.trainable_variables)
+        return gradients
 
     for at in range(0, len(x), NUM_WORKERS * SHARE):
         before = [value.numpy() for value in moving]

@@ -6,6 +6,7 @@ between them, and the strategy's `loss_weighting`.
 
 import functools
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -106,7 +107,7 @@ def own_statistics(strategy: Any) -> list[Any]:
     return [found, hidden.tolist()]
 
 
-CASES = {
+CASES: dict[str, Callable[..., Any]] = {
     "whole": functools.partial(fit, rows=BATCH),
     "unequal": functools.partial(fit, rows=7),
     "one-row": functools.partial(fit, rows=1),
@@ -126,7 +127,8 @@ def main() -> None:
     if sys.argv[1] == "plain":
         strategy: Any = tf.distribute.get_strategy()
     else:
-        strategy = PoseidonStrategy(devices=devices, loss_weighting=sys.argv[4])
+        weighting: Any = sys.argv[4]
+        strategy = PoseidonStrategy(devices=devices, loss_weighting=weighting)
     for case in sys.argv[3].split(","):
         result(case, CASES[case](strategy))
 

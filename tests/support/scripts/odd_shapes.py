@@ -8,6 +8,7 @@ every sum exactly, whatever its order.
 import hashlib
 import random
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -33,7 +34,7 @@ class Product(keras.layers.Layer):
         return tf.matmul(x, self.w) + self.b
 
 
-KINDS = {
+KINDS: dict[str, Callable[[], Any]] = {
     "dense": lambda: keras.layers.Dense(WIDTH, activation="relu"),
     "one unit": lambda: keras.layers.Dense(1),
     "heads": lambda: keras.layers.EinsumDense("abc,cde->abde", (None, 4, 4), bias_axes="de"),
@@ -107,7 +108,7 @@ def train(strategy: Any, seed: int, num_workers: int) -> str:
             loss = loss_of(model, x, with_penalty=how == "penalty")
         return tape.gradient(loss, [variable.value for variable in variables])
 
-    options = {"relaxed": {"reduce_retracing": True}}.get(how, {})
+    options: dict[str, Any] = {"relaxed": {"reduce_retracing": True}}.get(how, {})
     if how == "open":
         shape = [None] * len(model.input.shape[:2]) + list(model.input.shape[2:])
         options = {"input_signature": [tf.TensorSpec(shape, model.input.dtype)]}

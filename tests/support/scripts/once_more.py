@@ -33,7 +33,7 @@ def wait_for_test(what: str) -> None:
         test.recv(1)
 
 
-def interrupt(*args: object) -> None:
+def interrupt(*args: object, **named: object) -> None:
     raise KeyboardInterrupt
 
 
@@ -66,7 +66,8 @@ else:
     result("failed", construct())
 wait_for_test("failed")
 if is_first:
-    begin, random_seeds.begin = random_seeds.begin, interrupt  # After everyone has arrived.
+    begin = random_seeds.begin
+    random_seeds.begin = interrupt  # After everyone has arrived.
     result("interrupted", construct())
     random_seeds.begin = begin
 else:

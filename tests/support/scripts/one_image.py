@@ -36,9 +36,10 @@ if strategy.rank == 0:
     model.get_weights()
     tf.io.serialize_tensor(model.get_layer("norm").moving_variance.value)
 try:
-    strategy.statistics().steps = 0
+    strategy.statistics().steps = 0  # type: ignore[misc]
 except AttributeError:
     result("frozen", True)
+assert strategy.plan is not None
 result("schemes", [[v.name, v.scheme.value, v.reason] for v in strategy.plan.variables])
 strategy.shutdown()
 result("threads", [t.name for t in threading.enumerate() if t.name.startswith("poseidon")])

@@ -49,8 +49,8 @@ if "delayed" in sys.argv:
             later = [tf.identity(gradient) for gradient in gradients]
         return sum_at_once(self, optimizer, later, variables)
 
-    GradientExchange.sum = sum_later
-    BackwardPass.final = lambda self, position, gradient: None
+    GradientExchange.sum = sum_later  # type: ignore[method-assign]
+    BackwardPass.final = lambda self, position, gradient: None  # type: ignore[method-assign]
 
 
 def wait_received(gradient: np.ndarray) -> np.ndarray:

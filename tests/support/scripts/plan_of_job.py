@@ -37,5 +37,6 @@ for name, build in NETS.items():
         model.save(Path(sys.argv[1]) / f"{name}.keras")
     x = np.ones((24, *model.input_shape[1:]), "float32")
     model.fit(x, np.zeros(24), batch_size=24, verbose=0)
+assert strategy.plan is not None
 result("plan", strategy.plan.to_json())
 result("nets", list(NETS))

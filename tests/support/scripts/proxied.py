@@ -26,7 +26,9 @@ def listen(address: str, **options: Any) -> Server:
     return server
 
 
-worker_parts.Server = server_main.Server = listen
+patched: list[Any] = [worker_parts, server_main]
+for module in patched:
+    module.Server = listen
 strategy = poseidon_tf.PoseidonStrategy(schemes={"*/wide/kernel": "sfb", "*": "ps"})
 keras.utils.set_random_seed(7)
 with strategy.scope():

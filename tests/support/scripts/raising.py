@@ -16,8 +16,9 @@ from report import result
 import poseidon_tf
 
 STEPS = 6
-where, show_plan = sys.argv[1:]
-logged = []
+where, how = sys.argv[1:]
+show_plan: Any = how
+logged: list[str] = []
 
 
 class Listener(logging.Handler):
@@ -43,6 +44,7 @@ log.addHandler(Listener())
 log.propagate = False
 strategy = poseidon_tf.PoseidonStrategy(show_plan=show_plan)
 has_failed = threading.Event()
+assert strategy._worker is not None
 strategy._worker.session.on_failure.append(has_failed.set)
 with strategy.scope():
     layers = [keras.layers.Dense(8, name="fc1"), keras.layers.Dense(1, name="fc2")]

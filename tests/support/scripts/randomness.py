@@ -11,6 +11,7 @@ import hashlib
 import os
 import random
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -196,7 +197,7 @@ def loop(scope: Any, num_workers: int) -> dict[str, Any]:
     return {"first": draws(drawn, scope), "weights": digest(model.trainable_weights)}
 
 
-CASES = {
+CASES: dict[str, Callable[..., Any]] = {
     "fit": fit,
     "eager": functools.partial(fit, run_eagerly=True),
     "several-steps": functools.partial(fit, steps_per_execution=2),

@@ -27,7 +27,7 @@ def bits(value: Any) -> list[Any]:
     return [str(array.dtype), list(array.shape), array.tobytes().hex()]
 
 
-def by_replica(strategy: Any, make: Callable[[int], Any]) -> Any:
+def by_replica(strategy: Any, make: Callable[..., Any]) -> Any:
     """A value that `make` makes of each replica's id."""
     return strategy.experimental_distribute_values_from_function(
         lambda context: tf.nest.map_structure(

@@ -6,6 +6,7 @@ without `devices=`; how many parts this process's CPU has; the cases, with comma
 
 import functools
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -255,7 +256,7 @@ def planned(strategy: Any, *, run_eagerly: bool = False) -> dict[str, Any]:
 
 
 accumulating = functools.partial(momentum, gradient_accumulation_steps=2)
-CASES = {
+CASES: dict[str, Callable[..., Any]] = {
     "fit": fitted,
     "eager": functools.partial(fitted, run_eagerly=True),
     "several-steps": functools.partial(fitted, steps_per_execution=2),

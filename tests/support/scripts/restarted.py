@@ -38,10 +38,10 @@ def pid_of_victim() -> int | None:
             if each.status == psutil.CONN_LISTEN and each.laddr.port == port
         ]
         (pid,) = set(listening)
-        return pid
+        return int(pid)
     if role == "server beside" and strategy.rank == int(index):
         (child,) = psutil.Process().children()
-        return child.pid
+        return int(child.pid)
     return os.getpid() if victim == f"worker {strategy.rank}" else None
 
 
@@ -72,6 +72,7 @@ class SeedEveryEpoch(keras.callbacks.Callback):
 
 keras.utils.set_random_seed(3)
 strategy = PoseidonStrategy(deadlines=Deadlines(start_s=60, step_s=60, leave_s=60))
+assert strategy._membership is not None
 with (folder / f"runs-{strategy.rank}").open("a") as runs:
     runs.write(f"{strategy._membership.view.incarnation}\n")
 with strategy.scope():

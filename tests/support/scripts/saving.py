@@ -19,7 +19,8 @@ from report import result
 from poseidon_tf import PoseidonStrategy
 
 BATCH, ROWS = 12, 36
-strategy = PoseidonStrategy(write_on=os.environ.get("WRITE_ON", "chief"))
+write_on: Any = os.environ.get("WRITE_ON", "chief")
+strategy = PoseidonStrategy(write_on=write_on)
 folder = Path(sys.argv[1]) / f"rank-{strategy.rank}"
 folder.mkdir(parents=True, exist_ok=True)
 random = np.random.default_rng(4)
@@ -144,15 +145,15 @@ def train() -> None:
     model = net()
     epochs: list[int] = []
     steps: list[int] = []
+
+    def note(epoch: int, logs: Any) -> None:
+        epochs.append(epoch)
+        steps.append(int(model.optimizer.iterations.numpy()))
+
     callbacks = [
         keras.callbacks.BackupAndRestore(str(folder / "backup"), delete_checkpoint=False),
         board("board"),
-        keras.callbacks.LambdaCallback(
-            on_epoch_begin=lambda epoch, logs: (
-                epochs.append(epoch),
-                steps.append(int(model.optimizer.iterations.numpy())),
-            )
-        ),
+        keras.callbacks.LambdaCallback(on_epoch_begin=note),
         *([Dying()] if len(sys.argv) > 3 else []),
     ]
     model.fit(x, y, BATCH, 4, 0, callbacks, shuffle=False)

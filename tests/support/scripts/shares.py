@@ -156,7 +156,7 @@ def inputs(scope: Any) -> dict[str, Any]:
         arguments = {"epochs": 2, "shuffle": False, "verbose": 0} | arguments
         return model.fit(*data, **arguments).history
 
-    arrays = {"batch_size": BATCH}
+    arrays: dict[str, Any] = {"batch_size": BATCH}
     return {
         "dict": history({"a": x, "b": -x}, labels, names=("a", "b"), **arrays),
         "sample_weight": history(x, labels, sample_weight=weights, **arrays),
@@ -198,9 +198,10 @@ def main() -> None:
         result("inputs", inputs(contextlib.nullcontext))
     else:
         found, histories, tested = {}, {}, {}
+        weighting: Any = way
         strategy = PoseidonStrategy(
             schemes=SCHEMES,
-            loss_weighting=way,
+            loss_weighting=weighting,
             rows_per_step=BATCH,
             devices=logical_cpus(int(sys.argv[3])),
         )
@@ -219,6 +220,7 @@ def main() -> None:
         result("eager-tape", eager_tape(strategy) if way == "sample" else "")
         result("inputs", inputs(strategy.scope) if way == "sample" else {})
         name = f"{way}-{strategy.rank}"
+        assert strategy.plan is not None
         result("schemes", {v.name: str(v.scheme) for v in strategy.plan.variables})
     np.savez(
         folder / f"{name}.npz",

@@ -15,7 +15,7 @@ import tensorflow as tf
 BATCH = 12
 RATE = 0.1
 NUM_WORDS = 200
-Share = tuple[np.ndarray, np.ndarray]
+Share = tuple[np.ndarray, ...]  # Features and labels.
 
 
 def samples(num_rows: int, kind: str = "plain") -> Share:

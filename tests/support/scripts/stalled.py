@@ -32,7 +32,7 @@ class Test(logging.Handler):
         host, port = address.split(":")
         self._socket = socket.create_connection((host, int(port)))
 
-    def say(self, kind: str, value: str) -> None:
+    def say(self, kind: str, value: str | int) -> None:
         self._socket.sendall((json.dumps([kind, value]) + "\n").encode())
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -93,6 +93,7 @@ try:
         endless.with_options(options), steps_per_epoch=1000, verbose=0, callbacks=[StandStill()]
     )
 except Exception as error:
+    assert strategy._worker is not None
     failure = strategy._worker.session.failure
     result(
         "error",

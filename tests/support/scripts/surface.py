@@ -303,7 +303,7 @@ def misused(strategy: Any) -> dict[str, Any]:
         "mean along no axis": lambda: strategy.reduce("MEAN", value, axis=3),
         "a python number": lambda: strategy.reduce("SUM", 3.0, axis=None),
     }
-    found = {name: error_of(program) for name, program in programs.items()}
+    found: dict[str, Any] = {name: error_of(program) for name, program in programs.items()}
     # None of them may leave the thread in another context.
     found["afterwards"] = across(strategy, lambda v: strategy.reduce("SUM", v, axis=None), value)
     return found
@@ -331,7 +331,7 @@ def refused(strategy: Any) -> dict[str, Any]:
         "uneven": lambda: strategy.gather(uneven, 0),
         "uneven in a function": lambda: tf.function(lambda v: strategy.gather(v, 0))(uneven),
     }
-    found = {name: error_of(program) for name, program in programs.items()}
+    found: dict[str, Any] = {name: error_of(program) for name, program in programs.items()}
     found["afterwards"] = across(strategy, lambda v: strategy.gather(v, 0), small)
     return found
 

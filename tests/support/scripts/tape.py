@@ -95,7 +95,7 @@ def train(name: str, *, in_graph: bool, change: Any = None, unused_once: bool = 
     with strategy.scope():
         model = Net()
         optimizer = keras.optimizers.SGD(0.1, momentum=0.9)
-    nones = set()
+    nones: set[str] = set()
 
     def step(ids: tf.Tensor, x: tf.Tensor, y: tf.Tensor, leaves_out: bool) -> None:
         with tape_class() as tape:
@@ -145,7 +145,7 @@ def refusals() -> None:
             loss = tf.add_n([tf.reduce_sum(variable * x) for variable in variables])
         return tape.gradient(loss, list(variables))
 
-    def moved(*pairs: tuple[Any, float]) -> list[float]:
+    def moved(*pairs: tuple[Any, np.ndarray]) -> list[float]:
         """By how many sums of gradients each variable has moved since it was last asked for."""
         found = []
         for variable, start in pairs:
@@ -297,6 +297,7 @@ for in_graph in (False, True):
 train("left-out", in_graph=False, unused_once=True)
 if not IS_ALONE:
     plan = strategy.plan
+    assert plan is not None
     result(
         "schemes", sorted({str(v.scheme) for v in plan.variables if v.name == "net/first/kernel"})
     )

@@ -4,6 +4,7 @@ import functools
 import os
 import sys
 import time
+from typing import Any
 
 import keras
 import numpy as np
@@ -12,9 +13,8 @@ import poseidon_tf
 from poseidon_tf.launch import poseidon_strategy
 
 AHEAD_S = float(os.environ.get("AHEAD_S", "0"))
-poseidon_strategy.join = functools.partial(
-    poseidon_strategy.join, clock=lambda: time.time() + AHEAD_S
-)
+patched: Any = poseidon_strategy
+patched.join = functools.partial(patched.join, clock=lambda: time.time() + AHEAD_S)
 SCHEMES = {"*/big/kernel": "sfb", "*/top/kernel": "ps"}
 strategy = poseidon_tf.PoseidonStrategy(timeline_dir=sys.argv[1], schemes=SCHEMES)
 with strategy.scope():

@@ -37,7 +37,7 @@ def push_counted(self: Any, *arrays: Any) -> None:
     push_once(self, *arrays)
 
 
-GraphRoute._push = push_counted  # type: ignore[method-assign]
+GraphRoute._push = push_counted  # type: ignore[assignment, method-assign]
 
 
 class Unused(keras.layers.Layer):
@@ -66,8 +66,8 @@ def net(*layers: Any, dtype: Any = None, regularizer: Any = None) -> Any:
 
 def train(
     name: str,
-    optimizer: Callable[[], Any],
-    build: Callable[[], Any] = net,
+    optimizer: Callable[..., Any],
+    build: Callable[..., Any] = net,
     *,
     epochs: int = 2,
     callbacks: Any = None,

@@ -51,5 +51,6 @@ rng = np.random.default_rng(0)
 x = rng.normal(size=(21 * 32, 784)).astype("float32")
 y = rng.normal(size=(21 * 32, 10)).astype("float32")
 model.fit(x, y, batch_size=32, verbose=0, callbacks=[Count()])
+assert strategy.plan is not None
 result("plan", strategy.plan.to_json())
 result("parameters", model.count_params())
