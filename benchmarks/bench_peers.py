@@ -38,7 +38,7 @@ def measure(hosts: Hosts, peers: Peers, options: argparse.Namespace) -> Iterator
         is_slow = rate is not None and rate < SLOW_BITS_PER_S
         steps = min(options.steps, SLOW_STEPS) if is_slow else options.steps
         warm_up = 1 if is_slow else options.warm_up
-        carried = iperf3(hosts, both_ways=True, seconds=3.0) if rate and predicts else None
+        carried = iperf3(hosts, both_ways=True, seconds=3) if rate and predicts else None
         for net in options.nets:
             for system in options.systems:
                 times = peers.train(system, net, warm_up=warm_up, steps=steps)
