@@ -1,5 +1,7 @@
 """Coordinator messages survive the wire, and garbage does not."""
 
+from typing import Any
+
 import pytest
 
 from poseidon_tf.coordinator import codec
@@ -61,7 +63,7 @@ JOIN = Join(
         Announce("data", b"\x00\xff"),
     ],
 )
-def test_a_member_message_comes_back_equal(message) -> None:
+def test_a_member_message_comes_back_equal(message: Any) -> None:
     assert codec.decode_member_message(codec.encode_member_message(message)) == message
 
 
@@ -87,7 +89,7 @@ def test_a_member_message_comes_back_equal(message) -> None:
         Announced(topic="data", rank=3, payload=b"\xff"),
     ],
 )
-def test_a_coordinator_message_comes_back_equal(message) -> None:
+def test_a_coordinator_message_comes_back_equal(message: Any) -> None:
     assert codec.decode_coordinator_message(codec.encode_coordinator_message(message)) == message
 
 
@@ -100,7 +102,9 @@ def test_a_coordinator_message_comes_back_equal(message) -> None:
         (PoseidonError, MemberError),
     ],
 )
-def test_an_error_arrives_as_what_it_was(sent, arrives_as) -> None:
+def test_an_error_arrives_as_what_it_was(
+    sent: type[PoseidonError], arrives_as: type[PoseidonError]
+) -> None:
     encoded = codec.encode_coordinator_message(Failure(sent("why")))
     decoded = codec.decode_coordinator_message(encoded)
     assert type(decoded.error) is arrives_as
@@ -110,14 +114,14 @@ def test_an_error_arrives_as_what_it_was(sent, arrives_as) -> None:
 @pytest.mark.parametrize(
     "number", [99, pb.FAILURE_KIND_NOT_NOW, pb.FAILURE_KIND_START_TIMEOUT], ids=str
 )
-def test_a_kind_that_is_not_a_members_to_say_is_a_members_failure(number) -> None:
+def test_a_kind_that_is_not_a_members_to_say_is_a_members_failure(number: int) -> None:
     """Newer members may know more kinds; a member may not send the others away."""
     envelope = pb.MemberMessage(failure=pb.MemberFailure(text="why", kind=number))
     failure = codec.decode_member_message(envelope.SerializeToString())
     assert failure == MemberFailure("why", MemberError)
 
 
-def altered_join(**fields):
+def altered_join(**fields: Any) -> bytes:
     message = pb.MemberMessage.FromString(codec.encode_member_message(JOIN))
     for name, value in fields.items():
         setattr(message.join, name, value)
@@ -138,7 +142,7 @@ def altered_join(**fields):
         pb.MemberMessage(gather=pb.Gather(name="x", timeout_s=-1.0)).SerializeToString(),
     ],
 )
-def test_garbage_from_a_member_is_a_protocol_error(garbage) -> None:
+def test_garbage_from_a_member_is_a_protocol_error(garbage: bytes) -> None:
     with pytest.raises(ProtocolError):
         codec.decode_member_message(garbage)
 

@@ -2,6 +2,7 @@
 
 import contextlib
 from concurrent.futures import wait
+from typing import Any
 
 import pytest
 
@@ -49,7 +50,7 @@ def test_a_message_to_all_is_encoded_once_and_holds_nobody_up(
     """It may be long: meanwhile the coordinator decides what else has come in."""
     encoded = []
 
-    def encode(message):
+    def encode(message: Any) -> bytes:
         job.pool.submit(lambda: job.service.failure).result(WAIT_S)
         encoded.append(type(message))
         return encode_for_real(message)

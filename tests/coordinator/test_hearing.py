@@ -1,6 +1,7 @@
 """What a member believes of what it hears: nothing that is of another cluster."""
 
 import logging
+from typing import Any
 
 import pytest
 
@@ -11,12 +12,12 @@ from poseidon_tf.coordinator.stopping import Stopping
 from poseidon_tf.errors import ProtocolError
 
 
-def roster(*keys):
+def roster(*keys: tuple[str, int]) -> RosterView:
     members = [Member(role=role, rank=rank, address="a:1", info={}) for role, rank in keys]
     return RosterView(members=tuple(members), data_seed=1, incarnation=0)
 
 
-def heard_by(told):
+def heard_by(told: list[Any]) -> Hearing:
     """What a member of two workers and a server hears with; its callbacks fill `told`."""
     return Hearing(
         "a:1",
@@ -50,7 +51,7 @@ ALL = [("worker", 0), ("worker", 1), ("server", 0)]
         (Announced(topic="data", rank=2, payload=b""), "rank 2 has announced"),
     ],
 )
-def test_what_does_not_fit_the_cluster_is_refused(message, text: str) -> None:
+def test_what_does_not_fit_the_cluster_is_refused(message: Any, text: str) -> None:
     """Nobody is told of it, and a gather goes on waiting for its answer."""
     told = []
     hearing = heard_by(told)

@@ -6,6 +6,7 @@ import queue
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,9 @@ pytestmark = [pytest.mark.connections, pytest.mark.usefixtures("no_thread_outliv
 
 
 @pytest.mark.parametrize("order", [MEMBERS, MEMBERS[::-1], [MEMBERS[1], MEMBERS[2], MEMBERS[0]]])
-def test_members_join_in_any_order_and_see_the_same_roster(job: Job, order) -> None:
+def test_members_join_in_any_order_and_see_the_same_roster(
+    job: Job, order: list[tuple[str, int]]
+) -> None:
     views = [view for _, view in [job.joining(role, rank) for role, rank in order]]
     first, *others = [view.result(WAIT_S) for view in views]
     assert first.worker_addresses == ["worker-0:1", "worker-1:1"]
@@ -35,7 +38,7 @@ def test_a_missing_member_is_named_in_the_log_and_at_the_deadline(job: Job) -> N
     class Listener(logging.Handler):
         lines = queue.Queue()
 
-        def emit(self, record) -> None:
+        def emit(self, record: logging.LogRecord) -> None:
             self.lines.put(record.getMessage())
 
     listener = Listener(logging.WARNING)
@@ -206,7 +209,7 @@ def test_the_offset_is_that_of_the_fastest_round_trip(job: Job) -> None:
     assert client.clock_offset_s == pytest.approx(7 - 0.125)
 
 
-def client_of(address, **changes):
+def client_of(address: str, **changes: Any) -> CoordinatorClient:
     """Of a job that may not be there."""
     return CoordinatorClient(
         address,

@@ -1,5 +1,7 @@
 """What members may say to the coordinator at most; what is more is refused and changes nothing."""
 
+from typing import Any
+
 import pytest
 
 from poseidon_tf.coordinator import codec
@@ -32,12 +34,12 @@ from poseidon_tf.wire import coordinator_pb2 as pb
 W0, W1 = MemberKey("worker", 0), MemberKey("worker", 1)
 
 
-def joining(rank=0, **changes):
+def joining(rank: int = 0, **changes: Any) -> Join:
     fields = dict(address="a:1", info={}, num_workers=2, num_servers=0)
     return Join(role="worker", rank=rank, **fields | changes)
 
 
-def gather(name="a", payload=b"", timeout_s=9.0):
+def gather(name: str = "a", payload: bytes = b"", timeout_s: float = 9.0) -> Gather:
     return Gather(name=name, payload=payload, timeout_s=timeout_s)
 
 
@@ -53,7 +55,7 @@ INFO = {"x": "y" * (MAX_INFO_BYTES - len(b'{"x": ""}'))}
         MemberFailure("x" * MAX_TEXT_CHARS),
     ],
 )
-def test_the_largest_of_everything_arrives(message) -> None:
+def test_the_largest_of_everything_arrives(message: Any) -> None:
     """What is at its limit is not beyond it."""
     assert codec.decode_member_message(codec.encode_member_message(message)) == message
 
@@ -69,7 +71,7 @@ def test_the_largest_of_everything_arrives(message) -> None:
         (Announce("t", bytes(MAX_ANNOUNCE_BYTES + 1)), "an announcement of 65537 bytes"),
     ],
 )
-def test_what_is_beyond_a_limit_is_refused(message, says: str) -> None:
+def test_what_is_beyond_a_limit_is_refused(message: Announce | Gather | Join, says: str) -> None:
     """The message says what was too large, and what is allowed."""
     with pytest.raises(ProtocolError, match=says):
         codec.decode_member_message(codec.encode_member_message(message))

@@ -1,5 +1,8 @@
 """A stranger whom the coordinator has refused."""
 
+from collections.abc import Callable
+from typing import Any
+
 from poseidon_tf.coordinator import codec
 from poseidon_tf.coordinator.messages import Failure, Gather, Join, MemberKey, Ping
 from poseidon_tf.coordinator.roster import Roster
@@ -11,7 +14,7 @@ def test_a_stranger_that_was_refused_is_not_heard_again() -> None:
     """It could not hear what would follow: the rank that it asks for stays free."""
 
     class Server:
-        def add_stream(self, method, accept) -> None:
+        def add_stream(self, method: str, accept: Callable[..., Any]) -> None:
             self.accept = accept
 
     class Stream:
@@ -21,7 +24,7 @@ def test_a_stranger_that_was_refused_is_not_heard_again() -> None:
             self.outgoing = MessageQueue()
             self.send, self.close = self.outgoing.put, self.outgoing.close
 
-        def abort(self, reason) -> None:
+        def abort(self, reason: str) -> None:
             self.close()
 
     roster = Roster(

@@ -1,5 +1,7 @@
 """The roster, by feeding it events and reading what follows: who comes, and what is agreed on."""
 
+from typing import Any
+
 import pytest
 
 from poseidon_tf.coordinator.messages import (
@@ -31,7 +33,7 @@ from tests.coordinator.rosters import (
 
 
 @pytest.mark.parametrize("order", [EVERYONE, EVERYONE[::-1], [S1, W2, W0, S0, W1]])
-def test_the_last_of_any_order_hands_the_roster_to_everyone(order) -> None:
+def test_the_last_of_any_order_hands_the_roster_to_everyone(order: list[MemberKey]) -> None:
     roster = make_roster()
     assert [roster.join(join(key)) for key in order[:-1]] == [[]] * 4
     assert not roster.is_complete
@@ -57,7 +59,9 @@ def test_the_last_of_any_order_hands_the_roster_to_everyone(order) -> None:
         (dict(role="server", rank=2), ["server 2", "2 servers"]),
     ],
 )
-def test_a_newcomer_that_does_not_fit_is_refused_and_changes_nothing(changes, says) -> None:
+def test_a_newcomer_that_does_not_fit_is_refused_and_changes_nothing(
+    changes: Any, says: list[str]
+) -> None:
     roster = make_roster()
     for key in (W0, W2, S0, S1):
         assert roster.join(join(key)) == []
@@ -108,7 +112,7 @@ def test_the_start_deadline_names_the_missing_and_is_remembered() -> None:
     ],
 )
 def test_servers_without_address_are_named_by_their_host_if_that_is_known(
-    addresses, says: str
+    addresses: list[str], says: str
 ) -> None:
     roster = make_roster(num_workers=2, worker_addresses=addresses, server_addresses=())
     roster.join(join(W0, num_workers=2))
@@ -190,7 +194,7 @@ def test_who_waits_elsewhere_is_told_with_what_it_waits_for() -> None:
 
 
 @pytest.mark.parametrize("lost", [W1, S1])
-def test_who_is_lost_before_everyone_has_arrived_may_come_again(lost) -> None:
+def test_who_is_lost_before_everyone_has_arrived_may_come_again(lost: MemberKey) -> None:
     """It is no failure: the others are told, and the replacement completes the roster."""
     roster = make_roster()
     for key in (W0, W1, S0, S1):

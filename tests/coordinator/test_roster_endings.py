@@ -2,7 +2,7 @@
 
 import pytest
 
-from poseidon_tf.coordinator.messages import Ended, Gathered, Left, MemberFailure, NotNow
+from poseidon_tf.coordinator.messages import Ended, Gathered, Left, MemberFailure, MemberKey, NotNow
 from poseidon_tf.errors import (
     ConfigError,
     DriftError,
@@ -10,6 +10,7 @@ from poseidon_tf.errors import (
     NumericsError,
     PeerLost,
     PlanError,
+    PoseidonError,
     StepTimeout,
 )
 from tests.coordinator.rosters import (
@@ -80,7 +81,7 @@ def test_a_leaver_that_had_contributed_is_not_missed() -> None:
 
 
 @pytest.mark.parametrize("leaver, arrived", [(W1, [W0, W1]), (S0, EVERYONE)])
-def test_leaving_too_early_fails_the_job(leaver, arrived) -> None:
+def test_leaving_too_early_fails_the_job(leaver: MemberKey, arrived: list[MemberKey]) -> None:
     roster = make_roster()
     for key in arrived:
         roster.join(join(key))
@@ -89,7 +90,7 @@ def test_leaving_too_early_fails_the_job(leaver, arrived) -> None:
 
 
 @pytest.mark.parametrize("lost", [W1, S1])
-def test_a_lost_member_fails_the_job_for_all_that_remain(lost) -> None:
+def test_a_lost_member_fails_the_job_for_all_that_remain(lost: MemberKey) -> None:
     roster = complete_roster()
     assert_all_fail(
         roster.lost(lost, "connection reset"),
@@ -100,7 +101,7 @@ def test_a_lost_member_fails_the_job_for_all_that_remain(lost) -> None:
 
 
 @pytest.mark.parametrize("who", [None, W1])
-def test_the_end_tells_whether_some_worker_left_before_it_was_done(who) -> None:
+def test_the_end_tells_whether_some_worker_left_before_it_was_done(who: MemberKey | None) -> None:
     """Servers end differently then: whoever starts processes again must start them too."""
     roster = complete_roster()
     for key in (W0, W1, W2):
@@ -109,7 +110,9 @@ def test_the_end_tells_whether_some_worker_left_before_it_was_done(who) -> None:
 
 
 @pytest.mark.parametrize("kind", [StepTimeout, DriftError, NumericsError, PeerLost, MemberError])
-def test_an_error_that_a_worker_reports_is_raised_as_it_is_on_all(kind) -> None:
+def test_an_error_that_a_worker_reports_is_raised_as_it_is_on_all(
+    kind: type[PoseidonError],
+) -> None:
     """The reporter included, so that all raise one type and one text."""
     text = "worker rank 1 (10.0.0.2:2222) waited 9 s for 'fc': missing: worker rank 2"
     roster = complete_roster()
@@ -128,7 +131,7 @@ def test_an_error_that_does_not_name_who_reports_it_gets_that_name() -> None:
 
 
 @pytest.mark.parametrize("kind", [ConfigError, PlanError, DriftError])
-def test_an_error_that_all_workers_find_alike_is_nobodys(kind) -> None:
+def test_an_error_that_all_workers_find_alike_is_nobodys(kind: type[PoseidonError]) -> None:
     """Whoever happens to report it first; its text is the others' own."""
     roster = complete_roster()
     roster.fail(W2, MemberFailure("the workers have different models", kind))

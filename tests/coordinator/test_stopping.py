@@ -1,12 +1,14 @@
 """Stopping together: workers and a roster that exchange messages in every order."""
 
 import random
+from typing import Any
 
 import pytest
 
 from poseidon_tf.coordinator.messages import (
     Failure,
     MemberFailure,
+    MemberKey,
     Notice,
     StopAgreed,
     StopAsked,
@@ -22,7 +24,14 @@ pytestmark = pytest.mark.connections
 class Cluster:
     """Three workers that run executions of which none ends before all have begun it."""
 
-    def __init__(self, seed, wishes, *, epoch=100, is_tied=True) -> None:
+    def __init__(
+        self,
+        seed: int,
+        wishes: dict[MemberKey, set[int]],
+        *,
+        epoch: int = 100,
+        is_tied: bool = True,
+    ) -> None:
         self.random = random.Random(seed)
         self.wishes = wishes  # By rank: the executions after which its callbacks want to stop.
         self.epoch, self.is_tied = epoch, is_tied
@@ -35,11 +44,11 @@ class Cluster:
         self.stopped = {}
         self.num_waits = 0
 
-    def send(self, key, offer) -> None:
+    def send(self, key: MemberKey, offer: StopOffer | None) -> None:
         if offer is not None:
             self.to_roster.append((key, offer))
 
-    def may_do(self):
+    def may_do(self) -> list[tuple[str, MemberKey]]:
         """Everything that could happen next."""
         moves = [("hear", key) for key in self.workers if self.to_worker[key]]
         senders = list(dict.fromkeys(key for key, _ in self.to_roster))
@@ -55,7 +64,7 @@ class Cluster:
                 moves.append(("end", key))
         return moves
 
-    def do(self, what, key) -> None:
+    def do(self, what: str, key: MemberKey) -> None:
         worker = self.workers[key]
         if what == "deliver":
             at = next(at for at, (sender, _) in enumerate(self.to_roster) if sender == key)
@@ -81,7 +90,7 @@ class Cluster:
                 self.send(key, worker.pause())
                 self.stopped[key] = self.begun[key]
 
-    def run(self):
+    def run(self) -> dict[MemberKey, int]:
         while len(self.stopped) < len(self.workers):
             moves = self.may_do()
             assert moves, "nobody can go on"
@@ -92,7 +101,7 @@ class Cluster:
         return self.stopped
 
 
-def stops(wishes, **options):
+def stops(wishes: dict[MemberKey, set[int]], **options: Any) -> list[list[int]]:
     """By seed of the order of events, after which execution each of the workers stopped."""
     return [list(Cluster(seed, wishes, **options).run().values()) for seed in range(200)]
 
@@ -148,7 +157,7 @@ def test_the_next_stop_is_another_one() -> None:
     assert second.must_wait and not second.is_due
 
 
-def offer(after, number=1, timeout_s=60.0):
+def offer(after: int, number: int = 1, timeout_s: float = 60.0) -> StopOffer:
     return StopOffer(number=number, after=after, timeout_s=timeout_s)
 
 

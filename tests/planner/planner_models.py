@@ -3,7 +3,9 @@
 from poseidon_tf.planner import VariableSpec
 
 
-def dense(name, num_inputs, num_outputs, rows=32, dtype="float32"):
+def dense(
+    name: str, num_inputs: int, num_outputs: int, rows: int | None = 32, dtype: str = "float32"
+) -> list[VariableSpec]:
     kernel = VariableSpec(
         name=f"{name}/kernel",
         shape=(num_inputs, num_outputs),
@@ -15,18 +17,20 @@ def dense(name, num_inputs, num_outputs, rows=32, dtype="float32"):
     return [kernel, bias]
 
 
-def plain(name, *shape, dtype="float32", why_not="no product"):
+def plain(
+    name: str, *shape: int, dtype: str = "float32", why_not: str = "no product"
+) -> VariableSpec:
     return VariableSpec(name=name, shape=shape, dtype=dtype, why_not=why_not)
 
 
-def conv(name, size, num_inputs, num_outputs):
+def conv(name: str, size: int, num_inputs: int, num_outputs: int) -> list[VariableSpec]:
     return [
         plain(f"{name}/kernel", size, size, num_inputs, num_outputs, why_not="a convolution"),
         plain(f"{name}/bias", num_outputs),
     ]
 
 
-def conv_bn(name, size, num_inputs, num_outputs):
+def conv_bn(name: str, size: int, num_inputs: int, num_outputs: int) -> list[VariableSpec]:
     return [
         plain(f"{name}/kernel", size, size, num_inputs, num_outputs, why_not="a convolution"),
         plain(f"{name}/gamma", num_outputs),
@@ -34,7 +38,7 @@ def conv_bn(name, size, num_inputs, num_outputs):
     ]
 
 
-def alexnet():
+def alexnet() -> list[VariableSpec]:
     """61.0 M parameters: the published model, with convolutions 2, 4 and 5 in two groups."""
     return [
         *conv("conv1", 11, 3, 96),
@@ -48,7 +52,7 @@ def alexnet():
     ]
 
 
-def vgg19_22k():
+def vgg19_22k() -> list[VariableSpec]:
     widths = [3, 64, 64, 128, 128, *[256] * 4, *[512] * 8]
     layers = [
         variable
@@ -63,7 +67,7 @@ def vgg19_22k():
     ]
 
 
-def resnet50():
+def resnet50() -> list[VariableSpec]:
     """25.6 M parameters in 161 variables, most of them small."""
     variables = conv_bn("stem", 7, 3, 64)
     num_inputs = 64
@@ -79,7 +83,7 @@ def resnet50():
     return variables + dense("fc", 2048, 1000)
 
 
-def lstm():
+def lstm() -> list[VariableSpec]:
     return [
         plain("embedding", 10_000, 650),
         *[
@@ -95,7 +99,7 @@ def lstm():
     ]
 
 
-def digits_convnet():
+def digits_convnet() -> list[VariableSpec]:
     """About 100 k parameters: 400 KB over up to 32 servers."""
     return [
         *conv("conv1", 3, 1, 16),

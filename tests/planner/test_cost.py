@@ -21,7 +21,7 @@ K, P1, P2 = 32, 8, 8
     ],
     ids=["ps worker", "ps server", "ps both", "sfb", "adam server", "adam worker", "adam both"],
 )
-def test_the_worked_example_of_table_1(values, millions: float) -> None:
+def test_the_worked_example_of_table_1(values: float, millions: float) -> None:
     assert values / 1e6 == pytest.approx(millions, abs=0.05 if millions > 10 else 0.005)
 
 

@@ -9,18 +9,19 @@ import pytest
 
 from poseidon_tf.errors import ConfigError, PlanError
 from poseidon_tf.planner import ClusterSpec, Scheme, make_plan
+from poseidon_tf.planner.plan import Plan
 from tests.planner.planner_models import alexnet, conv, dense, plain
 
 
-def nodes(count):
+def nodes(count: int) -> ClusterSpec:
     return ClusterSpec(num_workers=count, num_servers=count, co_located=True)
 
 
-def schemes_of(plan):
+def schemes_of(plan: Plan) -> dict[str, str]:
     return {variable.name: variable.scheme.value for variable in plan.variables}
 
 
-def reason_of(plan, name):
+def reason_of(plan: Plan, name: str) -> str:
     return next(variable.reason for variable in plan.variables if variable.name == name)
 
 
@@ -111,20 +112,20 @@ def test_a_bias_can_be_sent_to_the_servers_on_its_own() -> None:
         ({"fc/kernel": "ps", "fc/bias": "sfb"}, "'fc/bias' cannot be 'sfb'.*its kernel"),
     ],
 )
-def test_an_override_that_cannot_be_kept_is_an_error(schemes, told: str) -> None:
+def test_an_override_that_cannot_be_kept_is_an_error(schemes: dict[str, str], told: str) -> None:
     specs = [*conv("conv", 3, 8, 8), *dense("fc", 99, 99), *dense("late", 9, 9, rows=None)]
     with pytest.raises(PlanError, match=told):
         make_plan(specs, nodes(2), schemes=schemes)
 
 
 @pytest.mark.parametrize("kv_pair_bytes", [0, 4095, 64 * 1024 * 1024 + 1])
-def test_a_pair_size_out_of_range_is_refused(kv_pair_bytes) -> None:
+def test_a_pair_size_out_of_range_is_refused(kv_pair_bytes: int) -> None:
     with pytest.raises(ConfigError, match="kv_pair_bytes"):
         make_plan(alexnet(), nodes(2), kv_pair_bytes=kv_pair_bytes)
 
 
 @pytest.mark.parametrize("coalesce_bytes", [-1, 64 * 1024 * 1024 + 1])
-def test_a_group_size_out_of_range_is_refused(coalesce_bytes) -> None:
+def test_a_group_size_out_of_range_is_refused(coalesce_bytes: int) -> None:
     with pytest.raises(ConfigError, match="coalesce_bytes must be from 0 to 67108864, got"):
         make_plan(alexnet(), nodes(2), coalesce_bytes=coalesce_bytes)
 

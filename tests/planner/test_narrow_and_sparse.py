@@ -1,23 +1,29 @@
 """Factors narrower than their kernel, and gradients that are rows of a table."""
 
 import dataclasses
+from typing import Any
 
 import pytest
 
 from poseidon_tf.errors import ConfigError, PlanError
 from poseidon_tf.planner import ClusterSpec, Plan, Scheme, VariableSpec, make_plan
+from poseidon_tf.planner.plan import VariablePlan
 from tests.planner.planner_models import dense
 
 TWO = ClusterSpec(num_workers=2, num_servers=2, co_located=True)
 SQUARES = "Adam squares every row by itself"
 
 
-def table(num_rows=1000, width=8, rows=20, **changes):
+def table(
+    num_rows: int = 1000, width: int = 8, rows: int | None = 20, **changes: Any
+) -> VariableSpec:
     fields = {"name": "words/embeddings", "shape": (num_rows, width), "dtype": "float32"}
     return VariableSpec(**{**fields, "sparse": True, "rows": rows, **changes})
 
 
-def planned(spec, cluster=TWO, **schemes):
+def planned(
+    spec: VariableSpec, cluster: ClusterSpec = TWO, **schemes: dict[str, str]
+) -> VariablePlan:
     return make_plan([spec], cluster, **schemes).variables[0]
 
 
@@ -49,7 +55,7 @@ def test_the_unit_has_the_dtype_that_travels() -> None:
 
 
 @pytest.mark.parametrize("rows, scheme", [(888, Scheme.ROWS), (889, Scheme.PS)])
-def test_rows_travel_where_they_are_fewer_bytes_than_the_table(rows: int, scheme) -> None:
+def test_rows_travel_where_they_are_fewer_bytes_than_the_table(rows: int, scheme: Scheme) -> None:
     """2K(P1-1)(8 x 4 + 4) bytes against 2MN(P1+P2-2)/P2 = 64000."""
     plan = planned(table(rows=rows))
     assert plan.scheme is scheme
@@ -123,7 +129,9 @@ def test_the_user_may_choose_between_rows_and_the_table() -> None:
         (dense("fc", 64, 10), "*rows", "'fc/bias' cannot be 'rows' .* is dense; ask for 'ps'"),
     ],
 )
-def test_a_scheme_that_the_gradient_cannot_take_is_refused(specs, scheme: str, told: str) -> None:
+def test_a_scheme_that_the_gradient_cannot_take_is_refused(
+    specs: list[VariableSpec], scheme: str, told: str
+) -> None:
     """The error says what to ask for, with one worker too."""
     pattern = "*/bias" if scheme == "*rows" else "*"
     for cluster in (TWO, ClusterSpec(num_workers=1, num_servers=0, co_located=True)):
@@ -132,6 +140,6 @@ def test_a_scheme_that_the_gradient_cannot_take_is_refused(specs, scheme: str, t
 
 
 @pytest.mark.parametrize("changes", [{"factors": (1000, 8)}, {"shape": ()}])
-def test_a_table_that_cannot_have_rows_is_refused(changes) -> None:
+def test_a_table_that_cannot_have_rows_is_refused(changes: Any) -> None:
     with pytest.raises(ConfigError, match="has no rows that a sparse gradient"):
         table(**changes)

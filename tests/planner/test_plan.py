@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,7 @@ def test_a_plan_survives_json() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", "null", '{"cluster": {}}', "[" * 100_000])
-def test_text_that_is_no_plan_is_refused(text) -> None:
+def test_text_that_is_no_plan_is_refused(text: str) -> None:
     with pytest.raises(PlanError, match="not a plan"):
         Plan.from_json(text)
 
@@ -47,7 +48,9 @@ def test_text_that_is_no_plan_is_refused(text) -> None:
         (("pairs",), 3),
     ],
 )
-def test_a_plan_with_one_thing_of_another_kind_is_refused(where, value) -> None:
+def test_a_plan_with_one_thing_of_another_kind_is_refused(
+    where: tuple[Any, ...], value: Any
+) -> None:
     """Also where JSON is as good as any: a plan is compared, and counted with."""
     data = json.loads(make_plan(alexnet(), EIGHT).to_json())
     *path, last = where
@@ -72,7 +75,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("what", CHANGES)
-def test_any_change_shows_in_the_digest_and_is_named(what) -> None:
+def test_any_change_shows_in_the_digest_and_is_named(what: str) -> None:
     plan = make_plan(dense("fc", 512, 512, rows=4), TWO)
     other = CHANGES[what]
     assert other.digest() != plan.digest()
@@ -147,6 +150,6 @@ def test_dedicated_servers_need_the_bandwidth_of_the_busier_side() -> None:
 
 
 @pytest.mark.parametrize("seconds", [0, -1, float("nan")])
-def test_a_step_takes_time(seconds) -> None:
+def test_a_step_takes_time(seconds: float) -> None:
     with pytest.raises(PlanError, match="step_seconds"):
         make_plan(alexnet(), EIGHT).gbit_per_s(seconds)

@@ -1,10 +1,15 @@
 """What travels as one, and whether the servers share the work evenly."""
 
 import random
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from poseidon_tf.planner import ClusterSpec, Scheme, make_plan, sharding
+from poseidon_tf.planner.plan import Plan
+from poseidon_tf.planner.sharding import _Part
+from poseidon_tf.planner.specs import VariableSpec
 from tests.planner.planner_models import (
     alexnet,
     conv,
@@ -20,19 +25,19 @@ KIB, MIB = 1 << 10, 1 << 20
 MODELS = [vgg19_22k, alexnet, resnet50, lstm, digits_convnet]
 
 
-def plan_for(specs, servers, workers=4, **options):
+def plan_for(specs: list[VariableSpec], servers: int, workers: int = 4, **options: Any) -> Plan:
     cluster = ClusterSpec(num_workers=workers, num_servers=servers, co_located=True)
     return make_plan(specs, cluster, **options)
 
 
-def units_of(plan):
+def units_of(plan: Plan) -> list[tuple[str, list[str]]]:
     return [
         (unit.scheme.value, [plan.variables[at].name for at in unit.variables])
         for unit in plan.units
     ]
 
 
-def assert_every_element_is_in_one_pair(plan) -> None:
+def assert_every_element_is_in_one_pair(plan: Plan) -> None:
     by_unit = {unit.index: [] for unit in plan.units}
     for pair in plan.pairs:
         by_unit[pair.unit].append(pair)
@@ -50,7 +55,9 @@ def assert_every_element_is_in_one_pair(plan) -> None:
         assert end == unit.num_elements
 
 
-def assert_no_group_takes_more_than_it_may(plan, specs, coalesce_bytes) -> None:
+def assert_no_group_takes_more_than_it_may(
+    plan: Plan, specs: list[VariableSpec], coalesce_bytes: int
+) -> None:
     ps = [at for at, variable in enumerate(plan.variables) if variable.scheme is Scheme.PS]
     tiny = {at for at in ps if specs[at].num_bytes < coalesce_bytes / 256}
     total_bytes = sum(specs[at].num_bytes for at in ps)
@@ -69,7 +76,9 @@ def assert_no_group_takes_more_than_it_may(plan, specs, coalesce_bytes) -> None:
         )
 
 
-def assert_tiny_ones_begin_no_group_early(groups, tiny, is_full) -> None:
+def assert_tiny_ones_begin_no_group_early(
+    groups: list[Any], tiny: set[int], is_full: Callable[..., Any]
+) -> None:
     """Where one does, the last that it could have joined has all that it may have there."""
     for at, group in enumerate(groups):
         shared = [k for k in range(at) if len(groups[k]) > 1 or groups[k][0] in tiny]
@@ -79,7 +88,9 @@ def assert_tiny_ones_begin_no_group_early(groups, tiny, is_full) -> None:
 
 @pytest.mark.parametrize("all_ps", [False, True], ids=["hybrid", "all ps"])
 @pytest.mark.parametrize("model", MODELS)
-def test_the_fullest_server_holds_at_most_1_05_times_the_mean(model, all_ps: bool) -> None:
+def test_the_fullest_server_holds_at_most_1_05_times_the_mean(
+    model: Callable[..., Any], all_ps: bool
+) -> None:
     specs = model()
     for servers in range(1, 33):
         plan = plan_for(specs, servers, schemes={"*": "ps"} if all_ps else None)
@@ -90,7 +101,7 @@ def test_the_fullest_server_holds_at_most_1_05_times_the_mean(model, all_ps: boo
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_random_models_are_covered_once_within_the_pair_size(seed) -> None:
+def test_random_models_are_covered_once_within_the_pair_size(seed: int) -> None:
     rng = random.Random(seed)
     specs = []
     for at in range(rng.randint(1, 40)):
@@ -124,7 +135,7 @@ def test_random_models_are_covered_once_within_the_pair_size(seed) -> None:
         (1 << 30, 1 << 20),  # The largest that is cut by default.
     ],
 )
-def test_a_large_variable_is_striped_over_all_servers(num_bytes, pair_bytes) -> None:
+def test_a_large_variable_is_striped_over_all_servers(num_bytes: int, pair_bytes: int) -> None:
     plan = plan_for([plain("v", num_bytes // 4)], servers=4)
     assert [pair.server for pair in plan.pairs[:8]] == [0, 1, 2, 3, 0, 1, 2, 3]
     assert {4 * pair.length for pair in plan.pairs} == {pair_bytes}
@@ -151,7 +162,7 @@ def test_many_servers_are_balanced_in_few_rounds() -> None:
     rounds = 0
     count = sharding._largest_first
 
-    def counted(*args):
+    def counted(*args: int | list[_Part]) -> tuple[list[int], int]:
         nonlocal rounds
         rounds += 1
         return count(*args)

@@ -4,6 +4,7 @@ import pytest
 
 from poseidon_tf.errors import PlanError
 from poseidon_tf.planner import ClusterSpec, make_plan
+from poseidon_tf.planner.plan import Plan
 from poseidon_tf.planner.simulate import (
     Transfer,
     communication_end,
@@ -17,12 +18,12 @@ STEP_S = 0.925
 CONV_SIZES = [224] * 2 + [112] * 2 + [56] * 4 + [28] * 4 + [14] * 4
 
 
-def vgg_plan(workers, schemes=None):
+def vgg_plan(workers: int, schemes: dict[str, str] | None = None) -> Plan:
     cluster = ClusterSpec(num_workers=workers, num_servers=workers, co_located=True)
     return make_plan(vgg19_22k(), cluster, schemes=schemes)
 
 
-def vgg_times():
+def vgg_times() -> dict[str, float]:
     """When each gradient of VGG19-22K exists: layers take as much time as they have work."""
     kernels = [spec for spec in vgg19_22k() if spec.name.endswith("kernel")]
     sizes = CONV_SIZES + [1] * 3
@@ -43,7 +44,9 @@ def vgg_times():
     ],
     ids=["PS, 4 workers", "PS, 8 workers", "hybrid, 2 GbE", "hybrid, 10 GbE"],
 )
-def test_the_bound_of_vgg19_22k(workers: int, gbe: int, schemes, expected: float) -> None:
+def test_the_bound_of_vgg19_22k(
+    workers: int, gbe: int, schemes: dict[str, str] | None, expected: float
+) -> None:
     bound = speedup_bound(
         vgg_plan(workers, schemes), vgg_times(), compute_s=STEP_S, bits_per_s=gbe * 1e9
     )

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -10,7 +11,7 @@ from poseidon_tf.planner import ClusterSpec, VariableSpec, first_difference, mer
 from tests.planner.planner_models import alexnet, dense, plain
 
 
-def difference(mine, theirs):
+def difference(mine: list[VariableSpec], theirs: list[VariableSpec]) -> str:
     return first_difference(mine, theirs, mine_is="rank 0", theirs_is="rank 1")
 
 
@@ -33,7 +34,9 @@ def test_one_worker_needs_no_server() -> None:
         ({"rows": 0}, "rows"),
     ],
 )
-def test_an_impossible_variable_is_refused_and_the_reason_is_named(wrong, names: str) -> None:
+def test_an_impossible_variable_is_refused_and_the_reason_is_named(
+    wrong: dict[str, Any], names: str
+) -> None:
     right = {"name": "fc/kernel", "shape": (4, 5), "dtype": "float32"}
     with pytest.raises(ConfigError, match=names):
         VariableSpec(**{**right, **wrong})
@@ -52,7 +55,7 @@ def test_specs_survive_json() -> None:
 
 
 @pytest.mark.parametrize("change", [{"shape": 7}, {"factors": [1]}, {"dtype": None}])
-def test_json_that_is_no_spec_is_refused(change) -> None:
+def test_json_that_is_no_spec_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         VariableSpec.from_json_dict({**plain("v", 3).to_json_dict(), **change})
     with pytest.raises(ConfigError):

@@ -32,7 +32,15 @@ def data_of(rank: int, rows: int, step: int = 0) -> bytes:
     return bytes([16 * rank + step]) * (rows * ROW_BYTES)
 
 
-def add(exchange, rank, rows, step=0, *, key=5, cut_bytes=None):
+def add(
+    exchange: FactorExchange,
+    rank: int,
+    rows: int,
+    step: int = 0,
+    *,
+    key: int = 5,
+    cut_bytes: int | None = None,
+) -> list[CompleteSet]:
     """All of a rank's factors, in pieces; what the last of them completed."""
     data = data_of(rank, rows, step)
     outcomes = []
@@ -43,14 +51,18 @@ def add(exchange, rank, rows, step=0, *, key=5, cut_bytes=None):
     return outcomes
 
 
-def arrive(exchange, rank, rows, step=0, **options):
+def arrive(
+    exchange: FactorExchange, rank: int, rows: int, step: int = 0, **options
+) -> list[CompleteSet]:
     if rank == OWN:
         return exchange.add_own(5, step, rows, data_of(rank, rows, step))
     return add(exchange, rank, rows, step, **options)
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
-def test_a_set_is_complete_when_all_ranks_are_there_and_in_rank_order(order) -> None:
+def test_a_set_is_complete_when_all_ranks_are_there_and_in_rank_order(
+    order: tuple[int, int, int, int],
+) -> None:
     """Whoever comes last, own factors included, completes it, step after step."""
     exchange = exchange_of(4)
     rows = [3, 2, 7, 1]  # K may differ by rank.
@@ -73,7 +85,7 @@ def test_factors_may_come_in_pieces(cut_bytes: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_pieces_of_several_ranks_and_keys_may_mix(seed) -> None:
+def test_pieces_of_several_ranks_and_keys_may_mix(seed: int) -> None:
     """Each rank's order within a key is all that counts."""
     rng = random.Random(seed)
     exchange = exchange_of(3)
@@ -94,7 +106,7 @@ def test_pieces_of_several_ranks_and_keys_may_mix(seed) -> None:
 
 
 @pytest.mark.parametrize("rows", [(0, 0, 0), (0, 2, 0), (3, 0, 1)])
-def test_a_worker_may_have_no_rows(rows) -> None:
+def test_a_worker_may_have_no_rows(rows: tuple[int, int, int]) -> None:
     """Factors of no rows are no bytes, and count as contributed."""
     exchange = exchange_of(3)
     for rank in (OWN, 2):
@@ -157,7 +169,7 @@ def half_fed_exchange() -> FactorExchange:
     ],
 )
 def test_a_refused_piece_changes_nothing(
-    rank: int, key: int, step: int, rows, offset: int, total, num_bytes: int, text: str
+    rank: int, key: int, step: int, rows: int, offset: int, total: int, num_bytes: int, text: str
 ) -> None:
     """Twice, early, of a stranger, out of order or of a wrong size: refused, and all goes on."""
     exchange = half_fed_exchange()
@@ -244,12 +256,12 @@ def rows_of(*indices: int) -> bytes:
 
 @pytest.mark.parametrize("cut_bytes", [5, 24])
 @pytest.mark.parametrize("index", [-1, 9, 2**31 - 1])
-def test_a_row_that_the_table_does_not_have_is_refused(cut_bytes: int, index) -> None:
+def test_a_row_that_the_table_does_not_have_is_refused(cut_bytes: int, index: int) -> None:
     """Whoever sends it is named, and the right rows may still come."""
     exchange = FactorExchange(num_workers=2, rank=OWN)
     exchange.register(5, TABLE)
 
-    def send(data):
+    def send(data: bytes) -> list[CompleteSet]:
         outcomes = []
         for begin in range(0, len(data), cut_bytes):
             piece = memoryview(data)[begin : begin + cut_bytes]

@@ -1,5 +1,7 @@
 """Factors as bytes and back, and the sum they stand for."""
 
+from typing import Any
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -8,7 +10,9 @@ from poseidon_tf.errors import ProtocolError
 from poseidon_tf.sfb.factors import Columns, RowSpec, joined, pack, product, unpack
 
 
-def factors(rows, M, N, dtype="float32", seed=0):
+def factors(
+    rows: int, M: int, N: int, dtype: str | type[Any] = "float32", seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     U_KM, V_KN = rng.standard_normal((rows, M)), rng.standard_normal((rows, N))
     return U_KM.astype(dtype), V_KN.astype(dtype)
@@ -82,7 +86,9 @@ def test_a_type_without_a_sum_has_no_factors() -> None:
 
 
 @pytest.mark.parametrize("rows_by_rank", [(4,), (2, 3), (0, 5, 1), (0, 0)])
-def test_the_product_of_joined_factors_is_the_sum_of_outer_products(rows_by_rank) -> None:
+def test_the_product_of_joined_factors_is_the_sum_of_outer_products(
+    rows_by_rank: tuple[int, ...],
+) -> None:
     """U^T V over all rows equals the sum over ranks and rows of single outer products."""
     by_rank = [factors(rows, 3, 2, "float64", rank) for rank, rows in enumerate(rows_by_rank)]
     U_KM, V_KN = joined(by_rank)
@@ -104,7 +110,9 @@ def test_factors_are_joined_in_the_order_given() -> None:
 
 @pytest.mark.parametrize("index_dtype", ["int32", "int64"])
 @pytest.mark.parametrize("rows_by_rank", [(3, 2), (0, 1), (0, 0)])
-def test_sparse_rows_travel_with_their_indices(index_dtype: str, rows_by_rank) -> None:
+def test_sparse_rows_travel_with_their_indices(
+    index_dtype: str, rows_by_rank: tuple[int, int]
+) -> None:
     """Indices and values have types of their own, whatever alignment that gives."""
     spec = RowSpec.sparse("words", num_rows=50, width=3, dtype="float16", index_dtype=index_dtype)
     rng = np.random.default_rng(3)
