@@ -13,7 +13,7 @@ from poseidon_tf.coordinator.service import CoordinatorService
 from poseidon_tf.transport.channel import Channel
 from poseidon_tf.transport.server import Server
 
-MEMBERS = [("worker", 0), ("worker", 1), ("server", 0)]  # Everyone.
+MEMBERS: list[tuple[Role, int]] = [("worker", 0), ("worker", 1), ("server", 0)]  # Everyone.
 WAIT_S = 20.0  # Far more than anything here takes.
 
 
@@ -49,12 +49,14 @@ class Job:
         )
         self.server.start()
         self.pool = ThreadPoolExecutor(8)
-        self.heard = {}  # What each member's callbacks were called with.
-        self.clients = []
+        self.heard: dict[
+            tuple[Role, int], queue.Queue[Any]
+        ] = {}  # What each member's callbacks were called with.
+        self.clients: list[CoordinatorClient] = []
 
     def client(self, role: Role, rank: int, **changes: Any) -> CoordinatorClient:
         heard = self.heard[role, rank] = queue.Queue()
-        description = dict(
+        description: dict[str, Any] = dict(
             role=role,
             rank=rank,
             own_address=f"{role}-{rank}:1",
@@ -96,7 +98,7 @@ class RawMember:
     """A member that says what a test wants it to say."""
 
     def __init__(self, address: str) -> None:
-        self.heard = queue.Queue()
+        self.heard: queue.Queue[Any] = queue.Queue()
         self.channel = Channel(address)
         self.stream = self.channel.open_stream(codec.ATTEND, self)
 

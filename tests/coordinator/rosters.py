@@ -21,7 +21,7 @@ ADDRESSES = {
 
 
 def make_roster(**changes: Any) -> Roster:
-    description = dict(
+    description: dict[str, Any] = dict(
         num_workers=3,
         num_servers=2,
         worker_addresses=[ADDRESSES[key] for key in (W0, W1, W2)],

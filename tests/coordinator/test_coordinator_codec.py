@@ -107,14 +107,14 @@ def test_an_error_arrives_as_what_it_was(
 ) -> None:
     encoded = codec.encode_coordinator_message(Failure(sent("why")))
     decoded = codec.decode_coordinator_message(encoded)
-    assert type(decoded.error) is arrives_as
+    assert isinstance(decoded, Failure) and type(decoded.error) is arrives_as
     assert decoded.text == "why"
 
 
 @pytest.mark.parametrize(
     "number", [99, pb.FAILURE_KIND_NOT_NOW, pb.FAILURE_KIND_START_TIMEOUT], ids=str
 )
-def test_a_kind_that_is_not_a_members_to_say_is_a_members_failure(number: int) -> None:
+def test_a_kind_that_is_not_a_members_to_say_is_a_members_failure(number: Any) -> None:
     """Newer members may know more kinds; a member may not send the others away."""
     envelope = pb.MemberMessage(failure=pb.MemberFailure(text="why", kind=number))
     failure = codec.decode_member_message(envelope.SerializeToString())
@@ -122,10 +122,11 @@ def test_a_kind_that_is_not_a_members_to_say_is_a_members_failure(number: int) -
 
 
 def altered_join(**fields: Any) -> bytes:
-    message = pb.MemberMessage.FromString(codec.encode_member_message(JOIN))
+    message: Any = pb.MemberMessage.FromString(codec.encode_member_message(JOIN))
     for name, value in fields.items():
         setattr(message.join, name, value)
-    return message.SerializeToString()
+    altered: bytes = message.SerializeToString()
+    return altered
 
 
 @pytest.mark.parametrize(

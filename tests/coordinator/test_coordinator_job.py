@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from poseidon_tf.coordinator import service
-from poseidon_tf.coordinator.messages import Failure, Gather, Gathered, Pong, RosterView
+from poseidon_tf.coordinator import codec, service
+from poseidon_tf.coordinator.messages import Failure, Gather, Gathered, Pong, Role, RosterView
 from poseidon_tf.coordinator.stopping import Stopping
 from poseidon_tf.errors import (
     DriftError,
@@ -55,7 +55,7 @@ def test_a_message_to_all_is_encoded_once_and_holds_nobody_up(
         encoded.append(type(message))
         return encode_for_real(message)
 
-    encode_for_real = service.encode_coordinator_message
+    encode_for_real = codec.encode_coordinator_message
     monkeypatch.setattr(service, "encode_coordinator_message", encode)
     workers = job.joined()[:2]
     for name in ("plan", "digest"):
@@ -82,8 +82,9 @@ def test_a_member_that_vanishes_fails_the_job_everywhere(
     text = r"worker rank 1 \(raw:1\) closed its connection without a goodbye"
     with pytest.raises(PeerLost, match=text):
         waiting.result(WAIT_S)
-    for member in [("worker", 0), ("server", 0)]:
-        assert isinstance(job.next_heard(*member), PeerLost)
+    remaining: list[tuple[Role, int]] = [("worker", 0), ("server", 0)]
+    for role, rank in remaining:
+        assert isinstance(job.next_heard(role, rank), PeerLost)
     with pytest.raises(PeerLost, match=text):
         worker.gather("later", b"", timeout_s=WAIT_S)
 

@@ -7,12 +7,12 @@ import pytest
 
 from poseidon_tf.coordinator.codec import encode_coordinator_message
 from poseidon_tf.coordinator.hearing import Hearing
-from poseidon_tf.coordinator.messages import Announced, Gathered, Left, Member, RosterView
+from poseidon_tf.coordinator.messages import Announced, Gathered, Left, Member, Role, RosterView
 from poseidon_tf.coordinator.stopping import Stopping
 from poseidon_tf.errors import ProtocolError
 
 
-def roster(*keys: tuple[str, int]) -> RosterView:
+def roster(*keys: tuple[Role, int]) -> RosterView:
     members = [Member(role=role, rank=rank, address="a:1", info={}) for role, rank in keys]
     return RosterView(members=tuple(members), data_seed=1, incarnation=0)
 
@@ -34,7 +34,7 @@ def heard_by(told: list[Any]) -> Hearing:
     )
 
 
-ALL = [("worker", 0), ("worker", 1), ("server", 0)]
+ALL: list[tuple[Role, int]] = [("worker", 0), ("worker", 1), ("server", 0)]
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ ALL = [("worker", 0), ("worker", 1), ("server", 0)]
 )
 def test_what_does_not_fit_the_cluster_is_refused(message: Any, text: str) -> None:
     """Nobody is told of it, and a gather goes on waiting for its answer."""
-    told = []
+    told: list[Any] = []
     hearing = heard_by(told)
     hearing.open_gathers["x"] = None
     with pytest.raises(ProtocolError, match=text):
@@ -64,7 +64,7 @@ def test_what_does_not_fit_the_cluster_is_refused(message: Any, text: str) -> No
 
 def test_what_fits_is_taken() -> None:
     """The same kinds of messages, as the coordinator of this cluster sends them."""
-    told = []
+    told: list[Any] = []
     hearing = heard_by(told)
     hearing.open_gathers["x"] = None
     for message in (

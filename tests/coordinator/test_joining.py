@@ -13,7 +13,7 @@ import pytest
 from poseidon_tf.coordinator import codec
 from poseidon_tf.coordinator.client import CoordinatorClient
 from poseidon_tf.coordinator.limits import MAX_STRANGER_PINGS
-from poseidon_tf.coordinator.messages import MemberKey, Ping, Pong
+from poseidon_tf.coordinator.messages import MemberKey, Ping, Pong, Role
 from poseidon_tf.errors import ConfigError, MemberError, StartTimeout
 from poseidon_tf.transport.server import Server
 from tests.coordinator.coordinator_jobs import MEMBERS, WAIT_S, Job, RawMember
@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.connections, pytest.mark.usefixtures("no_thread_outliv
 
 @pytest.mark.parametrize("order", [MEMBERS, MEMBERS[::-1], [MEMBERS[1], MEMBERS[2], MEMBERS[0]]])
 def test_members_join_in_any_order_and_see_the_same_roster(
-    job: Job, order: list[tuple[str, int]]
+    job: Job, order: list[tuple[Role, int]]
 ) -> None:
     views = [view for _, view in [job.joining(role, rank) for role, rank in order]]
     first, *others = [view.result(WAIT_S) for view in views]
@@ -36,7 +36,7 @@ def test_members_join_in_any_order_and_see_the_same_roster(
 
 def test_a_missing_member_is_named_in_the_log_and_at_the_deadline(job: Job) -> None:
     class Listener(logging.Handler):
-        lines = queue.Queue()
+        lines: queue.Queue[str] = queue.Queue()
 
         def emit(self, record: logging.LogRecord) -> None:
             self.lines.put(record.getMessage())

@@ -35,7 +35,7 @@ def test_a_stranger_that_was_refused_is_not_heard_again() -> None:
         start_timeout_s=120.0,
         started_s=0.0,
     )
-    server = Server()
+    server: Any = Server()
     service = CoordinatorService(server, roster, clock=lambda: 0.0)
     try:
         stranger, member = Stream(), Stream()

@@ -117,7 +117,7 @@ def test_servers_without_address_are_named_by_their_host_if_that_is_known(
     roster = make_roster(num_workers=2, worker_addresses=addresses, server_addresses=())
     roster.join(join(W0, num_workers=2))
     ((_, notice),) = roster.tick(1010.0)
-    assert says in notice.text
+    assert isinstance(notice, Notice) and says in notice.text
 
 
 def test_a_gather_hands_every_part_to_every_worker_in_rank_order() -> None:
@@ -139,7 +139,7 @@ def test_a_part_given_twice_is_refused_and_changes_nothing() -> None:
         roster.gather(W0, part("plan", b"other"), 0.0)
     roster.gather(W1, part("plan", b"b"), 0.0)
     ((_, gathered), *_) = roster.gather(W2, part("plan", b"c"), 0.0)
-    assert gathered.payloads == (b"a", b"b", b"c")
+    assert gathered == Gathered("plan", (b"a", b"b", b"c"))
 
 
 def test_servers_strangers_and_early_workers_may_not_gather() -> None:
@@ -159,9 +159,10 @@ def test_an_overdue_gather_is_noticed_and_then_fails_naming_who_is_missing() -> 
     roster = complete_roster()
     roster.gather(W1, part("plan", timeout_s=600.0), 100.0)
     roster.gather(W0, part("plan", timeout_s=135.0), 105.0)  # The first deadline counts: 240.
-    told = {}
+    told: dict[tuple[int, str], list[MemberKey]] = {}
     for now_s in range(101, 240):
         for key, message in roster.tick(float(now_s)):
+            assert isinstance(message, Notice)
             told.setdefault((now_s, message.text), []).append(key)
     text = (
         "worker rank 0 (10.0.0.1:2222) and 1 more wait for worker rank 2 (10.0.0.3:2222) to plan: "
@@ -182,7 +183,7 @@ def test_who_waits_elsewhere_is_told_with_what_it_waits_for() -> None:
     roster.gather(W0, part("call fit"), 0.0)
     roster.gather(W1, part("call predict"), 0.0)
     roster.gather(W2, part("call predict"), 0.0)
-    texts = {message.text for _, message in roster.tick(30.0)}
+    texts = {m.text for _, m in roster.tick(30.0) if isinstance(m, Notice)}
     rank_0, rank_1, rank_2 = (f"{key} ({ADDRESSES[key]})" for key in (W0, W1, W2))
     assert texts == {
         f"{rank_0} waits for {rank_1}, {rank_2} to call fit: 30 s of 60 s; "
@@ -202,12 +203,14 @@ def test_who_is_lost_before_everyone_has_arrived_may_come_again(lost: MemberKey)
     text = f"{lost} ({ADDRESSES[lost]}) was lost before everyone had arrived (reset)"
     notices = roster.lost(lost, "reset")
     assert sorted(key for key, _ in notices) == sorted({W0, W1, S0, S1} - {lost})
-    assert all(message.text.startswith(text) for _, message in notices)
+    assert all(isinstance(m, Notice) and m.text.startswith(text) for _, m in notices)
     assert roster.failure is None
     assert roster.join(join(W2)) == []
     views = roster.join(join(lost, address="10.0.0.50:1"))
     assert len(views) == 5
-    assert "10.0.0.50:1" in [member.address for member in views[0][1].members]
+    view = views[0][1]
+    assert isinstance(view, RosterView)
+    assert "10.0.0.50:1" in [member.address for member in view.members]
 
 
 def test_a_newcomer_waits_for_the_next_run_once_this_one_has_begun() -> None:

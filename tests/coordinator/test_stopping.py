@@ -16,7 +16,7 @@ from poseidon_tf.coordinator.messages import (
 )
 from poseidon_tf.coordinator.stopping import Stopping
 from poseidon_tf.errors import MemberError, ProtocolError, StepTimeout
-from tests.coordinator.test_roster import S0, W0, W1, W2, complete_roster
+from tests.coordinator.rosters import S0, W0, W1, W2, complete_roster
 
 pytestmark = pytest.mark.connections
 
@@ -37,11 +37,11 @@ class Cluster:
         self.epoch, self.is_tied = epoch, is_tied
         self.roster = complete_roster()
         self.workers = {key: Stopping(timeout_s=60.0) for key in (W0, W1, W2)}
-        self.to_roster = []  # In order per worker.
-        self.to_worker = {key: [] for key in self.workers}
+        self.to_roster: list[tuple[MemberKey, StopOffer]] = []  # In order per worker.
+        self.to_worker: dict[MemberKey, list[Any]] = {key: [] for key in self.workers}
         self.begun = dict.fromkeys(self.workers, 0)
         self.running = dict.fromkeys(self.workers, False)
-        self.stopped = {}
+        self.stopped: dict[MemberKey, int] = {}
         self.num_waits = 0
 
     def send(self, key: MemberKey, offer: StopOffer | None) -> None:
@@ -214,7 +214,7 @@ def test_an_overdue_stop_is_noticed_and_then_fails_naming_who_is_missing() -> No
         "all workers are asked to stop together; that waits for worker rank 1 (10.0.0.2:2222) to "
         "end a step, or to call stop_requested: "
     )
-    assert {m.text for _, m in roster.tick(1031.0)} == {f"{missing}31 s of 120 s"}
+    assert {m for _, m in roster.tick(1031.0)} == {Notice(f"{missing}31 s of 120 s")}
     assert roster.tick(1089.0) == []
     assert all(isinstance(m, Notice) for _, m in roster.tick(1091.0))
     failed = roster.tick(1120.0)
@@ -230,5 +230,5 @@ def test_a_failure_while_workers_agree_goes_to_all_and_ends_the_stop() -> None:
     roster = complete_roster()
     roster.offer_stop(W0, offer(3), 1001.0)
     failed = roster.fail(W1, MemberFailure("out of memory"))
-    assert {type(m.error) for _, m in failed} == {MemberError}
+    assert {isinstance(m, Failure) and type(m.error) for _, m in failed} == {MemberError}
     assert roster.tick(9999.0) == []

@@ -48,6 +48,7 @@ def test_the_chosen_scheme_is_never_dearer_than_the_other() -> None:
     for _ in range(200):
         specs = dense("fc", rng.randint(1, 600), rng.randint(1, 600), rows=rng.randint(1, 300))
         kernel = make_plan(specs, nodes(rng.randint(2, 32))).variables[0]
+        assert kernel.sfb_bytes is not None
         assert kernel.node_bytes == min(kernel.ps_bytes, kernel.sfb_bytes)
 
 
@@ -147,10 +148,10 @@ def test_a_worker_counts_what_it_sends_its_own_server() -> None:
 def test_the_columns_are_those_of_the_clusters_nodes() -> None:
     specs = dense("fc", 4096, 4096)
     together = make_plan(specs, nodes(8)).variables[0]
-    apart = make_plan(specs, ClusterSpec(num_workers=8, num_servers=8, co_located=False))
-    apart = apart.variables[0]
+    dedicated = ClusterSpec(num_workers=8, num_servers=8, co_located=False)
+    apart = make_plan(specs, dedicated).variables[0]
     millions = [
-        column / 4e6
+        (column or 0) / 4e6
         for plan in (together, apart)
         for column in (plan.ps_bytes, plan.sfb_bytes, plan.adam_bytes)
     ]

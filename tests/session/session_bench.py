@@ -2,7 +2,7 @@
 
 import queue
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from poseidon_tf.errors import PoseidonError
 from poseidon_tf.session.deadlines import Deadlines
@@ -20,7 +20,7 @@ class NotingSyncer:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.sent = []
+        self.sent: list[tuple[int, list[Array]]] = []
 
     def send(self, step: int, arrays: Sequence[Array]) -> None:
         self.sent.append((step, list(arrays)))
@@ -38,7 +38,7 @@ class Deliveries:
     """What one route was given, in order."""
 
     def __init__(self) -> None:
-        self._queue = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[tuple[int, list[Array], str]] = queue.SimpleQueue()
 
     def __call__(self, step: int, results: list[Array], error: str) -> None:
         self._queue.put((step, results, error))
@@ -65,7 +65,7 @@ class Bench:
         answer: Callable[[PoseidonError], PoseidonError | None] = lambda error: error,
         **deadlines: float,
     ) -> None:
-        self.reports = []
+        self.reports: list[str] = []
         self._answer = answer
         self.session = Session(
             rank=3,
@@ -88,8 +88,9 @@ class Bench:
         name: str,
         syncer_type: type[NotingSyncer] = NotingSyncer,
         num_replicas: int = 1,
-        **names: Sequence[str],
-    ) -> tuple[Route, Deliveries]:
+        **names: Any,
+    ) -> tuple[Any, Deliveries]:
+        """A `Route` whose syncer notes what it is given, and where its results go."""
         deliveries = Deliveries()
         join = ReplicaJoin(num_replicas, stacking)
         return Route(self.session, syncer_type(name), deliveries, join, **names), deliveries

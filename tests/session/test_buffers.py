@@ -3,7 +3,8 @@
 import ctypes
 import gc
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ def address(array: np.ndarray) -> int:
     return array.ctypes.data
 
 
-def capsule(array: np.ndarray):
+def capsule(array: np.ndarray) -> Any:
     return array.__dlpack__()
 
 
@@ -69,7 +70,9 @@ def test_a_buffer_is_used_again_when_it_is_free(buffers: Buffers) -> None:
     ],
     ids=["slice", "dtype", "strides", "array", "memory", "cast", "dlpack", "capsule", "part", "c"],
 )
-def test_nothing_is_used_again_while_anything_refers_to_it(buffers: Buffers, refer) -> None:
+def test_nothing_is_used_again_while_anything_refers_to_it(
+    buffers: Buffers, refer: Callable[..., Any]
+) -> None:
     """A view of any kind keeps its buffer; the end of the last one frees it."""
     values = buffers.take().values
     first = address(values)
@@ -98,9 +101,11 @@ def test_the_offset_is_that_of_the_bytes_in_the_shared_memory() -> None:
             taken = [buffers.take() for _ in range(3)]
             assert len({buffer.offset for buffer in taken}) == 3
             for at, buffer in enumerate(taken):
+                assert buffer.offset is not None
                 assert buffer.offset >= 10 and buffer.offset % ALIGNMENT == 0
                 buffer.values[:] = at + 1
             for at, buffer in enumerate(taken):
+                assert buffer.offset is not None
                 assert bytes(child.view(buffer.offset, NUM_BYTES)) == bytes([at + 1]) * NUM_BYTES
                 child.view(buffer.offset, 1)[:] = b"\xff"
                 assert buffer.values[0] == 255
@@ -123,7 +128,7 @@ def test_threads_never_hold_the_same_buffer(buffers: Buffers) -> None:
     """What one thread writes stays as it is while others take and give back."""
     wrong = []
 
-    def use(number) -> None:
+    def use(number: int) -> None:
         for _ in range(300):
             values = buffers.take().values
             values[:] = number

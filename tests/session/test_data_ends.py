@@ -1,11 +1,13 @@
 """Where the data of several workers ends: nobody asks before somebody has run out."""
 
+import functools
 import struct
 import threading
+from typing import Any
 
 import pytest
 
-from poseidon_tf.errors import MemberError, ProtocolError, StepTimeout
+from poseidon_tf.errors import MemberError, PoseidonError, ProtocolError, StepTimeout
 from poseidon_tf.session.data_ends import Count, DataEnds, IteratorEnds
 from poseidon_tf.session.naming import WorkerNames
 
@@ -52,16 +54,16 @@ def test_a_step_exists_if_anyone_has_it_and_ends_when_all_have_run_out() -> None
 class Workers:
     """Two workers whose announcements wait in a list until a test delivers them."""
 
-    def __init__(self, timeout_s=WAIT_S) -> None:
-        self.failure = None
-        self.failed_with = []
-        self.messages = []
+    def __init__(self, timeout_s: float = WAIT_S) -> None:
+        self.failure: PoseidonError | None = None
+        self.failed_with: list[PoseidonError] = []
+        self.messages: list[tuple[int, bytes]] = []
         self.has_news = threading.Semaphore(0)
         self.ends = [
             DataEnds(
                 num_workers=2,
                 rank=rank,
-                announce=lambda message, rank=rank: self.announce(rank, message),
+                announce=functools.partial(self.announce, rank),
                 failure=lambda: self.failure,
                 fail=self.fail,
                 names=WorkerNames(["10.0.0.1:1", "10.0.0.2:1"]),
@@ -70,11 +72,11 @@ class Workers:
             for rank in range(2)
         ]
 
-    def fail(self, error):
+    def fail(self, error: PoseidonError) -> PoseidonError:
         self.failed_with.append(error)
         return error
 
-    def announce(self, rank, message) -> None:
+    def announce(self, rank: int, message: bytes) -> None:
         self.messages.append((rank, message))
         self.has_news.release()
 
@@ -84,9 +86,9 @@ class Workers:
         rank, message = self.messages.pop(0)
         self.ends[1 - rank].heard(rank, message)
 
-    def ask(self, index):
+    def ask(self, index: int) -> tuple[threading.Thread, list[Any]]:
         """Rank 0, which has run out, asks for a step of dataset 5, iterator 2."""
-        answers = []
+        answers: list[Any] = []
 
         def wait() -> None:
             try:
@@ -99,7 +101,7 @@ class Workers:
         return thread, answers
 
 
-def answer_of(asked):
+def answer_of(asked: tuple[threading.Thread, list[Any]]) -> Any:
     thread, answers = asked
     thread.join(WAIT_S)
     return answers[0]
@@ -165,7 +167,7 @@ def test_garbage_is_refused() -> None:
 
 
 @pytest.mark.parametrize("numbers", [(-1, 0, 3), (0, -1, 3), (0, 0, -3)])
-def test_an_announcement_of_impossible_numbers_is_refused(numbers) -> None:
+def test_an_announcement_of_impossible_numbers_is_refused(numbers: tuple[int, int, int]) -> None:
     """Nothing counts from below zero."""
     ends = alone()
     with pytest.raises(ProtocolError, match="rank 1 announced"):
@@ -173,7 +175,7 @@ def test_an_announcement_of_impossible_numbers_is_refused(numbers) -> None:
 
 
 @pytest.mark.parametrize("rank", [-1, 0, 2, 2**32 - 1])
-def test_only_the_other_workers_are_heard(rank) -> None:
+def test_only_the_other_workers_are_heard(rank: int) -> None:
     """What somebody else says of their data says nothing of any worker's."""
     ends = alone()
     with pytest.raises(ProtocolError, match=f"rank {rank} announced its data to rank 0"):
@@ -193,7 +195,7 @@ def test_a_worker_may_not_name_iterators_without_end(monkeypatch: pytest.MonkeyP
     assert ends.has_step(2, 0, 4, has_element=False)
 
 
-def alone():
+def alone() -> DataEnds:
     """Rank 0 of two workers, whose announcements go nowhere."""
     return DataEnds(
         num_workers=2,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
@@ -69,7 +69,7 @@ def test_content_is_read_as_it_leaves() -> None:
     """A worker that streams holds one of its own pieces, not all of them."""
     read: list[int] = []
 
-    def content():  # type: ignore[no-untyped-def]
+    def content() -> Iterator[bytes]:
         for at in range(4):
             read.append(at)
             yield bytes(MAX_PIECE_BYTES)

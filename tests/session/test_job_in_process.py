@@ -1,12 +1,16 @@
 """Workers and servers of one process over real connections, without TensorFlow: a whole job."""
 
 import threading
+from typing import Any
 
 import numpy as np
 import pytest
 
 from poseidon_tf.errors import MemberError, ProtocolError
 from poseidon_tf.kv.client import ServerLink
+from poseidon_tf.kv.store import KeySpec
+from poseidon_tf.launch.join import Membership
+from poseidon_tf.session.statistics import Statistics
 from tests.session.jobs_in_process import (
     FC7,
     SIZES,
@@ -34,10 +38,12 @@ CLUSTERS = [
 
 
 @pytest.mark.parametrize("num_workers, num_servers", CLUSTERS)
-def test_twenty_steps_have_the_bits_of_sums_in_rank_order(num_workers, num_servers) -> None:
+def test_twenty_steps_have_the_bits_of_sums_in_rank_order(
+    num_workers: int, num_servers: int
+) -> None:
     """All workers get all sums and factors, bit for bit, and count their bytes exactly."""
 
-    def work(member):
+    def work(member: Membership) -> Statistics:
         training = Training(member, num_workers, num_servers or num_workers)
         for step in range(20):
             training.step(step)
@@ -64,13 +70,13 @@ def test_twenty_steps_have_the_bits_of_sums_in_rank_order(num_workers, num_serve
 
 
 @pytest.mark.parametrize("num_workers, num_servers", CLUSTERS)
-def test_results_stay_as_they_are_while_they_are_used(num_workers, num_servers) -> None:
+def test_results_stay_as_they_are_while_they_are_used(num_workers: int, num_servers: int) -> None:
     """Two steps are under way at any time; a result that is kept outlives the steps after it,
     and a part of it keeps it; what is dropped is not missed."""
     size, num_steps = 40_005, 12
     ranks = range(num_workers)
 
-    def work(member):
+    def work(member: Membership) -> int:
         delivered, kept = Deliveries(), {}
         route = member.worker.open_sum(
             "fc",
@@ -103,7 +109,7 @@ def test_framing_of_whole_pairs_is_within_two_percent() -> None:
     """8 MiB in 512 KiB pairs: the payload is exact, and little else is on the streams."""
     size = 16 * PAIR_BYTES // 4
 
-    def work(member):
+    def work(member: Membership) -> Statistics:
         delivered = Deliveries()
         route = member.worker.open_sum(
             "fc",
@@ -133,16 +139,16 @@ def test_sums_announced_together_ask_each_server_once(monkeypatch: pytest.Monkey
     """Opening them asks nobody; a sum that was not announced is when it is opened."""
     asked, register = [], ServerLink.register
 
-    def counted(link, specs, **options):
+    def counted(link: ServerLink, specs: list[KeySpec], **options: Any) -> list[int]:
         asked.append((threading.get_ident(), link.address, len(specs)))
         return register(link, specs, **options)
 
     monkeypatch.setattr(ServerLink, "register", counted)
 
-    def asked_by_me():
+    def asked_by_me() -> list[int]:
         return sorted(n for thread, _, n in asked if thread == threading.get_ident())
 
-    def work(member):
+    def work(member: Membership) -> int:
         sums = [(name, "float32", pairs_of(size, 2, 10_000)) for name, size in SIZES.items()]
         member.worker.announce_sums(sums)
         assert asked_by_me() == [2, 5]  # Pairs of each server, in one call.
@@ -167,7 +173,7 @@ def test_a_worker_that_fails_fails_the_step_of_the_others() -> None:
     """Whoever waits for it gets an error that names it, and the servers end with 1."""
     pushed = threading.Event()
 
-    def work(member):
+    def work(member: Membership) -> str:
         worker, delivered = member.worker, Deliveries()
         route = worker.open_sum(
             "fc", "float32", None, num_elements=4, purpose="ps", deliver=delivered
@@ -190,7 +196,7 @@ def test_a_worker_that_fails_fails_the_step_of_the_others() -> None:
 def test_workers_that_disagree_on_a_size_are_told_so() -> None:
     """The second to announce a key hears how the first did, before anything is summed."""
 
-    def work(member):
+    def work(member: Membership) -> str:
         size = 4 + member.worker.rank
         try:
             member.worker.open_sum(

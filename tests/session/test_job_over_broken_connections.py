@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from poseidon_tf.launch import server_main, worker_parts
+from poseidon_tf.launch.join import Membership
+from poseidon_tf.session.statistics import Statistics
 from poseidon_tf.transport.connections import ConnectionSettings
 from poseidon_tf.transport.server import Server
 from tests.session.jobs_in_process import SIZES, InProcess, Training
@@ -80,7 +82,7 @@ def test_twenty_steps_have_the_same_bits_though_every_connection_breaks(
     to take connections up again: rank 0's is the job's."""
     job, proxies = proxied
 
-    def work(member):
+    def work(member: Membership) -> Statistics:
         worker = member.worker
         assert serving.wait(WAIT_S)
         training = Training(member, 2, 1)

@@ -1,5 +1,7 @@
 """NaN and infinity in a worker's own contribution are found before it is sent."""
 
+from typing import Any
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -14,9 +16,10 @@ NAMES = ["the gradient of 'fc/kernel'", "the gradient of 'fc/bias'"]
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("value", [np.nan, -np.nan, np.inf, -np.inf])
-def test_one_bad_number_is_found_wherever_it_is(dtype, value) -> None:
+def test_one_bad_number_is_found_wherever_it_is(dtype: str | type[Any], value: float) -> None:
     """And counted; the largest finite numbers are none."""
-    largest = float(ml_dtypes.finfo(dtype).max)
+    finfo: Any = ml_dtypes.finfo
+    largest = float(finfo(dtype).max)
     for at in [(0, 0), (2, 1), (6, 4)]:
         array = np.full((7, 5), largest, dtype)
         array[::2] = -largest
@@ -27,7 +30,7 @@ def test_one_bad_number_is_found_wherever_it_is(dtype, value) -> None:
 
 
 @pytest.mark.parametrize("dtype", [*DTYPES, "int32"])
-def test_no_rows_are_no_bad_rows(dtype) -> None:
+def test_no_rows_are_no_bad_rows(dtype: str | type[Any]) -> None:
     """A share of a batch may be empty."""
     assert fault(np.zeros((0, 5), dtype)) == ""
 
@@ -47,7 +50,7 @@ def test_all_of_many_bad_numbers_are_counted() -> None:
 def test_a_bad_contribution_is_not_sent_and_fails_the_session(bench: MakeBench) -> None:
     """The error names rank, step and the variable itself, not only its unit; the others hear it."""
     job = bench()
-    names = {"variables": ["fc/kernel", "fc/bias"], "contents": NAMES}
+    names: dict[str, Any] = {"variables": ["fc/kernel", "fc/bias"], "contents": NAMES}
     route, delivered = job.route("fc/kernel and 1 more", **names)
     good, bad = np.ones((2, 3), "float32"), np.array([1, np.nan, 2], "float32")
     route.push([good, good], check=True)

@@ -32,7 +32,8 @@ def test_a_worker_notices_only_where_it_watches() -> None:
 
 def test_it_ends_the_process_with_its_code() -> None:
     """As SystemExit, which runs every `finally` and which `except Exception` lets pass."""
-    with pytest.raises(SystemExit) as raised:
+    assert issubclass(Preempted, SystemExit)
+    with pytest.raises(Preempted) as raised:
         raise Preempted("worker rank 1")
     assert raised.value.code == EXIT_CODE == 143
     assert raised.value.reason == "worker rank 1"
@@ -45,7 +46,7 @@ class Loop:
         self.stopping = Stopping(timeout_s=1.0)
         self.begun = 0
 
-    def step(self):
+    def step(self) -> StopOffer | None:
         self.stopping.end()
         self.begun += 1
         return self.stopping.begin()
@@ -78,7 +79,9 @@ def test_a_worker_that_has_begun_one_step_more_takes_the_asking_one_with_it() ->
     two.step()
     one.stopping.end()
     offer = one.stopping.want()
+    assert offer is not None
     answer = two.stopping.asked(offer.number, offer.after)
+    assert answer is not None
     assert (offer.after, answer.after) == (1, 2)
     for loop in (one, two):
         loop.stopping.agree(2)

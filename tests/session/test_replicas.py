@@ -16,7 +16,7 @@ def test_the_last_replica_completes_a_step() -> None:
     assert join.add(0, ones) == (0, False, None)
     step, is_first, joined = join.add(2, ones)
     assert (step, is_first) == (0, False)
-    assert joined[0].tolist() == [3.0, 3.0]
+    assert joined is not None and joined[0].tolist() == [3.0, 3.0]
 
 
 def test_replicas_may_be_a_step_apart() -> None:
@@ -25,18 +25,20 @@ def test_replicas_may_be_a_step_apart() -> None:
     join.add(0, [np.zeros((1, 2))])
     join.add(0, [np.full((1, 2), 7.0)])
     assert join.missing() == {0: [1], 1: [1]}
-    assert join.add(1, [np.ones((2, 2))]).arrays[0].tolist() == [[0, 0], [1, 1], [1, 1]]
-    assert join.add(1, [np.ones((0, 2))]).arrays[0].tolist() == [[7, 7]]
+    first, second = (join.add(1, [np.ones((rows, 2))]).arrays for rows in (2, 0))
+    assert first is not None and first[0].tolist() == [[0, 0], [1, 1], [1, 1]]
+    assert second is not None and second[0].tolist() == [[7, 7]]
     assert join.missing() == {}
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
-def test_the_order_of_arrival_changes_no_bit(order) -> None:
+def test_the_order_of_arrival_changes_no_bit(order: tuple[int, int, int]) -> None:
     """Sums are made in the order of the replicas' ids."""
-    shares = [np.float32([1e8]), np.float32([1.0]), np.float32([-1e8])]
+    shares = [np.array([share], "float32") for share in (1e8, 1.0, -1e8)]
     join = ReplicaJoin(3, summing("float32"))
     for replica in order:
         joined = join.add(replica, [shares[replica]]).arrays
+    assert joined is not None
     assert joined[0][0] == (np.float32(1e8) + np.float32(1.0)) + np.float32(-1e8)
 
 
@@ -48,7 +50,7 @@ def test_half_precision_is_rounded_once(name: str) -> None:
     join = ReplicaJoin(3, summing(name))
     for replica, value in enumerate((large, small, small)):
         joined = join.add(replica, [np.full((2, 1), value, dtype)]).arrays
-    assert joined[0].shape == (2, 1)
+    assert joined is not None and joined[0].shape == (2, 1)
     assert joined[0].view(dtype).astype("float32").tolist() == [[large + 2]] * 2
 
 

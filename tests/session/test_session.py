@@ -91,7 +91,8 @@ def test_the_first_failure_counts(bench: MakeBench) -> None:
     kept = job.session.failure
     job.session.fail(StepTimeout("worker 0 waited"))
     job.session.lost(0, ProtocolError("nonsense"), who="worker rank 0")
-    assert job.session.failure is kept and kept.__cause__ is first
+    assert job.session.failure is kept
+    assert kept is not None and kept.__cause__ is first
     assert type(kept) is MemberError
     assert str(kept) == "worker 1 has died; rank 3 was in step 41 and waited for nothing"
     assert job.reports == ["worker 1 has died"]

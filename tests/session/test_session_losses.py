@@ -33,12 +33,16 @@ STALL = (
         (KeyError("stray"), PoseidonError, r"KeyError\('stray'\)"),
     ],
 )
-def test_a_refusal_fails_at_once(bench: MakeBench, error, kind, text: str) -> None:
+def test_a_refusal_fails_at_once(
+    bench: MakeBench, error: Exception, kind: type[PoseidonError], text: str
+) -> None:
     """Only a lost connection is worth waiting for the coordinator's word; the peer is named."""
     job = bench(verdict_s=1000.0)
     job.session.lost(1, error, who="worker rank 1 (10.0.0.7:5001)")
+    failure = job.session.failure
+    assert failure is not None
     with pytest.raises(kind, match=r"^worker rank 1 \(10.0.0.7:5001\): .*" + text):
-        raise job.session.failure
+        raise failure
 
 
 def test_a_lost_connection_fails_when_nobody_says_why(bench: MakeBench) -> None:
@@ -115,7 +119,7 @@ def test_a_wait_that_nobody_ends_ends_at_the_deadline(bench: MakeBench) -> None:
 def test_a_wait_ends_even_if_nobody_can_be_named(bench: MakeBench) -> None:
     """An error while asking who owes the contribution does not stop the watch."""
 
-    def describe_missing():
+    def describe_missing() -> None:
         raise ValueError("channel closed")
 
     job = bench(step_s=0.1, describe_missing=describe_missing)
@@ -140,8 +144,9 @@ def test_a_long_wait_is_reported_before_its_deadline(
         route.push(ONE)
         assert delivered.next()[2]
     reports = [r.message for r in caplog.records if r.levelno == logging.WARNING]
-    since = {re.fullmatch(STALL, report)[1] for report in reports}
-    assert len(reports) >= 2 and len(since) <= 2  # Rounded to seconds.
+    found = [re.fullmatch(STALL, report) for report in reports]
+    since = {each and each[1] for each in found}
+    assert all(found) and len(reports) >= 2 and len(since) <= 2  # Rounded to seconds.
 
 
 def test_what_breaks_after_the_end_is_no_failure(bench: MakeBench) -> None:
@@ -231,7 +236,7 @@ def test_a_wait_that_is_no_sum_is_reported_too(
     job = bench(stall_report_s=0.1, stall_repeat_s=0.1, step_s=0.4)
     asked = threading.Semaphore(0)
 
-    def owing():
+    def owing() -> str:
         asked.release()
         return "not heard from worker rank 1"
 

@@ -6,17 +6,20 @@ That no thread is left is looked at after every test.
 import contextlib
 import errno
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from poseidon_tf.coordinator.client import CoordinatorClient
+from poseidon_tf.coordinator.messages import Role
 from poseidon_tf.coordinator.service import CoordinatorService
 from poseidon_tf.errors import ConfigError, MemberError, PoseidonError
 from poseidon_tf.launch.cluster_env import ClusterConfig
-from poseidon_tf.launch.join import join
+from poseidon_tf.launch.join import Membership, join
 from poseidon_tf.launch.server_main import ServerProcess
 from poseidon_tf.transport.server import Server
 from tests.session.jobs_in_process import DEADLINES, InProcess
@@ -26,13 +29,13 @@ from tests.support.jobs import free_addresses
 pytestmark = pytest.mark.connections
 
 
-def is_free(address):
+def is_free(address: str) -> bool:
     """Whether another process could listen there now."""
     Server(address, max_streams=1).stop()
     return True
 
 
-def shared_memories():
+def shared_memories() -> set[int]:
     """The inodes of those that are open in this process."""
     links = [Path(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")]
     links = [link for link in links if link.is_symlink()]  # Not the one that listed them.
@@ -60,11 +63,11 @@ def test_a_worker_that_cannot_arrive_keeps_no_port_and_no_memory() -> None:
 
 @pytest.mark.parametrize("error", [OSError(errno.EMFILE, "too many files"), KeyboardInterrupt()])
 def test_a_rank_0_that_gets_no_memory_or_is_interrupted_leaves_nothing(
-    error, monkeypatch: pytest.MonkeyPatch
+    error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither its coordinator nor its port; the error is the system's, or the user's."""
 
-    def refuse(name):
+    def refuse(name: str) -> None:
         raise error
 
     addresses = tuple(free_addresses(2))
@@ -78,7 +81,7 @@ def test_who_still_connects_hears_that_the_job_has_failed() -> None:
     """Rank 1 fails when all have arrived: rank 0 does not wait for it until `start_s`."""
     first, other, server = free_addresses(3)
 
-    def attend(role, address, then) -> None:
+    def attend(role: Role, address: str, then: Callable[..., Any]) -> None:
         client = CoordinatorClient(
             first,
             role=role,
@@ -116,11 +119,11 @@ def test_a_goodbye_that_is_interrupted_still_ends_everything(
     """As by Ctrl-C while rank 0 waits for the others to leave."""
     close = CoordinatorService.close
 
-    def interrupted(service, *, timeout_s) -> None:
+    def interrupted(service: CoordinatorService, *, timeout_s: float) -> None:
         monkeypatch.setattr(CoordinatorService, "close", close)
         raise KeyboardInterrupt
 
-    def work(member) -> None:
+    def work(member: Membership) -> None:
         monkeypatch.setattr(CoordinatorService, "close", interrupted)
         with pytest.raises(KeyboardInterrupt):
             member.leave()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,9 @@ from poseidon_tf.transport.connections import ConnectionSettings
 from tests.session.jobs_in_process import DEADLINES, InProcess
 
 
-def warnings_of(caplog, *, workers_s, server_s):
+def warnings_of(
+    caplog: pytest.LogCaptureFixture, *, workers_s: float, server_s: float
+) -> tuple[InProcess, list[Any]]:
     """What is logged at WARNING or above in a whole job with these two `keepalive_s`."""
     job = InProcess(
         2,
@@ -50,6 +53,8 @@ def test_what_rank_0_says_arrives() -> None:
 
 @pytest.mark.parametrize("name", ["timeline_dir", "keepalive_s", "resume_s"])
 @pytest.mark.parametrize("value", [True, -1, ["1"], float("nan"), float("inf")])
-def test_what_rank_0_cannot_mean_is_refused_by_name(name: str, value) -> None:
+def test_what_rank_0_cannot_mean_is_refused_by_name(
+    name: str, value: bool | float | list[str]
+) -> None:
     with pytest.raises(ProtocolError, match=rf"rank 0's {name} is "):
         ToldServers.read({name: value})

@@ -27,7 +27,7 @@ def test_another_wait_has_reports_of_its_own() -> None:
     "names, text",
     [(["a"], "'a'"), (["a", "b"], "'a', 'b'"), (["a", "b", "c", "d"], "'a', 'b' and 2 more")],
 )
-def test_a_list_of_names_is_short(names, text: str) -> None:
+def test_a_list_of_names_is_short(names: list[str], text: str) -> None:
     """Two of them, and how many more."""
     assert listed(names) == text
 
@@ -46,6 +46,8 @@ def test_a_list_of_names_is_short(names, text: str) -> None:
         ),
     ],
 )
-def test_where_a_worker_was_is_one_phrase(last_step: int, variables, others, text: str) -> None:
+def test_where_a_worker_was_is_one_phrase(
+    last_step: int, variables: list[str], others: list[str], text: str
+) -> None:
     """The step, and everything that it waited for."""
     assert situation(2, last_step, variables, others) == text

@@ -2,6 +2,7 @@
 
 import types
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,8 @@ class Link:
 @pytest.fixture
 def unit() -> SimpleNamespace:
     """A vector of six floats in two KV pairs of one server, pushed for step 0, and its results."""
-    link, done = Link(), []
+    link: Any = Link()
+    done: list[Any] = []
     pairs = [Pair(link, 3, 0, 16), Pair(link, 5, 16, 8)]
     syncer = ServerSyncer(
         "fc", "float32", pairs, lambda step, results: done.append((step, results[0].tolist()))
@@ -55,7 +57,7 @@ def test_the_pairs_of_a_step_make_its_result(unit: SimpleNamespace) -> None:
     ],
 )
 def test_a_sum_that_is_not_due_is_refused_and_the_result_is_right(
-    unit: SimpleNamespace, key: int, step, payload, says: str
+    unit: SimpleNamespace, key: int, step: int, payload: memoryview | None, says: str
 ) -> None:
     """One that came twice would have completed the step with a part that never came."""
     unit.syncer.receive(unit.link, 3, 0, floats(1, 2, 3, 4))
@@ -68,8 +70,9 @@ def test_a_sum_that_is_not_due_is_refused_and_the_result_is_right(
 
 
 @pytest.mark.parametrize("payload", [None, memoryview(b"123")])
-def test_a_value_of_any_size_is_still_made_of_whole_numbers(payload) -> None:
-    link, done = Link(), []
+def test_a_value_of_any_size_is_still_made_of_whole_numbers(payload: memoryview | None) -> None:
+    link: Any = Link()
+    done: list[Any] = []
     syncer = ServerSyncer("any", "float32", [Pair(link, 0, 0, 0)], lambda *each: done.append(each))
     with pytest.raises(ProtocolError, match="the sum of 'any' of step 0"):
         syncer.receive(link, 0, 0, payload)

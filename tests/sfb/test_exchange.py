@@ -3,6 +3,7 @@
 import itertools
 import random
 import tracemalloc
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,10 +41,10 @@ def add(
     *,
     key: int = 5,
     cut_bytes: int | None = None,
-) -> list[CompleteSet]:
+) -> list[Any]:
     """All of a rank's factors, in pieces; what the last of them completed."""
     data = data_of(rank, rows, step)
-    outcomes = []
+    outcomes: list[Any] = []
     for begin in range(0, max(len(data), 1), cut_bytes or max(len(data), 1)):
         assert outcomes == []
         piece = memoryview(data)[begin : begin + (cut_bytes or len(data))]
@@ -52,8 +53,8 @@ def add(
 
 
 def arrive(
-    exchange: FactorExchange, rank: int, rows: int, step: int = 0, **options
-) -> list[CompleteSet]:
+    exchange: FactorExchange, rank: int, rows: int, step: int = 0, **options: int
+) -> list[Any]:
     if rank == OWN:
         return exchange.add_own(5, step, rows, data_of(rank, rows, step))
     return add(exchange, rank, rows, step, **options)
@@ -97,7 +98,7 @@ def test_pieces_of_several_ranks_and_keys_may_mix(seed: int) -> None:
         streams.append([(rank, key, 0, 4, begin, 80, piece) for begin, piece in cuts])
     for key in (5, 6):
         exchange.add_own(key, 0, 1, data_of(OWN, 1))
-    complete = []
+    complete: list[Any] = []
     while streams := [stream for stream in streams if stream]:
         complete += exchange.add(*rng.choice(streams).pop(0))
     assert sorted(each.key for each in complete) == [5, 6]
@@ -127,6 +128,7 @@ def test_a_worker_may_send_a_gradient_whole() -> None:
             exchange.add(2, 5, 0, 1, 0, total, memoryview(bytes(8)))
     assert exchange.add(2, 5, 0, 0, 0, 32, memoryview(data[:32])) == []
     (complete,) = exchange.add_own(5, 0, 0, b"")
+    assert isinstance(complete, CompleteSet)
     assert complete.factors == ((1, data), (0, b""), (0, data[:32]))
 
 
@@ -135,8 +137,8 @@ def test_a_peer_may_be_a_step_ahead() -> None:
     exchange = exchange_of(2)
     assert add(exchange, 0, 1, step=0) == add(exchange, 0, 2, step=1) == []
     assert exchange.missing() == [("fc7/kernel", 0, [1]), ("fc7/kernel", 1, [1])]
-    assert [each.step for each in exchange.add_own(5, 0, 1, data_of(OWN, 1))] == [0]
-    assert [each.step for each in exchange.add_own(5, 1, 1, data_of(OWN, 1))] == [1]
+    assert [each.step for each in arrive(exchange, OWN, 1, step=0)] == [0]
+    assert [each.step for each in arrive(exchange, OWN, 1, step=1)] == [1]
 
 
 def half_fed_exchange() -> FactorExchange:
@@ -181,6 +183,7 @@ def test_a_refused_piece_changes_nothing(
     for step, rows in enumerate((1, 2)):
         assert add(exchange, 2, 1, step) == []
         (complete,) = exchange.add_own(5, step, 1, data_of(OWN, 1))
+        assert isinstance(complete, CompleteSet)
         assert complete.factors[0] == (rows, data_of(0, rows, step))
 
 
@@ -234,6 +237,7 @@ def test_a_leaver_deserts_the_sets_that_miss_its_factors() -> None:
 def test_a_leaver_that_never_began_has_no_step() -> None:
     """Who has left before its first step did not leave after step -1."""
     (deserted,) = half_fed_exchange().leave(2, -1)
+    assert isinstance(deserted, Deserted)
     assert deserted.reason.startswith("rank 2 left before its first step while rank 1 waits for ")
 
 
@@ -261,8 +265,8 @@ def test_a_row_that_the_table_does_not_have_is_refused(cut_bytes: int, index: in
     exchange = FactorExchange(num_workers=2, rank=OWN)
     exchange.register(5, TABLE)
 
-    def send(data: bytes) -> list[CompleteSet]:
-        outcomes = []
+    def send(data: bytes) -> list[Any]:
+        outcomes: list[Any] = []
         for begin in range(0, len(data), cut_bytes):
             piece = memoryview(data)[begin : begin + cut_bytes]
             outcomes = exchange.add(0, 5, 0, 3, begin, len(data), piece)
