@@ -53,10 +53,10 @@ def test_it_installs_into_a_clean_environment_and_runs(
     python = clean / "bin" / "python"
     packages = next(clean.glob("lib/python3*/site-packages"))
     (packages / "dependencies.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
-    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet"]
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet"]
     options = ["--no-deps", "--no-index", "--no-build-isolation", "--force-reinstall"]
     subprocess.run([*pip, *options, distribution], check=True, capture_output=True, timeout=120)
-    run = [python, "-c", IMPORTS.format(prefix=str(clean))]
+    run = [str(python), "-c", IMPORTS.format(prefix=str(clean))]
     printed = subprocess.run(
         run, check=True, capture_output=True, text=True, timeout=120, cwd=tmp_path
     ).stdout.split()

@@ -186,7 +186,7 @@ def test_every_package_has_its_line_in_the_table() -> None:
 
 
 @pytest.mark.parametrize("file", sources())
-def test_a_module_keeps_to_its_layer(file) -> None:
+def test_a_module_keeps_to_its_layer(file: str) -> None:
     """It imports downwards, only its own libraries, and is short, documented and well named."""
     assert violations(file, sources()[file]) == []
 
@@ -238,7 +238,7 @@ def test_the_table_itself_points_down_only() -> None:
         ("session/session.py", "x = 1\n" * (MAX_LINES - 1), "401 lines"),
     ],
 )
-def test_a_planted_violation_is_found(file: str, line, what: str) -> None:
+def test_a_planted_violation_is_found(file: str, line: str, what: str) -> None:
     """The check can fail: exactly what was planted is reported."""
     found = violations(file, f'"""A module."""\n{line}\n')
     assert len(found) == 1 and what in found[0]
@@ -260,7 +260,7 @@ def test_no_two_files_import_each_other() -> None:
         },
     ],
 )
-def test_a_planted_circle_is_found(files) -> None:
+def test_a_planted_circle_is_found(files: dict[str, str]) -> None:
     """Whichever way the imports are written; who is not in it is not named."""
     assert circles({**files, "kv/d.py": "from . import a"}) == [sorted(files)]
 

@@ -3,6 +3,7 @@
 import json
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,26 +14,32 @@ from poseidon_tf.trace import Recorder, merge
 class Clock:
     """A clock that goes on by `tick_s` with every look."""
 
-    def __init__(self, now_s, tick_s=0.001) -> None:
+    def __init__(self, now_s: float, tick_s: float = 0.001) -> None:
         self.now_s = now_s
         self.tick_s = tick_s
 
-    def __call__(self):
+    def __call__(self) -> float:
         self.now_s += self.tick_s
         return self.now_s
 
 
-def record_step(recorder, variable, step) -> None:
+def record_step(recorder: Recorder, variable: str, step: int) -> None:
     for kind in ("gradient ready", "sent", "released", "received", "applied"):
         recorder.event(kind, variable, step)
 
 
-def rows(trace, phase):
+def written(recorder: Recorder) -> Path:
+    path = recorder.write()
+    assert path is not None
+    return path
+
+
+def rows(trace: dict[str, Any], phase: str) -> list[dict[str, Any]]:
     return [row for row in trace["traceEvents"] if row["ph"] == phase]
 
 
 def test_without_a_directory_nothing_is_looked_at_or_written() -> None:
-    def no_clock():
+    def no_clock() -> float:
         raise AssertionError("the clock was read")
 
     recorder = Recorder("worker 0", directory=None, clock=no_clock)
@@ -49,7 +56,7 @@ def test_a_file_has_a_track_per_variable_an_instant_per_event_and_a_slice_per_st
     record_step(recorder, "fc2/kernel", 0)
     recorder.event("gradient ready", "fc1/kernel", 1)
     recorder.event("sent", "fc1/kernel", 1, bytes=64)
-    path = recorder.write()
+    path = written(recorder)
     assert path == tmp_path / "new" / "worker-0.trace.json"
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
@@ -75,7 +82,7 @@ def test_a_slice_ends_with_the_last_arrival(tmp_path: Path) -> None:
     recorder = Recorder("w", directory=tmp_path, clock=Clock(0.0, tick_s=1.0))
     for kind in ("gradient ready", "received", "received"):
         recorder.event(kind, "v", 0)
-    (communication,) = rows(json.loads(recorder.write().read_text()), "X")
+    (communication,) = rows(json.loads(written(recorder).read_text()), "X")
     assert communication["dur"] == 2e6
 
 
@@ -83,7 +90,7 @@ def test_only_the_newest_events_are_kept_and_the_others_counted(tmp_path: Path) 
     recorder = Recorder("w", directory=tmp_path, clock=Clock(0.0), max_events=10)
     for step in range(25):
         recorder.event("sent", "v", step)
-    trace = json.loads(recorder.write().read_text())
+    trace = json.loads(written(recorder).read_text())
     instants = rows(trace, "i")
     assert instants[0]["name"] == "15 earlier events were not kept"
     assert [row["args"]["step"] for row in instants[1:]] == list(range(15, 25))
@@ -94,7 +101,7 @@ def test_an_offset_learned_later_counts_for_the_events_before(tmp_path: Path) ->
     recorder = Recorder("w", directory=tmp_path, clock=Clock(100.0, tick_s=0.0))
     recorder.event("sent", "v", 0)
     recorder.offset_s = -5.0
-    (sent,) = rows(json.loads(recorder.write().read_text()), "i")
+    (sent,) = rows(json.loads(written(recorder).read_text()), "i")
     assert sent["ts"] == 95e6
 
 
@@ -103,11 +110,11 @@ def test_a_failed_write_leaves_the_old_file_whole(
 ) -> None:
     recorder = Recorder("w", directory=tmp_path, clock=Clock(0.0))
     recorder.event("sent", "v", 0)
-    path = recorder.write()
+    path = written(recorder)
     before = path.read_text()
     recorder.event("sent", "v", 1)
 
-    def full_disk(source, target):
+    def full_disk(source: object, target: object) -> None:
         raise OSError("no space left on device")
 
     monkeypatch.setattr("os.replace", full_disk)
@@ -120,7 +127,7 @@ def test_a_failed_write_leaves_the_old_file_whole(
 def test_events_of_many_threads_are_all_kept(tmp_path: Path) -> None:
     recorder = Recorder("w", directory=tmp_path)
 
-    def record(variable) -> None:
+    def record(variable: str) -> None:
         for step in range(500):
             recorder.event("sent", variable, step)
 
@@ -129,7 +136,7 @@ def test_events_of_many_threads_are_all_kept(tmp_path: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    trace = json.loads(recorder.write().read_text())
+    trace = json.loads(written(recorder).read_text())
     assert len(rows(trace, "i")) == 2000
     assert trace["otherData"]["events_dropped"] == 0
 
@@ -141,7 +148,7 @@ def test_merged_files_share_one_timeline_with_a_process_each(tmp_path: Path) -> 
     for recorder in (right, fast):
         recorder.event("sent", "v", 0)
         recorder.event("received", "v", 0)
-    trace = merge([right.write(), fast.write()])
+    trace = merge([written(right), written(fast)])
     names = {row["pid"]: row["args"]["name"] for row in rows(trace, "M") if row["tid"] == 0}
     assert names == {1: "worker 0", 2: "worker 1"}
     instants = [(row["pid"], row["name"], row["ts"]) for row in rows(trace, "i")]
@@ -159,7 +166,7 @@ def test_merged_files_share_one_timeline_with_a_process_each(tmp_path: Path) -> 
     ["", "{", "[]", "{}", '{"traceEvents": 1}', '{"traceEvents": [1]}', "[" * 100_000]
     + ['{"traceEvents": [{"ts": "now"}]}'],
 )
-def test_a_file_that_is_no_trace_is_named(tmp_path: Path, text) -> None:
+def test_a_file_that_is_no_trace_is_named(tmp_path: Path, text: str) -> None:
     """Whoever points the command at something else is told at which file it stopped."""
     path = tmp_path / "other.trace.json"
     path.write_text(text)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -109,7 +110,7 @@ class FaultyJob:
         """The call of the worker that is where the case says; the other one waits for it."""
         words = {"stopped", "waiting"} if self.case.when in WAITING_STEP else {"stopped"}
         calls: dict[str, socket.socket] = {}
-        ends = [os.pidfd_open(member.process.pid) for member in everyone(self.job)]
+        ends: list[Any] = [os.pidfd_open(member.process.pid) for member in everyone(self.job)]
         while set(calls) != words:
             ready, _, _ = select.select([self._calls, *ends], [], [], START_S)
             came = f"{[*calls]} of {words} came to {self.case.when}"
@@ -144,10 +145,8 @@ class FaultyJob:
         address = member.address
         if member.role != "worker":
             return (f"server {member.rank} ({address})",)
-        names = (f"worker rank {member.rank} ({address})",)
-        if member.rank == 0:
-            names += (f"worker rank 0 at {address}",)
-        return names
+        name = f"worker rank {member.rank} ({address})"
+        return (name, f"worker rank 0 at {address}") if member.rank == 0 else (name,)
 
     def names_of_victim(self) -> tuple[str, ...]:
         if self.case.who == "own server":  # Its port is of its own choice.
@@ -251,7 +250,7 @@ def undisturbed_digest(*, num_servers: int) -> str:
     with Job("faulty.py", "nobody", "-1", "never", "30", num_servers=num_servers) as job:
         digests = {found["digest"] for found in job.results()}
     (digest,) = digests
-    return digest
+    return str(digest)
 
 
 def _ended_well(faulty: FaultyJob, undisturbed: str) -> Outcome:

@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from tests.support.jobs import Job, Member
 
@@ -34,7 +35,7 @@ def training(
 
 def _accepted(test: socket.socket, job: Job) -> socket.socket:
     """A worker's call, unless one of the job's processes ends before that."""
-    ends = [os.pidfd_open(member.process.pid) for member in everyone(job)]
+    ends: list[Any] = [os.pidfd_open(member.process.pid) for member in everyone(job)]
     ready, _, _ = select.select([test, *ends], [], [], START_S)
     for fd in ends:
         os.close(fd)

@@ -1,5 +1,7 @@
 """Arguments that cannot work: every worker hears what is wrong, and nobody hangs."""
 
+from typing import Any
+
 import pytest
 
 from poseidon_tf import ConfigError
@@ -7,7 +9,7 @@ from tests.faults.faults_jobs import everyone, outputs, thread_errors
 from tests.support.jobs import Job
 
 
-def errors(what):
+def errors(what: str) -> list[str]:
     """What `fit` raised on rank 0 and on rank 1, in a job that all members leave with 1."""
     with Job("bad_arguments.py", what) as job:
         assert set(job.wait(timeout_s=90.0)) == {1}, outputs(job)
@@ -80,7 +82,7 @@ def test_jit_compile_is_refused_and_the_job_can_go_on_without() -> None:
     ],
 )
 def test_numbers_out_of_range_are_refused_by_the_constructor(
-    arguments, message: str, monkeypatch: pytest.MonkeyPatch
+    arguments: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A wrong number is an error before anything is started, not at the first step."""
     from poseidon_tf import PoseidonStrategy  # Loads TensorFlow.

@@ -1,6 +1,7 @@
 """A worker whose peer sends factors that cannot be: it says so and keeps what it has."""
 
 import queue
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from poseidon_tf.errors import MemberError, ProtocolError
 from poseidon_tf.sfb.factors import RowSpec, pack
 from poseidon_tf.sfb.service import BROADCAST, FactorService
+from poseidon_tf.transport.streams import Stream
 from poseidon_tf.wire import frames
 from poseidon_tf.wire.frame_pb2 import FrameHeader, Part
 from tests.faults.faults_streams import WAIT_S, Endpoint
@@ -23,7 +25,8 @@ class Peers(Endpoint):
 
     def __init__(self) -> None:
         super().__init__(max_streams=FactorService.streams_needed(2) + 1)
-        self.complete, self.lost = queue.Queue(), queue.Queue()
+        self.complete: queue.Queue[Any] = queue.Queue()
+        self.lost: queue.Queue[tuple[int, Exception]] = queue.Queue()
         self.service = FactorService(
             self.server,
             num_workers=2,
@@ -33,14 +36,14 @@ class Peers(Endpoint):
         )
         self.service.register(KEY, RowSpec.factors("fc/kernel", M=M, N=N, dtype="float32"))
 
-    def send(self, *messages):
+    def send(self, *messages: bytes) -> Stream:
         """Over a fresh stream of rank 1, which stays open."""
         stream, _ = self.open(BROADCAST, rank=1)
         for message in messages:
             stream.send(message)
         return stream
 
-    def expect(self, step) -> None:
+    def expect(self, step: int) -> None:
         """The set of `step` is complete and right, once rank 0 has given its own factors."""
         self.service.broadcast(KEY, step, ROWS, factors(10.0 + step))
         complete = self.complete.get(timeout=WAIT_S)
@@ -51,13 +54,19 @@ class Peers(Endpoint):
         ]
 
 
-def factors(value):
+def factors(value: float) -> bytes:
     return pack(np.full((ROWS, M), value, "float32"), np.full((ROWS, N), value, "float32"))
 
 
-def piece(step=1, begin=0, end=TOTAL, **changes):
+def piece(step: int = 1, begin: int = 0, end: int = TOTAL, **changes: int) -> bytes:
     data = factors(step)[begin:end]
-    fields = {"key": KEY, "step": step, "rows": ROWS, "offset": begin, "total": TOTAL}
+    fields: dict[str, Any] = {
+        "key": KEY,
+        "step": step,
+        "rows": ROWS,
+        "offset": begin,
+        "total": TOTAL,
+    }
     part = Part(**fields | {"length": len(data)} | changes)
     return frames.encode(FrameHeader(parts=[part]), [data])
 
@@ -80,7 +89,9 @@ BAD_PIECES = {
 
 
 @pytest.mark.parametrize("messages, reason", BAD_PIECES.values(), ids=BAD_PIECES)
-def test_bad_factors_are_refused_and_leave_the_set_as_it_was(messages, reason) -> None:
+def test_bad_factors_are_refused_and_leave_the_set_as_it_was(
+    messages: list[bytes], reason: str
+) -> None:
     """Both ends hear why; over a fresh stream the same step comes out right."""
     with Peers() as peers:
         stream, heard = peers.open(BROADCAST, rank=1)
@@ -129,7 +140,9 @@ BAD_STREAMS = {
 
 
 @pytest.mark.parametrize("metadata, reason", BAD_STREAMS.values(), ids=BAD_STREAMS)
-def test_a_stream_of_nobody_is_refused_and_the_peer_goes_on(metadata, reason) -> None:
+def test_a_stream_of_nobody_is_refused_and_the_peer_goes_on(
+    metadata: dict[str, object], reason: str
+) -> None:
     """Who may not speak hears why; the peer's open stream notices nothing."""
     with Peers() as peers:
         stream = peers.send(piece(step=0))

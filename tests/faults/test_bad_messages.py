@@ -1,6 +1,8 @@
 """A server that is told nonsense says so, changes nothing, and goes on serving."""
 
 import queue
+from collections.abc import Sequence
+from typing import Any
 
 import grpc
 import numpy as np
@@ -33,49 +35,49 @@ SPECS = [KeySpec(name, "float32", 4) for name in "wbv"]  # Numbers 0, 1 and 2.
 class Store(Endpoint):
     """A server for two workers that knows `SPECS`."""
 
-    def __init__(self, *, spare_streams=1) -> None:
+    def __init__(self, *, spare_streams: int = 1) -> None:
         super().__init__(max_streams=KVService.streams_needed(2) + spare_streams)
         KVService(self.server, num_workers=2)
-        self._links = []
-        self._sums = []
+        self._links: list[ServerLink] = []
+        self._sums: list[queue.Queue[Any]] = []
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, *exception: object) -> None:
         for link in self._links:
             link.leave(0)
         for link in self._links:
             link.close(timeout_s=WAIT_S)
         super().__exit__(*exception)
 
-    def register(self, specs) -> None:
+    def register(self, specs: Sequence[KeySpec]) -> None:
         keys = [Key(name=s.name, dtype=s.dtype, num_elements=s.num_elements) for s in specs]
         table = KeyTable(rank=0, keys=keys).SerializeToString()
         self.channel().call(REGISTER, table, timeout_s=WAIT_S)
 
-    def state(self):
+    def state(self) -> tuple[list[Any], int]:
         reply = InspectReply.FromString(self.channel().call(INSPECT, b"", timeout_s=WAIT_S))
         return [(key.name, *key.contributions) for key in reply.keys], reply.held_bytes
 
-    def connect(self, rank) -> None:
-        sums = queue.Queue()
+    def connect(self, rank: int) -> None:
+        sums: queue.Queue[Any] = queue.Queue()
         link = ServerLink(
             self.server.address,
             rank=rank,
-            on_sum=lambda key, step, view: sums.put((key, step, bytes(view))),
+            on_sum=lambda key, step, view: sums.put((key, step, bytes(view or b""))),
             on_lost=lambda error: sums.put(error),
         )
         self._links.append(link)
         self._sums.append(sums)
         assert link.register(SPECS, timeout_s=WAIT_S) == [0, 1, 2]
 
-    def push(self, rank, key, step, value) -> None:
+    def push(self, rank: int, key: int, step: int, value: float) -> None:
         self._links[rank].push([Piece(key, memoryview(payload(value)))], step=step)
 
-    def expect(self, key, step, value) -> None:
+    def expect(self, key: int, step: int, value: float) -> None:
         """Both workers get this sum next."""
         for sums in self._sums:
             assert sums.get(timeout=WAIT_S) == (key, step, payload(value))
 
-    def exchange(self, step, *, keys=(0, 1, 2)) -> None:
+    def exchange(self, step: int, *, keys: Sequence[int] = (0, 1, 2)) -> None:
         """Sums of these keys; with an even and an odd one, over all four streams."""
         for key in keys:
             for rank in range(2):
@@ -83,13 +85,14 @@ class Store(Endpoint):
             self.expect(key, step, 20 * key + 1)
 
 
-def payload(value, elements=4):
+def payload(value: float, elements: int = 4) -> bytes:
     return np.full(elements, value, "float32").tobytes()
 
 
-def push(key=0, step=1, data=None, **changes):
+def push(key: int = 0, step: int = 1, data: bytes | None = None, **changes: int) -> bytes:
     data = payload(7.0) if data is None else data
-    part = Part(**{"key": key, "step": step, "length": len(data)} | changes)
+    fields: dict[str, Any] = {"key": key, "step": step, "length": len(data)}
+    part = Part(**fields | changes)
     return frames.encode(FrameHeader(parts=[part]), [data])
 
 
@@ -113,7 +116,7 @@ BAD_PUSHES = {
 
 
 @pytest.mark.parametrize("message, reason", BAD_PUSHES.values(), ids=BAD_PUSHES)
-def test_a_bad_push_is_refused_and_leaves_the_sum_as_it_was(message, reason) -> None:
+def test_a_bad_push_is_refused_and_leaves_the_sum_as_it_was(message: bytes, reason: str) -> None:
     """The sender hears why; with fresh streams the same sum and the next one come out right."""
     with Store() as store:
         store.register(SPECS)
@@ -166,7 +169,9 @@ BAD_STREAMS = {
 
 
 @pytest.mark.parametrize("metadata, reason", BAD_STREAMS.values(), ids=BAD_STREAMS)
-def test_a_stream_of_nobody_is_refused_and_the_others_go_on(metadata, reason) -> None:
+def test_a_stream_of_nobody_is_refused_and_the_others_go_on(
+    metadata: dict[str, object], reason: str
+) -> None:
     """Who may not speak hears why; the streams that are open notice nothing."""
     with Store() as store:
         store.connect(0)
@@ -235,7 +240,7 @@ BAD_TABLES = {
 
 
 @pytest.mark.parametrize("specs, reason", BAD_TABLES.values(), ids=BAD_TABLES)
-def test_keys_that_do_not_fit_are_refused_as_a_whole(specs, reason) -> None:
+def test_keys_that_do_not_fit_are_refused_as_a_whole(specs: list[KeySpec], reason: str) -> None:
     """None of the table's keys is added, and the keys that are known go on."""
     with Store() as store:
         store.connect(0)

@@ -13,15 +13,17 @@ from poseidon_tf.coordinator.codec import (
 )
 from poseidon_tf.coordinator.messages import (
     Announce,
+    Failure,
     Gather,
     Goodbye,
     MemberFailure,
     MemberKey,
+    MemberMessage,
     StopOffer,
 )
 from poseidon_tf.coordinator.roster import Roster
 from poseidon_tf.coordinator.service import CoordinatorService
-from poseidon_tf.errors import PeerLost, ProtocolError
+from poseidon_tf.errors import PeerLost, PoseidonError, ProtocolError
 from poseidon_tf.kv.client import ServerLink
 from poseidon_tf.kv.service import EXCHANGE, INSPECT, REGISTER, KVService
 from poseidon_tf.kv.store import KeySpec
@@ -45,7 +47,7 @@ class Store(Endpoint):
         super().__init__(max_streams=KVService.streams_needed(2))
         KVService(self.server, num_workers=2, index=1, identity="new")
 
-    def link(self, identity):
+    def link(self, identity: str) -> tuple[ServerLink, Heard]:
         lost = Heard()
         link = ServerLink(
             self.server.address,
@@ -56,14 +58,14 @@ class Store(Endpoint):
         )
         return link, lost
 
-    def num_keys(self):
+    def num_keys(self) -> int:
         request = InspectRequest(to="new").SerializeToString()
         reply = self.channel().call(INSPECT, request, timeout_s=WAIT_S)
         return len(InspectReply.FromString(reply).keys)
 
 
 @pytest.mark.parametrize("meant", OLD)
-def test_a_server_refuses_who_means_another_server(meant) -> None:
+def test_a_server_refuses_who_means_another_server(meant: str) -> None:
     """A stream, a key table and a question alike; nothing changes, and the right one is served."""
     with Store() as store:
         says = "this is server 1 of another run of the job"
@@ -95,7 +97,7 @@ def test_a_worker_of_an_older_run_is_refused_by_a_new_server() -> None:
         link.close(timeout_s=WAIT_S)
 
 
-def service(server, *, rank, identity, heard):
+def service(server: Server, *, rank: int, identity: str, heard: Heard) -> FactorService:
     return FactorService(
         server,
         num_workers=2,
@@ -107,7 +109,7 @@ def service(server, *, rank, identity, heard):
 
 
 @pytest.mark.parametrize("meant", OLD)
-def test_a_worker_refuses_who_means_another_worker(meant) -> None:
+def test_a_worker_refuses_who_means_another_worker(meant: str) -> None:
     """On the wire, and as a peer that was told of another process at that address."""
     with Endpoint(max_streams=FactorService.streams_needed(2)) as peer:
         service(peer.server, rank=1, identity="new", heard=Heard())
@@ -131,7 +133,7 @@ def test_a_worker_refuses_who_means_another_worker(meant) -> None:
 class Coordinator(Endpoint):
     """That of one run of two workers; its clock stands still, so nobody is late."""
 
-    def __init__(self, *, incarnation) -> None:
+    def __init__(self, *, incarnation: int) -> None:
         super().__init__(max_streams=4)
         self._roster = Roster(
             num_workers=2,
@@ -142,17 +144,19 @@ class Coordinator(Endpoint):
             started_s=0.0,
         )
         self.service = CoordinatorService(self.server, self._roster, clock=lambda: 0.0)
-        self._clients = []
+        self._clients: list[CoordinatorClient] = []
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, *exception: object) -> None:
         for client in self._clients:
             client.close(timeout_s=0.1)
         self.service.close(timeout_s=0.0)
         super().__exit__(*exception)
 
-    def joined(self, address):
+    def joined(
+        self, address: str
+    ) -> tuple[list[CoordinatorClient], queue.Queue[PoseidonError], set[int]]:
         """Both workers, which reach it at `address`; what they lose it with; its run's number."""
-        lost = queue.Queue()
+        lost: queue.Queue[PoseidonError] = queue.Queue()
         clients = [
             CoordinatorClient(
                 address,
@@ -171,7 +175,7 @@ class Coordinator(Endpoint):
             views = list(pool.map(lambda each: each.join(timeout_s=WAIT_S), clients))
         return clients, lost, {view.incarnation for view in views}
 
-    def is_untouched(self):
+    def is_untouched(self) -> bool:
         """Nobody has joined, and nothing has failed."""
         members = [MemberKey("worker", rank) for rank in (0, 1)]
         return self.service.failure is None and not any(map(self._roster.is_present, members))
@@ -208,13 +212,15 @@ def test_a_member_of_an_older_run_is_none_of_the_next_coordinator() -> None:
     ],
     ids=lambda message: type(message).__name__,
 )
-def test_a_coordinator_refuses_what_a_member_of_another_run_would_say(message) -> None:
+def test_a_coordinator_refuses_what_a_member_of_another_run_would_say(
+    message: MemberMessage,
+) -> None:
     """On a new stream only a `Join` makes a member; nothing else changes anything."""
     with Coordinator(incarnation=2) as new:
         stream, heard = new.open(ATTEND)
         stream.send(encode_member_message(message))
         refusal = decode_coordinator_message(heard.messages.get(timeout=WAIT_S))
-        assert isinstance(refusal.error, ProtocolError)
+        assert isinstance(refusal, Failure) and isinstance(refusal.error, ProtocolError)
         assert "has not joined" in str(refusal.error)
         assert new.is_untouched()
         _, lost, numbers = new.joined(new.server.address)

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.processes
     ],
     ids=str,
 )
-def test_a_fault_ends_the_job_for_all(case) -> None:
+def test_a_fault_ends_the_job_for_all(case: Case) -> None:
     """Every survivor raises in time, names who it was, and ends."""
     assert run_case(case, undisturbed="").to_error_s
 

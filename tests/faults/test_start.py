@@ -7,18 +7,21 @@ import re
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
 
 from tests.faults.faults_jobs import first_ended, outputs, thread_errors, training
-from tests.support.jobs import SCRIPTS, free_addresses
+from tests.support.jobs import SCRIPTS, Job, free_addresses
 
 pytestmark = pytest.mark.processes
 END_S = 40.0  # TensorFlow's import included.
 
 
 @contextlib.contextmanager
-def started(kind, index, cluster, *, start_s=3.0):
+def started(
+    kind: str, index: int, cluster: dict[str, list[str]], *, start_s: float = 3.0
+) -> Iterator[subprocess.Popen[str]]:
     """One process of `cluster`, and nobody else."""
     command = [sys.executable, str(SCRIPTS / "bad_start.py"), str(start_s)]
     if kind == "ps":
@@ -38,7 +41,7 @@ def started(kind, index, cluster, *, start_s=3.0):
         process.communicate()
 
 
-def ended(process):
+def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
     """Its exit code and what it printed."""
     output, _ = process.communicate(timeout=END_S)
     assert "Exception in thread" not in output and "Exception ignored" not in output
@@ -108,7 +111,7 @@ def test_a_rank_that_is_taken_is_refused_and_the_job_goes_on() -> None:
     At another address it could be there for the next run of the job: it waits until its deadline.
     """
 
-    def intrude(job) -> None:
+    def intrude(job: Job) -> None:
         same, other = job.cluster, {**job.cluster, "worker": list(job.cluster["worker"])}
         (other["worker"][1],) = free_addresses(1)
         with started("worker", 1, same) as first, started("worker", 1, other) as second:

@@ -1,12 +1,14 @@
 """Whoever does not belong to the job is refused at every door, and the job goes on."""
 
+from __future__ import annotations
+
 import json
 import os
 import queue
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -16,7 +18,7 @@ import pytest
 
 from poseidon_tf.coordinator.client import CoordinatorClient
 from poseidon_tf.coordinator.codec import ATTEND, encode_member_message
-from poseidon_tf.coordinator.messages import Join, MemberFailure
+from poseidon_tf.coordinator.messages import Join, MemberFailure, MemberMessage
 from poseidon_tf.coordinator.roster import Roster
 from poseidon_tf.coordinator.service import CoordinatorService
 from poseidon_tf.errors import ConfigError, StartTimeout
@@ -40,7 +42,7 @@ TOKEN = "the job's own"
 ROWS = pack(np.ones((2, 3), "f"), np.ones((2, 5), "f"))
 
 
-def coordinator_on(server, *, num_workers, num_servers):
+def coordinator_on(server: Server, *, num_workers: int, num_servers: int) -> CoordinatorService:
     """A coordinator whose clock stands still: nobody is late."""
     roster = Roster(
         num_workers=num_workers,
@@ -59,13 +61,15 @@ class Everything:
     The test is rank 1.
     """
 
-    def __init__(self, security) -> None:
+    def __init__(self, security: Security) -> None:
         self.settings = ConnectionSettings(security=security)
         self.server = Server("127.0.0.1:0", max_streams=8, settings=self.settings)
         self.address = self.server.address
         self.coordinator = coordinator_on(self.server, num_workers=2, num_servers=0)
         KVService(self.server, num_workers=1)
-        self.complete, self.lost, self.sums = queue.Queue(), queue.Queue(), queue.Queue()
+        self.complete: queue.Queue[Any] = queue.Queue()
+        self.lost: queue.Queue[Any] = queue.Queue()
+        self.sums: queue.Queue[Any] = queue.Queue()
         self.factors = FactorService(
             self.server,
             num_workers=2,
@@ -74,19 +78,19 @@ class Everything:
             on_lost=lambda rank, error: self.lost.put((rank, error)),
         )
         self.factors.register(0, RowSpec.factors("fc/kernel", M=3, N=5, dtype="float32"))
-        self._closing = []
+        self._closing: list[Callable[[], object]] = []
 
-    def __enter__(self):
+    def __enter__(self) -> Everything:
         self.server.start()
         return self
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, *exception: object) -> None:
         for close in self._closing:
             close()
         self.coordinator.close(timeout_s=0.0)
         self.server.stop(grace_s=0.0)
 
-    def member(self, settings, rank):
+    def member(self, settings: ConnectionSettings, rank: int) -> CoordinatorClient:
         client = CoordinatorClient(
             self.address,
             role="worker",
@@ -101,24 +105,24 @@ class Everything:
         self._closing.append(lambda: client.close(timeout_s=0.1))
         return client
 
-    def channel(self, security):
+    def channel(self, security: Security) -> Channel:
         channel = Channel(self.address, settings=ConnectionSettings(security=security))
         self._closing.append(channel.close)
         return channel
 
-    def server_of_peer(self):
+    def server_of_peer(self) -> Server:
         """Of rank 1, whom nobody calls."""
         server = Server("127.0.0.1:0", max_streams=1)
         self._closing.append(lambda: server.stop(grace_s=0.0))
         return server
 
-    def goes_on(self):
+    def goes_on(self) -> bool:
         """The members join, a sum and a set of factors are made, and nobody else was heard."""
         assert self.coordinator.failure is None
         link = ServerLink(
             self.address,
             rank=0,
-            on_sum=lambda key, step, view: self.sums.put((key, step, bytes(view))),
+            on_sum=lambda key, step, view: self.sums.put((key, step, bytes(view or b""))),
             on_lost=self.sums.put,
             settings=self.settings,
         )
@@ -163,7 +167,11 @@ def test_a_stranger_with_the_wrong_token_changes_nothing_anywhere(
             with pytest.raises(ConfigError, match="another job's token, or none"):
                 channel.call(method, b"", timeout_s=WAIT_S)
         join = Join(role="worker", rank=1, address="x:1", info={}, num_workers=2, num_servers=0)
-        says = {ATTEND: [join, MemberFailure("stop")], EXCHANGE: [], BROADCAST: []}
+        says: dict[str, list[MemberMessage]] = {
+            ATTEND: [join, MemberFailure("stop")],
+            EXCHANGE: [],
+            BROADCAST: [],
+        }
         for method, messages in says.items():
             heard = Heard()
             stream = channel.open_stream(method, heard, metadata={"rank": "1", "stream": "0"})
@@ -208,7 +216,11 @@ def test_a_worker_is_told_at_once_which_peer_or_server_does_not_know_it() -> Non
             peer.connect({0: job.address}, settings=wrong, timeout_s=3600.0)
         peer.close(timeout_s=WAIT_S)
         link = ServerLink(
-            job.address, rank=0, on_sum=job.sums.put, on_lost=lambda error: None, settings=wrong
+            job.address,
+            rank=0,
+            on_sum=lambda *each: job.sums.put(each),
+            on_lost=lambda error: None,
+            settings=wrong,
         )
         with pytest.raises(ConfigError, match=f"{job.address} refused this process"):
             link.reach(timeout_s=3600.0)
@@ -276,7 +288,7 @@ def test_a_server_of_its_own_serves_over_tls_as_its_environment_says(authority: 
         coordinator_server.stop(grace_s=0.0)
 
 
-Knocked: TypeAlias = tuple[list[str], list[dict[str, Any]], list[str]]
+Knocked: TypeAlias = tuple[list[Any], list[dict[str, Any]], list[str]]
 
 
 @pytest.fixture(scope="module")
@@ -288,7 +300,7 @@ def secure_job(authority: Authority) -> Iterator[Knocked]:
         "POSEIDON_TLS_CERTIFICATE": files["certificate"],
         "POSEIDON_TLS_KEY": files["key"],
     }
-    refusals = []
+    refusals: list[Any] = []
     with socket.create_server(("127.0.0.1", 0)) as test:
         test.settimeout(90.0)
         address = f"127.0.0.1:{test.getsockname()[1]}"
@@ -310,7 +322,7 @@ def secure_job(authority: Authority) -> Iterator[Knocked]:
             yield refusals, job.results(), [worker.output() for worker in job.workers]
 
 
-def knocked(address, security):
+def knocked(address: str, security: Security) -> list[Any]:
     """What strangers hear: with a certificate and a wrong token, and without TLS."""
     channel = Channel(address, settings=ConnectionSettings(security=security))
     heard = []
@@ -325,9 +337,7 @@ def knocked(address, security):
 
 
 @pytest.mark.processes
-def test_a_job_over_mutual_tls_trains_to_equal_weights(
-    secure_job: Knocked,
-) -> None:
+def test_a_job_over_mutual_tls_trains_to_equal_weights(secure_job: Knocked) -> None:
     """Both schemes, servers beside their workers, files by argument and by the environment."""
     _, results, _ = secure_job
     first, second = results
@@ -336,18 +346,14 @@ def test_a_job_over_mutual_tls_trains_to_equal_weights(
 
 
 @pytest.mark.processes
-def test_strangers_at_a_job_that_trains_are_refused(
-    secure_job: Knocked,
-) -> None:
+def test_strangers_at_a_job_that_trains_are_refused(secure_job: Knocked) -> None:
     """At the coordinator's port and at both workers'; the job has ended in order all the same."""
     refusals, _, _ = secure_job
     assert refusals == [ConfigError, ConfigError, grpc.StatusCode.UNAVAILABLE] * 2
 
 
 @pytest.mark.processes
-def test_no_member_prints_the_token(
-    secure_job: Knocked,
-) -> None:
+def test_no_member_prints_the_token(secure_job: Knocked) -> None:
     """Nor the digest that travels."""
     _, _, outputs = secure_job
     assert not any(TOKEN in output or "poseidon-token" in output for output in outputs)

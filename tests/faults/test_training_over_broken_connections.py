@@ -4,6 +4,7 @@ import contextlib
 import json
 import random
 import threading
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from tests.support.proxies import Proxy
 pytestmark = pytest.mark.processes
 
 
-def limits(seed):
+def limits(seed: int) -> Iterator[int]:
     """Bytes after which connections break; more than any message that the job sends."""
     rng = random.Random(seed)
     while True:
@@ -22,7 +23,7 @@ def limits(seed):
 
 
 @contextlib.contextmanager
-def resetting(proxies):
+def resetting(proxies: Sequence[Proxy]) -> Iterator[None]:
     """All connections are reset four times a second meanwhile."""
     is_over = threading.Event()
 

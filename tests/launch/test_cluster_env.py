@@ -33,7 +33,7 @@ WORKERS = ["a:1", "b:1"]
     ],
 )
 def test_the_chief_is_rank_0_and_the_workers_follow(
-    cluster, job: str, index: int, rank: int, address: str
+    cluster: dict[str, list[str]], job: str, index: int, rank: int, address: str
 ) -> None:
     config = read_cluster(environ(cluster, task(job, index)))
     assert (config.role, config.rank, config.address) == ("worker", rank, address)
@@ -74,7 +74,7 @@ def test_one_worker_with_a_server_is_not_alone() -> None:
         environ({"chief": ["a:1"], "worker": [], "ps": []}, task("chief")),
     ],
 )
-def test_a_worker_alone_has_no_server_and_no_port(variables) -> None:
+def test_a_worker_alone_has_no_server_and_no_port(variables: dict[str, str]) -> None:
     config = read_cluster(variables)
     assert config == ClusterConfig.single() and config.is_single
     assert (config.num_workers, config.num_servers, config.rank) == (1, 0, 0)
@@ -112,7 +112,7 @@ def test_addresses_are_written_in_one_way() -> None:
 
 
 @pytest.mark.parametrize("listed", [{}, {"evaluator": ["e:1"]}, {"evaluator": ["no port"]}])
-def test_an_evaluator_is_alone_and_need_not_be_listed(listed) -> None:
+def test_an_evaluator_is_alone_and_need_not_be_listed(listed: dict[str, list[str]]) -> None:
     config = read_cluster(environ({"worker": WORKERS, **listed}, task("evaluator")))
     assert config.is_single and config.role == "evaluator"
 
@@ -182,7 +182,9 @@ def test_text_that_is_no_cluster_is_refused(text: str, says: str) -> None:
         ({"worker": ["a:1"], "ps": ["s:1", "s:1"]}, task("worker"), "ps 0 and ps 1 the same"),
     ],
 )
-def test_a_wrong_cluster_is_refused_in_words(cluster, of, says: str) -> None:
+def test_a_wrong_cluster_is_refused_in_words(
+    cluster: dict[str, Any], of: dict[str, Any], says: str
+) -> None:
     with pytest.raises(ConfigError, match=says):
         read_cluster(environ(cluster, of))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -54,7 +55,9 @@ def reading() -> None:
         (lambda: tf.matmul(tf.ones([4, 5]), tf.ones([3, 2])), (), "InvalidArgumentError: Matrix"),
     ],
 )
-def test_tensorflow_s_errors_are_told_without_its_nodes(function, args, says: str) -> None:
+def test_tensorflow_s_errors_are_told_without_its_nodes(
+    function: Callable[..., Any], args: tuple[Any, ...], says: str
+) -> None:
     """Of TensorFlow itself: in a graph, while it is traced, in a pipeline's function, and eager."""
     error = raised_by(function, *args)
     line = failure_text.in_one_line(error)

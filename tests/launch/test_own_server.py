@@ -29,7 +29,7 @@ def start() -> Iterator[Start]:
     servers = []
 
     def start(**changes: Any) -> tuple[OwnServer, queue.Queue[Any]]:
-        told = queue.Queue()
+        told: queue.Queue[Any] = queue.Queue()
         options = dict(
             start_timeout_s=WAIT_S, ports=None, memory=None, settings=ConnectionSettings()
         )
@@ -62,7 +62,8 @@ def test_an_error_of_the_user_is_told_as_it_is(
 
 def test_any_other_error_is_told_too(start: Start, capfd: pytest.CaptureFixture[str]) -> None:
     """Its own traceback is in the log."""
-    server, told = start(settings=ConnectionSettings(keepalive_s="soon"))
+    soon: Any = "soon"
+    server, told = start(settings=ConnectionSettings(keepalive_s=soon))
     error, is_in_order = told.get(timeout=WAIT_S)
     assert type(error) is MemberError and not is_in_order
     assert "has ended: TypeError(" in str(error)
@@ -83,7 +84,9 @@ def test_what_the_server_met_in_order_may_be_known_already(
 @pytest.mark.parametrize(
     "signum, says", [(signal.SIGKILL, "SIGKILL; if nobody sent it"), (signal.SIGABRT, "SIGABRT$")]
 )
-def test_a_server_that_is_killed_is_told_of(start: Start, signum, says: str) -> None:
+def test_a_server_that_is_killed_is_told_of(
+    start: Start, signum: signal.Signals, says: str
+) -> None:
     """It says nothing itself."""
     before = set(psutil.Process().children())  # Of other tests.
     _, told = start()

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ TLS = {
     "POSEIDON_TLS_CERTIFICATE": "own.pem",
     "POSEIDON_TLS_KEY": "own.key",
 }
-FILES = {"ca": "ca.pem", "certificate": "own.pem", "key": "own.key"}
+FILES: dict[str, Any] = {"ca": "ca.pem", "certificate": "own.pem", "key": "own.key"}
 
 
 def test_nothing_said_is_neither_tls_nor_token() -> None:
@@ -38,7 +39,7 @@ def test_the_environment_alone_is_enough() -> None:
 
 def test_the_argument_comes_before_the_environment() -> None:
     """TLS is one choice and the token another: each is the argument's if it makes it."""
-    other = {"ca": "1.pem", "certificate": "2.pem", "key": "3.key"}
+    other: dict[str, Any] = {"ca": "1.pem", "certificate": "2.pem", "key": "3.key"}
     environ = {**TLS, "POSEIDON_TLS_SERVER_NAME": "job", "POSEIDON_TOKEN": "theirs"}
     argument = Security(**other, token="ours")
     assert read_security(environ, argument) == argument
@@ -55,7 +56,7 @@ def test_a_token_may_be_in_a_file(tmp_path: Path) -> None:
     assert read_security({"POSEIDON_TOKEN_FILE": str(file)}) == Security(token="secret")
 
 
-def bad_files(tmp_path: Path):
+def bad_files(tmp_path: Path) -> Path:
     (tmp_path / "empty").write_text("\n")
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
     (tmp_path / "long").write_text("x" * (MAX_TOKEN_CHARS + 1))
@@ -89,7 +90,7 @@ def test_a_file_without_a_token_is_refused(tmp_path: Path, file: str, reason: st
         ({"POSEIDON_TLS_MUTUAL": "0"}, "there is none"),
     ],
 )
-def test_settings_that_say_nothing_clear_are_refused(environ, reason: str) -> None:
+def test_settings_that_say_nothing_clear_are_refused(environ: dict[str, str], reason: str) -> None:
     with pytest.raises(ConfigError, match=reason):
         read_security(environ)
 

@@ -1,6 +1,7 @@
 """Where rank 0 shows a new plan: on standard output, in the log, or nowhere."""
 
 import logging
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ from poseidon_tf.planner import ClusterSpec, VariableSpec, make_plan
     [("print", True, False), ("log", False, True), ("none", False, False)],
 )
 def test_a_plan_is_shown_where_it_is_wanted(
-    show_plan: str,
+    show_plan: Any,
     is_printed: bool,
     is_logged: bool,
     capsys: pytest.CaptureFixture[str],

@@ -25,10 +25,10 @@ USERS_OWN = "signal.signal(signal.SIGTERM, lambda *_: say('their own'))"
 IGNORED = "signal.signal(signal.SIGTERM, signal.SIG_IGN)"
 
 
-def started(*, before="", will_end):
+def started(*, before: str = "", will_end: bool) -> subprocess.Popen[str]:
     program = PROGRAM.format(before=before, will_end=will_end)
     process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "ready\n"
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
     return process
 
 
@@ -44,7 +44,7 @@ def test_where_somebody_watches_only_the_second_one_ends_the_process() -> None:
     """The first is noted."""
     with started(will_end=True) as process:
         process.send_signal(signal.SIGTERM)
-        assert process.stdout.readline() == "noticed\n"
+        assert process.stdout is not None and process.stdout.readline() == "noticed\n"
         process.send_signal(signal.SIGTERM)
         out, _ = process.communicate(timeout=10)
     assert (out, process.returncode) == ("", -signal.SIGTERM)
@@ -55,10 +55,10 @@ def test_a_handler_of_the_script_is_called_every_time(will_end: bool) -> None:
     """It decides whether the process ends; nobody says farewell in its place."""
     with started(before=USERS_OWN, will_end=will_end) as process:
         process.send_signal(signal.SIGTERM)
-        assert process.stdout.readline() == "noticed\n"
-        assert process.stdout.readline() == "their own\n"
+        assert process.stdout is not None and process.stdout.readline() == "noticed\n"
+        assert process.stdout is not None and process.stdout.readline() == "their own\n"
         process.send_signal(signal.SIGTERM)
-        assert process.stdout.readline() == "their own\n"
+        assert process.stdout is not None and process.stdout.readline() == "their own\n"
         process.kill()
         assert process.communicate(timeout=10)[0] == ""
 
@@ -78,6 +78,7 @@ def test_a_process_that_has_joined_again_ends_as_its_last_run_wants() -> None:
     """What watched in a run that is over neither ends the process nor keeps it."""
     with started(before=OVER, will_end=True) as process:
         process.send_signal(signal.SIGTERM)
+        assert process.stdout is not None
         assert [process.stdout.readline() for _ in range(2)] == ["over\n", "noticed\n"]
         process.send_signal(signal.SIGTERM)
         out, _ = process.communicate(timeout=10)

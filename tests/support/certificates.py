@@ -33,7 +33,7 @@ class Authority:
 
     def member(
         self, *hosts: str, valid_days: tuple[int, int] = (-1, 1), name: str = "member"
-    ) -> dict[str, str]:
+    ) -> dict[str, Any]:
         """`certificate` and `key`, as `Security` wants them, for these host names and addresses."""
         key = ec.generate_private_key(ec.SECP256R1())
         certificate = (

@@ -20,7 +20,7 @@ ARRAYS = [
 ]
 
 
-def made(head, data=bytes(8)):
+def made(head: object, data: bytes = bytes(8)) -> bytes:
     """Bytes with this list at their beginning."""
     text = head if isinstance(head, bytes) else json.dumps(head).encode()
     return len(text).to_bytes(4, "little") + text + data
@@ -71,7 +71,7 @@ def test_a_list_made_by_hand_is_read() -> None:
         made(b"[" * 100_000),
     ],
 )
-def test_what_is_no_array_is_refused(packed) -> None:
+def test_what_is_no_array_is_refused(packed: bytes) -> None:
     """Cut, of another size, of objects, of a negative length, or not even a list."""
     with pytest.raises(ProtocolError, match="bytes that are not arrays"):
         unpack(packed)
@@ -91,7 +91,7 @@ def test_no_memory_is_taken_for_a_shape_whose_bytes_are_not_there() -> None:
 
 
 @pytest.mark.parametrize("array", [np.array([object()]), np.array(["text"]), np.zeros(2, "f,f")])
-def test_what_is_no_number_is_not_sent(array) -> None:
+def test_what_is_no_number_is_not_sent(array: np.ndarray) -> None:
     """Whoever tries hears it before anything leaves."""
     with pytest.raises(TypeError, match="only numbers can"):
         pack([array])

@@ -1,6 +1,7 @@
 """Widening and narrowing, against numpy's float16 and ml_dtypes' bfloat16."""
 
 import warnings
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -48,7 +49,7 @@ def test_float16_rounds_as_numpy_does() -> None:
 @pytest.mark.parametrize(
     "name, dtype", [("bfloat16", ml_dtypes.bfloat16), ("float16", np.dtype(np.float16))]
 )
-def test_every_half_survives_the_way_to_float32_and_back(name: str, dtype) -> None:
+def test_every_half_survives_the_way_to_float32_and_back(name: str, dtype: Any) -> None:
     """Widening is exact for all 65536 patterns, and narrowing undoes it."""
     wide = widen(EVERY_HALF.tobytes(), name)
     assert wide.dtype == np.float32

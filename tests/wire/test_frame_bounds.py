@@ -1,5 +1,7 @@
 """How large a frame's header may be: looked at before memory is taken for what it says."""
 
+from typing import Any
+
 import pytest
 
 from poseidon_tf.errors import ProtocolError
@@ -27,7 +29,7 @@ def test_a_part_too_many_is_refused() -> None:
 
 def test_a_header_too_long_is_refused_before_it_is_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two bytes make a part that takes a hundred: these would be 40 million."""
-    parsed = []
+    parsed: list[Any] = []
     monkeypatch.setattr(frames, "FrameHeader", parsed)  # Has no FromString: it would fail.
     head = b"\x0a\x00" * (40 * 1024 * 1024)
     message = b"\x0a" + frames._varint(len(head)) + head

@@ -36,7 +36,7 @@ def random_frame(rng: random.Random) -> tuple[FrameHeader, list[bytes]]:
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_a_frame_has_the_bytes_that_protobuf_would_have_written(seed) -> None:
+def test_a_frame_has_the_bytes_that_protobuf_would_have_written(seed: int) -> None:
     """Encoding by hand and `Frame.SerializeToString` agree byte for byte."""
     header, payloads = random_frame(random.Random(seed))
     frame = Frame(header=header, payload=b"".join(payloads))
@@ -45,7 +45,7 @@ def test_a_frame_has_the_bytes_that_protobuf_would_have_written(seed) -> None:
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_a_frame_comes_back_as_it_went(seed) -> None:
+def test_a_frame_comes_back_as_it_went(seed: int) -> None:
     """Decoding what protobuf wrote gives the header and each part's own bytes."""
     header, payloads = random_frame(random.Random(seed))
     message = Frame(header=header, payload=b"".join(payloads)).SerializeToString()
@@ -90,7 +90,7 @@ def test_a_refusal_and_a_goodbye_carry_no_payload() -> None:
         b"\x0a\x00\x12\x01",  # a payload that is cut
     ],
 )
-def test_garbage_is_refused(message) -> None:
+def test_garbage_is_refused(message: bytes) -> None:
     """Bytes that are no frame are a ProtocolError."""
     with pytest.raises(ProtocolError):
         decode(message)
@@ -100,7 +100,7 @@ def test_garbage_is_refused(message) -> None:
     "lengths, payload",
     [([], b"a"), ([1], b""), ([2], b"a"), ([1, 1], b"a"), ([1], b"aa"), ([2**32 - 1] * 3, b"a")],
 )
-def test_parts_must_add_up_to_the_payload(lengths, payload: bytes) -> None:
+def test_parts_must_add_up_to_the_payload(lengths: list[int], payload: bytes) -> None:
     """A header that claims other bytes than follow is refused."""
     header = FrameHeader(parts=[Part(length=length) for length in lengths])
     with pytest.raises(ProtocolError, match="do not add up"):
@@ -108,7 +108,7 @@ def test_parts_must_add_up_to_the_payload(lengths, payload: bytes) -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_every_prefix_of_a_frame_is_refused_or_whole(seed) -> None:
+def test_every_prefix_of_a_frame_is_refused_or_whole(seed: int) -> None:
     """A message cut anywhere is refused, unless what is cut is a payload that no part claims."""
     header, payloads = random_frame(random.Random(seed))
     message = encode(header, payloads)
