@@ -22,7 +22,8 @@ class End:
     """A receiver of what comes on one stream, and of its end."""
 
     def __init__(self) -> None:
-        self._messages, self._errors = queue.SimpleQueue(), queue.SimpleQueue()
+        self._messages: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self._errors: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
 
     def on_message(self, message: bytes) -> None:
         self._messages.put(message)
@@ -41,7 +42,8 @@ class Link:
     """One worker's link; its sums and its loss are read from queues."""
 
     def __init__(self, address: str, rank: int, **options: Any) -> None:
-        self._sums, self._lost = queue.SimpleQueue(), queue.SimpleQueue()
+        self._sums: queue.SimpleQueue[tuple[int, int, memoryview | None]] = queue.SimpleQueue()
+        self._lost: queue.SimpleQueue[Exception] = queue.SimpleQueue()
         self.link = ServerLink(
             address,
             rank=rank,
@@ -56,8 +58,7 @@ class Link:
 
     def push(self, step: int, **arrays: Array) -> None:
         pieces = [
-            Piece(int(key.removeprefix("k")), memoryview(array).cast("B"))
-            for key, array in arrays.items()
+            Piece(int(key.removeprefix("k")), array.data.cast("B")) for key, array in arrays.items()
         ]
         self.link.push(pieces, step=step)
 
@@ -67,6 +68,7 @@ class Link:
 
     def sum(self) -> tuple[int, int, list[float]]:
         key, step, payload = self.sum_bytes()
+        assert payload is not None
         return key, step, np.frombuffer(payload, np.float32).tolist()
 
     def lost(self) -> Exception:
@@ -91,7 +93,7 @@ class Cluster:
         **options: Any,
     ) -> None:
         self._stack = stack
-        self.received = queue.SimpleQueue()
+        self.received: queue.SimpleQueue[tuple[int, str, int]] = queue.SimpleQueue()
         self.server = Server(
             "127.0.0.1:0", max_streams=KVService.streams_needed(num_workers), **options
         )

@@ -58,7 +58,9 @@ def test_a_key_table_of_garbage_is_refused(cluster: MakeCluster) -> None:
         ({"rank": "0", "stream": "2"}, "stream 2 of rank 0"),
     ],
 )
-def test_a_stream_of_a_stranger_is_refused(cluster: MakeCluster, metadata, text: str) -> None:
+def test_a_stream_of_a_stranger_is_refused(
+    cluster: MakeCluster, metadata: dict[str, str], text: str
+) -> None:
     """Without rank, or of a rank or number that is not of this cluster: refused with the reason."""
     end = End()
     cluster(2).channel().open_stream(EXCHANGE, end, metadata=metadata)
@@ -80,7 +82,7 @@ def test_a_rank_that_is_here_already_is_refused(cluster: MakeCluster) -> None:
     assert first.sum() == (0, 0, [2.0] * 4)
 
 
-def push_message(key=0, step=0, payload=bytes(16)):
+def push_message(key: int = 0, step: int = 0, payload: bytes = bytes(16)) -> bytes:
     return encode(FrameHeader(parts=[Part(key=key, step=step, length=len(payload))]), [payload])
 
 
@@ -96,7 +98,7 @@ def push_message(key=0, step=0, payload=bytes(16)):
     ],
 )
 def test_a_refused_message_ends_its_stream_and_changes_no_sum(
-    cluster: MakeCluster, message, text: str
+    cluster: MakeCluster, message: bytes, text: str
 ) -> None:
     """The sender hears why, and the same rank may connect again and be summed."""
     server = cluster(2)
@@ -150,7 +152,7 @@ def test_what_was_pushed_before_leaving_still_arrives(cluster: MakeCluster) -> N
 
 
 @pytest.mark.parametrize("window_bytes", [2, 64, 32 * 1024 * 1024])
-def test_any_window_finishes_in_any_order_of_keys(cluster: MakeCluster, window_bytes) -> None:
+def test_any_window_finishes_in_any_order_of_keys(cluster: MakeCluster, window_bytes: int) -> None:
     """Workers that push the same keys in opposite orders all get all sums."""
     server = cluster(3)
     names = [f"k{index}" for index in range(12)]

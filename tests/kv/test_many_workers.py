@@ -85,7 +85,9 @@ class LightJob:
             for number in range(num_processes)
         ]
 
-    def _start(self, name, command, environ=None):
+    def _start(
+        self, name: str, command: list[str], environ: dict[str, str] | None = None
+    ) -> subprocess.Popen[bytes]:
         root = Path(__file__).resolve().parents[2]
         with (self.folder / name).open("wb") as output:
             return subprocess.Popen(
@@ -96,7 +98,7 @@ class LightJob:
                 stderr=output,
             )
 
-    def outputs(self):
+    def outputs(self) -> str:
         """What the processes wrote to standard error."""
         return "\n".join(f"--- {p.name}\n{p.read_text()[-3000:]}" for p in self.folder.iterdir())
 
@@ -105,10 +107,11 @@ class LightJob:
 
         Every wait of the clients has a deadline, so their output ends.
         """
-        said = [client.stdout.read(len(ARE_RIGHT)) for client in self.clients]
+        said = [(client.stdout and client.stdout.read(len(ARE_RIGHT))) for client in self.clients]
         assert said == [ARE_RIGHT] * len(self.clients), f"{said}\n{self.outputs()}"
         status = Path(f"/proc/{self.server.pid}/status").read_text()
         for client in self.clients:
+            assert client.stdin is not None
             client.stdin.write(b"\n")
             client.stdin.close()
         codes = [process.wait(timeout=60) for process in (*self.clients, self.server)]
@@ -119,8 +122,9 @@ class LightJob:
         for process in (*self.clients, self.server):
             process.kill()
             process.wait(timeout=30)
-            process.stdin.close()
-            process.stdout.close()
+            for pipe in (process.stdin, process.stdout):
+                assert pipe is not None
+                pipe.close()
         self.coordinator.close(timeout_s=1.0)
         self.transport.stop(grace_s=0.0)
 
@@ -141,7 +145,7 @@ def light_job(tmp_path: Path) -> Iterator[MakeJob]:
         job.close()
 
 
-def limit_bytes(keys, *, num_workers, window_bytes):
+def limit_bytes(keys: list[tuple[str, str, int]], *, num_workers: int, window_bytes: int) -> int:
     """What docs/failures.md states. The frame that a stream is writing is there twice: as ours,
     and as gRPC's copy of it; and what the worker has not confirmed is kept."""
     sizes = {"float32": 4, "float64": 8}
@@ -173,7 +177,7 @@ def test_64_workers_lose_and_double_nothing_in_1000_steps(
 @pytest.mark.thorough
 @pytest.mark.parametrize("window_bytes, is_small", [(256 * 1024, True), (2**30, False)])
 def test_a_server_of_64_workers_stays_within_its_memory(
-    light_job: MakeJob, window_bytes, is_small: bool
+    light_job: MakeJob, window_bytes: int, is_small: bool
 ) -> None:
     """Rank 0 is late in every step, so all others fill their windows; with windows that hold
     nothing back the server takes more than the small ones allow."""

@@ -4,10 +4,16 @@ The real service and both ends' real queues, without a connection: frames are ta
 and handed over one at a time, in an order that a seed gives.
 """
 
+from __future__ import annotations
+
+from poseidon_tf.transport.server import Server
+from typing import cast
 import random
 import sys
 from collections import deque
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +23,7 @@ from poseidon_tf.kv.store import KeySpec, Store
 from poseidon_tf.transport.frame_queue import FrameQueue
 from poseidon_tf.wire import frames
 from poseidon_tf.wire.frame_pb2 import InspectReply, InspectRequest, Key, KeyTable, Part
+from tests.kv.test_store import sum_in
 
 pytestmark = pytest.mark.connections
 
@@ -28,19 +35,20 @@ class Endpoint:
     """Takes the place of a transport server: keeps what is served, to be called directly."""
 
     def __init__(self) -> None:
-        self.calls, self.streams = {}, {}
+        self.calls: dict[str, Callable[..., Any]] = {}
+        self.streams: dict[str, Callable[..., Any]] = {}
 
-    def add_unary(self, method, answer) -> None:
+    def add_unary(self, method: str, answer: Callable[..., Any]) -> None:
         self.calls[method] = answer
 
-    def add_stream(self, method, accept) -> None:
+    def add_stream(self, method: str, accept: Callable[..., Any]) -> None:
         self.streams[method] = accept
 
 
 class Link:
     """One stream of one worker: both queues, and the frames that are under way."""
 
-    def __init__(self, job, rank, index) -> None:
+    def __init__(self, job: Cluster, rank: int, index: int) -> None:
         self.rank, self.index = rank, index
         step = job.window_bytes // 8
         self.up = FrameQueue(window_bytes=job.window_bytes, credit_step=step)
@@ -49,9 +57,10 @@ class Link:
         self.server = job.endpoint.streams[EXCHANGE](stream)
         self.down = stream.outgoing
         self.up_frames, self.down_frames = iter(self.up), iter(self.down)
-        self.rising, self.falling = deque(), deque()
+        self.rising: deque[bytes] = deque()
+        self.falling: deque[bytes] = deque()
 
-    def possible(self):
+    def possible(self) -> Iterator[Any]:
         """What can happen next on this stream."""
         if self.up.is_ready():
             yield lambda: self.rising.append(next(self.up_frames))
@@ -64,14 +73,15 @@ class Link:
 class Cluster:
     """One service, and workers that push their next step when the last one's sums are there."""
 
-    def __init__(self, rng, *, num_workers) -> None:
+    def __init__(self, rng: random.Random, *, num_workers: int) -> None:
         self.sizes = [rng.choice([1, 3, 16, 500, 70_000]) for _ in range(rng.randint(2, 6))]
         self.window_bytes = 4 * max(self.sizes)  # Of one stream: its largest pair.
         self.num_workers, self.rng = num_workers, rng
         self.endpoint = Endpoint()
-        self.released = {}  # (key, step) -> streams that have not taken it.
+        # (key, step) -> streams that have not taken it.
+        self.released: dict[tuple[int, int], int] = {}
         KVService(
-            self.endpoint,
+            cast(Server, self.endpoint),
             num_workers=num_workers,
             num_streams=NUM_STREAMS,
             on_released=lambda name, step: self.released.update({(int(name), step): num_workers}),
@@ -81,22 +91,22 @@ class Cluster:
         self.links = [
             Link(self, rank, index) for rank in range(num_workers) for index in range(NUM_STREAMS)
         ]
-        self.sums = [{} for _ in range(num_workers)]
+        self.sums: list[dict[tuple[int, int], bytes]] = [{} for _ in range(num_workers)]
         for rank in range(num_workers):
             self.push(rank, 0)
 
-    def share(self, rank, key, step):
+    def share(self, rank: int, key: int, step: int) -> np.ndarray:
         seed = (rank * 100 + key) * 100 + step
         return np.random.default_rng(seed).integers(1, 10**4, self.sizes[key]).astype(np.float32)
 
-    def push(self, rank, step) -> None:
+    def push(self, rank: int, step: int) -> None:
         for key in self.rng.sample(range(len(self.sizes)), len(self.sizes)):
-            payload = memoryview(self.share(rank, key, step)).cast("B")
+            payload = self.share(rank, key, step).data.cast("B")
             stream = stream_of(key, len(payload), NUM_STREAMS)
             link = self.links[rank * NUM_STREAMS + stream]
             link.up.put_parts([(Part(key=key, step=step, length=len(payload)), payload)])
 
-    def hear(self, link) -> None:
+    def hear(self, link: Link) -> None:
         header, payloads = frames.decode(link.falling.popleft())
         assert not header.refusal
         link.up.take_credit(header.credit)
@@ -108,28 +118,28 @@ class Cluster:
             if len(sums) % len(self.sizes) == 0 and part.step + 1 < NUM_STEPS:
                 self.push(link.rank, part.step + 1)
 
-    def events(self):
+    def events(self) -> Iterator[Any]:
         for link in self.links:
             yield from link.possible()
             if link.falling:
                 yield lambda link=link: self.hear(link)
 
-    def is_finished(self):
+    def is_finished(self) -> bool:
         return all(len(sums) == NUM_STEPS * len(self.sizes) for sums in self.sums)
 
-    def held_bytes(self):
+    def held_bytes(self) -> int:
         """Contributions and unfinished sums, and sums that some worker has not taken yet."""
         reply = InspectReply.FromString(
             self.endpoint.calls[INSPECT](InspectRequest().SerializeToString())
         )
         waiting = sum(4 * self.sizes[key] for (key, _), left in self.released.items() if left)
-        return reply.held_bytes + waiting
+        return int(reply.held_bytes) + waiting
 
 
 @pytest.mark.usefixtures("small_keys_take_turns")
 @pytest.mark.parametrize("num_workers", [1, 2, 3, 7])
 @pytest.mark.parametrize("seed", range(15))
-def test_a_server_holds_two_shards_and_the_windows_at_most(num_workers: int, seed) -> None:
+def test_a_server_holds_two_shards_and_the_windows_at_most(num_workers: int, seed: int) -> None:
     """At every moment, with windows of one pair; and every worker gets every sum, once."""
     cluster = Cluster(random.Random(seed), num_workers=num_workers)
     shard_bytes = 4 * sum(cluster.sizes)
@@ -158,5 +168,5 @@ def test_a_share_that_waits_does_not_keep_its_whole_frame(rank: int) -> None:
     assert store.held_bytes() == 8
     actions = []
     for other in {0, 1, 2} - {rank}:
-        actions = store.push(other, 0, 0, memoryview(np.ones(2, np.float32)).cast("B"))
-    assert np.frombuffer(actions[-1].payload, np.float32).tolist() == [4.0, 5.0]
+        actions = store.push(other, 0, 0, np.ones(2, np.float32).data.cast("B"))
+    assert np.frombuffer(sum_in(actions), np.float32).tolist() == [4.0, 5.0]

@@ -2,7 +2,8 @@
 
 import itertools
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,7 +35,13 @@ def sides() -> Iterator[Sides]:
 class Shared:
     """Three workers of one server, of which `own` shares memory with it."""
 
-    def __init__(self, cluster, sides, own, **options) -> None:
+    def __init__(
+        self,
+        cluster: MakeCluster,
+        sides: Sides,
+        own: int,
+        **options: Any,
+    ) -> None:
         self.own = own
         self.memory, child = sides
         self.server = cluster(3, memory=child, memory_rank=own)
@@ -47,32 +54,35 @@ class Shared:
         for link in self.links:
             link.link.register(specs, timeout_s=WAIT_S)
 
-    def push(self, rank, step, keys):
+    def push(self, rank: int, step: int, keys: Sequence[int]) -> dict[int, int]:
         """All of these keys; where they are in the shared memory, for the own rank."""
         places, pieces = {}, []
         for key in keys:
-            payload = memoryview(share(rank, key, step)).cast("B")
+            payload = share(rank, key, step).data.cast("B")
             if rank == self.own:
                 places[key] = self.memory.grow(len(payload))
             pieces.append(Piece(key, payload, places.get(key)))
         self.links[rank].link.push(pieces, step=step)
         return places
 
-    def received(self, rank, steps) -> None:
+    def received(self, rank: int, steps: Sequence[int]) -> None:
         self.server.wait_received({(rank, name, step) for name in self.names for step in steps})
 
 
-def share(rank, key, step):
+def share(rank: int, key: int, step: int) -> np.ndarray:
     rng = np.random.default_rng([rank, key, step])
     size = SIZES[key]
     return (rng.standard_normal(size) * 10.0 ** rng.integers(-4, 4, size)).astype(np.float32)
 
 
-def in_rank_order(key, step):
-    return ((share(0, key, step) + share(1, key, step)) + share(2, key, step)).tobytes()
+def in_rank_order(key: int, step: int) -> bytes:
+    total: np.ndarray = (share(0, key, step) + share(1, key, step)) + share(2, key, step)
+    return total.tobytes()
 
 
-def push_message(key=0, step=0, length=16, place=0, payload=b""):
+def push_message(
+    key: int = 0, step: int = 0, length: int = 16, place: int = 0, payload: bytes = b""
+) -> bytes:
     part = Part(key=key, step=step, length=length, place=place)
     return encode(FrameHeader(parts=[part]), [payload])
 
@@ -80,13 +90,13 @@ def push_message(key=0, step=0, length=16, place=0, payload=b""):
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
 @pytest.mark.parametrize("own", range(3))
 def test_sums_come_through_the_memory_and_over_the_wire(
-    cluster: MakeCluster, sides: Sides, own, order
+    cluster: MakeCluster, sides: Sides, own: int, order: tuple[int, int, int]
 ) -> None:
     """With two steps under way, the own worker finds every sum where its share was and the
     others get the same bits, whoever comes first."""
     job = Shared(cluster, sides, own)
     rng = random.Random(own)
-    places = {}
+    places: dict[tuple[int, int], int] = {}
     for rank in order:
         for step in range(2):
             keys = rng.sample(range(len(SIZES)), len(SIZES))
@@ -107,7 +117,7 @@ def test_sums_come_through_the_memory_and_over_the_wire(
 
 @pytest.mark.parametrize("own", range(3))
 def test_memory_is_the_workers_again_when_it_hears_of_the_sum(
-    cluster: MakeCluster, sides: Sides, own
+    cluster: MakeCluster, sides: Sides, own: int
 ) -> None:
     """What it then writes there reaches no other worker, who hears of the sum later."""
     job = Shared(cluster, sides, own)
@@ -120,7 +130,7 @@ def test_memory_is_the_workers_again_when_it_hears_of_the_sum(
     for rank in {0, 1, 2} - {own}:
         for _ in range(6 * len(SIZES)):
             key, step, payload = job.links[rank].sum_bytes()
-            assert bytes(payload) == in_rank_order(key, step)
+            assert payload is not None and bytes(payload) == in_rank_order(key, step)
 
 
 def test_placed_pushes_wait_for_no_credit(cluster: MakeCluster, sides: Sides) -> None:
@@ -135,7 +145,7 @@ def test_placed_pushes_wait_for_no_credit(cluster: MakeCluster, sides: Sides) ->
 def test_placed_and_other_pushes_finish_with_any_window(
     cluster: MakeCluster,
     sides: Sides,
-    own,
+    own: int,
     window_bytes: int,
 ) -> None:
     """Every other key of the own worker goes over the wire, in another order on each rank."""
@@ -147,7 +157,7 @@ def test_placed_and_other_pushes_finish_with_any_window(
             if rank == own:
                 job.push(rank, step, [key for key in keys if key % 4 < 2])
                 rest = [key for key in keys if key % 4 >= 2]
-                payloads = [memoryview(share(rank, key, step)).cast("B") for key in rest]
+                payloads = [share(rank, key, step).data.cast("B") for key in rest]
                 pieces = [Piece(key, view) for key, view in zip(rest, payloads, strict=True)]
                 job.links[rank].link.push(pieces, step=step)
             else:
@@ -160,7 +170,7 @@ def test_placed_and_other_pushes_finish_with_any_window(
 
 
 @pytest.mark.parametrize("own", range(3))
-def test_what_used_no_credit_gets_none_back(cluster: MakeCluster, sides: Sides, own) -> None:
+def test_what_used_no_credit_gets_none_back(cluster: MakeCluster, sides: Sides, own: int) -> None:
     """Of a placed and a plain push of a stream only the plain one is credited."""
     memory, child = sides
     server = cluster(3, memory=child, memory_rank=own)
@@ -174,7 +184,7 @@ def test_what_used_no_credit_gets_none_back(cluster: MakeCluster, sides: Sides, 
     memory.write(place, ONES.tobytes())
     stream.send(push_message(place=place + 1))
     stream.send(push_message(key=2, payload=ONES.tobytes()))
-    headers = []
+    headers: list[FrameHeader] = []
     while sum(len(header.parts) for header in headers) < 2:
         headers.append(decode(end.next())[0])
     assert sum(header.credit for header in headers) == 16
@@ -202,7 +212,7 @@ def test_a_refused_place_changes_nothing(
     cluster: MakeCluster,
     sides: Sides,
     rank: int,
-    message,
+    message: bytes,
     text: str,
 ) -> None:
     """Of another rank, outside, or with a push that is none: no sum, and the memory stays."""

@@ -2,20 +2,30 @@
 
 import itertools
 import warnings
+from collections.abc import Sequence
 
 import ml_dtypes
 import numpy as np
 import pytest
 
 from poseidon_tf.errors import ProtocolError
-from poseidon_tf.kv.store import MAX_KEY_BYTES, Credit, KeySpec, Release, Store
+from poseidon_tf.kv.store import MAX_KEY_BYTES, Action, Credit, KeySpec, Release, Store
 
 
 def bytes_of(values: np.ndarray) -> memoryview:
     return memoryview(values.tobytes())
 
 
-def shares(num_workers: int, num_elements: int, dtype="float32", seed=0) -> list[np.ndarray]:
+def sum_in(actions: Sequence[Action]) -> memoryview:
+    """What the last of them releases."""
+    release = actions[-1]
+    assert isinstance(release, Release)
+    return release.payload
+
+
+def shares(
+    num_workers: int, num_elements: int, dtype: str = "float32", seed: int = 0
+) -> list[np.ndarray]:
     """Values of very different sizes, so that float32 sums depend on their order."""
     rng = np.random.default_rng(seed)
     return [
@@ -60,7 +70,7 @@ def test_the_sum_has_the_same_bits_for_every_order_of_arrival(num_workers: int) 
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
-def test_credit_comes_back_as_shares_are_added(order) -> None:
+def test_credit_comes_back_as_shares_are_added(order: tuple[int, int, int]) -> None:
     """A rank gets its bytes back as soon as all lower ranks' shares are there, not earlier."""
     store = store_of(3, KeySpec("a", "float32", 4))
     arrived, credited = set(), []
@@ -74,7 +84,9 @@ def test_credit_comes_back_as_shares_are_added(order) -> None:
 
 @pytest.mark.parametrize("name", ["float16", "bfloat16"])
 @pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 1, 2, 0)])
-def test_half_precision_is_summed_in_float32_and_rounded_once(name: str, order) -> None:
+def test_half_precision_is_summed_in_float32_and_rounded_once(
+    name: str, order: tuple[int, int, int, int]
+) -> None:
     """The released bits are those of the float32 sum, rounded to nearest even."""
     dtype = np.dtype(getattr(ml_dtypes, name, name))
     values = [value.astype(dtype) for value in shares(4, 301)]
@@ -82,7 +94,7 @@ def test_half_precision_is_summed_in_float32_and_rounded_once(name: str, order) 
     for rank in order:
         actions = store.push(rank, 0, 0, bytes_of(values[rank]))
     total = in_rank_order([value.astype(np.float32) for value in values])
-    assert bytes(actions[-1].payload) == total.astype(dtype).tobytes()
+    assert bytes(sum_in(actions)) == total.astype(dtype).tobytes()
     assert total.astype(dtype).tobytes() != in_rank_order(values).tobytes()
 
 
@@ -93,12 +105,12 @@ def test_other_types_are_summed_as_they_are(name: str) -> None:
     store = store_of(3, KeySpec("a", name, 50))
     for rank in (2, 0, 1):
         actions = store.push(rank, 0, 0, bytes_of(values[rank]))
-    assert bytes(actions[-1].payload) == in_rank_order(values).tobytes()
+    assert bytes(sum_in(actions)) == in_rank_order(values).tobytes()
 
 
 @pytest.mark.parametrize("sizes", [[5, 1, 0, 1000], [0, 0, 3]])
 @pytest.mark.parametrize("name", ["float32", "bfloat16"])
-def test_a_key_of_no_fixed_size_may_change_it_every_step(sizes, name: str) -> None:
+def test_a_key_of_no_fixed_size_may_change_it_every_step(sizes: list[int], name: str) -> None:
     """Each step's size is its first contribution's, nothing at all included."""
     store = store_of(2, KeySpec("a", name, 0))
     itemsize = 2 if name == "bfloat16" else 4
@@ -146,7 +158,7 @@ def test_infinities_are_summed_without_a_warning(name: str) -> None:
         warnings.simplefilter("error")
         for rank in range(3):
             actions = store.push(rank, 0, 0, bytes_of(np.array(values[rank], name)))
-    total = np.frombuffer(actions[-1].payload, name)
+    total = np.frombuffer(sum_in(actions), name)
     assert np.isposinf(total[0]) and np.isnan(total[1])
 
 
@@ -184,7 +196,7 @@ def test_a_name_has_one_number_for_all_workers() -> None:
         (2, [KeySpec("new", "float32", 1)], "rank 2; there are 2 workers"),
     ],
 )
-def test_a_refused_announcement_adds_no_key(rank: int, specs, text: str) -> None:
+def test_a_refused_announcement_adds_no_key(rank: int, specs: list[KeySpec], text: str) -> None:
     """Another size or type than before, no sum, too large, or a stranger: nothing is added."""
     store = store_of(2, KeySpec("a", "float32", 4))
     with pytest.raises(ProtocolError, match=text):

@@ -2,11 +2,13 @@
 
 import random
 from collections import deque
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 
-from poseidon_tf.kv.store import Credit, KeySpec, Release, Store
+from poseidon_tf.kv.store import Action, Credit, KeySpec, Release, Store
 
 
 class Worker:
@@ -17,7 +19,7 @@ class Worker:
         self.orders = orders  # Per step: the keys in the order in which their gradients come.
         self.waiting: deque[tuple[int, int]] = deque((key, 0) for key in orders[0])
         self.wire_up: deque[tuple[int, int]] = deque()
-        self.wire_down: deque[Credit | Release] = deque()
+        self.wire_down: deque[Action] = deque()
         self.in_flight_bytes = 0
         self.sums: dict[tuple[int, int], bytes] = {}
         self.step = 0
@@ -49,7 +51,7 @@ class Job:
         self.window_bytes = window_bytes or 4 * max(self.sizes)
         self.credit_step = credit_step
         self.kept = [0] * num_workers  # Credit by rank.
-        self.store = Store(num_workers)
+        self.store: Any = Store(num_workers)
         specs = [KeySpec(f"k{key}", "float32", size) for key, size in enumerate(self.sizes)]
         self.store.register(0, specs)
         keys = range(len(self.sizes))
@@ -68,7 +70,7 @@ class Job:
             total = total + self.share(rank, key, step)
         return total.tobytes()
 
-    def events(self):
+    def events(self) -> Iterator[Any]:
         """What can happen now: a worker sends, the store hears, a worker hears."""
         for worker in self.workers:
             if worker.waiting and self.fits(worker):
@@ -114,6 +116,7 @@ class Job:
             worker.in_flight_bytes -= action.num_bytes
             assert worker.in_flight_bytes >= 0
             return
+        assert isinstance(action, Release)
         assert (action.key, action.step) not in worker.sums
         worker.sums[action.key, action.step] = bytes(action.payload)
         # The next step begins when this one's sums are all there.
@@ -153,17 +156,18 @@ class CreditOnRelease:
     """A store that returns credit only when a sum is finished: a window can then fill up."""
 
     def __init__(self, store: Store) -> None:
-        self.store, self.withheld = store, []
+        self.store = store
+        self.withheld: list[tuple[int, Credit]] = []
         self.missing = store.missing
 
-    def push(self, *args):
-        actions = self.store.push(*args)
+    def push(self, rank: int, key: int, step: int, payload: memoryview) -> list[Credit | Release]:
+        actions = self.store.push(rank, key, step, payload)
         kept = [action for action in actions if isinstance(action, Credit)]
-        self.withheld += [(args[1], action) for action in kept]
+        self.withheld += [(key, action) for action in kept]
         released = {action.key for action in actions if isinstance(action, Release)}
         freed = [action for key, action in self.withheld if key in released]
         self.withheld = [(key, action) for key, action in self.withheld if key not in released]
-        return freed + [action for action in actions if isinstance(action, Release)]
+        return [*freed, *(action for action in actions if isinstance(action, Release))]
 
 
 def test_the_simulation_finds_a_deadlock() -> None:
@@ -201,7 +205,7 @@ def test_the_simulation_finds_credit_that_is_missed() -> None:
 
 
 @pytest.mark.parametrize("last", range(4))
-def test_a_slow_worker_holds_back_no_lower_rank(last) -> None:
+def test_a_slow_worker_holds_back_no_lower_rank(last: int) -> None:
     """With one rank silent, all keys of lower ranks are added and credited; no window is full."""
     store = Store(4)
     store.register(0, [KeySpec(f"k{key}", "float32", 1) for key in range(5)])

@@ -8,7 +8,7 @@ import pytest
 
 from poseidon_tf.errors import ProtocolError
 from poseidon_tf.kv.store import Credit, Deserted, KeySpec, Release
-from tests.kv.test_store import bytes_of, in_rank_order, shares, store_of
+from tests.kv.test_store import bytes_of, in_rank_order, shares, store_of, sum_in
 
 NUM_ELEMENTS = 257
 GUARD = 64  # Bytes around a place that belong to somebody else.
@@ -38,7 +38,7 @@ def is_in(payload: memoryview, place: Place) -> bool:
     return np.shares_memory(np.frombuffer(payload, np.uint8), in_place)
 
 
-def values_of(num_workers: int, name: str, seed=0) -> list[np.ndarray]:
+def values_of(num_workers: int, name: str, seed: int = 0) -> list[np.ndarray]:
     dtype = np.dtype(getattr(ml_dtypes, name, name))
     return [value.astype(dtype) for value in shares(num_workers, NUM_ELEMENTS, seed=seed)]
 
@@ -50,7 +50,9 @@ def sum_of(values: list[np.ndarray], name: str) -> bytes:
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("own, order", ARRIVALS)
-def test_a_sum_left_in_place_has_the_bits_of_rank_order(own, order, name) -> None:
+def test_a_sum_left_in_place_has_the_bits_of_rank_order(
+    own: int, order: tuple[int, ...], name: str
+) -> None:
     """The own share is in the place as it comes: whoever comes first, the sum replaces it only
     at the end, and nothing around it or of another worker changes."""
     values = values_of(len(order), name)
@@ -71,7 +73,9 @@ def test_a_sum_left_in_place_has_the_bits_of_rank_order(own, order, name) -> Non
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
 @pytest.mark.parametrize("own", range(3))
-def test_the_place_may_be_other_memory_than_the_share(own, order) -> None:
+def test_the_place_may_be_other_memory_than_the_share(
+    own: int, order: tuple[int, int, int]
+) -> None:
     """The sum is left there all the same, and the share stays as it came."""
     values = values_of(3, "float32")
     store = store_of(3, KeySpec("a", "float32", NUM_ELEMENTS))
@@ -79,12 +83,12 @@ def test_the_place_may_be_other_memory_than_the_share(own, order) -> None:
     payloads = [memoryview(bytearray(value.tobytes())) for value in values]
     for rank in order:
         actions = store.push(rank, 0, 0, payloads[rank], place.view if rank == own else None)
-    assert is_in(actions[-1].payload, place) and place.holds(sum_of(values, "float32"))
+    assert is_in(sum_in(actions), place) and place.holds(sum_of(values, "float32"))
     assert [bytes(payload) for payload in payloads] == [value.tobytes() for value in values]
 
 
 @pytest.mark.parametrize("num_arrived", range(4))
-def test_a_share_stays_in_its_place_until_its_turn(num_arrived) -> None:
+def test_a_share_stays_in_its_place_until_its_turn(num_arrived: int) -> None:
     """While a lower rank is missing the place holds what its worker put there."""
     values = values_of(5, "float32")
     store = store_of(5, KeySpec("a", "float32", NUM_ELEMENTS))
@@ -118,7 +122,7 @@ def test_sums_of_two_steps_are_left_in_their_own_places() -> None:
     for rank in (2, 0):
         for step, values in enumerate(by_step):
             actions = store.push(rank, 0, step, bytes_of(values[rank]))
-            assert rank == 2 or is_in(actions[-1].payload, places[step])
+            assert rank == 2 or is_in(sum_in(actions), places[step])
     for place, values in zip(places, by_step, strict=True):
         assert place.holds(sum_of(values, "float32"))
 
@@ -135,7 +139,7 @@ def test_a_refused_push_with_a_place_changes_nothing(key: int, step: int, num_by
         store.push(1, key, step, refused.view, refused.view)
     assert (list(store.contributions()), store.held_bytes(), store.missing()) == before
     actions = store.push(0, 0, 0, bytes_of(values[0]))
-    assert is_in(actions[-1].payload, place) and place.holds(sum_of(values, "float32"))
+    assert is_in(sum_in(actions), place) and place.holds(sum_of(values, "float32"))
     assert refused.holds(b"\x55" * num_bytes)
 
 

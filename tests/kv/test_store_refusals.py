@@ -1,5 +1,7 @@
 """What the store refuses, and what becomes of sums that can never be finished."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -34,7 +36,7 @@ def fed_store() -> Store:
     return store
 
 
-def state(store: Store):
+def state(store: Store) -> tuple[Any, ...]:
     return list(store.contributions()), store.held_bytes(), store.missing()
 
 
@@ -59,7 +61,9 @@ def state(store: Store):
         (-1, 0, 1, 16, "rank -1; there are 3 workers"),
     ],
 )
-def test_a_refused_push_changes_nothing(rank: int, key: int, step, num_bytes, text: str) -> None:
+def test_a_refused_push_changes_nothing(
+    rank: int, key: int, step: int, num_bytes: int, text: str
+) -> None:
     """Twice, early, of another size, of nobody or of nothing: refused, and the sum goes on."""
     store = fed_store()
     before = state(store)
