@@ -6,14 +6,12 @@ and handed over one at a time, in an order that a seed gives.
 
 from __future__ import annotations
 
-from poseidon_tf.transport.server import Server
-from typing import cast
 import random
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -21,6 +19,7 @@ import pytest
 from poseidon_tf.kv.service import EXCHANGE, INSPECT, REGISTER, KVService, stream_of
 from poseidon_tf.kv.store import KeySpec, Store
 from poseidon_tf.transport.frame_queue import FrameQueue
+from poseidon_tf.transport.server import Server
 from poseidon_tf.wire import frames
 from poseidon_tf.wire.frame_pb2 import InspectReply, InspectRequest, Key, KeyTable, Part
 from tests.kv.test_store import sum_in

@@ -16,8 +16,8 @@ class Inbox:
     """A receiver that keeps messages and how the stream ended; may answer or refuse."""
 
     def __init__(self, on_message: Callable[[bytes], None] = lambda message: None) -> None:
-        self.messages = queue.SimpleQueue()
-        self.errors = []
+        self.messages: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self.errors: list[Exception | None] = []
         self._on_message = on_message
         self._closed = threading.Event()
 

@@ -2,10 +2,11 @@
 
 import queue
 import threading
+from typing import Any
 
 from poseidon_tf.transport.frame_queue import FrameQueue
 from poseidon_tf.wire.frame_pb2 import FrameHeader, Part
-from poseidon_tf.wire.frames import decode, encode
+from poseidon_tf.wire.frames import Buffer, decode, encode
 
 WAIT_S = 20.0  # Far more than anything here takes.
 
@@ -19,7 +20,7 @@ def finished(key: int) -> bytes:
     return encode(FrameHeader(parts=[Part(key=key, length=1)]), [b"x"])
 
 
-def placed(key: int, payload: bytes, offset: int) -> tuple[Part, bytes]:
+def placed(key: int, payload: Buffer, offset: int) -> tuple[Part, Buffer]:
     return Part(key=key, length=len(payload), place=offset + 1), payload
 
 
@@ -34,7 +35,7 @@ class Writer:
     """A stream's writer: takes frames as they come, on a thread."""
 
     def __init__(self, outgoing: FrameQueue) -> None:
-        self._frames = queue.SimpleQueue()
+        self._frames: queue.SimpleQueue[FrameHeader | None] = queue.SimpleQueue()
         self._thread = threading.Thread(
             target=self._run, args=(outgoing,), name="poseidon-test", daemon=True
         )
@@ -45,5 +46,6 @@ class Writer:
             self._frames.put(decode(message)[0])
         self._frames.put(None)
 
-    def next(self) -> FrameHeader | None:
+    def next(self) -> Any:
+        """The header of the next frame; None when there will be no more."""
         return self._frames.get(timeout=WAIT_S)

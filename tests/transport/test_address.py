@@ -85,7 +85,7 @@ def test_a_certificate_has_neither_brackets_nor_zone(text: str, name: str) -> No
         ("host:" + "9" * 5000, "1 to 65535"),
     ],
 )
-def test_what_is_no_address_is_refused(text, says: str) -> None:
+def test_what_is_no_address_is_refused(text: str, says: str) -> None:
     """The message says how one reads."""
     with pytest.raises(ConfigError, match=says):
         Address.parse(text)

@@ -3,6 +3,7 @@
 import dataclasses
 import socket
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -11,6 +12,7 @@ from poseidon_tf.errors import ConfigError, PeerLost, StartTimeout
 from poseidon_tf.transport.channel import Channel
 from poseidon_tf.transport.connections import ConnectionSettings
 from poseidon_tf.transport.security import Security
+from poseidon_tf.transport.streams import Stream
 from tests.support.certificates import Authority
 from tests.transport.grpc_peers import WAIT_S, Inbox, Peers
 
@@ -34,28 +36,29 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 class Talk:
     """A server that answers, and knows what it was asked and how many streams it has accepted."""
 
-    def __init__(self, peers, security) -> None:
-        self.asked, self.accepted = [], []
+    def __init__(self, peers: Peers, security: Security) -> None:
+        self.asked: list[bytes] = []
+        self.accepted: list[Stream] = []
         self._peers = peers
         self.server = peers.server(settings=ConnectionSettings(security=security))
         self.server.add_unary(ASK, self._answer)
         self.server.add_stream(TALK, self._accept)
         self.server.start()
 
-    def _answer(self, request):
+    def _answer(self, request: bytes) -> bytes:
         self.asked.append(request)
         return request[::-1]
 
-    def _accept(self, stream):
+    def _accept(self, stream: Stream) -> Inbox:
         self.accepted.append(stream)
         return Inbox(on_message=lambda message: stream.send(message[::-1]))
 
-    def channel(self, security):
+    def channel(self, security: Security) -> Channel:
         return self._peers.channel(
             self.server.address, settings=ConnectionSettings(security=security)
         )
 
-    def lets_in(self, channel):
+    def lets_in(self, channel: Channel) -> bool:
         """Whether a call and a stream are answered."""
         inbox = Inbox()
         stream = channel.open_stream(TALK, inbox)
@@ -69,7 +72,7 @@ class Talk:
 @pytest.mark.parametrize("token", [None, "open sesame", "Täuschung " * 100])
 @pytest.mark.parametrize("tls", ["none", "mutual", "of the server"])
 def test_members_of_one_job_reach_each_other(
-    peers: Peers, authority: Authority, tls: str, token
+    peers: Peers, authority: Authority, tls: str, token: str | None
 ) -> None:
     """With any token, even a long one of any letters, and with each kind of TLS."""
     security = Security(token=token)
@@ -104,7 +107,9 @@ WRONG_TOKENS = {
 
 
 @pytest.mark.parametrize("servers, strangers", WRONG_TOKENS.values(), ids=WRONG_TOKENS)
-def test_a_stranger_is_refused_by_whatever_it_asks(peers: Peers, servers, strangers) -> None:
+def test_a_stranger_is_refused_by_whatever_it_asks(
+    peers: Peers, servers: Security, strangers: Security
+) -> None:
     """It is told so at once, nothing was asked and no stream accepted, and members go on."""
     talk = Talk(peers, servers)
     channel = talk.channel(strangers)
@@ -118,7 +123,7 @@ def test_a_stranger_is_refused_by_whatever_it_asks(peers: Peers, servers, strang
     error = inbox.end()
     assert isinstance(error, ConfigError) and "another job's token" in str(error)
     assert "sesame" not in str(error) and "barley" not in str(error)
-    assert talk.asked == talk.accepted == []
+    assert not talk.asked and not talk.accepted
     assert talk.lets_in(talk.channel(servers))
 
 
@@ -134,7 +139,9 @@ def test_a_stranger_is_refused_by_whatever_it_asks(peers: Peers, servers, strang
 @pytest.mark.parametrize(
     "method", [ASK, TALK, "/test.Talk/Nothing", "/grpc.health.v1.Health/Check"]
 )
-def test_a_stranger_learns_only_that_somebody_listens(peers: Peers, metadata, method) -> None:
+def test_a_stranger_learns_only_that_somebody_listens(
+    peers: Peers, metadata: list[Any], method: str
+) -> None:
     """Methods that are served and those that are not are refused alike, before any message."""
     talk = Talk(peers, TOKEN)
     with grpc.insecure_channel(talk.server.address) as channel:
@@ -146,7 +153,7 @@ def test_a_stranger_learns_only_that_somebody_listens(peers: Peers, metadata, me
     for raised in (asked, streamed):
         assert raised.value.code() is grpc.StatusCode.UNAUTHENTICATED
         assert raised.value.details() == "another job's token, or none"
-    assert talk.asked == talk.accepted == []
+    assert not talk.asked and not talk.accepted
 
 
 def test_streams_of_strangers_take_no_place(peers: Peers) -> None:
@@ -164,7 +171,7 @@ def test_streams_of_strangers_take_no_place(peers: Peers) -> None:
     assert [inbox.next() for inbox in inboxes] == [b"ba"] * 4
 
 
-def bad_server(case, authority, other):
+def bad_server(case: str, authority: Authority, other: Authority) -> Security:
     """What the server of this case shows."""
     match case:
         case "of another authority":
@@ -195,7 +202,7 @@ def test_what_cannot_become_a_connection_is_said_at_once(
     channel = talk.channel(authority.security(**authority.member("127.0.0.1", name="good")))
     with pytest.raises(ConfigError, match=f"no connection to {channel.address}: .*{reason}"):
         channel.wait_ready(timeout_s=3600.0)
-    assert talk.asked == talk.accepted == []
+    assert not talk.asked and not talk.accepted
 
 
 def test_who_is_hung_up_on_hears_what_may_be_behind_it(
@@ -213,7 +220,7 @@ def test_who_is_hung_up_on_hears_what_may_be_behind_it(
         address = talk.server.address
         assert f"worker rank 3 at {address} cannot be reached in 0.2 s" in str(raised.value)
         assert guess in str(raised.value)
-    assert talk.asked == talk.accepted == []
+    assert not talk.asked and not talk.accepted
     assert talk.lets_in(talk.channel(authority.security()))
 
 

@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import grpc
 import pytest
@@ -15,6 +15,7 @@ from poseidon_tf.transport.channel import Channel
 from poseidon_tf.transport.connections import ConnectionSettings
 from poseidon_tf.transport.frame_queue import FrameQueue
 from poseidon_tf.transport.server import Server
+from poseidon_tf.transport.streams import Stream
 from poseidon_tf.wire.frame_pb2 import FrameHeader, Part
 from poseidon_tf.wire.frames import decode, encode
 from tests.support.proxies import Proxy
@@ -28,15 +29,16 @@ TALK, ASK = "/test.Talk/Talk", "/test.Talk/Ask"
 class Host:
     """A server that says back what it hears, until the other end has ended."""
 
-    def __init__(self, peers, *, resume_s=WAIT_S, max_streams=4) -> None:
-        self.inboxes, self.streams = [], []
+    def __init__(self, peers: Peers, *, resume_s: float = WAIT_S, max_streams: int = 4) -> None:
+        self.inboxes: list[Inbox] = []
+        self.streams: list[Stream] = []
         settings = ConnectionSettings(resume_s=resume_s)
         self.server = peers.server(max_streams=max_streams, settings=settings)
         self.server.add_stream(TALK, self._accept)
         self.server.add_unary(ASK, lambda request: request[::-1])
         self.server.start()
 
-    def _accept(self, stream):
+    def _accept(self, stream: Stream) -> Inbox:
         inbox = Inbox(stream.send)
         self.streams.append(stream)
         self.inboxes.append(inbox)
@@ -59,7 +61,7 @@ def open_channel() -> Iterator[OpenChannel]:
         channel.close()
 
 
-def limits(seed, least, most):
+def limits(seed: int, least: int, most: int) -> Iterator[int]:
     rng = random.Random(seed)
     while True:
         yield rng.randrange(least, most)
@@ -67,7 +69,7 @@ def limits(seed, least, most):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_messages_come_back_once_and_in_order(
-    peers: Peers, open_channel: OpenChannel, seed
+    peers: Peers, open_channel: OpenChannel, seed: int
 ) -> None:
     """400 messages there and back over dozens of connections, each reset after some bytes."""
     rng = random.Random(seed)
@@ -87,29 +89,30 @@ def test_messages_come_back_once_and_in_order(
 
 def test_a_stream_that_only_receives_goes_on(peers: Peers, open_channel: OpenChannel) -> None:
     """Frames of parts, within a window of credit, in one direction only."""
-    received, done = [], threading.Event()
+    received: list[int] = []
+    done = threading.Event()
 
     class Taking:
         """Gives the credit back that each frame used."""
 
-        def __init__(self, stream) -> None:
+        def __init__(self, stream: Stream) -> None:
             self._queue = stream.outgoing = FrameQueue()
 
-        def on_message(self, message) -> None:
+        def on_message(self, message: bytes) -> None:
             header, payloads = decode(message)
             self._queue.give_credit(sum(map(len, payloads)))
             received.extend(part.key for part in header.parts)
 
-        def on_closed(self, error) -> None:
+        def on_closed(self, error: Exception | None) -> None:
             assert error is None
             self._queue.close()
             done.set()
 
     class Crediting:
-        def on_message(self, message) -> None:
+        def on_message(self, message: bytes) -> None:
             outgoing.take_credit(decode(message)[0].credit)
 
-        def on_closed(self, error) -> None:
+        def on_closed(self, error: Exception | None) -> None:
             assert error is None
 
     server = peers.server(settings=ConnectionSettings(resume_s=WAIT_S))
@@ -274,7 +277,7 @@ def test_a_refusal_is_heard_though_connections_break(
     """What the server's receiver raises ends the stream for good."""
 
     class Refusing(Inbox):
-        def on_message(self, message) -> None:
+        def on_message(self, message: bytes) -> None:
             if message == b"bad":
                 raise ProtocolError("bad makes no sense")
 
@@ -296,7 +299,7 @@ NONSENSE = [b"\x00", b"\x00z", b"\x00a123", b"\x00a" + b"\xff" * 8, b"\x00e\x00"
 
 @pytest.mark.parametrize("message", [*NONSENSE, b"\x00eafter"], ids=repr)
 def test_nonsense_about_the_stream_is_refused(
-    peers: Peers, message, capfd: pytest.CaptureFixture[str]
+    peers: Peers, message: bytes, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """From a peer that does not keep to the rules, before and after its end; no thread dies."""
     host = Host(peers)
@@ -325,7 +328,7 @@ def test_nonsense_about_the_stream_is_refused(
     ],
 )
 def test_a_call_that_belongs_to_no_stream_is_refused(
-    peers: Peers, metadata, code, text: str
+    peers: Peers, metadata: list[tuple[str, str]], code: Any, text: str
 ) -> None:
     """Nobody hears of it."""
     host = Host(peers)
@@ -343,7 +346,7 @@ def test_a_question_is_not_asked_again_over_a_channel_that_is_closed(
     asked, answer = threading.Event(), threading.Event()
     server = peers.server()
 
-    def wait(request):
+    def wait(request: bytes) -> bytes:
         asked.set()
         answer.wait(WAIT_S)
         return request
@@ -383,7 +386,7 @@ def test_no_thread_waits_for_a_peer_that_nobody_wants_any_more(ending: str) -> N
     server = Server("127.0.0.1:0", max_streams=4, settings=settings)
     there = []
 
-    def accept(stream):
+    def accept(stream: Stream) -> Inbox:
         there.append(stream)
         return Inbox(stream.send)
 

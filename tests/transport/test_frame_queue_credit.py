@@ -110,7 +110,8 @@ def test_credit_that_is_kept_back_stops_no_stream(window_bytes: int, credit_step
     writer, returned = Writer(waiting), Writer(returning)
     lengths = [rng.choice([0, 1, 60, 100, 3000]) for _ in range(100)]
     waiting.put_parts([part(key, length) for key, length in enumerate(lengths)])
-    arrived, kept = [], 0
+    arrived: list[int] = []
+    kept = 0
     while len(arrived) < len(lengths):
         frame = writer.next()
         num_bytes = sum(p.length for p in frame.parts)
@@ -130,7 +131,7 @@ def test_credit_that_is_kept_back_stops_no_stream(window_bytes: int, credit_step
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_any_window_lets_everything_through_in_order(seed) -> None:
+def test_any_window_lets_everything_through_in_order(seed: int) -> None:
     """With a peer that returns credit at random, no part is lost and the window is kept."""
     rng = random.Random(seed)
     window_bytes = rng.choice([1, 100, 1000])
@@ -138,7 +139,8 @@ def test_any_window_lets_everything_through_in_order(seed) -> None:
     writer = Writer(waiting)
     parts = [part(key, rng.choice([0, 1, 60, 100, 3000])) for key in range(60)]
     waiting.put_parts(parts)
-    arrived, owed = [], []  # Keys; bytes that the peer has not allowed again.
+    arrived: list[int] = []  # Keys.
+    owed: list[int] = []  # Bytes that the peer has not allowed again.
     while len(arrived) < len(parts):
         for p in writer.next().parts:
             arrived.append(p.key)

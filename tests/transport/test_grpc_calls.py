@@ -4,14 +4,24 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
-from poseidon_tf.errors import ConfigError, PeerLost, ProtocolError, StartTimeout, StepTimeout
+from poseidon_tf.errors import (
+    ConfigError,
+    PeerLost,
+    PoseidonError,
+    ProtocolError,
+    StartTimeout,
+    StepTimeout,
+)
 from poseidon_tf.transport.address import Address
 from poseidon_tf.transport.channel import Channel
+from poseidon_tf.transport.server import Server
+from poseidon_tf.transport.streams import Stream
 from tests.transport.grpc_peers import WAIT_S, Inbox, Peers
 
 pytestmark = pytest.mark.connections
@@ -20,7 +30,7 @@ ASK = "/test.Talk/Ask"
 TALK = "/test.Talk/Talk"
 
 
-def answering(peers, answer, **options):
+def answering(peers: Peers, answer: Callable[[bytes], bytes], **options: Any) -> Channel:
     """A channel to a server that answers."""
     server = peers.server(**options)
     server.add_unary(ASK, answer)
@@ -36,7 +46,7 @@ def closed_address() -> Iterator[str]:
         yield f"127.0.0.1:{bound.getsockname()[1]}"
 
 
-def port_of(server):
+def port_of(server: Server) -> int:
     return int(server.address.rpartition(":")[2])
 
 
@@ -48,10 +58,10 @@ def test_a_question_has_an_answer(peers: Peers) -> None:
 
 
 @pytest.mark.parametrize("kind", [ProtocolError, ConfigError, StepTimeout, ValueError])
-def test_a_refusal_comes_back_with_its_text(peers: Peers, kind) -> None:
+def test_a_refusal_comes_back_with_its_text(peers: Peers, kind: type[PoseidonError]) -> None:
     """Whatever of ours `answer` raises is the caller's ProtocolError, with address and reason."""
 
-    def answer(request):
+    def answer(request: bytes) -> bytes:
         raise kind(f"no {request.decode()} here")
 
     channel = answering(peers, answer)
@@ -63,7 +73,7 @@ def test_an_answer_that_does_not_come_costs_the_deadline(peers: Peers) -> None:
     """A call gives up after its own deadline and names method, address and seconds."""
     released = threading.Event()
 
-    def answer(request):
+    def answer(request: bytes) -> bytes:
         released.wait(WAIT_S)
         return b""
 
@@ -81,11 +91,11 @@ def test_open_streams_leave_room_for_calls(peers: Peers) -> None:
     accepted = threading.Semaphore(0)
     all_asking = threading.Barrier(2 * num_streams)
 
-    def accept(stream):
+    def accept(stream: Stream) -> Inbox:
         accepted.release()
         return Inbox()
 
-    def answer(request):
+    def answer(request: bytes) -> bytes:
         all_asking.wait(WAIT_S)
         return request
 
@@ -121,7 +131,12 @@ def test_ready_is_when_the_other_side_accepts(peers: Peers) -> None:
 def test_a_peer_that_takes_its_time_to_answer_is_ready(peers: Peers) -> None:
     """It is not asked anew, for ever, before any answer can have come."""
     server, never = peers.server(), threading.Event()  # It is the time that matters.
-    server.add_unary("/poseidon_tf.Ready/Ready", lambda request: never.wait(1.2) or request)
+
+    def answer(request: bytes) -> bytes:
+        never.wait(1.2)
+        return request
+
+    server.add_unary("/poseidon_tf.Ready/Ready", answer)
     server.start()
     assert peers.channel(server.address).wait_ready(timeout_s=WAIT_S)
 
@@ -130,7 +145,7 @@ def test_waiting_for_nobody_ends_at_the_deadline_and_quietly(
     closed_address: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Asked again and again it says no; closing the channel then breaks no thread of gRPC's."""
-    broken = []
+    broken: list[Any] = []
     monkeypatch.setattr(threading, "excepthook", broken.append)
     before = set(threading.enumerate())
     channel = Channel(closed_address)

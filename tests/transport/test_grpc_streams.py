@@ -1,6 +1,8 @@
 """Streams over gRPC: what arrives, how they end, and whom they tell why."""
 
 import threading
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -9,6 +11,7 @@ from poseidon_tf.transport.base import GRPC_PREFIX_BYTES, MAX_MESSAGE_BYTES
 from poseidon_tf.transport.channel import Channel
 from poseidon_tf.transport.frame_queue import FrameQueue
 from poseidon_tf.transport.server import Server
+from poseidon_tf.transport.streams import Stream
 from poseidon_tf.wire.frame_pb2 import Part
 from poseidon_tf.wire.frames import decode
 from tests.transport.grpc_peers import WAIT_S, Inbox, Peers
@@ -21,24 +24,32 @@ TALK = "/test.Talk/Talk"
 class Host:
     """A server whose streams are kept; each says back what it hears, or what `accept` says."""
 
-    def __init__(self, peers, *, accept=lambda stream: None, hear=None, max_streams=4) -> None:
-        self.streams, self.inboxes = [], []
+    def __init__(
+        self,
+        peers: Peers,
+        *,
+        accept: Callable[..., Any] = lambda stream: None,
+        hear: Callable[..., Any] | None = None,
+        max_streams: int = 4,
+    ) -> None:
+        self.streams: list[Stream] = []
+        self.inboxes: list[Inbox] = []
         self._accept, self._hear = accept, hear
         self.server = peers.server(max_streams=max_streams)
         self.server.add_stream(TALK, self._open)
         self.server.start()
         self.address = self.server.address
 
-    def _open(self, stream):
+    def _open(self, stream: Stream) -> Inbox:
         self._accept(stream)
         inbox = Inbox(self._hear or stream.send)
         closed = inbox.on_closed
 
-        def on_closed(error) -> None:
+        def on_closed(error: Exception | None) -> None:
             closed(error)
             stream.close()
 
-        inbox.on_closed = on_closed
+        inbox.on_closed = on_closed  # type: ignore[method-assign]
         self.streams.append(stream)
         self.inboxes.append(inbox)
         return inbox
@@ -64,7 +75,7 @@ def test_a_server_that_has_stopped_reads_no_more(
     """Its reading threads have ended when `stop` returns, not a moment later."""
     stopping, live = threading.Event(), Server._live
 
-    def lingering(self, *args) -> None:
+    def lingering(self: Server, *args: Any) -> None:
         live(self, *args)
         stopping.wait(WAIT_S)
 
@@ -101,7 +112,7 @@ def test_both_ends_count_the_same_traffic(peers: Peers) -> None:
 def test_a_refused_stream_hears_the_reason(peers: Peers) -> None:
     """What `accept` raises reaches whoever opened the stream, as a ProtocolError."""
 
-    def accept(stream):
+    def accept(stream: Stream) -> None:
         raise ConfigError(f"rank {stream.metadata['rank']} is not of this cluster")
 
     host, inbox = Host(peers, accept=accept), Inbox()
@@ -114,7 +125,7 @@ def test_a_refused_stream_hears_the_reason(peers: Peers) -> None:
 def test_a_refused_message_ends_the_stream_on_both_ends(peers: Peers) -> None:
     """The sender hears why; the receiver that refused gets its own exception."""
 
-    def hear(message):
+    def hear(message: bytes) -> None:
         raise ProtocolError(f"{message!r} makes no sense")
 
     host, inbox = Host(peers, hear=hear), Inbox()
@@ -129,7 +140,7 @@ def test_a_refused_message_ends_the_stream_on_both_ends(peers: Peers) -> None:
 def test_a_client_that_cannot_go_on_cuts_its_stream(peers: Peers) -> None:
     """The client's receiver gets its own exception, and the server's hears of the end."""
 
-    def hear(message):
+    def hear(message: bytes) -> None:
         raise ZeroDivisionError("in the receiver")
 
     host, inbox = Host(peers), Inbox(hear)

@@ -1,7 +1,11 @@
 """The bookkeeping of a stream that outlives its connections, fed with breaks at any point."""
 
+from __future__ import annotations
+
+import functools
 import random
 from collections import deque
+from collections.abc import Callable
 
 import pytest
 
@@ -12,18 +16,18 @@ GREETING = b"\x00a" + bytes(8)
 END = b"\x00e"
 
 
-def acknowledgement(count):
+def acknowledgement(count: int) -> bytes:
     return b"\x00a" + count.to_bytes(8, "little")
 
 
 class End:
     """One end: its ledger, what it still has to send, what it heard, what is on the wire to it."""
 
-    def __init__(self, messages) -> None:
+    def __init__(self, messages: list[bytes]) -> None:
         self.ledger = Ledger()
         self.left = deque(messages)
-        self.heard = []
-        self.wire = deque()
+        self.heard: list[bytes] = []
+        self.wire: deque[bytes] = deque()
         self.most_kept = 0
 
     def add(self) -> None:
@@ -32,7 +36,7 @@ class End:
         elif not self.ledger.has_ended:
             self.ledger.end()
 
-    def say(self, other) -> None:
+    def say(self, other: End) -> None:
         if (message := self.ledger.take()) is not None:
             other.wire.append(message)
         self.most_kept = max(self.most_kept, len(self.ledger._unacknowledged))
@@ -42,14 +46,14 @@ class End:
             self.heard.append(payload)
 
 
-def random_messages(rng):
+def random_messages(rng: random.Random) -> list[bytes]:
     """Of all kinds, those that look like the ledger's own words too."""
     kinds = [b"", b"\x00", b"\x00a", END, b"\x00\x00", GREETING, b"payload"]
     return [rng.choice(kinds) + bytes([rng.randrange(256)]) * rng.randrange(3) for _ in range(150)]
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_whatever_breaks_each_message_is_heard_once_and_in_order(seed) -> None:
+def test_whatever_breaks_each_message_is_heard_once_and_in_order(seed: int) -> None:
     """Random turns of adding, sending, hearing, and connections that break with what they carry."""
     rng = random.Random(seed)
     sent = [random_messages(rng), random_messages(rng)]
@@ -63,14 +67,18 @@ def test_whatever_breaks_each_message_is_heard_once_and_in_order(seed) -> None:
                 end.wire.clear()
                 end.ledger.reconnect()
         end, other = rng.choice([ends, ends[::-1]])
-        rng.choice([end.add, lambda end=end, other=other: end.say(other), end.hear])()
+        say = functools.partial(end.say, other)
+        moves: list[Callable[[], None]] = [end.add, say, end.hear]
+        rng.choice(moves)()
     assert [end.ledger.is_done for end in ends] == [True, True]
     assert [end.heard for end in ends] == sent[::-1]
     assert all(end.ledger.is_idle for end in ends)
 
 
 @pytest.mark.parametrize("size, most_kept", [(10, 64), (ACKNOWLEDGE_BYTES // 8, 8)])
-def test_no_more_is_kept_than_what_may_come_before_it_is_acknowledged(size, most_kept: int) -> None:
+def test_no_more_is_kept_than_what_may_come_before_it_is_acknowledged(
+    size: int, most_kept: int
+) -> None:
     """A stream one way, without breaks: 64 messages or 4 MiB are kept, however long it is."""
     assert ACKNOWLEDGE_MESSAGES == 64
     sender, hearer = End([bytes(size)] * 1000), End([])
@@ -135,7 +143,7 @@ def test_nothing_is_sent_again_before_the_peer_has_said_how_much_it_has() -> Non
         (END + b"\x00", "neither a message nor"),
     ],
 )
-def test_nonsense_is_refused_and_changes_nothing(message, reason: str) -> None:
+def test_nonsense_is_refused_and_changes_nothing(message: bytes, reason: str) -> None:
     """Of three messages two have been sent and one acknowledged."""
     ledger = Ledger()
     ledger.take()

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,19 +42,20 @@ def test_half_of_tls_is_refused(given: str) -> None:
     """The message names what was given and what is missing."""
     missing = {"ca", "certificate", "key"} - set(given.split())
     with pytest.raises(ConfigError, match=f"got only {', '.join(given.split())}") as raised:
-        Security(**dict.fromkeys(given.split(), "file.pem"))
+        files: dict[str, Any] = dict.fromkeys(given.split(), "file.pem")
+        Security(**files)
     assert all(name in str(raised.value).partition("give ")[2] for name in missing)
 
 
 @pytest.mark.parametrize("options", [{"mutual": False}, {"server_name": "job"}])
-def test_how_to_use_tls_says_nothing_without_tls(options) -> None:
+def test_how_to_use_tls_says_nothing_without_tls(options: Any) -> None:
     """Who asks for it and gives no files would believe in a protection that is not there."""
     with pytest.raises(ConfigError, match="there is none"):
         Security(**options)
 
 
 @pytest.mark.parametrize("token", ["", " \n", "x" * (MAX_TOKEN_CHARS + 1)])
-def test_a_token_has_some_characters_but_not_too_many(token) -> None:
+def test_a_token_has_some_characters_but_not_too_many(token: str) -> None:
     """None is no token; an empty one is a mistake."""
     with pytest.raises(ConfigError, match=f"1 to {MAX_TOKEN_CHARS} characters"):
         Security(token=token)
@@ -103,7 +105,9 @@ BAD_CERTIFICATES = {
 
 
 @pytest.mark.parametrize("options, reason", BAD_CERTIFICATES.values(), ids=BAD_CERTIFICATES)
-def test_a_certificate_out_of_its_time_is_refused(authority: Authority, options, reason) -> None:
+def test_a_certificate_out_of_its_time_is_refused(
+    authority: Authority, options: Any, reason: str
+) -> None:
     """The peers would refuse it, so this process does not even begin."""
     member = authority.member("127.0.0.1", name="out of time", **options)
     with pytest.raises(ConfigError, match=reason):

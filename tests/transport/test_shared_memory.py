@@ -41,12 +41,12 @@ def test_what_is_added_is_aligned_and_overlaps_nothing(
     assert all(end <= begin for end, begin in zip(ends, offsets[1:], strict=False))
 
 
-def size_of(memory):
+def size_of(memory: SharedMemory) -> int:
     """Of the file."""
     return os.fstat(memory.descriptor).st_size
 
 
-def address(view):
+def address(view: memoryview) -> int:
     return np.frombuffer(view, np.uint8).ctypes.data
 
 
@@ -103,7 +103,7 @@ def test_a_view_outlives_growth_on_either_side(sides: Sides) -> None:
 
 
 @pytest.mark.parametrize("offset, num_bytes", [(0, 1), (-1, 2), (-100, 101), (2**63, 1)])
-def test_nobody_reaches_beyond_the_end(sides: Sides, offset, num_bytes: int) -> None:
+def test_nobody_reaches_beyond_the_end(sides: Sides, offset: int, num_bytes: int) -> None:
     """Neither to read nor to write, on the child's side as well; and it can be used afterwards."""
     creator, _ = sides
     assert creator.grow(100) == 0

@@ -1,6 +1,8 @@
 """A peer that is stopped counts as dead; one that holds its interpreter's lock does not, and one
 whose connection is silent connects anew."""
 
+from __future__ import annotations
+
 import contextlib
 import queue
 import subprocess
@@ -14,6 +16,7 @@ from poseidon_tf.errors import PeerLost
 from poseidon_tf.transport.channel import Channel
 from poseidon_tf.transport.connections import ConnectionSettings
 from poseidon_tf.transport.server import Server
+from poseidon_tf.transport.streams import Stream
 from tests.support.jobs import SCRIPTS, free_addresses
 from tests.support.proxies import Proxy
 from tests.transport.grpc_peers import WAIT_S, Inbox, Peers
@@ -32,7 +35,7 @@ class Talk:
       talks: whether something is under way to it all the time.
     """
 
-    def __init__(self, role, how, *, keepalive_s, talks) -> None:
+    def __init__(self, role: str, how: str, *, keepalive_s: float, talks: bool) -> None:
         (self._address,) = free_addresses(1)
         self._settings = ConnectionSettings(keepalive_s=keepalive_s)
         self._role, self._talks = role, talks
@@ -46,7 +49,7 @@ class Talk:
         self.closed = threading.Event()
         self._inbox = Inbox()
 
-    def __enter__(self):
+    def __enter__(self) -> Talk:
         self._stack = contextlib.ExitStack()
         if self._role == "server":
             channel = Channel(self._address, settings=self._settings)
@@ -58,37 +61,39 @@ class Talk:
             self._stack.callback(server.stop, grace_s=0.0)
             server.add_stream("/Test/Talk", self._accept)
             server.start()
+        assert self.process.stdout is not None
         assert self.process.stdout.readline() == "READY\n"
         return self
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.process.kill()
         self.process.wait()
-        self.process.stdin.close()
-        self.process.stdout.close()
+        for pipe in (self.process.stdin, self.process.stdout):
+            assert pipe is not None
+            pipe.close()
         assert self.closed.wait(WAIT_S)
         self._stack.close()
 
-    def _accept(self, stream):
+    def _accept(self, stream: Stream) -> Talk:
         self._started(stream)
         return self
 
-    def _started(self, stream) -> None:
+    def _started(self, stream: Stream) -> None:
         self.stream = stream
         stream.send(b"hello")
 
-    def on_message(self, message) -> None:
+    def on_message(self, message: bytes) -> None:
         self._inbox.on_message(message)
 
-    def on_closed(self, error) -> None:
+    def on_closed(self, error: Exception | None) -> None:
         self._inbox.on_closed(error)
         self.closed.set()
 
     @property
-    def errors(self):
+    def errors(self) -> list[Exception | None]:
         return self._inbox.errors
 
-    def wait_closed(self, timeout_s):
+    def wait_closed(self, timeout_s: float) -> bool:
         """Whether the stream ends in that time."""
         deadline_s = time.monotonic() + timeout_s
         while time.monotonic() < deadline_s and not self.closed.is_set():
@@ -101,6 +106,7 @@ class Talk:
             self.stream.send(MESSAGE)
 
     def fall_silent(self) -> None:
+        assert self.process.stdin is not None
         self.process.stdin.write("\n")
         self.process.stdin.flush()
 
@@ -126,10 +132,10 @@ def test_a_peer_that_holds_its_interpreter_is_alive(keepalive_s: int, hold_s: in
     with contextlib.ExitStack() as stack:
         talks = [
             stack.enter_context(
-                Talk(role, str(hold_s), keepalive_s=float(keepalive_s), talks=talks)
+                Talk(role, str(hold_s), keepalive_s=float(keepalive_s), talks=is_talking)
             )
             for role in ("server", "client")
-            for talks in (False, True)
+            for is_talking in (False, True)
         ]
         for talk in talks:
             talk.fall_silent()
@@ -139,6 +145,7 @@ def test_a_peer_that_holds_its_interpreter_is_alive(keepalive_s: int, hold_s: in
                 talk.say_something()
             talks[0].closed.wait(0.1)
         for talk in talks:
+            assert talk.process.stdout is not None
             assert talk.process.stdout.readline() == "AWAKE\n"
             assert not talk.closed.is_set() and talk.errors == []
 
@@ -147,10 +154,10 @@ def test_who_can_connect_anew_is_the_first_to_lose_patience(peers: Peers) -> Non
     """What the server says does not get through: it is the client that gives the connection up,
     though it has noticed later, and the stream goes on over another."""
     settings = ConnectionSettings(keepalive_s=6.0, resume_s=0.4)
-    there = queue.SimpleQueue()
+    there: queue.SimpleQueue[tuple[Stream, Inbox]] = queue.SimpleQueue()
     inbox = Inbox()
 
-    def accept(stream):
+    def accept(stream: Stream) -> Inbox:
         there.put((stream, receiver := Inbox()))
         return receiver
 
