@@ -63,7 +63,7 @@ def test_a_worker_that_cannot_arrive_keeps_no_port_and_no_memory() -> None:
 
 @pytest.mark.parametrize("error", [OSError(errno.EMFILE, "too many files"), KeyboardInterrupt()])
 def test_a_rank_0_that_gets_no_memory_or_is_interrupted_leaves_nothing(
-    error: Exception, monkeypatch: pytest.MonkeyPatch
+    error: BaseException, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither its coordinator nor its port; the error is the system's, or the user's."""
 
