@@ -8,6 +8,7 @@ from poseidon_tf.coordinator import codec
 from poseidon_tf.coordinator.messages import (
     Announce,
     Announced,
+    CoordinatorMessage,
     Ended,
     Failure,
     Gather,
@@ -17,6 +18,7 @@ from poseidon_tf.coordinator.messages import (
     Left,
     Member,
     MemberFailure,
+    MemberMessage,
     Notice,
     Ping,
     Pong,
@@ -63,7 +65,7 @@ JOIN = Join(
         Announce("data", b"\x00\xff"),
     ],
 )
-def test_a_member_message_comes_back_equal(message: Any) -> None:
+def test_a_member_message_comes_back_equal(message: MemberMessage) -> None:
     assert codec.decode_member_message(codec.encode_member_message(message)) == message
 
 
@@ -89,7 +91,7 @@ def test_a_member_message_comes_back_equal(message: Any) -> None:
         Announced(topic="data", rank=3, payload=b"\xff"),
     ],
 )
-def test_a_coordinator_message_comes_back_equal(message: Any) -> None:
+def test_a_coordinator_message_comes_back_equal(message: CoordinatorMessage) -> None:
     assert codec.decode_coordinator_message(codec.encode_coordinator_message(message)) == message
 
 

@@ -7,7 +7,15 @@ import pytest
 
 from poseidon_tf.coordinator.codec import encode_coordinator_message
 from poseidon_tf.coordinator.hearing import Hearing
-from poseidon_tf.coordinator.messages import Announced, Gathered, Left, Member, Role, RosterView
+from poseidon_tf.coordinator.messages import (
+    Announced,
+    CoordinatorMessage,
+    Gathered,
+    Left,
+    Member,
+    Role,
+    RosterView,
+)
 from poseidon_tf.coordinator.stopping import Stopping
 from poseidon_tf.errors import ProtocolError
 
@@ -51,7 +59,7 @@ ALL: list[tuple[Role, int]] = [("worker", 0), ("worker", 1), ("server", 0)]
         (Announced(topic="data", rank=2, payload=b""), "rank 2 has announced"),
     ],
 )
-def test_what_does_not_fit_the_cluster_is_refused(message: Any, text: str) -> None:
+def test_what_does_not_fit_the_cluster_is_refused(message: CoordinatorMessage, text: str) -> None:
     """Nobody is told of it, and a gather goes on waiting for its answer."""
     told: list[Any] = []
     hearing = heard_by(told)

@@ -24,6 +24,7 @@ from poseidon_tf.coordinator.messages import (
     Join,
     MemberFailure,
     MemberKey,
+    MemberMessage,
     RosterView,
 )
 from poseidon_tf.coordinator.roster import Roster
@@ -55,7 +56,7 @@ INFO = {"x": "y" * (MAX_INFO_BYTES - len(b'{"x": ""}'))}
         MemberFailure("x" * MAX_TEXT_CHARS),
     ],
 )
-def test_the_largest_of_everything_arrives(message: Any) -> None:
+def test_the_largest_of_everything_arrives(message: MemberMessage) -> None:
     """What is at its limit is not beyond it."""
     assert codec.decode_member_message(codec.encode_member_message(message)) == message
 
@@ -71,7 +72,7 @@ def test_the_largest_of_everything_arrives(message: Any) -> None:
         (Announce("t", bytes(MAX_ANNOUNCE_BYTES + 1)), "an announcement of 65537 bytes"),
     ],
 )
-def test_what_is_beyond_a_limit_is_refused(message: Announce | Gather | Join, says: str) -> None:
+def test_what_is_beyond_a_limit_is_refused(message: MemberMessage, says: str) -> None:
     """The message says what was too large, and what is allowed."""
     with pytest.raises(ProtocolError, match=says):
         codec.decode_member_message(codec.encode_member_message(message))

@@ -60,7 +60,7 @@ def test_the_last_of_any_order_hands_the_roster_to_everyone(order: list[MemberKe
     ],
 )
 def test_a_newcomer_that_does_not_fit_is_refused_and_changes_nothing(
-    changes: Any, says: list[str]
+    changes: dict[str, Any], says: list[str]
 ) -> None:
     roster = make_roster()
     for key in (W0, W2, S0, S1):

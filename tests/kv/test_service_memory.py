@@ -6,6 +6,7 @@ and handed over one at a time, in an order that a seed gives.
 
 from __future__ import annotations
 
+import functools
 import random
 import sys
 from collections import deque
@@ -59,7 +60,7 @@ class Link:
         self.rising: deque[bytes] = deque()
         self.falling: deque[bytes] = deque()
 
-    def possible(self) -> Iterator[Any]:
+    def possible(self) -> Iterator[Callable[[], object]]:
         """What can happen next on this stream."""
         if self.up.is_ready():
             yield lambda: self.rising.append(next(self.up_frames))
@@ -117,11 +118,11 @@ class Cluster:
             if len(sums) % len(self.sizes) == 0 and part.step + 1 < NUM_STEPS:
                 self.push(link.rank, part.step + 1)
 
-    def events(self) -> Iterator[Any]:
+    def events(self) -> Iterator[Callable[[], object]]:
         for link in self.links:
             yield from link.possible()
             if link.falling:
-                yield lambda link=link: self.hear(link)
+                yield functools.partial(self.hear, link)
 
     def is_finished(self) -> bool:
         return all(len(sums) == NUM_STEPS * len(self.sizes) for sums in self.sums)

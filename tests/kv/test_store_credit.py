@@ -2,7 +2,7 @@
 
 import random
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -70,7 +70,7 @@ class Job:
             total = total + self.share(rank, key, step)
         return total.tobytes()
 
-    def events(self) -> Iterator[Any]:
+    def events(self) -> Iterator[tuple[Callable[[Worker], None], Worker]]:
         """What can happen now: a worker sends, the store hears, a worker hears."""
         for worker in self.workers:
             if worker.waiting and self.fits(worker):

@@ -139,6 +139,6 @@ def test_a_scheme_that_the_gradient_cannot_take_is_refused(
 
 
 @pytest.mark.parametrize("changes", [{"factors": (1000, 8)}, {"shape": ()}])
-def test_a_table_that_cannot_have_rows_is_refused(changes: Any) -> None:
+def test_a_table_that_cannot_have_rows_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="has no rows that a sparse gradient"):
         table(**changes)

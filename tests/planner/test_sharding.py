@@ -76,7 +76,7 @@ def assert_no_group_takes_more_than_it_may(
 
 
 def assert_tiny_ones_begin_no_group_early(
-    groups: list[Any], tiny: set[int], is_full: Callable[..., Any]
+    groups: list[tuple[int, ...]], tiny: set[int], is_full: Callable[[tuple[int, ...]], bool]
 ) -> None:
     """Where one does, the last that it could have joined has all that it may have there."""
     for at, group in enumerate(groups):
@@ -88,7 +88,7 @@ def assert_tiny_ones_begin_no_group_early(
 @pytest.mark.parametrize("all_ps", [False, True], ids=["hybrid", "all ps"])
 @pytest.mark.parametrize("model", MODELS)
 def test_the_fullest_server_holds_at_most_1_05_times_the_mean(
-    model: Callable[..., Any], all_ps: bool
+    model: Callable[[], list[VariableSpec]], all_ps: bool
 ) -> None:
     specs = model()
     for servers in range(1, 33):

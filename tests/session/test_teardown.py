@@ -10,7 +10,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -81,7 +80,7 @@ def test_who_still_connects_hears_that_the_job_has_failed() -> None:
     """Rank 1 fails when all have arrived: rank 0 does not wait for it until `start_s`."""
     first, other, server = free_addresses(3)
 
-    def attend(role: Role, address: str, then: Callable[..., Any]) -> None:
+    def attend(role: Role, address: str, then: Callable[[CoordinatorClient], object]) -> None:
         client = CoordinatorClient(
             first,
             role=role,

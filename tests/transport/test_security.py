@@ -48,7 +48,7 @@ def test_half_of_tls_is_refused(given: str) -> None:
 
 
 @pytest.mark.parametrize("options", [{"mutual": False}, {"server_name": "job"}])
-def test_how_to_use_tls_says_nothing_without_tls(options: Any) -> None:
+def test_how_to_use_tls_says_nothing_without_tls(options: dict[str, Any]) -> None:
     """Who asks for it and gives no files would believe in a protection that is not there."""
     with pytest.raises(ConfigError, match="there is none"):
         Security(**options)
@@ -106,7 +106,7 @@ BAD_CERTIFICATES = {
 
 @pytest.mark.parametrize("options, reason", BAD_CERTIFICATES.values(), ids=BAD_CERTIFICATES)
 def test_a_certificate_out_of_its_time_is_refused(
-    authority: Authority, options: Any, reason: str
+    authority: Authority, options: dict[str, Any], reason: str
 ) -> None:
     """The peers would refuse it, so this process does not even begin."""
     member = authority.member("127.0.0.1", name="out of time", **options)
