@@ -55,7 +55,8 @@ def workers() -> Workers:
 def tensor(shown: Any) -> np.ndarray:
     """The array that a script has shown as dtype, shape and bytes."""
     dtype, shape, data = shown
-    return np.frombuffer(bytes.fromhex(data), dtype).reshape(shape)
+    array: np.ndarray = np.frombuffer(bytes.fromhex(data), dtype).reshape(shape)
+    return array
 
 
 def share(shown: Any, rank: int, layout: Layout) -> Any:

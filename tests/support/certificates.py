@@ -59,7 +59,7 @@ class Authority:
     def _builder(
         self, name: str, key: ec.EllipticCurvePrivateKey, valid_days: tuple[int, int] = (-1, 1)
     ) -> x509.CertificateBuilder:
-        now = datetime.datetime.now(datetime.UTC)
+        now = datetime.datetime.now(datetime.timezone.utc)
         return (
             x509.CertificateBuilder()
             .subject_name(_called(name))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Sequence
-from typing import Any, Never, final
+from typing import Any, NoReturn, final
 
 import keras
 import tensorflow as tf
@@ -114,7 +114,7 @@ class GradientTape(tf.GradientTape):  # type: ignore[misc]
             sources, [sums[keys.index(tf_internals.variable_id(source))] for source in given]
         )
 
-    def jacobian(self, *args: Any, **kwargs: Any) -> Never:
+    def jacobian(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Refused: a jacobian has one row per sample of this worker, and no sum over workers.
 
         Raises:
