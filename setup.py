@@ -49,6 +49,7 @@ setup(
         "numpy",
         "click>=8",
         "tabulate>=0.9",
+        "psutil>=6",
     ],
     extras_require={
         "test": [
@@ -58,7 +59,6 @@ setup(
             "cryptography>=42",
             "scikit-learn",
             "matplotlib",
-            "psutil>=6",
             "tensorboard",  # TensorFlow itself needs it in its older versions only.
             "build",
             "setuptools>=64",  # What it builds with, where newer Pythons do not bring it.

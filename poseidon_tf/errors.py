@@ -45,8 +45,8 @@ class StartTimeout(MemberError):
     """Not every member of the cluster arrived before the start deadline."""
 
     what_to_do = (
-        "see whether the missing members were started, with which TF_CONFIG, and whether their "
-        "addresses can be reached from here"
+        "see whether the missing members were started, with which TF_CONFIG or rank, and whether "
+        "their addresses can be reached from here"
     )
 
 

@@ -54,6 +54,7 @@ LIBRARIES = {
     "transport/grpc_endings.py": {"grpc"},
     "transport/readiness.py": {"grpc"},
     "transport/shared_memory.py": {"numpy"},
+    "transport/listening.py": {"psutil"},
     "kv": {"numpy", "google"},
     "sfb": {"numpy", "google"},
     "coordinator": {"numpy", "google"},
@@ -62,6 +63,8 @@ LIBRARIES = {
     "keras_hooks": {"numpy", "tensorflow", "keras"},
     "launcher/cli.py": {"click"},
     "launch/poseidon_strategy.py": {"tensorflow", "keras"},
+    "launch/cluster_env.py": {"psutil"},
+    "launch/sources/by_mpi.py": {"mpi4py"},
 }
 # Names that promise nothing: TensorFlow and Keras may change them in any release.
 INTERNALS = ("tensorflow.python", "keras.src")

@@ -63,7 +63,7 @@ class Roster:
     Args:
       num_workers, num_servers: P1 and P2.
       worker_addresses, server_addresses: where members are expected, in rank order, to name the
-        missing ones; () where unknown. Servers without address live on their workers' hosts.
+        missing ones; () or "" where unknown. Servers without address live on their workers' hosts.
       data_seed, incarnation: handed to every member with the complete roster.
       start_timeout_s: seconds after `started_s` until which all members must have joined.
       notices: when it is worth a notice that workers wait for each other.
@@ -90,7 +90,7 @@ class Roster:
         if server_addresses:
             self._addresses |= dict(zip(servers, server_addresses, strict=False))
         elif num_servers == num_workers:
-            beside = (f"on the host of {address}" for address in worker_addresses)
+            beside = (a and f"on the host of {a}" for a in worker_addresses)
             self._addresses |= dict(zip(servers, beside, strict=False))
         self._data_seed = data_seed
         self._incarnation = incarnation
@@ -153,7 +153,7 @@ class Roster:
             raise ConfigError(
                 f"{join.key} ({join.address}): that rank is taken by "
                 f"{self._members[join.key].address}; "
-                "two processes were given the same task in TF_CONFIG"
+                "two processes were given the same task, in TF_CONFIG or by what else gives ranks"
             )
         self._members[join.key] = Member(
             role=join.role, rank=join.rank, address=join.address, info=join.info
@@ -173,7 +173,7 @@ class Roster:
             if told != self._sizes[role]:
                 raise ConfigError(
                     f"{who} was told of {told} {role}s, the coordinator of {self._sizes[role]}: "
-                    "give every member the same cluster in TF_CONFIG"
+                    "give every member the same cluster, in TF_CONFIG or by what else describes it"
                 )
         if not 0 <= join.rank < self._sizes[join.role]:
             raise ConfigError(f"{who}: this job has {self._sizes[join.role]} {join.role}s")

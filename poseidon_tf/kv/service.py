@@ -68,7 +68,7 @@ class KVService:
 
     Args:
       server: not started yet.
-      addresses: of the workers, by rank, to name them with; () where unknown.
+      addresses: of the workers, by rank, to name them with; () or "" where unknown.
       num_streams: see `streams_per_server`; the same for every worker.
       index, identity: which server this is, and its identity; who means another one is refused.
       memory: shared with the worker of rank `memory_rank`, which started this server. What that
@@ -104,6 +104,11 @@ class KVService:
         server.add_unary(REGISTER, self._register)
         server.add_unary(INSPECT, self._inspect)
         server.add_stream(EXCHANGE, self._accept)
+
+    def learn(self, addresses: Sequence[str]) -> None:
+        """The workers' addresses, known from now on."""
+        with self._lock:
+            self._store.learn(addresses)
 
     @staticmethod
     def streams_needed(num_workers: int, num_streams: int = STREAMS_PER_SERVER) -> int:

@@ -116,7 +116,7 @@ class Store:
     """Bulk-synchronous sums of `num_workers` workers over any number of keys.
 
     Args:
-      addresses: of the workers, by rank, to name them with; () where unknown.
+      addresses: of the workers, by rank, to name them with; () or "" where unknown.
     """
 
     def __init__(self, num_workers: int, addresses: Sequence[str] = ()) -> None:
@@ -124,6 +124,10 @@ class Store:
         self._keys: list[_KeyState] = []
         self._numbers: dict[str, int] = {}
         self._left: dict[int, int] = {}  # rank -> its last step
+
+    def learn(self, addresses: Sequence[str]) -> None:
+        """The workers' addresses, known from now on."""
+        self._addresses = tuple(addresses)
 
     def register(self, rank: int, specs: Sequence[KeySpec]) -> list[int]:
         """The numbers of these keys; a name that is known must be announced alike.
@@ -302,8 +306,8 @@ class Store:
         )
 
     def _name(self, rank: int) -> str:
-        address = f" ({self._addresses[rank]})" if self._addresses else ""
-        return f"worker rank {rank}{address}"
+        address = self._addresses[rank] if self._addresses else ""
+        return f"worker rank {rank}" + (f" ({address})" if address else "")
 
 
 def _without_its_frame(share: memoryview) -> memoryview:

@@ -9,23 +9,25 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import types
 from collections.abc import Callable, Mapping
 from typing import Any, final
 
 from poseidon_tf.errors import ConfigError
 from poseidon_tf.launch import failure_text, sigterm
-from poseidon_tf.launch.cluster_env import ClusterConfig, current_environ
+from poseidon_tf.launch.cluster import ClusterConfig
+from poseidon_tf.launch.cluster_env import current_environ
 from poseidon_tf.launch.memory import keep_freed_memory
 from poseidon_tf.launch.reports import tell_launcher
 from poseidon_tf.launch.told_servers import ToldServers
-from poseidon_tf.launch.uncaught import on_uncaught
+from poseidon_tf.launch.uncaught import on_uncaught, own_reason
 from poseidon_tf.launch.worker_parts import WorkerParts
 from poseidon_tf.session.deadlines import Deadlines
 from poseidon_tf.transport.security import Security
 
 _log = logging.getLogger("poseidon_tf")
-# By address: as whom this process has joined last, for a second strategy to be told of.
-_joined: dict[str, Membership] = {}
+# By coordinator and rank: as whom it has joined last, for a second strategy to be told of.
+_joined: dict[tuple[str, int], Membership] = {}
 _MAIN_THREAD_LOOK_S = 0.25
 
 
@@ -57,6 +59,14 @@ class Membership:
     def fail(self, reason: str) -> None:
         """Tell everyone that this worker gives up; the first reason counts."""
         self._failure = self._failure or reason
+
+    def fail_by(self, error: BaseException, trace: types.TracebackType | None) -> None:
+        """`fail`, for an exception of this worker's script; the launcher hears of it too."""
+        session = self.worker.session
+        if session.cause is None:
+            block = failure_text.own_block(session.name, self._when(), error, trace)
+            tell_launcher(current_environ(), block, is_own=True)
+            self.fail(own_reason(error, trace))
 
     def leave(self) -> None:
         """Say goodbye, or why not, and end every thread and process of this worker."""
@@ -151,17 +161,18 @@ def join(
       seed: what this worker's script has seeded TensorFlow with; all get to know it.
       security: who may connect; its files have been checked.
       clock: this process's wall clock, in seconds.
-      ports: first and last port for what needs a port of its own; the system's choice if None.
+      ports: first and last port for what chooses its own; the system's choice if None.
 
     Raises:
       ConfigError: the port is in use, perhaps by this process itself, the coordinator refuses this
         member, or the workers have different numbers of replicas.
       StartTimeout: someone is missing; the message names them.
     """
-    held = _joined.get(config.address)
+    key = (config.coordinator_address, config.rank)
+    held = _joined.get(key)
     if held is not None and not held.is_over:
         raise ConfigError(
-            f"this process is worker rank {config.rank} ({config.address}) already, by a "
+            f"this process is {held.worker.names.one(config.rank)} already, by a "
             "PoseidonStrategy that it constructed before; use that one, or call its shutdown() "
             "before another is constructed"
         )
@@ -186,5 +197,5 @@ def join(
         security=security,
         clock=clock,
     )
-    _joined[config.address] = Membership(config, parts)
-    return _joined[config.address]
+    _joined[key] = Membership(config, parts)
+    return _joined[key]

@@ -20,7 +20,8 @@ from dataclasses import asdict
 from typing import Any, final
 
 from poseidon_tf.errors import ConfigError, MemberError, PeerLost, PoseidonError
-from poseidon_tf.launch.cluster_env import ClusterConfig, current_environ
+from poseidon_tf.launch.cluster import ClusterConfig
+from poseidon_tf.launch.cluster_env import current_environ
 from poseidon_tf.transport.address import Address
 from poseidon_tf.transport.base import shortened
 from poseidon_tf.transport.connections import ConnectionSettings

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
+import types
 from collections.abc import Iterator
 from typing import Any, final
 
@@ -12,8 +13,15 @@ import tensorflow as tf
 
 from poseidon_tf.errors import ConfigError
 from poseidon_tf.keras_hooks import registry
-from poseidon_tf.launch.cluster_env import current_environ, drop_empty_config, read_cluster
+from poseidon_tf.launch.cluster import ClusterConfig
+from poseidon_tf.launch.cluster_env import (
+    INTERFACE,
+    current_environ,
+    drop_empty_config,
+    read_cluster,
+)
 from poseidon_tf.launch.join import join
+from poseidon_tf.launch.rendezvous import located
 from poseidon_tf.launch.security_env import read_security
 from poseidon_tf.launch.server_main import ServerProcess
 from poseidon_tf.planner import ClusterSpec, Plan
@@ -31,10 +39,14 @@ _log = logging.getLogger("poseidon_tf")
 class PoseidonStrategy(ClusterStrategy):
     """Data-parallel training with wait-free backpropagation and hybrid communication.
 
-    The cluster is described by the environment variable TF_CONFIG, as for TensorFlow's own
-    strategies. Without it, this process trains alone, with no server and no port, and gets the
+    The cluster is described by the environment: by TF_CONFIG, as for TensorFlow's own strategies,
+    or by what the scheduler or launcher sets that has started this process. Where nothing shows
+    that there are others, this process trains alone, with no server and no port, and gets the
     results of `tf.distribute.OneDeviceStrategy`. A process whose task is "ps" serves until the
     job ends and exits with its code; the call does not return.
+
+    It may be used in a `with` statement, at whose end this process leaves the cluster; an
+    exception in it ends the job for all, who are told of it.
 
     Args:
       schemes: overrides for the planner, from a pattern of Keras paths (`fnmatch`; `*` crosses
@@ -67,15 +79,24 @@ class PoseidonStrategy(ClusterStrategy):
         has come down to 1: above it they overflow by right.
       show_plan: where rank 0 shows each new plan: "print", on standard output, "log", to the logger
         `poseidon_tf` at level INFO, or "none". `strategy.plan` is there in any case.
-      ports: first and last port for a server that this worker starts on its own host; the
-        system's choice if None. Everything else uses the port that TF_CONFIG gives this task.
+      cluster_resolver: what describes the cluster in place of the environment: any resolver of
+        `tf.distribute.cluster_resolver`.
+      alone: train without others on purpose, whatever the environment says of them.
+      ports: first and last port for what chooses its own: the server that this worker starts on its
+        own host, the worker itself where nothing gives it an address, and rank 0 where its port
+        follows from the name of the job. If None, the system chooses, or for rank 0 one of 20000
+        to 29999.
+      interface: where this worker listens if nothing gives it an address: the name of an interface,
+        such as "eth0", or a host or address of this machine. If None, what POSEIDON_INTERFACE says,
+        or else the interface that leads to rank 0.
       deadlines: how long anything may take, in seconds; see `Deadlines`.
       timeline_dir: where each process writes its Chrome trace when it ends; None for none.
       security: TLS and the job's token; what it leaves open, and all of it if None, is taken from
         the environment. See `Security`. Servers of their own read the environment only.
 
     Raises:
-      ConfigError: TF_CONFIG or an argument is wrong, a port is in use, this process has constructed
+      ConfigError: what describes the cluster or an argument is wrong, this process is one of
+        several and cannot know where the others are, a port is in use, it has constructed
         a strategy before and not called its `shutdown`, or another member has another token or a
         certificate that proves nothing.
       StartTimeout: not every member came before `deadlines.start_s`; the message names them.
@@ -88,11 +109,17 @@ class PoseidonStrategy(ClusterStrategy):
     def __init__(self, **given: Any) -> None:
         options = Options(**given)
         drop_empty_config()
-        config = read_cluster()
-        security = read_security(current_environ(), options.security)
-        security.check(
-            Address.parse(config.address).name_in_certificates if config.address else None
-        )
+        environ, start_s = current_environ(), options.deadlines.start_s
+        config = ClusterConfig.single()
+        if not options.alone:
+            config = read_cluster(
+                resolver=options.cluster_resolver, ports=options.ports, timeout_s=start_s
+            )
+            interface = options.interface or environ.get(INTERFACE, "")
+            config = located(config, interface=interface, timeout_s=start_s)
+        security = read_security(environ, options.security)
+        here = Address.parse(config.address, lowest_port=0) if config.address else None
+        security.check(here.name_in_certificates if here else None)
         if config.role == "server":
             sys.exit(
                 ServerProcess(
@@ -106,10 +133,16 @@ class PoseidonStrategy(ClusterStrategy):
         self._show_plan = options.show_plan
         asked = options.devices
         own_devices = local_devices() if asked is None else checked_devices(asked)
-        self._cluster_resolver = _as_tensorflow_reads_it()
         self._membership = None
         arithmetic = []
         if not config.is_single:
+            if config.rank == 0:
+                _log.info(
+                    "%d workers from %s, coordinator %s",
+                    config.num_workers,
+                    config.source,
+                    config.coordinator_address,
+                )
             self._membership = join(
                 config,
                 arithmetic=arithmetic_facts(own_devices[0], current_environ()),
@@ -121,6 +154,7 @@ class PoseidonStrategy(ClusterStrategy):
                 security=security,
             )
             self._membership.leave_with_main_thread()
+        self._cluster_resolver = self._resolver(options)
         with self._left_if_this_fails():
             if self._membership is not None:
                 self._membership.notice_sigterm()
@@ -148,12 +182,29 @@ class PoseidonStrategy(ClusterStrategy):
 
     @property
     def cluster_resolver(self) -> tf.distribute.cluster_resolver.ClusterResolver:
-        """The cluster and this process's task in it, as TF_CONFIG gave them when it joined.
+        """The cluster and this process's task in it, as they were when it joined.
 
-        Without TF_CONFIG the cluster is empty, and `task_type` and `task_id` are None, as under
-        TensorFlow's own multi-worker strategy.
+        It is the one that was given, or says what TF_CONFIG did. Without them it lists all workers,
+        with the addresses that they have told each other; where there is none but this process the
+        cluster is empty, and `task_type` and `task_id` are None, as under TensorFlow's own
+        multi-worker strategy.
         """
         return self._cluster_resolver
+
+    def _resolver(self, options: Options) -> tf.distribute.cluster_resolver.ClusterResolver:
+        if options.cluster_resolver is not None:
+            return options.cluster_resolver
+        if self._membership is not None and not current_environ().get("TF_CONFIG"):
+            view = self._membership.view
+            return tf.distribute.cluster_resolver.SimpleClusterResolver(
+                tf.train.ClusterSpec({"worker": view.worker_addresses}),
+                task_type="worker",
+                task_id=self._membership.config.rank,
+                rpc_layer="grpc",
+            )
+        if options.alone:
+            return tf.distribute.cluster_resolver.SimpleClusterResolver(tf.train.ClusterSpec({}))
+        return _as_tensorflow_reads_it()
 
     @contextlib.contextmanager
     def _left_if_this_fails(self) -> Iterator[None]:
@@ -167,10 +218,26 @@ class PoseidonStrategy(ClusterStrategy):
                 self._membership.leave_now()
             raise
 
+    def __enter__(self) -> PoseidonStrategy:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: types.TracebackType | None,
+    ) -> None:
+        # The end of a script by `sys.exit` is in order, as where there is no `with` statement.
+        if self._membership is not None and error and not isinstance(error, SystemExit):
+            self._membership.fail_by(error, trace)
+        self.shutdown()
+
     def shutdown(self) -> None:
         """Leave the cluster now; otherwise it happens when the main thread ends.
 
-        Then this process may construct another strategy, for the next run of the job.
+        It waits for the others to leave too, for `deadlines.leave_s` at most, if this is rank 0.
+        Then this process may construct another strategy, for the next run of the job. Calling it
+        again does nothing.
         """
         if self._membership is not None:
             random_seeds.end()

@@ -23,7 +23,8 @@ from poseidon_tf.coordinator.client import CoordinatorClient
 from poseidon_tf.errors import ConfigError, MemberError, PoseidonError
 from poseidon_tf.kv.service import KVService, streams_per_server
 from poseidon_tf.launch import failure_text, sigterm
-from poseidon_tf.launch.cluster_env import ClusterConfig, current_environ, read_cluster
+from poseidon_tf.launch.cluster import ClusterConfig
+from poseidon_tf.launch.cluster_env import current_environ, read_cluster
 from poseidon_tf.launch.memory import keep_freed_memory
 from poseidon_tf.launch.own_server import report_end
 from poseidon_tf.launch.reports import tell_launcher
@@ -52,7 +53,8 @@ class ServerProcess:
 
     Args:
       start_timeout_s: until when everyone must have arrived.
-      ports: first and last port where `address` has none; the system's choice if None.
+      ports: first and last port where `address` has none, but not rank 0's; the system's choice if
+        None.
       parent_gone: set by the caller when the process that wants this server is gone.
       memory: shared with that process, the worker whose rank is `index`.
       settings: how its connections behave.
@@ -98,13 +100,13 @@ class ServerProcess:
             parts.callback(self._write_trace)
             server = self._bind()
             parts.callback(server.stop)
-            self._add_sums(server)
+            service = self._sums(server)
             server.start()
             client = self._client(server.address)
             parts.callback(client.close, timeout_s=1.0)
             parts.callback(self._over.set)
             self._heed_whoever_ends_it(client, server.address)
-            self._take_part(client, server)
+            self._take_part(client, server, service)
         if self._failure is not None:
             self._tell(self._failure)
         if self._failure is not None or not self._has_ended:
@@ -118,12 +120,13 @@ class ServerProcess:
             self._address,
             max_streams=KVService.streams_needed(config.num_workers, num_streams),
             ports=self._ports,
+            spared=Address.parse(config.coordinator_address).port,
             settings=self._settings,
             patience_s=PORT_PATIENCE_S,
         )
 
-    def _add_sums(self, server: Server) -> None:
-        KVService(
+    def _sums(self, server: Server) -> KVService:
+        return KVService(
             server,
             num_workers=self._config.num_workers,
             addresses=self._config.workers,
@@ -167,10 +170,11 @@ class ServerProcess:
         else:
             sigterm.on_first_sigterm(asked_to_end, farewell=lambda: None)
 
-    def _take_part(self, client: CoordinatorClient, server: Server) -> None:
+    def _take_part(self, client: CoordinatorClient, server: Server, service: KVService) -> None:
         """From arriving until the job has ended, or has failed."""
         try:
             view = client.join(timeout_s=self._start_timeout_s)
+            service.learn(view.worker_addresses)
             self._begin(ToldServers.read(view.workers[0].info), client, server)
             _log.info("server %d serves on %s", self._index, server.address)
             self._over.wait()

@@ -45,9 +45,7 @@ def on_uncaught(
             previous(kind, error, trace)
             return
         if session.cause is None:
-            places = failure_text.places_of(error, trace)
-            at = f", at {places[-1]}" if places else ""
-            fail(f"{failure_text.in_one_line(error)}{at}")
+            fail(own_reason(error, trace))
             block = failure_text.own_block(session.name, when(), error, trace)
             is_launched = tell_launcher(environ, block, is_own=True)
             previous(kind, error, trace)
@@ -70,6 +68,13 @@ def on_uncaught(
 
     sys.excepthook = hook
     return unhook
+
+
+def own_reason(error: BaseException, trace: types.TracebackType | None) -> str:
+    """What the other members hear of an exception of this worker's script."""
+    places = failure_text.places_of(error, trace)
+    at = f", at {places[-1]}" if places else ""
+    return f"{failure_text.in_one_line(error)}{at}"
 
 
 def _print_block(lines: Sequence[str]) -> None:

@@ -15,7 +15,7 @@ from poseidon_tf.coordinator.roster import Roster
 from poseidon_tf.coordinator.service import CoordinatorService
 from poseidon_tf.coordinator.waiting import Notices
 from poseidon_tf.errors import ConfigError, PoseidonError
-from poseidon_tf.launch.cluster_env import ClusterConfig
+from poseidon_tf.launch.cluster import ClusterConfig
 from poseidon_tf.launch.own_server import OwnServer
 from poseidon_tf.launch.server_main import PORT_PATIENCE_S
 from poseidon_tf.session.deadlines import Deadlines
@@ -24,6 +24,7 @@ from poseidon_tf.session.session import Session
 from poseidon_tf.session.worker import Worker
 from poseidon_tf.sfb.service import FactorService
 from poseidon_tf.trace import Recorder
+from poseidon_tf.transport.address import Address
 from poseidon_tf.transport.connections import ConnectionSettings
 from poseidon_tf.transport.security import Security
 from poseidon_tf.transport.server import Server
@@ -67,10 +68,9 @@ class WorkerParts:
         security: Security,
         clock: Callable[[], float],
     ) -> None:
-        self._config, self._deadlines = config, deadlines
+        self._deadlines = deadlines
         self._settings = deadlines.connections(security)
         self._identity = new_identity()
-        self._names = WorkerNames(config.workers)
         self.coordinator: CoordinatorService | None = None
         self._own_server: OwnServer | None = None
         self._has_arrived, self.has_failed = False, True
@@ -81,8 +81,12 @@ class WorkerParts:
             if self._memory is not None:
                 parts.callback(self._memory.close)
             parts.callback(self._end_own_server)
-            server = self._bind()
+            server = self._bind(config, ports)
             parts.callback(server.stop)
+            if Address.parse(config.address, lowest_port=0).port == 0:  # It has chosen one.
+                config = config.with_worker(config.rank, server.address)
+            self._config = config
+            self._names = WorkerNames(config.workers)
             if config.rank == 0:
                 self.coordinator = self._host_coordinator(server)
                 parts.callback(self.coordinator.close, timeout_s=2.0)
@@ -100,13 +104,14 @@ class WorkerParts:
         """End every part; one whose end fails keeps no other from it."""
         self._parts.close()
 
-    def _bind(self) -> Server:
-        config = self._config
+    def _bind(self, config: ClusterConfig, ports: tuple[int, int] | None) -> Server:
         num_members = config.num_workers + config.num_servers
         coordinator_streams = num_members + _ROOM_FOR_STRANGERS if config.rank == 0 else 0
         return Server(
             config.address,
             max_streams=FactorService.streams_needed(config.num_workers) + coordinator_streams,
+            ports=ports,
+            spared=Address.parse(config.coordinator_address).port,
             settings=self._settings,
             patience_s=PORT_PATIENCE_S,
         )
@@ -191,6 +196,7 @@ class WorkerParts:
                 on_ended=self._own_server_ended,
             )
         view = self.client.join(timeout_s=start_s)
+        self._names.learn(view.worker_addresses)
         if self._own_server is not None:
             self._own_server.name = f"server {rank} ({view.server_addresses[rank]})"
         _check_replicas(view, tell=self.client.report_failure)

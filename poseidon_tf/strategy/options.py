@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Concatenate, Literal, ParamSpec, get_args
 
+import tensorflow as tf
+
 from poseidon_tf.errors import ConfigError
 from poseidon_tf.planner import (
     DEFAULT_COALESCE_BYTES,
@@ -44,7 +46,10 @@ class Options:
     drift_check_steps: int = 1000
     check_numerics: bool = False
     show_plan: ShowPlan = "print"
+    cluster_resolver: tf.distribute.cluster_resolver.ClusterResolver | None = None
+    alone: bool = False
     ports: tuple[int, int] | None = None
+    interface: str | None = None
     deadlines: Deadlines = Deadlines()  # None stands for these too.
     timeline_dir: str | None = None
     security: Security | None = None
@@ -63,6 +68,11 @@ class Options:
             ("show_plan", ShowPlan),
         ):
             _check(name, getattr(self, name), get_args(choices))
+        if self.alone and self.cluster_resolver is not None:
+            raise ConfigError(
+                "alone=True trains without others, and cluster_resolver says who they are; leave "
+                "one of them out"
+            )
         if self.drift_check_steps < 0:
             raise ConfigError(
                 f"drift_check_steps must be 1 or more, or 0 for never, got {self.drift_check_steps}"

@@ -1,10 +1,17 @@
-"""Where this machine lets a process listen; asked with a socket that is closed again at once."""
+"""Where this machine lets a process listen; asked with a socket that is closed again at once.
+
+And where others reach a process that listens: nothing is sent to find that out.
+"""
 
 from __future__ import annotations
 
 import errno
+import ipaddress
 import socket
 
+import psutil
+
+from poseidon_tf.errors import ConfigError
 from poseidon_tf.transport.address import Address
 
 # The names of all interfaces, which gRPC takes for those of IPv6 as well.
@@ -17,6 +24,93 @@ def is_own(host: str) -> bool:
     return reason is None or not (
         isinstance(reason, socket.gaierror) or reason.errno == errno.EADDRNOTAVAIL
     )
+
+
+def is_reached_elsewhere(host: str) -> bool:
+    """Whether `host` is a name that other machines look up to another address than this one.
+
+    Debian writes a machine's own name into its /etc/hosts, with an address of the loopback
+    interface. Only "localhost" means that interface everywhere.
+    """
+    if _is_literal(host) or host.startswith("localhost"):
+        return False
+    try:
+        places = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except socket.gaierror:
+        return False
+    return all(ipaddress.ip_address(place[4][0]).is_loopback for place in places)
+
+
+def host_towards(other: Address) -> str:
+    """The host of this machine that `other` is likely to reach, as this machine reaches it.
+
+    On the machine of `other` that is its own host, as it is written.
+
+    Raises:
+      OSError: its name is unknown (socket.gaierror), or no route leads there.
+    """
+    if is_own(other.host):
+        return other.host
+    failure: OSError | None = None
+    for family, kind, protocol, _, where in socket.getaddrinfo(
+        other.host, other.port, type=socket.SOCK_DGRAM
+    ):
+        try:
+            with socket.socket(family, kind, protocol) as probe:
+                probe.connect(where)  # Chooses a route; a datagram socket sends nothing.
+                host, *_ = probe.getsockname()
+                return str(host)
+        except OSError as reason:
+            failure = failure or reason
+    raise failure or OSError(f"no address of {other.host}")
+
+
+def host_on(interface: str, other: Address) -> str:
+    """The host of this machine that the user names.
+
+    Args:
+      interface: the name of an interface, of whose addresses one counts that reaches `other`, or
+        else the first; or a host of this machine.
+
+    Raises:
+      ConfigError: this machine has neither.
+    """
+    known = psutil.net_if_addrs()
+    if interface not in known:
+        host = interface.removeprefix("[").removesuffix("]")
+        if is_own(host):
+            return host
+        raise ConfigError(
+            f"interface {interface!r} is neither an interface nor an address of this machine, "
+            f"which has {', '.join(sorted(known))}"
+        )
+    families = (socket.AF_INET, socket.AF_INET6)
+    addresses = [each.address for each in known[interface] if each.family in families]
+    if not addresses:
+        raise ConfigError(f"interface {interface!r} has no IP address")
+    reaching = [each for each in addresses if _reaches(each, other)]
+    return str((reaching or addresses)[0])
+
+
+def _reaches(host: str, other: Address) -> bool:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        (here, *_) = socket.getaddrinfo(host, 0, family, socket.SOCK_DGRAM)
+        (there, *_) = socket.getaddrinfo(other.host, other.port, family, socket.SOCK_DGRAM)
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.bind(here[4])
+            probe.connect(there[4])
+    except OSError:
+        return False
+    return True
+
+
+def _is_literal(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def is_taken(reason: OSError | None) -> bool:

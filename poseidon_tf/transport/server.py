@@ -36,10 +36,12 @@ class Server:
 
     Args:
       address: "host:port"; port 0 lets the system choose. A host that is not one of this
-        machine's (a name that a load balancer owns) listens on all interfaces.
+        machine's (a name that a load balancer owns), or that other machines look up to another
+        address, listens on all interfaces.
       max_streams: the streams that the cluster needs; each holds a thread for its life. One more
         is refused with a message instead of waiting for ever.
       ports: first and last port to try where the port is 0.
+      spared: one of them that is somebody else's; 0 for none.
       settings: how its connections behave.
       patience_s: how long to try where the port is in use: by a process that is ending, perhaps.
 
@@ -58,6 +60,7 @@ class Server:
         *,
         max_streams: int,
         ports: tuple[int, int] | None = None,
+        spared: int = 0,
         settings: ConnectionSettings = ConnectionSettings(),
         patience_s: float = 0.0,
     ) -> None:
@@ -75,12 +78,16 @@ class Server:
         self._has_started = False
         self._credentials = credentials.server_credentials(settings.security)
         asked = Address.parse(address, lowest_port=0)
-        self.address = str(asked.with_port(self._bind(asked, ports, patience_s)))
+        self.address = str(asked.with_port(self._bind(asked, ports, spared, patience_s)))
 
-    def _bind(self, asked: Address, ports: tuple[int, int] | None, patience_s: float) -> int:
-        is_own = listening.is_own(asked.host)
-        where = asked if is_own else Address(listening.ALL_INTERFACES, asked.port)
-        candidates = range(ports[0], ports[1] + 1) if ports and not asked.port else [asked.port]
+    def _bind(
+        self, asked: Address, ports: tuple[int, int] | None, spared: int, patience_s: float
+    ) -> int:
+        is_here = listening.is_own(asked.host) and not listening.is_reached_elsewhere(asked.host)
+        where = asked if is_here else Address(listening.ALL_INTERFACES, asked.port)
+        candidates = [asked.port]
+        if ports and not asked.port:
+            candidates = [port for port in range(ports[0], ports[1] + 1) if port != spared]
         deadline_s = time.monotonic() + patience_s
         while True:
             reasons = []
@@ -102,11 +109,12 @@ class Server:
         if can_change:
             raise ConfigError(
                 f"cannot listen on {where}: the port is in use, by another program or by "
-                "another member of this cluster; choose a free one in TF_CONFIG"
+                "another member of this cluster; choose a free one in TF_CONFIG or "
+                "POSEIDON_COORDINATOR"
             )
         raise ConfigError(
-            f"cannot listen on {where}: {reasons[0]}; give this task an address and a port in "
-            "TF_CONFIG that this machine lets it use"
+            f"cannot listen on {where}: {reasons[0]}; give this task an address and a port that "
+            "this machine lets it use, in TF_CONFIG or POSEIDON_COORDINATOR"
         )
 
     def add_unary(self, method: str, answer: Callable[[bytes], bytes]) -> None:

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from poseidon_tf.errors import ConfigError
-from poseidon_tf.launch.cluster_env import ClusterConfig, read_cluster
+from poseidon_tf.launch.cluster import ClusterConfig
+from poseidon_tf.launch.cluster_env import read_cluster
 
 
 def environ(cluster: Any, task: Any, **more: Any) -> dict[str, str]:

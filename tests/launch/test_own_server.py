@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from poseidon_tf.errors import ConfigError, MemberError, PeerLost
-from poseidon_tf.launch.cluster_env import ClusterConfig
+from poseidon_tf.launch.cluster import ClusterConfig
 from poseidon_tf.launch.own_server import OwnServer
 from poseidon_tf.transport.connections import ConnectionSettings
 

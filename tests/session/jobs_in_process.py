@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from poseidon_tf.coordinator.messages import Role
-from poseidon_tf.launch.cluster_env import ClusterConfig
+from poseidon_tf.launch.cluster import ClusterConfig
 from poseidon_tf.launch.join import Membership, join
 from poseidon_tf.launch.server_main import ServerProcess
 from poseidon_tf.session.deadlines import Deadlines

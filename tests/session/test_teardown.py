@@ -17,7 +17,7 @@ from poseidon_tf.coordinator.client import CoordinatorClient
 from poseidon_tf.coordinator.messages import Role
 from poseidon_tf.coordinator.service import CoordinatorService
 from poseidon_tf.errors import ConfigError, MemberError, PoseidonError
-from poseidon_tf.launch.cluster_env import ClusterConfig
+from poseidon_tf.launch.cluster import ClusterConfig
 from poseidon_tf.launch.join import Membership, join
 from poseidon_tf.launch.server_main import ServerProcess
 from poseidon_tf.transport.server import Server

@@ -1,0 +1,59 @@
+"""Where a worker listens that nothing has given an address: towards rank 0, which all know."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+
+from poseidon_tf.errors import StartTimeout
+from poseidon_tf.launch.cluster import ClusterConfig
+from poseidon_tf.transport import listening
+from poseidon_tf.transport.address import Address
+
+_log = logging.getLogger("poseidon_tf")
+_RETRY_S = 1.0
+
+
+def located(config: ClusterConfig, *, interface: str, timeout_s: float) -> ClusterConfig:
+    """`config`, in which this worker has a host. Where it had none its port is 0, still to choose.
+
+    Args:
+      interface: the name or an address of the interface to listen on; "" for the one that leads to
+        rank 0.
+      timeout_s: for the name of rank 0's host to become known, which may start later.
+
+    Raises:
+      ConfigError: this machine has no such interface.
+      StartTimeout: nothing leads to rank 0's host.
+    """
+    if config.is_single or config.role != "worker" or config.address:
+        return config
+    coordinator = Address.parse(config.coordinator_address)
+    if interface:
+        host = listening.host_on(interface, coordinator)
+    else:
+        host = _host_towards(coordinator, rank=config.rank, timeout_s=timeout_s)
+    return config.with_worker(config.rank, str(Address(host, 0)))
+
+
+def _host_towards(coordinator: Address, *, rank: int, timeout_s: float) -> str:
+    deadline_s = time.monotonic() + timeout_s
+    has_said = False
+    while True:
+        try:
+            return listening.host_towards(coordinator)
+        except OSError as failure:
+            left_s = deadline_s - time.monotonic()
+            unknown = isinstance(failure, socket.gaierror)
+            what = "its name is unknown here" if unknown else "no route leads there"
+            text = (
+                f"worker rank {rank} cannot find the host of worker rank 0 ({coordinator}): {what} "
+                f"({failure})"
+            )
+            if left_s <= 0:
+                raise StartTimeout(f"{text}, for {timeout_s:g} s") from failure
+            if not has_said:
+                _log.warning("%s; trying again for %g s", text, timeout_s)
+                has_said = True
+            time.sleep(min(_RETRY_S, left_s))  # Nothing tells when a name becomes known.

@@ -1,0 +1,1 @@
+"""Where a process learns of its cluster: a file per source, and `table` with their order."""
