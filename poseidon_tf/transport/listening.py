@@ -32,13 +32,15 @@ def is_reached_elsewhere(host: str) -> bool:
     Debian writes a machine's own name into its /etc/hosts, with an address of the loopback
     interface. Only "localhost" means that interface everywhere.
     """
-    if _is_literal(host) or host.startswith("localhost"):
+    if "localhost" in host:
         return False
     try:
         places = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except socket.gaierror:
         return False
-    return all(ipaddress.ip_address(place[4][0]).is_loopback for place in places)
+    return not _is_literal(host) and all(
+        ipaddress.ip_address(place[4][0]).is_loopback for place in places
+    )
 
 
 def host_towards(other: Address) -> str:
@@ -107,8 +109,8 @@ def _reaches(host: str, other: Address) -> bool:
 
 def _is_literal(host: str) -> bool:
     try:
-        ipaddress.ip_address(host)
-    except ValueError:
+        socket.getaddrinfo(host, None, flags=socket.AI_NUMERICHOST)
+    except socket.gaierror:
         return False
     return True
 
