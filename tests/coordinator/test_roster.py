@@ -109,6 +109,7 @@ def test_the_start_deadline_names_the_missing_and_is_remembered() -> None:
     [
         (["a:1", "b:2"], "worker rank 1 (b:2), server 0 (on the host of a:1), "),
         ([], "worker rank 1, server 0, server 1: "),
+        (["a:1", ""], "worker rank 1, server 0 (on the host of a:1), server 1: "),
     ],
 )
 def test_servers_without_address_are_named_by_their_host_if_that_is_known(

@@ -93,7 +93,19 @@ def test_a_leaver_deserts_the_sums_that_miss_its_share() -> None:
     ]
 
 
-def test_a_leaver_whose_shares_are_all_there_deserts_nobody() -> None:
+def test_workers_are_named_with_addresses_that_are_known_later():
+    """As where they choose their own; one that is not known is left out."""
+    store = fed_store()
+    store.learn(["a:1", "b:1", ""])
+    assert store.leave(1, 0) == [
+        Deserted(
+            1,
+            "worker rank 1 (b:1) left after step 0 while worker rank 2 waits for 'a' of step 1",
+        )
+    ]
+
+
+def test_a_leaver_whose_shares_are_all_there_deserts_nobody():
     """What it has pushed still counts, and the sums are finished by the others."""
     store = fed_store()
     assert store.leave(2, 1) == [

@@ -26,6 +26,11 @@ from poseidon_tf.strategy.options import Options
         ({"loss_weighting": "row"}, "loss_weighting must be 'replica' or 'sample', got 'row'"),
         ({"show_plan": "no"}, "show_plan must be 'print', 'log' or 'none', got 'no'"),
         ({"drift_check_steps": -1}, "drift_check_steps must be 1 or more, or 0 for never, got -1"),
+        (
+            {"alone": True, "cluster_resolver": object()},
+            "alone=True trains without others, and cluster_resolver says who they are; leave one "
+            "of them out",
+        ),
         ({"ports": (9, 8)}, r"ports must be \(first, last\) within 1..65535, got \(9, 8\)"),
     ],
 )

@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import sys
+import time
 
 import keras
 import numpy as np
@@ -57,7 +58,13 @@ def trained(strategy):
     return hashlib.sha256(weights).hexdigest()
 
 
-with poseidon_tf.PoseidonStrategy(**options) as strategy:
+begun_s = time.monotonic()
+try:
+    joined = poseidon_tf.PoseidonStrategy(**options)
+except poseidon_tf.ConfigError:
+    result("refused_s", time.monotonic() - begun_s)
+    raise
+with joined as strategy:
     resolver = strategy.cluster_resolver
     result("rank", strategy.rank)
     result("replicas", strategy.num_replicas_in_sync)

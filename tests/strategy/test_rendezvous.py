@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +12,7 @@ import pytest
 from poseidon_tf.transport.address import Address
 from tests.support.jobs import Job, free_addresses, run_alone
 
-pytestmark = [pytest.mark.processes, pytest.mark.tensorflow]
+pytestmark = pytest.mark.processes
 
 
 def job(*args: str, **environ: Any) -> Job:
@@ -114,12 +113,12 @@ def test_who_is_to_train_alone_reads_nothing():
 def test_mpi_on_several_hosts_ends_at_once_and_says_what_to_set():
     """Within seconds, and not after the deadline for everyone to arrive."""
     started = job(PMI_RANK=["0", "1"], PMI_SIZE="2", MPI_LOCALNRANKS="1")
-    begun_s = time.monotonic()
     with started:
-        codes = started.wait(timeout_s=30.0)
+        codes = started.wait()
+        found = [worker.results() for worker in started.workers]
         outputs = [worker.output() for worker in started.workers]
     assert codes == [1, 1]
-    assert time.monotonic() - begun_s < 10.0
     for rank, output in enumerate(outputs):
         assert f"says worker rank {rank} of 2, but not where rank 0 is" in output
-        assert "POSEIDON_COORDINATOR" in output and "RESULT" not in output
+        assert "POSEIDON_COORDINATOR" in output
+    assert all(each.keys() == {"refused_s"} and each["refused_s"] < 10.0 for each in found)

@@ -1,0 +1,58 @@
+"""The host on which a worker listens that nothing has given an address."""
+
+import time
+
+import pytest
+
+from poseidon_tf.errors import ConfigError, StartTimeout
+from poseidon_tf.launch.cluster import ClusterConfig
+from poseidon_tf.launch.rendezvous import located
+
+pytestmark = pytest.mark.connections
+
+
+def worker(rank: int, coordinator: str = "127.0.0.1:5000") -> ClusterConfig:
+    return ClusterConfig(workers=(coordinator, "", ""), rank=rank)
+
+
+@pytest.mark.parametrize(
+    "coordinator, address",
+    [("127.0.0.1:5000", "127.0.0.1:0"), ("[::1]:5000", "[::1]:0"), ("localhost:1", "localhost:0")],
+)
+def test_it_is_the_one_that_leads_to_rank_0_and_the_port_is_still_to_choose(coordinator, address):
+    config = located(worker(1, coordinator), interface="", timeout_s=1.0)
+    assert config.workers == (coordinator, address, "") and config.address == address
+
+
+def test_an_interface_may_be_named():
+    config = located(worker(2), interface="localhost", timeout_s=1.0)
+    assert config.workers == ("127.0.0.1:5000", "", "localhost:0")
+    with pytest.raises(ConfigError, match="interface 'eth77' is neither"):
+        located(worker(2), interface="eth77", timeout_s=1.0)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        worker(0),
+        ClusterConfig.single(),
+        ClusterConfig(workers=("a:1", "b:1"), rank=1),
+        ClusterConfig(workers=("a:1",), servers=("s:1",), role="server"),
+    ],
+)
+def test_who_has_an_address_or_needs_none_keeps_it(config):
+    assert located(config, interface="eth77", timeout_s=0.0) is config
+
+
+def test_a_name_that_stays_unknown_is_waited_for_as_long_as_the_start_may_take(caplog):
+    """Rank 0's host may get its name after this process has started, as in Kubernetes."""
+    begun_s = time.monotonic()
+    with pytest.raises(StartTimeout) as caught:
+        located(worker(1, "no-such-host.invalid:5000"), interface="", timeout_s=1.5)
+    assert time.monotonic() - begun_s >= 1.5
+    assert "worker rank 1 cannot find the host of worker rank 0 (no-such-host.invalid:5000)" in str(
+        caught.value
+    )
+    assert "its name is unknown here" in str(caught.value) and "for 1.5 s" in str(caught.value)
+    (record,) = caplog.records
+    assert "trying again for 1.5 s" in record.getMessage()

@@ -1,0 +1,83 @@
+"""Two hosts that know each other by name, and only rank 0's is told: as under a scheduler.
+
+Each takes its own name for an address of the loopback interface, as Debian installs it. Needs
+root and iproute2: each host is a network namespace, with an /etc/hosts of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from poseidon_tf.transport.address import Address
+from tests.support.jobs import SCRIPTS
+from tests.support.network import Network
+
+pytestmark = pytest.mark.processes
+SCRIPT = SCRIPTS / "joined.py"
+NAMES = ("node01", "node02")
+
+
+@pytest.fixture
+def network() -> Iterator[Network]:
+    with Network(2) as network:
+        folders = [Path("/etc/netns") / name for name in network.namespaces]
+        try:
+            for own, folder in enumerate(folders):
+                folder.mkdir(parents=True)
+                lines = ["127.0.0.1 localhost"]
+                for host, name in enumerate(NAMES):
+                    address = "127.0.1.1" if host == own else network.addresses[host]
+                    lines.append(f"{address} {name}")
+                (folder / "hosts").write_text("\n".join(lines) + "\n")
+            yield network
+        finally:
+            for folder in folders:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.mark.parametrize("interface", ["", "eth0"])
+def test_tasks_of_slurm_on_several_hosts_join(
+    network: Network, tmp_path: Path, interface: str
+) -> None:
+    """Rank 0 is reached by its name, and no worker announces one that means another host there."""
+    environ = {
+        **os.environ,
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "SLURM_JOB_ID": "4711",
+        "SLURM_STEP_ID": "0",
+        "SLURM_NTASKS": "2",
+        "SLURM_STEP_NODELIST": "node[01-02]",
+        "POSEIDON_INTERFACE": interface,
+    }
+    processes = []
+    for rank, name in enumerate(network.namespaces):
+        with (tmp_path / str(rank)).open("wb") as output:
+            processes.append(
+                subprocess.Popen(
+                    ["ip", "netns", "exec", name, sys.executable, str(SCRIPT), "once"],
+                    env={**environ, "SLURM_PROCID": str(rank)},
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                )
+            )
+    codes = [process.wait(timeout=200) for process in processes]
+    texts = [(tmp_path / str(rank)).read_text() for rank in range(2)]
+    assert codes == [0, 0], "\n".join(text[-3000:] for text in texts)
+    chief, worker = (
+        {line.split(" ", 2)[1]: json.loads(line.split(" ", 2)[2]) for line in lines}
+        for lines in (
+            [ln for ln in text.splitlines() if ln.startswith("RESULT ")] for text in texts
+        )
+    )
+    assert chief["digest"] == worker["digest"]
+    first, second = map(Address.parse, worker["cluster"]["worker"])
+    assert (first.host, second.host) == ("node01", network.addresses[1])
