@@ -30,7 +30,7 @@ class Security:
     Args:
       ca: PEM file of the authority that signed the certificates of all members.
       certificate: PEM file of this member's certificate, and of those between it and `ca`. It is
-        for the host that TF_CONFIG names, or for `server_name`.
+        for the host at which others reach this member, or for `server_name`.
       key: PEM file of its private key, without a password.
       mutual: whether who connects must show a certificate too; else only who listens does.
       server_name: the one name that all members' certificates are for; else each is for its host.

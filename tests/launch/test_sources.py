@@ -245,6 +245,15 @@ def test_a_port_that_follows_from_the_job_is_one_of_those_that_it_may_use():
         assert config.coordinator_address == f"node01:{port(f'slurm 4711.{step}', 6000, 6003)}"
 
 
+def test_kubeflows_pytorchjob_tells_rank_0_localhost_and_the_others_its_pods_name():
+    pod = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "HOSTNAME": "job-master-0", "RANK": "0"}
+    chief = read_cluster({**TORCH, **pod, "MASTER_ADDR": "localhost"})
+    worker = read_cluster({**TORCH, "MASTER_ADDR": "job-master-0"})
+    assert chief.coordinator_address == worker.coordinator_address
+    agents = read_cluster({**TORCHRUN, **pod, "MASTER_ADDR": "localhost"})
+    assert agents.coordinator_address.startswith("localhost:")
+
+
 def test_keras_may_list_everybody():
     addresses = "10.0.0.1:1234,[0:0::1]:5,Node:6"
     config = read_cluster({**KERAS, "KERAS_DISTRIBUTION_JOB_ADDRESSES": addresses})

@@ -51,4 +51,8 @@ def _first(process: Process, prefix: str, run: str = "") -> Address | None:
     if not process.text(host) or not process.text(port):
         return None
     job = f"torchrun {process.number(port)} {run}"
-    return parsed_address(host, process.text(host), port=process.port(job))
+    text = process.text(host)
+    if text == "localhost" and not run and process.text("KUBERNETES_SERVICE_HOST"):
+        # PyTorchJob tells rank 0 so, of itself; the others hear the name of its pod.
+        text = process.text("HOSTNAME") or text
+    return parsed_address(host, text, port=process.port(job))
