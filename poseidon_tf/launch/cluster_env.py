@@ -76,5 +76,7 @@ def read_cluster(
 
 def _starter() -> int:
     """The process that has started this one's session; 0 where that is not to be seen."""
-    session = os.getsid(0)
-    return psutil.Process(session).ppid() if session and psutil.pid_exists(session) else 0
+    try:
+        return int(psutil.Process(os.getsid(0)).ppid())
+    except psutil.Error:  # It has ended, or is in another container.
+        return 0

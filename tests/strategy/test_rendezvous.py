@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from poseidon_tf.transport.address import Address
+from tests.support.certificates import Authority
 from tests.support.jobs import Job, free_addresses, run_alone
 
 pytestmark = pytest.mark.processes
@@ -40,8 +41,15 @@ def slurm(nodes: str) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def by_our_variables() -> Iterator[tuple[str, range, list[dict[str, Any]]]]:
-    """Rank 0's address, the ports that they may use, and what the workers have found."""
+def by_our_variables(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[str, range, list[dict[str, Any]]]]:
+    """Rank 0's address, the ports that they may use, and what the workers have found.
+
+    Over TLS, with certificates for the host that a worker has found out by itself.
+    """
+    authority = Authority(tmp_path_factory.mktemp("tls"))
+    files = authority.member("::1")
     (first,) = free_addresses(1, "::1")
     port = Address.parse(first).port
     ports = range(port, min(port + 40, 65536))
@@ -50,6 +58,9 @@ def by_our_variables() -> Iterator[tuple[str, range, list[dict[str, Any]]]]:
         POSEIDON_WORLD_SIZE="2",
         POSEIDON_COORDINATOR=first,
         PORTS=json.dumps([ports[0], ports[-1]]),
+        POSEIDON_TLS_CA=authority.ca,
+        POSEIDON_TLS_CERTIFICATE=files["certificate"],
+        POSEIDON_TLS_KEY=files["key"],
     )
     with started:
         yield first, ports, started.results()
