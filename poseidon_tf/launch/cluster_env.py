@@ -15,7 +15,7 @@ import psutil
 from poseidon_tf.errors import ConfigError
 from poseidon_tf.launch.cluster import ClusterConfig
 from poseidon_tf.launch.sources import by_mpi, table
-from poseidon_tf.launch.sources.told import WHAT_TO_DO, Level, Process
+from poseidon_tf.launch.sources.told import OR_ALONE, Level, Process
 from poseidon_tf.transport.address import Address
 
 INTERFACE = "POSEIDON_INTERFACE"
@@ -71,7 +71,10 @@ def read_cluster(
         )
         if address is not None:
             return config.with_worker(0, str(Address.parse(address)))
-    raise ConfigError(f"{told.words}, but not where rank 0 is ({told.unknown}); {WHAT_TO_DO}")
+    raise ConfigError(
+        f"{told.words}, but not where rank 0 is ({told.unknown}); set POSEIDON_COORDINATOR to "
+        f"host:port of rank 0 in every process, {OR_ALONE}"
+    )
 
 
 def _starter() -> int:

@@ -52,7 +52,9 @@ def _host_towards(coordinator: Address, *, rank: int, timeout_s: float) -> str:
                 f"({failure})"
             )
             if left_s <= 0:
-                raise StartTimeout(f"{text}, for {timeout_s:g} s") from failure
+                raise StartTimeout(
+                    f"{text}, for {timeout_s:g} s; set POSEIDON_COORDINATOR to an address of it"
+                ) from failure
             if not has_said:
                 _log.warning("%s; trying again for %g s", text, timeout_s)
                 has_said = True

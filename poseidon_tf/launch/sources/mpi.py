@@ -12,8 +12,8 @@ from poseidon_tf.launch.cluster import ClusterConfig
 from poseidon_tf.launch.sources.told import Level, Process, Told, parsed_address, rank_and_size
 
 _UNKNOWN = (
-    "MPI's launcher names no address where several hosts take part; install mpi4py for this MPI, "
-    "or set POSEIDON_COORDINATOR"
+    "MPI's launcher names no address where several hosts take part; mpi4py can tell, if it is "
+    "installed for this MPI"
 )
 
 

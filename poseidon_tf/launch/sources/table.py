@@ -16,7 +16,7 @@ from poseidon_tf.launch.sources.sagemaker import sagemaker
 from poseidon_tf.launch.sources.slurm import slurm
 from poseidon_tf.launch.sources.stated import COORDINATOR, jax, keras, poseidon
 from poseidon_tf.launch.sources.tf_config import cluster_resolver, tf_config
-from poseidon_tf.launch.sources.told import WHAT_TO_DO, Level, Process, Told
+from poseidon_tf.launch.sources.told import OR_ALONE, WHAT_TO_DO, Level, Process, Told
 from poseidon_tf.launch.sources.torchrun import kubeflow_trainer, torchrun
 
 _GIVEN: tuple[Callable[[Process], Told | None], ...] = (
@@ -60,8 +60,7 @@ def choose(process: Process) -> Told | None:
     for other in others:
         if not _may_differ(first, other) and _differ(first, other):
             raise ConfigError(
-                f"{first.words}, but {other.words}; unset the one that is wrong, "
-                f"or else {WHAT_TO_DO}"
+                f"{first.words}, but {other.words}; unset the one that is wrong, {OR_ALONE}"
             )
     return _with_coordinator(process, first)
 

@@ -12,9 +12,10 @@ from poseidon_tf.errors import ConfigError
 from poseidon_tf.launch.cluster import ClusterConfig
 from poseidon_tf.transport.address import Address
 
+OR_ALONE = "or train alone on purpose, with PoseidonStrategy(alone=True)"
 WHAT_TO_DO = (
     "set POSEIDON_RANK, POSEIDON_WORLD_SIZE and POSEIDON_COORDINATOR (host:port of rank 0) or "
-    "TF_CONFIG in every process, or train alone on purpose, with PoseidonStrategy(alone=True)"
+    f"TF_CONFIG in every process, {OR_ALONE}"
 )
 # Of the ports that are derived from a job's name: below those that systems and Kubernetes give out.
 DERIVED_PORTS = (20000, 29999)
