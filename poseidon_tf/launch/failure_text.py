@@ -14,8 +14,8 @@ import types
 from pathlib import Path
 from typing import NamedTuple
 
+from poseidon_tf.coordinator.job_failure import JobFailure
 from poseidon_tf.errors import PoseidonError
-from poseidon_tf.session.session import Session
 from poseidon_tf.transport.base import shortened
 
 # Of an exception's text, whose full length is in the traceback of the worker that raised it.
@@ -126,10 +126,11 @@ def told_block(cause: PoseidonError, where: str) -> list[str]:
     return [*lines, *([f"what to do: {cause.what_to_do}"] if cause.what_to_do else [])]
 
 
-def told_to(session: Session) -> list[str]:
-    """The block of a worker whose session has failed."""
-    assert session.cause is not None, "it has not failed"
-    return told_block(session.cause, str(session.failure).removeprefix(f"{session.cause}; "))
+def told_by(job_failure: JobFailure) -> list[str]:
+    """The block of a worker whose job has failed."""
+    cause = job_failure.cause
+    assert cause is not None, "it has not failed"
+    return told_block(cause, str(job_failure.failure).removeprefix(f"{cause}; "))
 
 
 def _is_of_a_graph(error: BaseException) -> bool:

@@ -13,7 +13,7 @@ import types
 from collections.abc import Callable, Mapping
 from typing import Any, final
 
-from poseidon_tf.errors import ConfigError
+from poseidon_tf.errors import ConfigError, MemberError
 from poseidon_tf.launch import failure_text, sigterm
 from poseidon_tf.launch.cluster import ClusterConfig
 from poseidon_tf.launch.cluster_env import current_environ
@@ -42,7 +42,7 @@ class Membership:
     def __init__(self, config: ClusterConfig, parts: WorkerParts) -> None:
         self.config, self.worker, self.view = config, parts.worker, parts.view
         self._parts = parts
-        self._failure = ""
+        self._job_failure = parts.job_failure
         self._lock = threading.Lock()
         self._is_over = False
         self._leaver: threading.Thread | None = None
@@ -56,20 +56,25 @@ class Membership:
         """Whether it has begun to leave."""
         return self._is_over
 
-    def fail(self, reason: str) -> None:
-        """Tell everyone that this worker gives up; the first reason counts."""
-        self._failure = self._failure or reason
-
     def fail_by(self, error: BaseException, trace: types.TracebackType | None) -> None:
-        """`fail`, for an exception of this worker's script; the launcher hears of it too."""
-        session = self.worker.session
-        if session.cause is None:
-            block = failure_text.own_block(session.name, self._when(), error, trace)
+        """Give up for an exception of this worker's script; the launcher hears of it too."""
+        if self._job_failure.cause is None:
+            name = self.worker.session.name
+            block = failure_text.own_block(name, self._when(), error, trace)
             tell_launcher(current_environ(), block, is_own=True)
-            self.fail(own_reason(error, trace))
+            self._give_up(own_reason(error, trace))
 
-    def leave(self) -> None:
-        """Say goodbye, or why not, and end every thread and process of this worker."""
+    def _give_up(self, reason: str) -> None:
+        self._job_failure.give_up(MemberError(f"{reason} ({self._when()})"))
+
+    def leave(self, reason: str = "") -> None:
+        """Say goodbye, or why not, and end every thread and process of this worker.
+
+        Args:
+          reason: why this worker gives up, where it does; the first reason counts.
+        """
+        if reason:
+            self._give_up(reason)
         with self._lock:
             if self._is_over:
                 return
@@ -83,12 +88,12 @@ class Membership:
         """Or why not; on rank 0, wait for the others'."""
         session, client = self.worker.session, self.worker.coordinator
         session.close()
-        failed = bool(self._failure or session.failure)
-        if failed:
-            if session.cause is not None:
-                tell_launcher(current_environ(), failure_text.told_to(session), is_own=False)
-            client.report_failure(f"{self._failure or session.failure} ({self._when()})")
-        else:
+        job_failure = self._job_failure
+        failed = job_failure.cause is not None or job_failure.given_up is not None
+        if job_failure.cause is not None:
+            block = failure_text.told_by(job_failure)
+            tell_launcher(current_environ(), block, is_own=False)
+        if not failed:
             self.worker.leave()
         self._parts.has_failed = failed
         client.goodbye(self.worker.last_step(), preempted=self.worker.preemption.is_heeded)
@@ -102,7 +107,6 @@ class Membership:
         self._unhook = on_uncaught(
             self.worker.session,
             when=self._when,
-            fail=self.fail,
             environ=current_environ(),
         )
 
@@ -115,9 +119,9 @@ class Membership:
         self._leaver = threading.Thread(target=wait_main_thread, name="poseidon-leave")
         self._leaver.start()
 
-    def leave_now(self) -> None:
+    def leave_now(self, reason: str = "") -> None:
         """`leave`, and no thread of it goes on."""
-        self.leave()
+        self.leave(reason)
         self._unhook()
         if self._leaver is not None:
             self._leaver.join()
@@ -134,7 +138,7 @@ class Membership:
 
         def farewell() -> None:
             if not self._is_over:
-                client.report_failure("it was terminated (SIGTERM)")
+                self._job_failure.give_up(MemberError("it was terminated (SIGTERM)"))
                 client.close(timeout_s=1.0)
 
         sigterm.on_first_sigterm(notice, farewell)

@@ -214,8 +214,7 @@ class PoseidonStrategy(ClusterStrategy):
         except BaseException as failure:
             if self._membership is not None:
                 random_seeds.end()
-                self._membership.fail(f"{type(failure).__name__}: {failure}")
-                self._membership.leave_now()
+                self._membership.leave_now(f"{type(failure).__name__}: {failure}")
             raise
 
     def __enter__(self) -> PoseidonStrategy:

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from typing import final
 
 from poseidon_tf.coordinator.client import CoordinatorClient
+from poseidon_tf.coordinator.job_failure import JobFailure
 from poseidon_tf.errors import ConfigError, MemberError, PoseidonError
 from poseidon_tf.kv.service import KVService, streams_per_server
 from poseidon_tf.launch import failure_text, sigterm
@@ -85,7 +86,8 @@ class ServerProcess:
         self._identity = new_identity()
         self._over = parent_gone or threading.Event()
         self._has_ended = False  # All workers have said goodbye.
-        self._failure: PoseidonError | None = None  # The first.
+        self._job_failure = JobFailure()
+        self._job_failure.on_set.append(self._over.set)
         self._recorder: Recorder | None = None  # From when everyone has arrived.
         self._last_sum: tuple[str, int] | None = None
 
@@ -106,10 +108,9 @@ class ServerProcess:
             parts.callback(client.close, timeout_s=1.0)
             parts.callback(self._over.set)
             self._heed_whoever_ends_it(client, server.address)
-            self._take_part(client, server, service)
-        if self._failure is not None:
-            self._tell(self._failure)
-        if self._failure is not None or not self._has_ended:
+            failure = self._take_part(client, server, service)
+        if failure is not None:
+            self._tell(failure)
             return 1
         return preemption.EXIT_CODE if client.is_preempted else 0
 
@@ -149,7 +150,7 @@ class ServerProcess:
             num_workers=self._config.num_workers,
             num_servers=self._config.num_servers,
             settings=self._settings,
-            on_failure=self._end_failed,
+            job_failure=self._job_failure,
             on_ended=self._end_in_order,
             logger=_log if self._parent_gone is None else _own_log,
         )
@@ -159,7 +160,8 @@ class ServerProcess:
 
         def watch_parent() -> None:
             self._over.wait()
-            client.give_up(self._parent_is_gone())
+            if not self._has_ended:  # Else, or after a failure, it is over anyhow.
+                self._job_failure.settle(self._parent_is_gone())
 
         def asked_to_end() -> bool:
             text = f"server {self._index} ({own_address}) was asked to end (SIGTERM)"
@@ -170,21 +172,26 @@ class ServerProcess:
         else:
             sigterm.on_first_sigterm(asked_to_end, farewell=lambda: None)
 
-    def _take_part(self, client: CoordinatorClient, server: Server, service: KVService) -> None:
-        """From arriving until the job has ended, or has failed."""
+    def _take_part(
+        self, client: CoordinatorClient, server: Server, service: KVService
+    ) -> PoseidonError | None:
+        """From arriving until the job has ended, or has failed, of what is returned."""
+        failure: PoseidonError | None = None
         try:
             view = client.join(timeout_s=self._start_timeout_s)
             service.learn(view.worker_addresses)
             self._begin(ToldServers.read(view.workers[0].info), client, server)
             _log.info("server %d serves on %s", self._index, server.address)
             self._over.wait()
-            if not self._has_ended and self._failure is None:
+            if self._job_failure.cause is None and not self._has_ended:
                 # The coordinator may hear of this server's end before that of the worker.
                 raise self._parent_is_gone()
-        except PoseidonError as failure:
-            self._failure = self._failure or failure
-            if self._recorder is not None:  # Before everyone is here one's end is not all's.
-                client.report_failure(str(failure))
+        except PoseidonError as error:
+            failure = error
+        failure = self._job_failure.cause or failure
+        if failure is not None and self._recorder is not None:
+            self._job_failure.give_up(failure)  # Before everyone is here one's end is not all's.
+        return failure
 
     def _begin(self, told: ToldServers, client: CoordinatorClient, server: Server) -> None:
         """Go by what rank 0 says, as far as that can still be changed."""
@@ -215,10 +222,6 @@ class ServerProcess:
         self._last_sum = name, step
         if self._recorder is not None:
             self._recorder.event("released", name, step)
-
-    def _end_failed(self, error: PoseidonError) -> None:
-        self._failure = self._failure or error
-        self._over.set()
 
     def _end_in_order(self) -> None:
         self._has_ended = True

@@ -7,6 +7,7 @@ import threading
 import types
 from collections.abc import Callable, Mapping, Sequence
 
+from poseidon_tf.errors import MemberError
 from poseidon_tf.launch import failure_text
 from poseidon_tf.launch.reports import tell_launcher
 from poseidon_tf.session.session import Session
@@ -16,7 +17,6 @@ def on_uncaught(
     session: Session,
     *,
     when: Callable[[], str],
-    fail: Callable[[str], None],
     environ: Mapping[str, str],
 ) -> Callable[[], None]:
     """Hook into `sys.excepthook`.
@@ -27,7 +27,6 @@ def on_uncaught(
 
     Args:
       when: which step this worker has come to, in words.
-      fail: gives the job up, for the reason it is given.
       environ: of this process.
 
     Returns:
@@ -44,16 +43,18 @@ def on_uncaught(
         if is_over.is_set():  # Somebody else has hooked in since, and calls this one.
             previous(kind, error, trace)
             return
-        if session.cause is None:
-            fail(own_reason(error, trace))
+        cause = session.job_failure.cause
+        if cause is None:
+            why = f"{own_reason(error, trace)} ({when()})"
+            session.job_failure.give_up(MemberError(why))
             block = failure_text.own_block(session.name, when(), error, trace)
             is_launched = tell_launcher(environ, block, is_own=True)
             previous(kind, error, trace)
-        elif previous is sys.__excepthook__ and failure_text.is_told_by(error, session.cause):
+        elif previous is sys.__excepthook__ and failure_text.is_told_by(error, cause):
             places = failure_text.places_in(trace)
             at = f" at {places[-1]}" if places else ""
             print(f"{session.name} stops{at}: the job has failed", file=sys.stderr, flush=True)
-            block = failure_text.told_to(session)
+            block = failure_text.told_by(session.job_failure)
             is_launched = tell_launcher(environ, block, is_own=False)
         else:  # What the script has made of it, or somebody else's way to print it.
             previous(kind, error, trace)

@@ -10,11 +10,12 @@ from collections.abc import Callable, Mapping
 from typing import Any, final
 
 from poseidon_tf.coordinator.client import CoordinatorClient
+from poseidon_tf.coordinator.job_failure import JobFailure
 from poseidon_tf.coordinator.messages import RosterView
 from poseidon_tf.coordinator.roster import Roster
 from poseidon_tf.coordinator.service import CoordinatorService
 from poseidon_tf.coordinator.waiting import Notices
-from poseidon_tf.errors import ConfigError, PoseidonError
+from poseidon_tf.errors import ConfigError, MemberError, PoseidonError
 from poseidon_tf.launch.cluster import ClusterConfig
 from poseidon_tf.launch.own_server import OwnServer
 from poseidon_tf.launch.server_main import PORT_PATIENCE_S
@@ -50,6 +51,7 @@ class WorkerParts:
     Attributes:
       view: who else is there, and the data seed that all share.
       coordinator: on rank 0.
+      job_failure: why this worker cannot go on, if it cannot.
       has_failed: whether it ends as one that does not leave in order; so until told otherwise.
 
     Raises:
@@ -71,6 +73,7 @@ class WorkerParts:
         self._deadlines = deadlines
         self._settings = deadlines.connections(security)
         self._identity = new_identity()
+        self.job_failure = JobFailure(verdict_s=deadlines.verdict_s, where=self._where)
         self.coordinator: CoordinatorService | None = None
         self._own_server: OwnServer | None = None
         self._has_arrived, self.has_failed = False, True
@@ -142,24 +145,22 @@ class WorkerParts:
             num_workers=self._config.num_workers,
             num_servers=self._config.num_servers,
             settings=self._settings,
-            on_failure=lambda error: self.session.fail(error, told=True),
+            job_failure=self.job_failure,
             on_left=lambda rank, last_step: self.session.peer_left(rank),
             stop_timeout_s=self._deadlines.step_s,
             on_announced=lambda *announced: self.worker.on_announced(*announced),
         )
 
     def _session(self) -> Session:
-        session = Session(
+        return Session(
             rank=self._config.rank,
             names=self._names,
             deadlines=self._deadlines,
             recorder=self._recorder,
             describe_missing=lambda: self.worker.describe_missing(),
             last_step=lambda: self.worker.last_step(),
-            report=self.client.report_error,
+            job_failure=self.job_failure,
         )
-        session.on_failure.append(self._end_waits)
-        return session
 
     def _worker(self, server: Server, num_replicas: int) -> Worker:
         config = self._config
@@ -199,26 +200,29 @@ class WorkerParts:
         self._names.learn(view.worker_addresses)
         if self._own_server is not None:
             self._own_server.name = f"server {rank} ({view.server_addresses[rank]})"
-        _check_replicas(view, tell=self.client.report_failure)
-        _connect(self.worker, view, self._settings, timeout_s=start_s)
+        _check_replicas(view, give_up=self._give_up)
+        _connect(self.worker, view, self._settings, timeout_s=start_s, give_up=self._give_up)
         self._recorder.offset_s = self.client.clock_offset_s
         self._has_arrived = True
         _log.info("rank %d is in run %d of the job", rank, view.incarnation)
         return view
 
-    def _end_waits(self) -> None:
-        if self.session.failure is not None:
-            self.client.end_waits(self.session.failure)
+    def _where(self) -> str:
+        return "" if self.client.is_arriving else self.session.situation()
+
+    def _give_up(self, reason: str) -> None:
+        """Tell the others why this member is about to be missing, before they miss it."""
+        self.job_failure.give_up(MemberError(reason))
+        self.client.close(timeout_s=1.0)
 
     def _lost_peer(self, peer: int, error: Exception) -> None:
         self.session.lost(peer, error, who=self._names.one(peer))
 
     def _own_server_ended(self, error: PoseidonError, is_in_order: bool) -> None:
         # What the job has failed of comes here as well; then the server has nothing to add.
-        if is_in_order and self.client.wait_failed(timeout_s=_WORD_OF_THE_JOB_S):
+        if is_in_order and self.job_failure.over.wait(_WORD_OF_THE_JOB_S):
             return
-        if not self.client.give_up(error, tell=True):
-            self.session.fail(error)
+        self.job_failure.fail(error)
 
     def _cut(self) -> None:
         self.session.close()  # What breaks from now on is no surprise.
@@ -233,8 +237,8 @@ class WorkerParts:
             self._recorder.write()
 
 
-def _check_replicas(view: RosterView, *, tell: Callable[[str], None]) -> None:
-    """Raises ConfigError, of which `tell` tells the others: they may not have come to this yet."""
+def _check_replicas(view: RosterView, *, give_up: Callable[[str], None]) -> None:
+    """Raises ConfigError, and tells the others first: they may not have come to this yet."""
     counts = [member.info.get("num_replicas", 1) for member in view.workers]
     for rank, count in enumerate(counts):
         if count != counts[0]:
@@ -242,13 +246,19 @@ def _check_replicas(view: RosterView, *, tell: Callable[[str], None]) -> None:
                 f"worker rank 0 has {counts[0]} replicas, worker rank {rank} has {count}; give "
                 "every worker as many devices, with PoseidonStrategy(devices=[...])"
             )
-            tell(f"ConfigError: {refusal}")
+            give_up(f"ConfigError: {refusal}")
             raise refusal
 
 
 def _connect(
-    worker: Worker, view: RosterView, settings: ConnectionSettings, *, timeout_s: float
+    worker: Worker,
+    view: RosterView,
+    settings: ConnectionSettings,
+    *,
+    timeout_s: float,
+    give_up: Callable[[str], None],
 ) -> None:
+    job_failure = worker.session.job_failure
     try:
         worker.connect(view.servers, settings=settings, timeout_s=timeout_s)
         worker.factors.connect(
@@ -256,10 +266,10 @@ def _connect(
             settings=settings,
             timeout_s=timeout_s,
             identities_of={member.rank: member.identity for member in view.workers},
-            over=worker.session.has_failed,
+            over=job_failure.over,
         )
     except PoseidonError as failure:
-        if worker.session.failure is not None:  # Somebody has left the job meanwhile.
-            raise worker.session.failure from failure
-        worker.coordinator.report_failure(str(failure))  # Why this member is about to be missing.
+        if job_failure.failure is not None:  # Somebody has left the job meanwhile.
+            raise job_failure.failure from failure
+        give_up(str(failure))
         raise

@@ -11,14 +11,14 @@ everywhere and may be dropped before they end; nobody waits for one that this wo
 from __future__ import annotations
 
 import struct
-import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, final
 
-from poseidon_tf.errors import PoseidonError, ProtocolError, StepTimeout
+from poseidon_tf.coordinator.job_failure import JobFailure
+from poseidon_tf.errors import ProtocolError, StepTimeout
 from poseidon_tf.session.naming import WorkerNames
 
 WaitingFor = Callable[[str, Callable[[], str]], AbstractContextManager[Any]]
@@ -83,8 +83,7 @@ class DataEnds:
     Args:
       announce: tells the other workers, who hand it to `heard`; waits for nothing.
       names: of the workers.
-      failure: why the job cannot go on, if it cannot.
-      fail: gives the job up; returns what to raise.
+      job_failure: why the job cannot go on, if it cannot.
       waiting_for: notes what this worker waits for, in words, as long as it does, and how to learn
         who lets it wait.
       timeout_s: how long a worker that has run out waits to hear from the others.
@@ -96,17 +95,16 @@ class DataEnds:
         num_workers: int,
         rank: int,
         announce: Callable[[bytes], object],
-        failure: Callable[[], PoseidonError | None],
-        fail: Callable[[PoseidonError], PoseidonError],
+        job_failure: JobFailure,
         waiting_for: WaitingFor = lambda what, owing: nullcontext(),
         names: WorkerNames,
         timeout_s: float,
     ) -> None:
         self._num_workers, self._rank = num_workers, rank
         self._names = names
-        self._announce, self._failure, self._fail = announce, failure, fail
+        self._announce, self._job_failure = announce, job_failure
         self._waiting_for, self._timeout_s = waiting_for, timeout_s
-        self._changed = threading.Condition()
+        self._changed = job_failure.changed
         self._iterators: dict[tuple[int, int], IteratorEnds] = {}
         self._dropped: set[tuple[int, int]] = set()
         self._left: set[int] = set()
@@ -126,9 +124,8 @@ class DataEnds:
             state = self._state(key)
             state.saw(self._rank, own or Count(state.own.elements, True))
             self._tell(key, state)
-            if has_element:
-                return True
-            return self._hears_of_element(key, state, index)
+        # Without the lock: who gives up waits for the coordinator, whose word comes under it.
+        return has_element or self._hears_of_element(key, state, index)
 
     def _hears_of_element(self, key: tuple[int, int], state: IteratorEnds, index: int) -> bool:
         """Whether another worker has it, once that is known."""
@@ -146,13 +143,12 @@ class DataEnds:
                 found = state.has_element(index)
                 if found is not None or key in self._dropped:
                     return bool(found)
-                failure = self._failure()
-                if failure is not None:
-                    raise failure
+                if self._job_failure.failure is not None:
+                    raise self._job_failure.failure
                 if not self._changed.wait(deadline_s - time.monotonic()):
                     break
             missing = self._names.all_of(state.undecided())
-        raise self._fail(
+        raise self._job_failure.fail_together(
             StepTimeout(
                 f"{self._names.one(self._rank)} has run out of data at element {index} of dataset "
                 f"{key[0]} and did not hear in {self._timeout_s:g} s whether {missing} has more"
@@ -194,11 +190,6 @@ class DataEnds:
         """Worker `rank` has said goodbye."""
         with self._changed:
             self._left.add(rank)
-            self._changed.notify_all()
-
-    def wake(self) -> None:
-        """The job may have failed: whoever waits should look."""
-        with self._changed:
             self._changed.notify_all()
 
     def _state(self, key: tuple[int, int]) -> IteratorEnds:

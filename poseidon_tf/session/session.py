@@ -1,20 +1,21 @@
-"""One worker's communication for the life of a job: routes, steps, waits, and the one failure.
+"""One worker's communication for the life of a job: routes, steps, waits.
 
-Every way to lose a step ends here: `fail` reports an error, and the first that the coordinator has
-heard of, from anybody, is handed to everything that waits and to everything that will, together
-with where this worker was. A wait that nobody ends is ended by the watch, which looks at the oldest
-wait and names who owes the contribution.
+Every way to lose a step ends here: what the job fails of is handed to everything that waits and to
+everything that will, together with where this worker was. A wait that nobody ends is ended by the
+watch, which looks at the oldest wait and names who owes the contribution.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, final
 
+from poseidon_tf.coordinator.job_failure import JobFailure
 from poseidon_tf.errors import NumericsError, PeerLost, PoseidonError, StepTimeout
 from poseidon_tf.session import numerics
 from poseidon_tf.session.deadlines import Deadlines
@@ -120,12 +121,11 @@ class Session:
       names: of all workers.
       describe_missing: says who owes contributions now, for reports; empty if unknown.
       last_step: the last step that this worker has begun; -1 before the first.
-      report: tells the coordinator why this worker gives up; False if no answer can come. The
-        answer is a `fail` that is told.
+      job_failure: why this worker cannot go on, if it cannot; its text ends with `situation`.
 
     Attributes:
       name: this worker's, with its address.
-      on_failure: called, with nothing, when the session has failed.
+      fail, fail_together: those of `job_failure`.
       on_left: called with the rank of a worker that has said goodbye.
     """
 
@@ -138,46 +138,33 @@ class Session:
         names: WorkerNames,
         describe_missing: Callable[[], str] = lambda: "",
         last_step: Callable[[], int] = lambda: -1,
-        report: Callable[[PoseidonError], bool] = lambda error: False,
+        job_failure: JobFailure,
     ) -> None:
         self.rank, self.name = rank, names.one(rank)
         self.recorder = recorder
         self.deadlines = deadlines
-        self._describe_missing, self._report = describe_missing, report
+        self.job_failure = job_failure
+        self.fail, self.fail_together = job_failure.fail, job_failure.fail_together
+        self._describe_missing = describe_missing
         self._last_step = last_step
         self._lock = threading.Lock()
-        self._reported: PoseidonError | None = None
-        self._failure: PoseidonError | None = None
-        self._cause: PoseidonError | None = None
-        self._leaving = False
         self._left: set[int] = set()
         self._waiting: dict[tuple[Route, int], float] = {}
         self._other_waits: list[OtherWait] = []
         self._last_begin_s = 0.0
         self._waited_s = 0.0
-        self._closing, self._failed = threading.Event(), threading.Event()
-        self._timers: list[threading.Timer] = []
-        self.on_failure: list[Callable[[], None]] = []
+        self._closing = threading.Event()
         self.on_left: list[Callable[[int], None]] = []
         self._watch_thread = threading.Thread(
             target=self._watch, name="poseidon-watch", daemon=True
         )
         self._watch_thread.start()
+        job_failure.on_set.append(self._end_waits)
 
     @property
     def failure(self) -> PoseidonError | None:
         """Why this worker cannot go on, if it cannot."""
-        return self._failure
-
-    @property
-    def cause(self) -> PoseidonError | None:
-        """`failure` as all members were told it; without where this worker was."""
-        return self._cause
-
-    @property
-    def has_failed(self) -> threading.Event:
-        """Set once there is a failure."""
-        return self._failed
+        return self.job_failure.failure
 
     @property
     def waited_s(self) -> float:
@@ -191,7 +178,7 @@ class Session:
         They would be those of steps that never came to an end here, and others would take them
         for the contributions that they still wait for.
         """
-        return self._failure is None and self._reported is None
+        return self.job_failure.is_open
 
     def begin(self, route: Route, step: int) -> bool:
         """A push of `route` begins; False if it must not be sent, and an error is delivered.
@@ -200,7 +187,7 @@ class Session:
         """
         self.recorder.event("gradient ready", route.name, step)
         with self._lock:
-            failure, is_open = self._failure, self.is_open
+            failure, is_open = self.failure, self.is_open
             if failure is None:
                 self._last_begin_s = time.monotonic()
                 self._waiting[route, step] = self._last_begin_s
@@ -241,56 +228,18 @@ class Session:
             with self._lock:
                 self._other_waits.remove(wait)
 
-    def fail(self, error: PoseidonError, *, told: bool = False) -> None:
-        """Give up; the job's first error counts, and is kept with where this worker was.
-
-        That is the coordinator's to say. Only where it does not answer in `verdict_s` seconds
-        `error` itself is kept; until then nothing that waits hears of it. Never blocks.
-
-        Args:
-          told: this is the coordinator's answer.
-        """
-        if told:
-            self._keep(error)
-            return
+    def situation(self) -> str:
+        """Where this worker is, and what it waits for, in words."""
         with self._lock:
-            if self._failure is not None or self._leaving or self._reported is not None:
-                return
-            self._reported = error
-        # The others are told the error alone; where they were they know themselves.
-        if self._report(error):
-            self._after_verdict(lambda: self._keep(error))
-        else:
-            self._keep(error)
-
-    def fail_together(self, error: PoseidonError) -> PoseidonError:
-        """Give up because of `error`; what to raise here, which is the same on all workers.
-
-        Waits for the coordinator's answer; not to be called where that arrives.
-        """
-        self.fail(error)
-        if self._leaving:
-            return self._failure or error
-        self._failed.wait(2 * self.deadlines.verdict_s)  # By then this has failed by itself.
-        return self._failure or error
-
-    def _keep(self, error: PoseidonError) -> None:
-        with self._lock:
-            if self._failure is not None or self._leaving:
-                return
-            waiting, self._waiting = list(self._waiting), {}
-            names = [name for route, _ in waiting for name in route.variables]
+            names = [name for route, _ in self._waiting for name in route.variables]
             others = [wait.what for wait in self._other_waits]
-            where = situation(self.rank, self._last_step(), list(dict.fromkeys(names)), others)
-            kept = type(error)(f"{error}; {where}")
-            kept.__cause__ = error
-            self._cause, self._failure = error, kept
-        self._failed.set()
-        _log.error("%s", kept)
+        return situation(self.rank, self._last_step(), list(dict.fromkeys(names)), others)
+
+    def _end_waits(self) -> None:
+        with self._lock:
+            waiting, self._waiting = list(self._waiting), {}
         for route, step in waiting:
-            route.deliver(step, [], str(kept))
-        for callback in self.on_failure:
-            callback()
+            route.deliver(step, [], str(self.failure))
 
     def lost(self, peer: int | None, error: Exception, *, who: str) -> None:
         """A stream broke (of worker `peer`, or of a server); the coordinator may know why.
@@ -307,31 +256,13 @@ class Session:
             else PoseidonError(f"{who}: {error!r}")
         )
         named.__cause__ = error
-        if not isinstance(named, PeerLost):
-            self.fail(named)
-            return
+        is_excused = (
+            functools.partial(self._has_left, peer) if isinstance(named, PeerLost) else None
+        )
+        self.job_failure.fail(named, unless=is_excused)
 
-        def verdict() -> None:
-            if peer is None or peer not in self._left:
-                self.fail(named)
-
-        self._after_verdict(verdict)
-
-    def verdict(self, error: PeerLost, *, who: str) -> PoseidonError:
-        """What to raise where a server, `who`, did not answer: the coordinator may know why."""
-        self.lost(None, error, who=who)
-        self._failed.wait(3 * self.deadlines.verdict_s)  # By then this has failed by itself.
-        return self._failure or error
-
-    def _after_verdict(self, action: Callable[[], None]) -> None:
-        """Call `action` once the coordinator has had its time, unless all is over by then."""
-        timer = threading.Timer(self.deadlines.verdict_s, action)
-        timer.daemon = True
-        with self._lock:
-            if self._leaving or self._failure is not None:
-                return
-            self._timers.append(timer)
-        timer.start()
+    def _has_left(self, peer: int | None) -> bool:
+        return peer is not None and peer in self._left
 
     def peer_left(self, rank: int) -> None:
         """Worker `rank` has said goodbye."""
@@ -342,13 +273,8 @@ class Session:
 
     def close(self) -> None:
         """Stop watching; what breaks from now on is no surprise."""
-        if self._reported is not None:
-            self._keep(self._reported)  # There is no time left for an answer.
-        with self._lock:
-            self._leaving = True
+        self.job_failure.leave()
         self._closing.set()
-        for timer in self._timers:
-            timer.cancel()
         self._watch_thread.join()
 
     def _watch(self) -> None:

@@ -90,13 +90,11 @@ class Worker:
             num_workers=num_workers,
             rank=rank,
             announce=lambda message: coordinator.announce(_DATA, message),
-            failure=lambda: session.failure,
-            fail=session.fail_together,
+            job_failure=session.job_failure,
             waiting_for=session.waiting_for,
             names=names,
             timeout_s=session.deadlines.step_s,
         )
-        session.on_failure.append(self.data_ends.wake)
         session.on_left.append(self.data_ends.left)
 
     def connect(
@@ -123,7 +121,7 @@ class Worker:
                 )
             )
         for link in self._links:  # All have begun to connect.
-            link.reach(timeout_s=timeout_s, over=self.session.has_failed)
+            link.reach(timeout_s=timeout_s, over=self.session.job_failure.over)
 
     def announce_sums(self, sums: Sequence[tuple[str, str, Sequence[_Pair]]]) -> None:
         """Tell each server once of all its parts of these sums; opening them asks nobody then.
@@ -147,7 +145,8 @@ class Worker:
                 )
             except PeerLost as failure:
                 who = f"server {server} ({self._links[server].address})"
-                raise self.session.verdict(failure, who=who) from failure
+                self.session.lost(None, failure, who=who)
+                raise self.session.job_failure.outcome(failure) from failure
             self._key_numbers |= {
                 (server, spec): number for spec, number in zip(specs, numbers, strict=True)
             }

@@ -7,9 +7,11 @@ from typing import Any
 
 from poseidon_tf.coordinator import codec
 from poseidon_tf.coordinator.client import CoordinatorClient
-from poseidon_tf.coordinator.messages import Join, MemberMessage, Role, RosterView
+from poseidon_tf.coordinator.job_failure import JobFailure
+from poseidon_tf.coordinator.messages import Join
 from poseidon_tf.coordinator.roster import Roster
 from poseidon_tf.coordinator.service import CoordinatorService
+from poseidon_tf.errors import MemberError
 from poseidon_tf.transport.channel import Channel
 from poseidon_tf.transport.server import Server
 
@@ -63,16 +65,23 @@ class Job:
             info={"cpu": f"{role} {rank}"},
             num_workers=2,
             num_servers=1,
-            on_failure=heard.put,
+            job_failure=JobFailure(verdict_s=WAIT_S),
             on_left=lambda rank, last_step: heard.put(("left", rank, last_step)),
             on_ended=lambda: heard.put("ended"),
             on_announced=lambda *announced: heard.put(announced),
         )
         client = CoordinatorClient(self.address, **(description | changes))
+        job_failure = client.job_failure
+        job_failure.on_set.append(lambda: heard.put(job_failure.cause))
         self.clients.append(client)
         return client
 
-    def joining(self, role: Role, rank: int) -> tuple[CoordinatorClient, Future[RosterView]]:
+    def gives_up(self, client, why):
+        """It leaves because of its own failure."""
+        client.job_failure.give_up(MemberError(why))
+        client.close()
+
+    def joining(self, role, rank):
         client = self.client(role, rank)
         return client, self.pool.submit(client.join, timeout_s=WAIT_S)
 

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from poseidon_tf.coordinator import codec, service
-from poseidon_tf.coordinator.messages import Failure, Gather, Gathered, Pong, Role, RosterView
+from poseidon_tf.coordinator import service
+from poseidon_tf.coordinator.messages import Failure, Gather, Gathered, Pong, RosterView
+from poseidon_tf.coordinator.presence import State
 from poseidon_tf.coordinator.stopping import Stopping
 from poseidon_tf.errors import (
     DriftError,
@@ -61,7 +62,7 @@ def test_a_message_to_all_is_encoded_once_and_holds_nobody_up(
     for name in ("plan", "digest"):
         answers = [job.pool.submit(w.gather, name, b"x", timeout_s=WAIT_S) for w in workers]
         assert [answer.result(WAIT_S) for answer in answers] == [[b"x", b"x"]] * 2
-    workers[1].report_failure("disk full")
+    job.gives_up(workers[1], "disk full")
     assert isinstance(job.next_heard("server", 0), MemberError)
     assert [kind for kind in encoded if kind is not Pong] == [
         RosterView,
@@ -103,7 +104,7 @@ def test_a_vanished_coordinator_fails_every_member(job: Job) -> None:
 def test_a_reported_failure_reaches_the_others_once_and_not_the_reporter(job: Job) -> None:
     zero, one, _ = job.joined()
     waiting = job.pool.submit(zero.gather, "plan", b"", timeout_s=WAIT_S)
-    one.report_failure("disk full")
+    job.gives_up(one, "disk full")
     text = r"worker rank 1 \(worker-1:1\) failed: disk full"
     with pytest.raises(MemberError, match=text):
         waiting.result(WAIT_S)
@@ -118,14 +119,14 @@ def test_an_error_that_a_worker_reports_comes_back_to_all_alike(job: Job) -> Non
     zero, one, server = job.joined()
     waiting = job.pool.submit(zero.gather, "plan", b"", timeout_s=WAIT_S)
     text = "server 0 (10.0.0.8:1): connection reset"
-    assert one.report_error(PeerLost(text))
+    one.job_failure.fail(PeerLost(text))
     whole = f"worker rank 1 (worker-1:1) reports: {text}"
     for member in (("worker", 0), ("worker", 1), ("server", 0)):
         heard = job.next_heard(*member)
         assert type(heard) is PeerLost and str(heard) == whole
     with pytest.raises(PeerLost, match="connection reset"):
         waiting.result(WAIT_S)
-    assert zero.report_error(StepTimeout("too late"))  # The answer has come already.
+    zero.job_failure.fail(StepTimeout("too late"))  # The answer has come already.
     assert job.service.close(timeout_s=WAIT_S)
     assert all(heard.empty() for heard in job.heard.values())
     server.close()
@@ -134,10 +135,10 @@ def test_an_error_that_a_worker_reports_comes_back_to_all_alike(job: Job) -> Non
 
 def test_who_is_not_in_the_job_reports_to_nobody(job: Job) -> None:
     """Neither before it has joined nor once it leaves: no answer would come."""
-    assert not job.client("worker", 0).report_error(DriftError("why"))
+    assert not job.client("worker", 0).job_failure.ask(DriftError("why"))
     zero, *_ = job.joined()
     zero.close()
-    assert not zero.report_error(DriftError("why"))
+    assert not zero.job_failure.ask(DriftError("why"))
 
 
 def test_a_wait_that_its_worker_gives_up_ends(job: Job) -> None:
@@ -145,7 +146,7 @@ def test_a_wait_that_its_worker_gives_up_ends(job: Job) -> None:
     zero, *_ = job.joined()
     waiting = job.pool.submit(zero.gather, "plan", b"", timeout_s=WAIT_S)
     assert not wait([waiting], timeout=0.1).done
-    zero.end_waits(DriftError("why"))
+    zero.job_failure.settle(DriftError("why"))
     with pytest.raises(DriftError, match="why"):
         waiting.result(WAIT_S)
 
@@ -206,7 +207,7 @@ def test_a_failure_ends_the_wait_for_a_stop(job: Job) -> None:
     second.advance(Stopping.end)
     wanting = job.pool.submit(second.advance, Stopping.want)
     assert not wait([wanting], timeout=0.1).done
-    first.report_failure("out of memory")
+    job.gives_up(first, "out of memory")
     with pytest.raises(MemberError, match="out of memory"):
         wanting.result(WAIT_S)
 
@@ -255,8 +256,8 @@ def test_garbage_is_refused_to_its_sender_only(job: Job, raw: RawMember) -> None
 def test_the_loss_of_the_coordinator_names_it_whatever_the_reason(job: Job) -> None:
     """Also where its stream ends because of what it said."""
     client = job.client("worker", 1)
-    client._hearing.is_joined = True
-    client._hearing.on_closed(ProtocolError("7 bytes that are no message"))
+    client._presence.state = State.JOINED
+    client.on_closed(ProtocolError("7 bytes that are no message"))
     heard = job.next_heard("worker", 1)
     assert type(heard) is ProtocolError
     name = f"the coordinator (worker rank 0 at {job.address})"

@@ -12,6 +12,7 @@ import pytest
 
 from poseidon_tf.coordinator import codec
 from poseidon_tf.coordinator.client import CoordinatorClient
+from poseidon_tf.coordinator.job_failure import JobFailure
 from poseidon_tf.coordinator.limits import MAX_STRANGER_PINGS
 from poseidon_tf.coordinator.messages import MemberKey, Ping, Pong, Role
 from poseidon_tf.errors import ConfigError, MemberError, StartTimeout
@@ -107,14 +108,14 @@ def test_a_newcomer_is_let_in_by_the_run_after_the_one_that_it_found() -> None:
     with contextlib.ExitStack() as stack:
         old = stack.enter_context(contextlib.closing(Job()))
         old.joined()
-        old.clients[2].report_failure("out of memory")
+        old.gives_up(old.clients[2], "out of memory")
         for rank in (0, 1):
             assert isinstance(old.next_heard("worker", rank), MemberError)
         newcomer = old.client("worker", 1, own_address="newcomer:1", notice_period_s=0.05)
         view = old.pool.submit(newcomer.join, timeout_s=WAIT_S)
-        while not newcomer._hearing.not_now:
+        while not newcomer._presence.not_now:
             time.sleep(0.01)
-        assert "out of memory" in newcomer._hearing.not_now
+        assert "out of memory" in newcomer._presence.not_now
         for client in old.clients[:3]:
             client.close()
         assert old.service.close(timeout_s=WAIT_S)
@@ -130,7 +131,7 @@ def test_who_waits_for_the_others_outlives_a_coordinator_that_does_not() -> None
     with contextlib.ExitStack() as stack:
         old = stack.enter_context(contextlib.closing(Job()))
         early, view = old.joining("worker", 1)
-        while not early._hearing.num_pongs:
+        while not early._presence.num_pongs:
             time.sleep(0.01)
         old.server.stop(grace_s=0.0)
         new = stack.enter_context(contextlib.closing(Job(address=old.address)))
@@ -139,19 +140,19 @@ def test_who_waits_for_the_others_outlives_a_coordinator_that_does_not() -> None
         assert view.result(WAIT_S).worker_addresses == ["worker-0:1", "worker-1:1"]
 
 
-def test_a_wait_for_the_others_can_be_given_up(job: Job) -> None:
-    """Its `join` raises what it is given; after everyone has arrived there is none to end."""
+def test_a_wait_for_the_others_can_be_given_up(job):
+    """Its `join` raises what it is given, and the others go on waiting."""
     server, view = job.joining("server", 0)
-    while not server._hearing.num_pongs:
+    while not server._presence.num_pongs:
         time.sleep(0.01)
-    assert server.give_up(MemberError("its parent is gone"))
+    server.job_failure.settle(MemberError("its parent is gone"))
     with pytest.raises(MemberError, match="its parent is gone"):
         view.result(WAIT_S)
     server.close()
     while job.roster.is_present(MemberKey("server", 0)):
         time.sleep(0.01)
-    worker, *_ = job.joined()
-    assert not worker.give_up(MemberError("too late"))
+    job.joined()
+    assert job.service.failure is None
 
 
 def test_a_wait_for_a_coordinator_that_is_not_there_can_be_given_up() -> None:
@@ -164,7 +165,7 @@ def test_a_wait_for_a_coordinator_that_is_not_there_can_be_given_up() -> None:
             with pytest.raises(TimeoutError):  # The looks take longer by now.
                 view.result(4.0)
             given_up_s = time.monotonic()
-            assert client.give_up(ConfigError("its server has no port"), tell=True)
+            client.job_failure.fail(ConfigError("its server has no port"))
             with pytest.raises(ConfigError, match="its server has no port"):
                 view.result(WAIT_S)
             assert time.monotonic() - given_up_s < 1.0
@@ -173,12 +174,12 @@ def test_a_wait_for_a_coordinator_that_is_not_there_can_be_given_up() -> None:
 def test_whoever_gives_up_may_end_the_wait_of_all(job: Job) -> None:
     """All who are here raise the same, of the same kind; who comes later is of the next run."""
     arrivals = [job.joining("worker", 0), job.joining("worker", 1)]
-    while not all(client._hearing.num_pongs for client, _ in arrivals):
+    while not all(client._presence.num_pongs for client, _ in arrivals):
         time.sleep(0.01)
     client, _ = arrivals[1]
-    assert not client.wait_failed(timeout_s=0.0)
-    assert client.give_up(ConfigError("its server has no port"), tell=True)
-    assert client.wait_failed(timeout_s=0.0)
+    assert not client.job_failure.over.is_set()
+    client.job_failure.fail(ConfigError("its server has no port"))
+    assert client.job_failure.over.is_set()
     for _, view in arrivals:
         with pytest.raises(ConfigError, match="^its server has no port$"):
             view.result(WAIT_S)
@@ -204,7 +205,7 @@ def test_the_offset_is_that_of_the_fastest_round_trip(job: Job) -> None:
     client = job.client("worker", 0, clock=lambda: next(arrived_s))
     for sent_s in (100.0, 101.0, 102.0):  # The second is the fastest.
         pong = Pong(t_echo=sent_s, coordinator_time_ns=int((sent_s + 7) * 1e9))
-        client._hearing.on_message(codec.encode_coordinator_message(pong))
+        client.on_message(codec.encode_coordinator_message(pong))
     assert client.clock_round_trip_s == 0.25
     assert client.clock_offset_s == pytest.approx(7 - 0.125)
 
@@ -219,7 +220,7 @@ def client_of(address: str, **changes: Any) -> CoordinatorClient:
         info={},
         num_workers=2,
         num_servers=0,
-        on_failure=lambda error: None,
+        job_failure=JobFailure(),
         **changes,
     )
 

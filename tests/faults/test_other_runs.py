@@ -11,6 +11,7 @@ from poseidon_tf.coordinator.codec import (
     decode_coordinator_message,
     encode_member_message,
 )
+from poseidon_tf.coordinator.job_failure import JobFailure
 from poseidon_tf.coordinator.messages import (
     Announce,
     Failure,
@@ -23,7 +24,7 @@ from poseidon_tf.coordinator.messages import (
 )
 from poseidon_tf.coordinator.roster import Roster
 from poseidon_tf.coordinator.service import CoordinatorService
-from poseidon_tf.errors import PeerLost, PoseidonError, ProtocolError
+from poseidon_tf.errors import MemberError, PeerLost, ProtocolError
 from poseidon_tf.kv.client import ServerLink
 from poseidon_tf.kv.service import EXCHANGE, INSPECT, REGISTER, KVService
 from poseidon_tf.kv.store import KeySpec
@@ -166,10 +167,12 @@ class Coordinator(Endpoint):
                 info={},
                 num_workers=2,
                 num_servers=0,
-                on_failure=lost.put,
+                job_failure=JobFailure(),
             )
             for rank in (0, 1)
         ]
+        for each in (client.job_failure for client in clients):
+            each.on_set.append(lambda each=each: lost.put(each.cause))
         self._clients += clients
         with ThreadPoolExecutor(2) as pool:
             views = list(pool.map(lambda each: each.join(timeout_s=WAIT_S), clients))
@@ -194,7 +197,7 @@ def test_a_member_of_an_older_run_is_none_of_the_next_coordinator() -> None:
                 assert isinstance(lost.get(timeout=WAIT_S), PeerLost)
                 with pytest.raises(PeerLost, match="the stream has ended there"):
                     client.gather("plan", b"", timeout_s=WAIT_S)
-                client.report_failure("it is of the run before")
+                client.job_failure.give_up(MemberError("it is of the run before"))
                 assert not client.goodbye(3)
         assert new.is_untouched()
         _, lost, numbers = new.joined(new.server.address)

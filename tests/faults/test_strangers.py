@@ -18,7 +18,8 @@ import pytest
 
 from poseidon_tf.coordinator.client import CoordinatorClient
 from poseidon_tf.coordinator.codec import ATTEND, encode_member_message
-from poseidon_tf.coordinator.messages import Join, MemberFailure, MemberMessage
+from poseidon_tf.coordinator.job_failure import JobFailure
+from poseidon_tf.coordinator.messages import Join, MemberFailure
 from poseidon_tf.coordinator.roster import Roster
 from poseidon_tf.coordinator.service import CoordinatorService
 from poseidon_tf.errors import ConfigError, StartTimeout
@@ -100,7 +101,7 @@ class Everything:
             num_workers=2,
             num_servers=0,
             settings=settings,
-            on_failure=lambda error: None,
+            job_failure=JobFailure(),
         )
         self._closing.append(lambda: client.close(timeout_s=0.1))
         return client
@@ -262,7 +263,7 @@ def test_a_server_of_its_own_serves_over_tls_as_its_environment_says(authority: 
         num_workers=1,
         num_servers=1,
         settings=settings,
-        on_failure=lambda error: None,
+        job_failure=JobFailure(),
     )
     try:
         (server,) = client.join(timeout_s=WAIT_S).servers

@@ -14,7 +14,8 @@ from fuzz_seeds import COORDINATOR_MESSAGES
 from fuzz_streams import MOST_EVENTS, unchanged_if_refused
 
 from poseidon_tf.coordinator import codec
-from poseidon_tf.coordinator.hearing import Hearing
+from poseidon_tf.coordinator.client import CoordinatorClient
+from poseidon_tf.coordinator.job_failure import JobFailure
 from poseidon_tf.coordinator.messages import (
     Announced,
     CoordinatorMessage,
@@ -30,6 +31,7 @@ from poseidon_tf.coordinator.messages import (
     StopAsked,
     StopOffer,
 )
+from poseidon_tf.coordinator.presence import Step
 from poseidon_tf.coordinator.stopping import Stopping
 from poseidon_tf.errors import MemberError, PeerLost, PoseidonError, ProtocolError, StepTimeout
 from poseidon_tf.kv.client import OnSum, Piece, _SumReceiver
@@ -51,61 +53,92 @@ _QUIET.setLevel(logging.CRITICAL)
 def coordinator_client(data: bytes) -> None:
     """A worker of two, with a server, as it hears the coordinator."""
     choices = Choices(data)
-    failures: list[PoseidonError] = []
+    failures: list[PoseidonError | None] = []
     told: list[Any] = []
-    hearing = Hearing(
+    job_failure = JobFailure()
+    job_failure.on_set.append(lambda: failures.append(job_failure.failure))
+    client = CoordinatorClient(
         "a:1",
+        role="worker",
+        rank=0,
+        own_address="b:1",
+        info={},
         num_workers=2,
         num_servers=1,
-        on_failure=failures.append,
+        job_failure=job_failure,
         on_left=lambda rank, last_step: told.append((rank, last_step)),
         on_ended=lambda: told.append("ended"),
-        on_offer=told.append,
-        stopping=Stopping(timeout_s=1.0),
         on_announced=lambda *announced: told.append(announced),
         clock=lambda: 100.0,
         logger=_QUIET,
     )
+    client._stream = _Said(told)  # type: ignore[assignment]
+    try:
+        _hear_coordinator(choices, client, failures, told)
+    finally:
+        client._stream = None
+        client.close()
+
+
+class _Said:
+    """A member's stream to the coordinator, without a socket."""
+
+    def __init__(self, said: list[Any]) -> None:
+        self._said = said
+
+    def send(self, message: bytes) -> None:
+        self._said.append(codec.decode_member_message(message))
+
+
+def _hear_coordinator(
+    choices: Choices,
+    client: CoordinatorClient,
+    failures: list[PoseidonError | None],
+    told: list[Any],
+) -> None:
+    presence, job_failure = client._presence, client.job_failure
+    presence.open()
 
     def state() -> Any:
-        kept = {k: v for k, v in vars(hearing).items() if k not in ("changed", "stopping")}
-        return kept | {"open_gathers": dict(hearing.open_gathers)}, dict(vars(hearing.stopping))
+        kept = {k: v for k, v in vars(presence).items() if k != "stopping"}
+        kept["open_gathers"] = dict(presence.open_gathers)
+        return kept, dict(vars(presence.stopping)), job_failure.cause
 
     for _ in range(MOST_EVENTS):
         if not choices:
             break
-        before, num_told = hearing.failure, len(told)
+        before, num_told = job_failure.failure, len(told)
         match choices.of((*["hear"] * 10, "gather", "joined", "run", "leave", "closed", "anew")):
             case "hear":
                 message = codec.encode_coordinator_message(_coordinator_message(choices))
                 try:
                     with unchanged_if_refused(lambda: (state(), len(failures), len(told))):
-                        hearing.on_message(choices.mutated(message))
+                        client.on_message(choices.mutated(message))
                 except ProtocolError as failure:  # As the transport does.
-                    hearing.on_closed(failure)
-            case "gather" if len(hearing.open_gathers) < 3:
-                hearing.open_gathers[choices.of("abc")] = None
-            case "joined" if hearing.view is not None:
-                hearing.is_joined = True
+                    client.on_closed(failure)
+            case "gather" if len(presence.open_gathers) < 3:
+                presence.open_gathers[choices.of("abc")] = None
+            case "joined" if presence.view is not None:
+                presence.take(Step.JOIN)
             case "run":
                 event = choices.of((Stopping.begin, Stopping.end, Stopping.pause, Stopping.want))
-                event(hearing.stopping)
+                event(presence.stopping)
             case "leave":
-                hearing.is_leaving = True
+                presence.take(Step.LEAVE)
             case "closed":
-                hearing.on_closed(choices.of((None, PeerLost("lost"), ProtocolError("no"))))
+                client.on_closed(choices.of((None, PeerLost("lost"), ProtocolError("no"))))
             case "anew":
-                hearing.begin_anew()
-        # The first failure is kept, and told once, to a member that is there.
-        assert before is None or hearing.failure is before
-        assert len(failures) <= 1 and (not failures or failures[0] is hearing.failure)
-        assert all(parts is None or len(parts) == 2 for parts in hearing.open_gathers.values())
-        assert len(hearing.open_gathers) <= 3
-        if hearing.view is not None:
-            assert [len(hearing.view.workers), len(hearing.view.servers)] == [2, 1]
+                presence.open()
+        # The first failure is kept, and told once.
+        assert before is None or job_failure.failure is before
+        assert len(failures) <= 1 and (not failures or failures[0] is job_failure.failure)
+        assert all(parts is None or len(parts) == 2 for parts in presence.open_gathers.values())
+        assert len(presence.open_gathers) <= 3
+        if presence.view is not None:
+            assert [len(presence.view.workers), len(presence.view.servers)] == [2, 1]
         for each in told[num_told:]:
             if isinstance(each, StopOffer):
-                assert each.after == hearing.stopping._begun
+                assert each.after == presence.stopping._begun
             elif each != "ended":
                 assert each[0] in (0, 1)
 
@@ -152,8 +185,7 @@ def data_ends(data: bytes) -> None:
         num_workers=3,
         rank=0,
         announce=announced.append,
-        failure=lambda: None,
-        fail=lambda error: error,
+        job_failure=JobFailure(),
         names=WorkerNames(),
         timeout_s=0.0,  # Who has to wait for the others gives up at once.
     )
@@ -237,6 +269,7 @@ def server_link(data: bytes) -> None:
         names=WorkerNames(),
         deadlines=Deadlines(),
         recorder=Recorder("fuzzed", directory=None),
+        job_failure=JobFailure(),
     )
     try:
         _hear_sums(choices, link, session)

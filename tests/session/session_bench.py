@@ -4,7 +4,7 @@ import queue
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
-from poseidon_tf.errors import PoseidonError
+from poseidon_tf.coordinator.job_failure import JobFailure
 from poseidon_tf.session.deadlines import Deadlines
 from poseidon_tf.session.naming import WorkerNames
 from poseidon_tf.session.replicas import ReplicaJoin, stacking
@@ -67,20 +67,25 @@ class Bench:
     ) -> None:
         self.reports: list[str] = []
         self._answer = answer
+        limits = Deadlines(**deadlines)
+        self.job_failure = JobFailure(
+            verdict_s=limits.verdict_s, where=lambda: self.session.situation()
+        )
+        self.job_failure.ask = self._take_report
         self.session = Session(
             rank=3,
             names=WorkerNames([f"10.0.0.{rank}:1" for rank in range(4)]),
-            deadlines=Deadlines(**deadlines),
+            deadlines=limits,
             recorder=Recorder("worker 3", directory=None),
             describe_missing=describe_missing,
             last_step=last_step,
-            report=self._take_report,
+            job_failure=self.job_failure,
         )
 
     def _take_report(self, error: PoseidonError) -> bool:
         self.reports.append(str(error))
         if (answer := self._answer(error)) is not None:
-            self.session.fail(answer, told=True)
+            self.job_failure.settle(answer)
         return True
 
     def route(

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from poseidon_tf.errors import MemberError, PoseidonError, ProtocolError, StepTimeout
+from poseidon_tf.coordinator.job_failure import JobFailure
+from poseidon_tf.errors import MemberError, ProtocolError, StepTimeout
 from poseidon_tf.session.data_ends import Count, DataEnds, IteratorEnds
 from poseidon_tf.session.naming import WorkerNames
 
@@ -54,27 +55,27 @@ def test_a_step_exists_if_anyone_has_it_and_ends_when_all_have_run_out() -> None
 class Workers:
     """Two workers whose announcements wait in a list until a test delivers them."""
 
-    def __init__(self, timeout_s: float = WAIT_S) -> None:
-        self.failure: PoseidonError | None = None
-        self.failed_with: list[PoseidonError] = []
-        self.messages: list[tuple[int, bytes]] = []
+    def __init__(self, timeout_s=WAIT_S, verdict_s=0.0):
+        self.job_failure = JobFailure(verdict_s=verdict_s)
+        self.job_failure.ask = self.ask_coordinator
+        self.failed_with = []
+        self.messages = []
         self.has_news = threading.Semaphore(0)
         self.ends = [
             DataEnds(
                 num_workers=2,
                 rank=rank,
-                announce=functools.partial(self.announce, rank),
-                failure=lambda: self.failure,
-                fail=self.fail,
+                announce=lambda message, rank=rank: self.announce(rank, message),
+                job_failure=self.job_failure,
                 names=WorkerNames(["10.0.0.1:1", "10.0.0.2:1"]),
                 timeout_s=timeout_s,
             )
             for rank in range(2)
         ]
 
-    def fail(self, error: PoseidonError) -> PoseidonError:
+    def ask_coordinator(self, error):
         self.failed_with.append(error)
-        return error
+        return False
 
     def announce(self, rank: int, message: bytes) -> None:
         self.messages.append((rank, message))
@@ -146,9 +147,25 @@ def test_who_has_left_has_no_more_data() -> None:
 def test_a_failure_ends_the_wait() -> None:
     workers = Workers()
     asked = workers.ask(0)
-    workers.failure = MemberError("worker rank 1 failed")
-    workers.ends[0].wake()
-    assert answer_of(asked) is workers.failure
+    failure = MemberError("worker rank 1 failed")
+    workers.job_failure.settle(failure)
+    assert answer_of(asked) is failure
+
+
+def test_whoever_gives_up_raises_what_the_coordinator_says():
+    """Its word comes while this worker waits for it."""
+    workers = Workers(timeout_s=0.05, verdict_s=10 * WAIT_S)
+    word = MemberError("worker rank 1 failed")
+    coordinator = threading.Thread(target=workers.job_failure.settle, args=[word])
+
+    def ask(error):
+        coordinator.start()
+        return True
+
+    workers.job_failure.ask = ask
+    assert answer_of(workers.ask(3)) is word
+    coordinator.join()
+    workers.job_failure.leave()
 
 
 def test_a_wait_has_a_deadline_that_names_who_was_waited_for() -> None:
@@ -201,8 +218,7 @@ def alone() -> DataEnds:
         num_workers=2,
         rank=0,
         announce=lambda message: None,
-        failure=lambda: None,
-        fail=lambda error: error,
+        job_failure=JobFailure(),
         names=WorkerNames(),
         timeout_s=WAIT_S,
     )

@@ -1,17 +1,13 @@
 """Workers and servers of one process over real connections, without TensorFlow: a whole job."""
 
+import logging
 import threading
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import pytest
-
-from poseidon_tf.errors import MemberError, ProtocolError
-from poseidon_tf.kv.client import ServerLink
-from poseidon_tf.kv.store import KeySpec
-from poseidon_tf.launch.join import Membership
-from poseidon_tf.session.statistics import Statistics
-from tests.session.jobs_in_process import (
+from jobs_in_process import (
+    DEADLINES,
     FC7,
     SIZES,
     WORDS,
@@ -23,7 +19,13 @@ from tests.session.jobs_in_process import (
     share,
     whole_of,
 )
-from tests.session.session_bench import WAIT_S, Deliveries
+from session_bench import WAIT_S, Deliveries
+
+from poseidon_tf.errors import MemberError, ProtocolError, StartTimeout
+from poseidon_tf.kv.client import ServerLink
+from poseidon_tf.launch.cluster_env import ClusterConfig
+from poseidon_tf.launch.join import join
+from tests.support.jobs import free_addresses
 
 pytestmark = pytest.mark.connections
 
@@ -180,7 +182,7 @@ def test_a_worker_that_fails_fails_the_step_of_the_others() -> None:
         )
         if worker.rank == 1:
             assert pushed.wait(WAIT_S)
-            member.fail("ValueError: no more data")
+            member.leave("ValueError: no more data")
             return ""
         route.push([np.ones(4, np.float32)])
         pushed.set()
@@ -193,7 +195,42 @@ def test_a_worker_that_fails_fails_the_step_of_the_others() -> None:
     assert codes == [1]
 
 
-def test_workers_that_disagree_on_a_size_are_told_so() -> None:
+def test_a_worker_that_loses_the_coordinator_says_where_it_was():
+    """Like the one that the coordinator tells of that: each in its own step, with its own wait."""
+
+    def work(member):
+        worker, delivered = member.worker, Deliveries()
+        route = worker.open_sum(
+            "fc", "float32", None, num_elements=4, purpose="ps", deliver=delivered
+        )
+        worker.meet("begin")
+        if worker.rank == 1:
+            route.push([np.ones(4, np.float32)])
+            worker.coordinator._stream.abort("pulled out")
+            return delivered.next()[2]
+        assert worker.session.job_failure.over.wait(WAIT_S)
+        return str(worker.session.failure)
+
+    (told, cut), codes = InProcess(2, 1).run(work)
+    assert cut.startswith("the coordinator (worker rank 0 at ") and "closed the connection" in cut
+    assert cut.endswith("; rank 1 was in step 0 and waited for 'fc'")
+    assert "worker rank 1 " in told
+    assert told.endswith("; rank 0 was before its first step and waited for nothing")
+    assert codes == [1]
+
+
+def test_who_never_arrives_among_the_others_was_nowhere(caplog):
+    """It raises what it waited for, and nothing is logged of a job that did not begin."""
+    first, other, server = free_addresses(3)
+    config = ClusterConfig(workers=(first, other), servers=(server,), rank=0)
+    with caplog.at_level(logging.ERROR, "poseidon_tf"), pytest.raises(StartTimeout) as raised:
+        join(config, arithmetic={}, deadlines=replace(DEADLINES, start_s=0.5))
+    assert str(raised.value).startswith("1 of 3 members arrived")
+    assert " was before its first step" not in str(raised.value)
+    assert not caplog.records
+
+
+def test_workers_that_disagree_on_a_size_are_told_so():
     """The second to announce a key hears how the first did, before anything is summed."""
 
     def work(member: Membership) -> str:

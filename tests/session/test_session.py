@@ -101,7 +101,7 @@ def test_the_first_failure_counts(bench: MakeBench) -> None:
 def test_what_the_coordinator_said_is_not_reported_back(bench: MakeBench) -> None:
     """A failure that came from it fails the session all the same."""
     job = bench()
-    job.session.fail(MemberError("worker 1 has died"), told=True)
+    job.job_failure.settle(MemberError("worker 1 has died"))
     assert job.reports == [] and str(job.session.failure).startswith("worker 1 has died; ")
 
 

@@ -64,7 +64,7 @@ def test_the_coordinators_verdict_counts_more_than_a_lost_connection(
     before = set(threading.enumerate())
     job.session.lost(1, PeerLost("connection lost"), who="worker rank 1")
     timers = set(threading.enumerate()) - before
-    job.session.fail(MemberError("worker 1 was killed"), told=True)
+    job.job_failure.settle(MemberError("worker 1 was killed"))
     for timer in timers:
         timer.join(WAIT_S)
     assert timers and str(job.session.failure).startswith("worker 1 was killed; ")
@@ -214,7 +214,7 @@ def test_nothing_is_sent_once_a_worker_has_given_up(bench: MakeBench) -> None:
     last[0].push(ONE)
     assert route.syncer.sent == first[0].syncer.sent == last[0].syncer.sent == []
     assert delivered.none()
-    job.session.fail(StepTimeout("worker rank 0 waited"), told=True)
+    job.job_failure.settle(StepTimeout("worker rank 0 waited"))
     for _, deliveries in (first, last, (route, delivered)):
         assert deliveries.next()[2] == str(job.session.failure)
 
@@ -264,12 +264,14 @@ def test_a_server_that_did_not_answer_is_named_by_the_coordinator(
     lost = PeerLost("Register to 10.0.0.7:5001: no answer")
     told = MemberError("server 0 (10.0.0.7:5001) closed its connection")
     if is_told:
-        word = threading.Timer(0.05, job.session.fail, [told], {"told": True})
+        word = threading.Timer(0.05, job.job_failure.settle, [told])
         word.start()
-        raised = job.session.verdict(lost, who="server 0 (10.0.0.7:5001)")
+        job.session.lost(None, lost, who="server 0 (10.0.0.7:5001)")
+        raised = job.job_failure.outcome(lost)
         assert isinstance(raised, MemberError) and str(raised).startswith(f"{told}; rank 3 was")
         word.join()
     else:
-        raised = job.session.verdict(lost, who="server 0 (10.0.0.7:5001)")
+        job.session.lost(None, lost, who="server 0 (10.0.0.7:5001)")
+        raised = job.job_failure.outcome(lost)
         assert isinstance(raised, PeerLost)
         assert str(raised).startswith(f"server 0 (10.0.0.7:5001): {lost}; rank 3 was")

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from poseidon_tf.coordinator.client import CoordinatorClient
-from poseidon_tf.coordinator.messages import Role
+from poseidon_tf.coordinator.job_failure import JobFailure
 from poseidon_tf.coordinator.service import CoordinatorService
 from poseidon_tf.errors import ConfigError, MemberError, PoseidonError
 from poseidon_tf.launch.cluster import ClusterConfig
@@ -89,12 +89,15 @@ def test_who_still_connects_hears_that_the_job_has_failed() -> None:
             info={"identity": role},
             num_workers=2,
             num_servers=1,
-            on_failure=lambda error: None,
+            job_failure=JobFailure(),
         )
         with contextlib.suppress(PoseidonError):  # It may hear of the failure as it arrives.
             client.join(timeout_s=WAIT_S)
             then(client)
         client.close()
+
+    def give_up(client):
+        client.job_failure.give_up(MemberError("no data"))
 
     config = ClusterConfig(workers=(first, other), servers=(server,), rank=0)
     with ThreadPoolExecutor(3) as pool:
@@ -103,7 +106,7 @@ def test_who_still_connects_hears_that_the_job_has_failed() -> None:
         )
         others = [
             pool.submit(attend, "server", server, lambda client: joining.exception(WAIT_S)),
-            pool.submit(attend, "worker", other, lambda client: client.report_failure("no data")),
+            pool.submit(attend, "worker", other, give_up),
         ]
         with pytest.raises(MemberError, match=r"worker rank 1 \(.*\) failed: no data"):
             joining.result(WAIT_S)

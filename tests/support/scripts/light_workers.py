@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from poseidon_tf.coordinator.client import CoordinatorClient
+from poseidon_tf.coordinator.job_failure import JobFailure
 from poseidon_tf.kv.client import Piece, ServerLink
 from poseidon_tf.kv.store import KeySpec
 from poseidon_tf.wire.frame_pb2 import InspectReply
@@ -61,7 +62,9 @@ expected = Expected()
 class LightWorker:
     def __init__(self, rank: int) -> None:
         self._rank, self._rng = rank, random.Random(rank)
-        self._heard: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._heard = queue.SimpleQueue()
+        job_failure = JobFailure()
+        job_failure.on_set.append(lambda: self._heard.put(job_failure.cause))
         self._client = CoordinatorClient(
             orders["coordinator"],
             role="worker",
@@ -70,7 +73,7 @@ class LightWorker:
             info={"timeline_dir": None},
             num_workers=num_workers,
             num_servers=1,
-            on_failure=self._heard.put,
+            job_failure=job_failure,
         )
 
     def join(self) -> None:
