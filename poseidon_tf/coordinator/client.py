@@ -336,7 +336,9 @@ class CoordinatorClient:
         job_failure, presence = self.job_failure, self._presence
         with self._changed:
             presence.take(Step.LEAVE)
-            if job_failure.given_up is not None and not presence.has_told:
+            if presence.has_told:
+                pass  # One failure of a job is enough, and no goodbye follows it.
+            elif job_failure.given_up is not None:
                 presence.has_told = True
                 self._send(MemberFailure(str(job_failure.given_up)))
             elif goodbye is not None and job_failure.cause is None:

@@ -7,7 +7,15 @@ from typing import Any
 import pytest
 
 from poseidon_tf.coordinator import service
-from poseidon_tf.coordinator.messages import Failure, Gather, Gathered, Pong, RosterView
+from poseidon_tf.coordinator.codec import decode_member_message
+from poseidon_tf.coordinator.messages import (
+    Failure,
+    Gather,
+    Gathered,
+    MemberFailure,
+    Pong,
+    RosterView,
+)
 from poseidon_tf.coordinator.presence import State
 from poseidon_tf.coordinator.stopping import Stopping
 from poseidon_tf.errors import (
@@ -114,7 +122,26 @@ def test_a_reported_failure_reaches_the_others_once_and_not_the_reporter(job: Jo
     assert all(heard.empty() for heard in job.heard.values())
 
 
-def test_an_error_that_a_worker_reports_comes_back_to_all_alike(job: Job) -> None:
+@pytest.mark.parametrize("has_failed", [False, True])
+def test_a_goodbye_of_who_gives_up_says_why_instead(job, has_failed):
+    """Once, however it leaves then; and not where the job has failed of something else."""
+    zero, one, _ = job.joined()
+    said = []
+    send = one._stream.send
+    one._stream.send = lambda message: (said.append(decode_member_message(message)), send(message))
+    if has_failed:
+        zero.job_failure.fail(DriftError("'fc7' is not the same"))
+        assert one.job_failure.over.wait(WAIT_S)
+    one.job_failure.give_up(MemberError("disk full"))
+    one.goodbye(41)
+    one.close()
+    assert said == [] if has_failed else said == [MemberFailure("disk full")]
+    heard = job.next_heard("worker", 0)
+    text = "'fc7' is not the same" if has_failed else "worker rank 1 (worker-1:1) failed: disk full"
+    assert str(heard) == text
+
+
+def test_an_error_that_a_worker_reports_comes_back_to_all_alike(job):
     """One type and one text, whoever found it, in their waits too; of two the first counts."""
     zero, one, server = job.joined()
     waiting = job.pool.submit(zero.gather, "plan", b"", timeout_s=WAIT_S)
