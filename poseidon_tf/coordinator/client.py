@@ -192,7 +192,7 @@ class CoordinatorClient:
             self._wait_start(deadline_s, num_pongs=NUM_PINGS, everyone=True)
             if self.job_failure.cause is not None:
                 raise self.job_failure.cause
-            if presence.has_stream and not presence.not_now:
+            if (presence.has_stream or presence.saw_the_end) and not presence.not_now:
                 if presence.view is None:
                     last_notice = f": {presence.last_notice}" if presence.last_notice else ""
                     raise StartTimeout(

@@ -112,6 +112,11 @@ class Presence:
         """Whether this member takes part no more."""
         return self.state in (State.LEAVING, State.CLOSED)
 
+    @property
+    def saw_the_end(self) -> bool:
+        """Whether everyone had arrived before it left: the job may be over before it looks."""
+        return self.view is not None and self.is_leaving
+
     def take(self, step: Step) -> None:
         """`step` takes place."""
         self.state = _NEXT.get((self.state, step), self.state)
