@@ -27,8 +27,9 @@ from poseidon_tf.strategy.data.shares import Shares, without_empty
 from poseidon_tf.strategy.drift import DriftGuard
 from poseidon_tf.strategy.extended import PoseidonExtended
 from poseidon_tf.strategy.gradients.exchange import GradientExchange, unique_names
-from poseidon_tf.strategy.gradients.numeric_checks import NumericChecks
+from poseidon_tf.strategy.gradients.first_values import AgreedValues
 from poseidon_tf.strategy.options import Options
+from poseidon_tf.strategy.tape.marks import TapeMarks
 from poseidon_tf.strategy.tape.sums import TapeSums
 from poseidon_tf.strategy.values.reductions import joined_replicas, of_each_replica
 
@@ -62,7 +63,6 @@ class ClusterStrategy(tf.distribute.Strategy):  # type: ignore[misc]
         self.writes_on_all = options.write_on == "all"
         self.methods_left_out: set[str] = set()  # That wrote nothing here, and said so.
         self.shares = Shares()
-        self.numeric_checks = NumericChecks(is_on=options.check_numerics)
         self.drift = DriftGuard(
             every_steps=options.drift_check_steps,
             num_replicas=len(devices),
@@ -75,6 +75,7 @@ class ClusterStrategy(tf.distribute.Strategy):  # type: ignore[misc]
         self._gradients: GradientExchange | None = None
         self.tape_sums: TapeSums | None = None
         if worker is not None:
+            self._first_values = AgreedValues(worker)
             self._gradients = GradientExchange(
                 worker,
                 cluster,
@@ -82,10 +83,11 @@ class ClusterStrategy(tf.distribute.Strategy):  # type: ignore[misc]
                 arithmetic=arithmetic,
                 batches=self._batches,
                 shares=self.shares,
-                checks=self.numeric_checks,
+                first_values=self._first_values,
                 announce=announce,
             )
-            self.tape_sums = TapeSums(self._gradients, self._sum_over_all)
+            self.numeric_checks = self._gradients.checks
+            self.tape_sums = TapeSums(self._gradients, self._sum_over_all, TapeMarks(worker.gather))
         extended = PoseidonExtended(
             self,
             devices=devices,
@@ -167,7 +169,7 @@ class ClusterStrategy(tf.distribute.Strategy):  # type: ignore[misc]
         """The gradients summed over all replicas; see `GradientExchange.sum`."""
         assert self._gradients is not None and self.tape_sums is not None
         if self.tape_sums.marks.are_sums(unique_names(variables), gradients, variables):
-            self._gradients.agree_on_optimizer(optimizer)
+            self._first_values.agree_on_optimizer(optimizer)
             return list(gradients)
         return self._sum_over_all(optimizer, gradients, variables)
 
@@ -199,14 +201,11 @@ class ClusterStrategy(tf.distribute.Strategy):  # type: ignore[misc]
 
     def agree_on_first_values(self, variables: Sequence[Any], *, what: str) -> None:
         """Give `variables` rank 0's values; all workers call it together."""
-        assert self._gradients is not None, "one worker has nobody to agree with"
-        self._gradients.agree_on_first_values(variables, what=what)
+        self._first_values.agree(variables, what=what)
 
     def agree_on_new_values(self, variables: Sequence[Any], *, what: str) -> None:
         """The same for those of `variables` that were never agreed on; talks only if there are."""
-        assert self._gradients is not None, "one worker has nobody to agree with"
-        if new := self._gradients.without_first_values(variables):
-            self._gradients.agree_on_first_values(new, what=what)
+        self._first_values.agree_on_new(variables, what=what)
 
     def gather_bytes(self, what: str, payload: bytes) -> list[bytes]:
         """Every worker's `payload`, in rank order; all workers call it together."""

@@ -22,7 +22,8 @@ from poseidon_tf.session.worker import Worker
 from poseidon_tf.strategy import tf_internals
 from poseidon_tf.strategy.data.batches import BatchSizes
 from poseidon_tf.strategy.data.shares import Shares
-from poseidon_tf.strategy.gradients.agreement import agree_on_plan, agree_on_values
+from poseidon_tf.strategy.gradients.agreement import agree_on_plan
+from poseidon_tf.strategy.gradients.first_values import AgreedValues
 from poseidon_tf.strategy.gradients.numeric_checks import NumericChecks
 from poseidon_tf.strategy.gradients.open_unit import OpenUnit
 from poseidon_tf.strategy.gradients.sample_weights import OpenWeights, SampleWeights, multiplied
@@ -41,9 +42,12 @@ class GradientExchange:
 
     Args:
       arithmetic: by rank, what the bits of a product depend on.
+      batches: know how many rows a worker's batch has.
       shares: know how many rows a replica's share of the batch has.
-      checks: says which gradients are looked at before they are sent.
       announce: called with each new plan.
+
+    Attributes:
+      checks: says which gradients are looked at before they are sent.
     """
 
     def __init__(
@@ -55,7 +59,7 @@ class GradientExchange:
         arithmetic: Sequence[Mapping[str, Any]],
         batches: BatchSizes,
         shares: Shares,
-        checks: NumericChecks,
+        first_values: AgreedValues,
         announce: Callable[[Plan], None],
     ) -> None:
         self._worker = worker
@@ -67,34 +71,22 @@ class GradientExchange:
             arithmetic=arithmetic,
         )
         self._batches, self._announce = batches, announce
-        self._shares = shares
+        self._shares, self._first_values = shares, first_values
         self._sample_weights: SampleWeights | None = None
         if options.loss_weighting == "sample":
             num_replicas = worker.num_workers * worker.num_replicas
             self._sample_weights = SampleWeights(worker, shares, num_replicas=num_replicas)
-        self.checks = checks
+        self.checks = NumericChecks(is_on=options.check_numerics)
         self._weights: dict[tuple[Any, ...], OpenWeights] = {}
         self._open: dict[tuple[Any, ...], list[OpenUnit]] = {}
         self._tables: set[str] = set()  # Variables of which all workers have sparse gradients.
         self._plans: list[Plan] = []
         self._num_units = 0
-        self._have_first_values: set[str] = set()
-        self._agreed_optimizers: set[tuple[str, ...]] = set()
 
     @property
     def plan(self) -> Plan | None:
         """The plans of all models so far, as one; None before the first step."""
         return Plan.joined(self._plans) if self._plans else None
-
-    def agree_on_first_values(self, variables: Sequence[Any], *, what: str) -> None:
-        """Give these variables rank 0's values and remember that they have them."""
-        agree_on_values(self._worker, variables, what=what)
-        self._have_first_values |= {tf_internals.variable_id(v) for v in variables}
-
-    def without_first_values(self, variables: Sequence[Any]) -> list[Any]:
-        """Those of `variables` whose values were never agreed on."""
-        known = self._have_first_values
-        return [v for v in variables if tf_internals.variable_id(v) not in known]
 
     def sum(
         self, optimizer: Any, gradients: Sequence[Gradient], variables: Sequence[Any]
@@ -112,8 +104,8 @@ class GradientExchange:
         specs, compact = self._described(optimizer, gradients, variables)
         key = self._key_of(optimizer, variables)
         if key not in self._open:
+            self._first_values.agree_in_step(optimizer, variables)
             with tf.init_scope():
-                self._first_values_of_step(optimizer, variables)
                 plan, agreed = self._agree(specs)
             self._tables |= {
                 tf_internals.variable_id(variable)
@@ -178,21 +170,9 @@ class GradientExchange:
             for spec in specs
         ], compact
 
-    def agree_on_optimizer(self, optimizer: Any) -> None:
-        """Give an optimizer whose gradients are summed elsewhere rank 0's values, once."""
-        key = tuple(tf_internals.variable_id(variable) for variable in optimizer.variables)
-        if key not in self._agreed_optimizers:
-            self._agreed_optimizers.add(key)
-            with tf.init_scope():
-                self._first_values_of_step(optimizer, [])
-
     def fail(self, error: PoseidonError) -> None:
         """End the job on all workers: this one cannot finish a step that it has begun."""
         self._worker.session.fail(error)
-
-    def gather(self, what: str, payload: bytes) -> list[bytes]:
-        """Every worker's `payload`, in rank order; all workers call it together."""
-        return self._worker.gather(what, payload)
 
     def record_applied(self, variables: Sequence[Any]) -> None:
         """Note, for the timeline, when each of these variables has been updated in this step."""
@@ -209,12 +189,6 @@ class GradientExchange:
             applied = tf.numpy_function(record, [tf.reshape(value, [-1])[:1]], [])
             if not tf.executing_eagerly():
                 tf_internals.run_independently(applied)
-
-    def _first_values_of_step(self, optimizer: Any, variables: Sequence[Any]) -> None:
-        """In a custom loop nobody has given the variables rank 0's values yet."""
-        new = self.without_first_values([*variables, *getattr(optimizer, "variables", ())])
-        # All workers ask, even one that has nothing new: they must agree on that as well.
-        self.agree_on_first_values(new, what="first values")
 
     def _key_of(self, optimizer: Any, variables: Sequence[Any]) -> tuple[Any, ...]:
         """What the program fixes of these variables: the same again finds its routes open.

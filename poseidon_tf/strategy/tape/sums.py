@@ -18,12 +18,14 @@ class TapeSums:
 
     Args:
       sum_over_all: sums gradients of an optimizer, or of none, over all replicas.
+      marks: get to know the sums.
     """
 
-    def __init__(self, exchange: GradientExchange, sum_over_all: SumOverAll) -> None:
-        self._sum_over_all = sum_over_all
+    def __init__(
+        self, exchange: GradientExchange, sum_over_all: SumOverAll, marks: TapeMarks
+    ) -> None:
+        self._sum_over_all, self.marks = sum_over_all, marks
         self.eager = EagerSums(exchange)
-        self.marks = TapeMarks(exchange.gather)
 
     def of_whole_pass(self, gradients: Sequence[Any], variables: Sequence[Any]) -> list[Any]:
         """The `gradients` of a backward pass that is traced or over; None stays None."""
