@@ -22,17 +22,18 @@ import keras
 import tensorflow as tf
 
 from poseidon_tf.keras_hooks.hook import Hook
+from poseidon_tf.keras_hooks.optimizers import runtime_that_sums
 from poseidon_tf.strategy import tf_internals
 from poseidon_tf.strategy.data.py_datasets import InOneOrder
 from poseidon_tf.strategy.data.shares import without_empty
 from poseidon_tf.strategy.gradients.sample_weights import across_shares
-from poseidon_tf.strategy.strategy import among_others, of_replica
+from poseidon_tf.strategy.strategy import runtime_of, runtime_of_replica
 
 
 def _open_epochs(original: Callable[..., Any]) -> Callable[..., Any]:
     def __init__(self: Any, distribute_strategy: Any = None, *args: Any, **kwargs: Any) -> None:
-        strategy = among_others(distribute_strategy)
-        if strategy is None:
+        runtime = runtime_of(distribute_strategy)
+        if runtime is None:
             original(self, distribute_strategy, *args, **kwargs)
             return
         # Keras names all arguments.
@@ -41,10 +42,10 @@ def _open_epochs(original: Callable[..., Any]) -> Callable[..., Any]:
         is_shuffled = isinstance(x, keras.utils.PyDataset) and kwargs.get("shuffle")
         if is_shuffled and x.num_batches is not None:
             drawn = random.getrandbits(63).to_bytes(8, "little")
-            seed = int.from_bytes(strategy.gather_bytes("call fit", drawn)[0], "little")
+            seed = int.from_bytes(runtime.worker.gather("call fit", drawn)[0], "little")
             kwargs["x"] = InOneOrder(x, seed=seed, is_read_on=ends_by_steps)
             kwargs["shuffle"] = False
-        with strategy.extended.datasets.read_by_keras(
+        with runtime.data.read_by_keras(
             # Keras has made its adapter by the time that it distributes the adapter's dataset.
             num_batches=lambda: self.data_adapter.num_batches,
             ends_by_steps=ends_by_steps,
@@ -65,7 +66,7 @@ def _is_made_by_python(x: Any) -> bool:
 def _reset_epochs(original: Callable[..., Any]) -> Callable[..., Any]:
     def reset(self: Any) -> None:
         original(self)
-        if among_others(tf_internals.strategy_of_epochs(self)) is not None:
+        if runtime_of(tf_internals.strategy_of_epochs(self)) is not None:
             _take_num_batches(self)
 
     return reset
@@ -76,13 +77,14 @@ def _catch_stop_iteration(original: Callable[..., Any]) -> Callable[..., Any]:
 
     @contextlib.contextmanager
     def catch_stop_iteration(self: Any) -> Iterator[None]:
-        strategy = among_others(tf_internals.strategy_of_epochs(self))
+        runtime = runtime_of(tf_internals.strategy_of_epochs(self))
         with original(self):
             try:
                 yield
             except (StopIteration, tf.errors.OutOfRangeError):
-                if strategy is not None:
-                    strategy.raise_failure()
+                failure = None if runtime is None else runtime.worker.session.failure
+                if failure is not None:
+                    raise failure  # noqa: B904 - It is no consequence of the end.
                 raise
 
     return catch_stop_iteration
@@ -101,15 +103,15 @@ def _build(original: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     def _maybe_symbolic_build(self: Any, iterator: Any = None, data_batch: Any = None) -> Any:
-        strategy = among_others(self.distribute_strategy)
-        if strategy is None:
+        runtime = runtime_of(self.distribute_strategy)
+        if runtime is None:
             return original(self, iterator=iterator, data_batch=data_batch)
         if iterator is not None:
             dataset = tf_internals.distributed_dataset(iterator)
             spec = tf_internals.of_one_replica(dataset.element_spec)
             if all(map(_says_enough, tf.nest.flatten(spec))):
                 iterator, data_batch = None, tf.nest.map_structure(_symbol, spec)
-        with strategy.extended.reductions.shapes_only():
+        with runtime.reductions.shapes_only():
             return original(self, iterator=iterator, data_batch=data_batch)
 
     return _maybe_symbolic_build
@@ -125,14 +127,14 @@ def _symbol(spec: tf.TensorSpec) -> keras.KerasTensor:
 
 def _moments(original: Callable[..., Any]) -> Callable[..., Any]:
     def moments(self: Any, inputs: Any, mask: Any) -> Any:
-        strategy = of_replica()
-        if self.synchronized and strategy is not None and strategy.weighs_samples:
-            rows = strategy.shares.rows()
+        runtime = runtime_of_replica()
+        if self.synchronized and runtime is not None and runtime.gradients.weighs_samples:
+            rows = runtime.data.shares.rows()
             if rows is not None:
                 return across_shares(lambda own: original(self, own, mask), inputs, rows)
         mean, variance = original(self, inputs, mask)
         # Synchronised statistics are those of all shares together.
-        if self.synchronized or strategy is None or tf.TensorShape(inputs.shape)[0]:
+        if self.synchronized or runtime is None or tf.TensorShape(inputs.shape)[0]:
             return mean, variance
         has_rows = tf.shape(inputs)[0] > 0
         return (
@@ -145,8 +147,8 @@ def _moments(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _update_mean(original: Callable[..., Any]) -> Callable[..., Any]:
     def update_state(self: Any, values: Any, sample_weight: Any = None) -> Any:
-        strategy = of_replica()
-        rows = None if strategy is None else strategy.shares.rows_to_check()
+        runtime = runtime_of_replica()
+        rows = None if runtime is None else runtime.data.shares.rows_to_check()
         if isinstance(rows, int):
             return None  # Known to be empty.
         is_number = getattr(values, "shape", None) is not None and len(values.shape) == 0
@@ -162,13 +164,9 @@ def _update_mean(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _apply_gradients(original: Callable[..., Any]) -> Callable[..., Any]:
     def apply_gradients(self: Any, grads: Sequence[Any], trainable_variables: Any) -> Any:
-        strategy = of_replica()
-        if (
-            self.gradient_accumulation_steps
-            and strategy is not None
-            and not strategy.extended.has_sums
-        ):
-            rows = strategy.shares.rows_to_check()
+        runtime = runtime_that_sums()
+        if self.gradient_accumulation_steps and runtime is not None:
+            rows = runtime.data.shares.rows_to_check()
             grads = [without_empty(rows, gradient) for gradient in grads]
         return original(self, grads, trainable_variables)
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from poseidon_tf.errors import ConfigError
 from poseidon_tf.strategy import tf_internals
-from poseidon_tf.strategy.strategy import ClusterStrategy
+from poseidon_tf.strategy.runtime import Runtime
 
 # Arguments that decide which steps there are; with others a worker would wait for steps that
 # nobody else takes. With Keras's defaults.
@@ -28,7 +28,7 @@ _SAME_EVERYWHERE: Mapping[str, Any] = {
 
 
 def agree_on_start(
-    strategy: ClusterStrategy, model: Any, arguments: Mapping[str, Any], callbacks: Sequence[Any]
+    runtime: Runtime, model: Any, arguments: Mapping[str, Any], callbacks: Sequence[Any]
 ) -> bool:
     """Compare what `fit` was given; whether some callback may change values when it begins.
 
@@ -41,7 +41,7 @@ def agree_on_start(
     mine["run_eagerly of compile"] = bool(model.run_eagerly)
     changes = any(_may_change_values(callback) for callback in callbacks)
     text = json.dumps([mine, changes], default=str).encode()
-    everyone = [json.loads(part) for part in strategy.gather_bytes("call fit", text)]
+    everyone = [json.loads(part) for part in runtime.worker.gather("call fit", text)]
     for rank, (theirs, _) in enumerate(everyone):
         for name, value in everyone[0][0].items():
             if theirs[name] != value:
@@ -102,24 +102,24 @@ def _optimizer_variables(model: Any) -> list[Any]:
 class FirstValues(keras.callbacks.Callback):  # type: ignore[misc]
     """Gives the model and its optimizer rank 0's values before any other callback sees them."""
 
-    def __init__(self, strategy: ClusterStrategy) -> None:
+    def __init__(self, runtime: Runtime) -> None:
         super().__init__()
-        self._strategy = strategy
+        self._runtime = runtime
 
     def on_train_begin(self, logs: Any = None) -> None:
-        self._strategy.agree_on_first_values(variables_of(self.model), what="values before fit")
+        self._runtime.first_values.agree(variables_of(self.model), what="values before fit")
 
 
 @final
 class RestoredValues(keras.callbacks.Callback):  # type: ignore[misc]
     """Gives all workers what callbacks have changed on rank 0: values, and the first epoch."""
 
-    def __init__(self, strategy: ClusterStrategy) -> None:
+    def __init__(self, runtime: Runtime) -> None:
         super().__init__()
-        self._strategy = strategy
+        self._runtime = runtime
 
     def on_train_begin(self, logs: Any = None) -> None:
-        self._strategy.agree_on_first_values(variables_of(self.model), what="values restored")
+        self._runtime.first_values.agree(variables_of(self.model), what="values restored")
         mine = json.dumps(tf_internals.initial_epoch(self.model)).encode()
-        first, *_ = self._strategy.gather_bytes("begin fit", mine)
+        first, *_ = self._runtime.worker.gather("begin fit", mine)
         tf_internals.set_initial_epoch(self.model, json.loads(first))

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from poseidon_tf.strategy import tf_internals
-from poseidon_tf.strategy.strategy import ClusterStrategy
+from poseidon_tf.strategy.runtime import Runtime
 from poseidon_tf.wire import arrays
 
 # What a worker has to do that the others wait for here.
@@ -21,7 +21,7 @@ _END = "end the epoch of fit, or evaluate, and join its metrics"
 
 
 def results_of_all(
-    strategy: ClusterStrategy, model: Any, logs: Any, keras_results: Callable[[Any], Any]
+    runtime: Runtime, model: Any, logs: Any, keras_results: Callable[[Any], Any]
 ) -> Any:
     """The logs of an epoch, equal on all workers, which call it together.
 
@@ -36,7 +36,7 @@ def results_of_all(
     variables = [variable for metric in model.metrics for variable in metric.variables]
     others = _logs_beside_metrics(model, logs)
     mine = [*map(_own_value, variables), *others.values()]
-    everyone = [arrays.unpack(part) for part in strategy.gather_bytes(_END, arrays.pack(mine))]
+    everyone = [arrays.unpack(part) for part in runtime.worker.gather(_END, arrays.pack(mine))]
     by_value = list(zip(*everyone, strict=True))
     totals = [_joined(v.aggregation, each) for v, each in zip(variables, by_value, strict=False)]
     means = dict(

@@ -16,7 +16,8 @@ import tensorflow as tf
 from poseidon_tf.errors import ConfigError
 from poseidon_tf.keras_hooks.hook import Hook
 from poseidon_tf.strategy import tf_internals
-from poseidon_tf.strategy.strategy import ClusterStrategy, of_replica
+from poseidon_tf.strategy.runtime import Runtime
+from poseidon_tf.strategy.strategy import ClusterStrategy, runtime_of_replica
 
 
 def update_step(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -24,17 +25,18 @@ def update_step(original: Callable[..., Any]) -> Callable[..., Any]:
         self: Any, grads: Sequence[Any], trainable_variables: Sequence[Any], learning_rate: Any
     ) -> Any:
         _check_made_in_scope(self)
-        strategy = _strategy_that_sums()
-        if strategy is None:
+        runtime = runtime_that_sums()
+        if runtime is None:
             return original(self, grads, trainable_variables, learning_rate)
-        summed = _summed(strategy, self, grads, trainable_variables)
-        with strategy.extended.sums_done():
-            if strategy.clips_sums:
+        summed = _summed(runtime, self, grads, trainable_variables)
+        with runtime.sums.done():
+            if runtime.options.clip == "sum":
                 summed = tf_internals.clipped(self, summed)
             updated = original(self, summed, trainable_variables, learning_rate)
         if tf_internals.is_tracing_for_real():
             pairs = zip(grads, trainable_variables, strict=True)
-            strategy.record_applied([v for gradient, v in pairs if gradient is not None])
+            updates = [v for gradient, v in pairs if gradient is not None]
+            runtime.gradients.record_applied(updates)
         return updated
 
     return update_step
@@ -44,8 +46,8 @@ def clip_gradients(original: Callable[..., Any]) -> Callable[..., Any]:
     """Clips sums, as one process on the joined batch does, not each worker's share before."""
 
     def clip_gradients(self: Any, grads: Sequence[Any]) -> Any:
-        strategy = _strategy_that_sums()
-        if strategy is not None and strategy.clips_sums:
+        runtime = runtime_that_sums()
+        if runtime is not None and runtime.options.clip == "sum":
             return grads  # Their turn comes when they have been summed.
         return original(self, grads)
 
@@ -62,19 +64,20 @@ def loss_scale_step(original: Callable[..., Any]) -> Callable[..., Any]:
     def loss_scale_step(
         self: Any, grads: Sequence[Any], trainable_variables: Sequence[Any] | None = None
     ) -> Any:
-        strategy = _strategy_that_sums()
-        if strategy is None:
+        runtime = runtime_that_sums()
+        if runtime is None:
             return original(self, grads, trainable_variables)
         inner = self.inner_optimizer
-        if not strategy.clips_sums and (inner.clipnorm or inner.clipvalue or inner.global_clipnorm):
+        clips = inner.clipnorm or inner.clipvalue or inner.global_clipnorm
+        if clips and runtime.options.clip == "local":
             # Overflow must be looked for in the sums, and clipping comes after that.
             raise ConfigError(
                 "clip='local' cannot be combined with loss scaling (mixed_float16): gradients are "
                 "summed before they are unscaled; use PoseidonStrategy(clip='sum')"
             )
         variables = trainable_variables or tf_internals.variables_of_optimizer(self)
-        summed = _summed(strategy, self, grads, variables)
-        with strategy.extended.sums_done():
+        summed = _summed(runtime, self, grads, variables)
+        with runtime.sums.done():
             return original(self, summed, trainable_variables)
 
     return loss_scale_step
@@ -82,9 +85,9 @@ def loss_scale_step(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def scale_loss(original: Callable[..., Any]) -> Callable[..., Any]:
     def scale_loss(self: Any, loss: Any) -> Any:
-        strategy = of_replica()
-        if strategy is not None:
-            strategy.numeric_checks.scaled_by(self)
+        runtime = runtime_of_replica()
+        if runtime is not None:
+            runtime.gradients.checks.scaled_by(self)
         return original(self, loss)
 
     return scale_loss
@@ -100,20 +103,20 @@ def _check_made_in_scope(optimizer: Any) -> None:
         )
 
 
-def _strategy_that_sums() -> ClusterStrategy | None:
-    """The strategy in a replica whose gradients have not been summed yet."""
-    strategy = of_replica()
-    return None if strategy is None or strategy.extended.has_sums else strategy
+def runtime_that_sums() -> Runtime | None:
+    """What the strategy has, in a replica whose gradients have not been summed yet."""
+    runtime = runtime_of_replica()
+    return None if runtime is None or runtime.sums.are_done else runtime
 
 
 def _summed(
-    strategy: ClusterStrategy, optimizer: Any, grads: Sequence[Any], variables: Sequence[Any]
+    runtime: Runtime, optimizer: Any, grads: Sequence[Any], variables: Sequence[Any]
 ) -> list[Any]:
     """`grads` summed over all workers; None stays None."""
     present = [at for at, gradient in enumerate(grads) if gradient is not None]
     summed = list(grads)
     if present and tf_internals.is_tracing_for_real():
-        totals = strategy.sum_gradients(
+        totals = runtime.sums.of_optimizer(
             optimizer, [grads[at] for at in present], [variables[at] for at in present]
         )
         for at, total in zip(present, totals, strict=True):

@@ -16,7 +16,8 @@ from poseidon_tf.keras_hooks.output_facts import OutputFacts, agreed_form, as_ag
 from poseidon_tf.keras_hooks.trainer import verbosity
 from poseidon_tf.keras_hooks.writers import arranged
 from poseidon_tf.strategy import tf_internals
-from poseidon_tf.strategy.strategy import ClusterStrategy, among_others
+from poseidon_tf.strategy.runtime import Runtime
+from poseidon_tf.strategy.strategy import runtime_of
 
 # What a worker has to do that the others wait for here.
 _END = "end predict"
@@ -31,28 +32,28 @@ def predict(original: Callable[..., Any]) -> Callable[..., Any]:
         steps: Any = None,
         callbacks: Any = None,
     ) -> Any:
-        strategy = among_others(self.distribute_strategy)
-        if strategy is None:
+        runtime = runtime_of(self.distribute_strategy)
+        if runtime is None:
             return original(self, x, batch_size, verbose, steps, callbacks)
         outputs: list[OutputFacts] = []
         # Several steps in one execution come back as one batch, in which ranks cannot take turns.
         steps_per_execution, self.steps_per_execution = self.steps_per_execution, 1
         try:
             with (
-                arranged(strategy, callbacks, self, first=[], last=[]) as arrangement,
+                arranged(runtime.writing, callbacks, self, first=[], last=[]) as arrangement,
                 _watched(self, outputs),
             ):
                 own = original(
                     self,
                     x,
                     batch_size=batch_size,
-                    verbose=verbosity(strategy, verbose),
+                    verbose=verbosity(runtime, verbose),
                     steps=steps,
                     callbacks=arrangement,
                 )
         finally:
             self.steps_per_execution = steps_per_execution
-        return _of_all(strategy, own, outputs)
+        return _of_all(runtime, own, outputs)
 
     return predict
 
@@ -88,18 +89,18 @@ def _watched(model: Any, outputs: list[OutputFacts]) -> Iterator[None]:
             model.predict_function = made[-1]
 
 
-def _of_all(strategy: ClusterStrategy, own: Any, outputs: Sequence[OutputFacts]) -> Any:
+def _of_all(runtime: Runtime, own: Any, outputs: Sequence[OutputFacts]) -> Any:
     """The predictions of all workers, of which this one has `own`."""
     facts = json.dumps([facts.to_json() for facts in outputs]).encode()
     everyone = [
         [OutputFacts.from_json(fields) for fields in json.loads(theirs)]
-        for theirs in strategy.gather_bytes(_END, facts)
+        for theirs in runtime.worker.gather(_END, facts)
     ]
     form = agreed_form(everyone)
-    num_replicas = strategy.extended.num_local_replicas
+    num_replicas = runtime.worker.num_replicas
 
     def gather(num_bytes: int, content: Any, take: Any) -> None:
-        strategy.gather_stream(_END, num_bytes, content, take)
+        runtime.worker.gather_stream(_END, num_bytes, content, take)
 
     joined = []
     for at, output in enumerate(keras.tree.flatten(own)):

@@ -10,14 +10,12 @@ import keras
 from poseidon_tf.keras_hooks.writers import for_rank
 from poseidon_tf.session.preemption import EXIT_CODE, Preempted
 from poseidon_tf.strategy import tf_internals
-from poseidon_tf.strategy.strategy import ClusterStrategy
+from poseidon_tf.strategy.writing import Writing
 
 _log = logging.getLogger("poseidon_tf")
 
 
-def save_backups(
-    strategy: ClusterStrategy, callbacks: Any, epoch: int | None, preempted: Preempted
-) -> None:
+def save_backups(writing: Writing, callbacks: Any, epoch: int | None, preempted: Preempted) -> None:
     """Have each BackupAndRestore write its backup, on rank 0, or wherever callbacks write.
 
     Args:
@@ -25,7 +23,7 @@ def save_backups(
       epoch: at whose beginning `fit` is to go on, with the values of this moment: Keras keeps no
         place within an epoch. None: training has not begun, so there is nothing new to save.
     """
-    own = for_rank(strategy, callbacks)
+    own = for_rank(writing, callbacks)
     backups = [each for each in own if isinstance(each, keras.callbacks.BackupAndRestore)]
     if epoch is None:
         saved = "training had not begun, nothing is saved"
@@ -34,7 +32,7 @@ def save_backups(
             tf_internals.write_backup(backup, epoch)
         folders = ", ".join(str(backup.backup_dir) for backup in backups)
         saved = f"saved in {folders}, to go on at the beginning of epoch {epoch}"
-    elif strategy.rank != 0 and not strategy.writes_on_all:
+    elif not writing.is_here:
         saved = "what is saved is saved by rank 0"
     else:
         saved = "nothing is saved: fit was given no BackupAndRestore"

@@ -15,8 +15,7 @@ import keras
 import tensorflow as tf
 
 from poseidon_tf.keras_hooks.hook import Hook
-from poseidon_tf.strategy import tf_internals
-from poseidon_tf.strategy.strategy import of_replica
+from poseidon_tf.strategy.strategy import runtime_of_replica
 
 # 2**32 over the golden ratio: its multiples are far apart, so that a replica's seeds do not meet
 # those of a neighbouring layer's generator, whatever small numbers a user takes for seeds.
@@ -26,11 +25,10 @@ _STRIDE = 0x9E3779B9
 def _next(original: Callable[..., Any]) -> Callable[..., Any]:
     def next(self: Any, *args: Any, **kwargs: Any) -> Any:
         seed = original(self, *args, **kwargs)
-        strategy = of_replica()
-        if strategy is None or not tf.is_tensor(seed):
+        runtime = runtime_of_replica()
+        if runtime is None or not tf.is_tensor(seed):
             return seed
-        replica = strategy.rank * strategy.extended.num_local_replicas + tf_internals.replica_id()
-        return seed + tf.constant([replica * _STRIDE % 2**32, 0], seed.dtype)
+        return seed + tf.constant([runtime.replica * _STRIDE % 2**32, 0], seed.dtype)
 
     return next
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextvars
 import functools
-import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -18,21 +17,22 @@ import tensorflow as tf
 
 from poseidon_tf.keras_hooks.hook import Hook
 from poseidon_tf.keras_hooks.whole_files import save_whole
-from poseidon_tf.strategy.strategy import ClusterStrategy, among_others
+from poseidon_tf.strategy.runtime import Runtime
+from poseidon_tf.strategy.strategy import runtime_of
+from poseidon_tf.strategy.writing import Writing
 
-_log = logging.getLogger("poseidon_tf")
 _is_left_out = contextvars.ContextVar("_is_left_out", default=False)
 
 
 def _save_model(original: Callable[..., Any]) -> Callable[..., Any]:
     def save_model(self: Any, filepath: Any, *args: Any, **kwargs: Any) -> Any:
-        strategy = among_others(self.distribute_strategy)
-        if strategy is None:
+        runtime = runtime_of(self.distribute_strategy)
+        if runtime is None:
             return original(self, filepath, *args, **kwargs)
-        if _writes(strategy):
-            save = functools.partial(original, self)
-            return save_whole(save, filepath, *args, part=f"rank-{strategy.rank}", **kwargs)
-        _say(strategy, f"Model.{original.__name__}")
+        if runtime.writing.is_here:
+            save, part = functools.partial(original, self), f"rank-{runtime.worker.rank}"
+            return save_whole(save, filepath, *args, part=part, **kwargs)
+        runtime.writing.left_out(f"Model.{original.__name__}")
         return None
 
     return save_model
@@ -40,10 +40,10 @@ def _save_model(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _save_checkpoint(original: Callable[..., Any]) -> Callable[..., Any]:
     def save_checkpoint(self: Any, file_prefix: Any, *args: Any, **kwargs: Any) -> Any:
-        strategy = _strategy_that_does_not_write(self)
-        if strategy is None:
+        writing = _left_to_others(self)
+        if writing is None:
             return original(self, file_prefix, *args, **kwargs)
-        _say(strategy, f"Checkpoint.{original.__name__}")
+        writing.left_out(f"Checkpoint.{original.__name__}")
         return _leaving_out(original, self, file_prefix)
 
     return save_checkpoint
@@ -53,10 +53,10 @@ def _save_managed(original: Callable[..., Any]) -> Callable[..., Any]:
     def save_managed(
         self: Any, checkpoint_number: Any = None, check_interval: bool = True, options: Any = None
     ) -> Any:
-        strategy = _strategy_that_does_not_write(self.checkpoint)
-        if strategy is None:
+        writing = _left_to_others(self.checkpoint)
+        if writing is None:
             return original(self, checkpoint_number, check_interval, options)
-        _say(strategy, "CheckpointManager.save")
+        writing.left_out("CheckpointManager.save")
         return _leaving_out(original, self, checkpoint_number, check_interval)
 
     return save_managed
@@ -82,35 +82,20 @@ def _write_checkpoint(original: Callable[..., Any]) -> Callable[..., Any]:
     return write_checkpoint
 
 
-def _strategy_that_does_not_write(checkpoint: Any) -> ClusterStrategy | None:
-    """Ours, if some variable of the checkpoint was made under it and others write that."""
-    strategy = _strategy_of(tf.train.TrackableView(checkpoint).descendants())
-    return None if strategy is None or _writes(strategy) else strategy
+def _left_to_others(checkpoint: Any) -> Writing | None:
+    """Ours, if some variable of the checkpoint was made under our strategy and others write it."""
+    runtime = _runtime_of_any(tf.train.TrackableView(checkpoint).descendants())
+    return None if runtime is None or runtime.writing.is_here else runtime.writing
 
 
-def _strategy_of(trackables: Iterable[Any]) -> ClusterStrategy | None:
+def _runtime_of_any(trackables: Iterable[Any]) -> Runtime | None:
     for each in trackables:
         variable = each.value if isinstance(each, keras.Variable) else each
         if isinstance(variable, tf.Variable):
-            strategy = among_others(getattr(variable, "distribute_strategy", None))
-            if strategy is not None:
-                return strategy
+            runtime = runtime_of(getattr(variable, "distribute_strategy", None))
+            if runtime is not None:
+                return runtime
     return None
-
-
-def _writes(strategy: ClusterStrategy) -> bool:
-    return strategy.rank == 0 or strategy.writes_on_all
-
-
-def _say(strategy: ClusterStrategy, method: str) -> None:
-    if method not in strategy.methods_left_out:
-        strategy.methods_left_out.add(method)
-        _log.warning(
-            "%s writes nothing on rank %d: rank 0 writes for the job; with "
-            'PoseidonStrategy(write_on="all") this worker writes as well',
-            method,
-            strategy.rank,
-        )
 
 
 _ONCE = "what a script saves is written once, on rank 0, and appears when it is whole"

@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from poseidon_tf.coordinator.stopping import Stopping
 from poseidon_tf.keras_hooks.fit_start import own_variables_of, trained_variables_of
-from poseidon_tf.strategy.strategy import ClusterStrategy
+from poseidon_tf.strategy.runtime import Runtime
 
 
 @final
@@ -27,16 +27,16 @@ class StopTogether(keras.callbacks.Callback):  # type: ignore[misc]
     # none has, ours must not be what changes that.
     async_safe = True
 
-    def __init__(self, strategy: ClusterStrategy) -> None:
+    def __init__(self, runtime: Runtime) -> None:
         super().__init__()
-        self._strategy = strategy
+        self._runtime, self._stops = runtime, runtime.stops
         self._thread = threading.get_ident()
         self._train_function: Callable[[Any], Any] | None = None
         self.next_epoch: int | None = None  # Where a `fit` goes on that is ended now.
 
     def on_train_begin(self, logs: Any = None) -> None:
-        self._strategy.advance(Stopping.pause)
-        self._strategy.end_if_preempted()
+        self._stops.advance(Stopping.pause)
+        self._stops.end_if_preempted()
         self._train_function = self.model.train_function
         self.model.train_function = self._execute
 
@@ -50,20 +50,20 @@ class StopTogether(keras.callbacks.Callback):  # type: ignore[misc]
 
     def _execute(self, iterator: Any) -> Any:
         assert self._train_function is not None
-        self._strategy.advance(Stopping.begin)
+        self._stops.advance(Stopping.begin)
         try:
             logs = self._train_function(iterator)
         except (StopIteration, tf.errors.OutOfRangeError):
             # The data has ended, on all workers alike: this counts as an execution.
-            self._strategy.advance(Stopping.end)
+            self._stops.advance(Stopping.end)
             raise
         # Part of the execution: who is asked to stop meanwhile must not take it for finished.
-        self._strategy.drift.took(
+        self._runtime.drift.took(
             self.model.steps_per_execution,
             lambda: trained_variables_of(self.model),
             own=lambda: own_variables_of(self.model),
         )
-        if self._strategy.advance(Stopping.end):
+        if self._stops.advance(Stopping.end):
             self.model.stop_training = True
         else:
             self._agree()
@@ -75,17 +75,17 @@ class StopTogether(keras.callbacks.Callback):  # type: ignore[misc]
 
     def _agree(self) -> None:
         """If this worker wants to stop, and only then, find out when all do."""
-        wants = self.model.stop_training or self._strategy.is_preempted
-        if wants and not self._strategy.stopping.is_due:
-            self.model.stop_training = self._strategy.advance(Stopping.want)
+        wants = self.model.stop_training or self._stops.is_preempted
+        if wants and not self._stops.state.is_due:
+            self.model.stop_training = self._stops.advance(Stopping.want)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        wants = self.model.stop_training or self._strategy.stopping.is_due
-        mine = bytes([bool(wants), self._strategy.stopping.is_agreed])
-        everyone = self._strategy.gather_bytes("end the epoch of fit", mine)
+        wants = self.model.stop_training or self._stops.state.is_due
+        mine = bytes([bool(wants), self._stops.state.is_agreed])
+        everyone = self._runtime.worker.gather("end the epoch of fit", mine)
         self.model.stop_training = any(wants for wants, _ in everyone)
         self.next_epoch = epoch + 1
-        self._strategy.end_if_preempted()
+        self._stops.end_if_preempted()
         # Who knows of an agreement has told before the others could come here without it.
         if any(is_agreed for _, is_agreed in everyone):
-            self._strategy.advance(Stopping.forget)
+            self._stops.advance(Stopping.forget)

@@ -31,7 +31,8 @@ from poseidon_tf.keras_hooks.stopping import StopTogether
 from poseidon_tf.keras_hooks.writers import arranged, for_rank
 from poseidon_tf.session.preemption import Preempted
 from poseidon_tf.strategy import random_seeds, tf_internals
-from poseidon_tf.strategy.strategy import ClusterStrategy, among_others
+from poseidon_tf.strategy.runtime import Runtime
+from poseidon_tf.strategy.strategy import runtime_of
 
 _KERAS_BATCH_SIZE = 32  # What Keras takes where `batch_size` is None.
 _FIT_ARGUMENTS = (
@@ -67,8 +68,8 @@ _is_evaluating = contextvars.ContextVar("_is_evaluating", default=False)
 
 def fit(original: Callable[..., Any]) -> Callable[..., Any]:
     def fit(self: Any, *args: Any, **kwargs: Any) -> Any:
-        strategy = among_others(self.distribute_strategy)
-        if strategy is None:
+        runtime = runtime_of(self.distribute_strategy)
+        if runtime is None:
             return original(self, *args, **kwargs)
         if self.jit_compile is True:
             raise ConfigError(
@@ -77,23 +78,23 @@ def fit(original: Callable[..., Any]) -> Callable[..., Any]:
             )
         named = dict(zip(_FIT_ARGUMENTS, args, strict=False)) | kwargs
         callbacks = named.get("callbacks")
-        stop = StopTogether(strategy)
+        stop = StopTogether(runtime)
         last: list[Any] = [stop]
-        if agree_on_start(strategy, self, named, for_rank(strategy, callbacks)):
-            last.insert(0, RestoredValues(strategy))
+        if agree_on_start(runtime, self, named, for_rank(runtime.writing, callbacks)):
+            last.insert(0, RestoredValues(runtime))
         random_seeds.other_graphs()
-        named["verbose"] = verbosity(strategy, named.get("verbose", "auto"))
+        named["verbose"] = verbosity(runtime, named.get("verbose", "auto"))
+        runtime.tape.marks.forget()
+        first = [FirstValues(runtime)]
         with (
-            strategy.watching_for_preemption(),
-            strategy.training(_batch_size(named)),
-            arranged(strategy, callbacks, self, first=[FirstValues(strategy)], last=last) as named[
-                "callbacks"
-            ],
+            runtime.stops.watching(),
+            runtime.data.in_fit(_batch_size(named)),
+            arranged(runtime.writing, callbacks, self, first=first, last=last) as arrangement,
         ):
             try:
-                return original(self, **named)
+                return original(self, **named | {"callbacks": arrangement})
             except Preempted as preempted:
-                save_backups(strategy, callbacks, stop.next_epoch, preempted)
+                save_backups(runtime.writing, callbacks, stop.next_epoch, preempted)
                 raise
             finally:
                 stop.release()
@@ -113,26 +114,26 @@ def _batch_size(named: Mapping[str, Any]) -> int | None:
     return named.get("batch_size") or _KERAS_BATCH_SIZE
 
 
-def verbosity(strategy: ClusterStrategy, verbose: Any) -> Any:
+def verbosity(runtime: Runtime, verbose: Any) -> Any:
     """One progress bar for the job, not one per worker, unless asked for."""
-    return 0 if verbose == "auto" and strategy.rank != 0 else verbose
+    return 0 if verbose == "auto" and runtime.worker.rank != 0 else verbose
 
 
 def evaluate(original: Callable[..., Any]) -> Callable[..., Any]:
     def evaluate(self: Any, *args: Any, **kwargs: Any) -> Any:
-        strategy = among_others(self.distribute_strategy)
-        if strategy is None:
+        runtime = runtime_of(self.distribute_strategy)
+        if runtime is None:
             return original(self, *args, **kwargs)
         named = dict(zip(_EVALUATE_ARGUMENTS, args, strict=False)) | kwargs
-        named["verbose"] = verbosity(strategy, named.get("verbose", "auto"))
+        named["verbose"] = verbosity(runtime, named.get("verbose", "auto"))
         callbacks = named.get("callbacks")
         token = _is_evaluating.set(True)
         try:
             # Within `fit` the callbacks are its own.
             if isinstance(callbacks, keras.callbacks.CallbackList):
                 return original(self, **named)
-            with arranged(strategy, callbacks, self, first=[], last=[]) as named["callbacks"]:
-                return original(self, **named)
+            with arranged(runtime.writing, callbacks, self, first=[], last=[]) as arrangement:
+                return original(self, **named | {"callbacks": arrangement})
         finally:
             _is_evaluating.reset(token)
 
@@ -141,13 +142,13 @@ def evaluate(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def metrics_result(original: Callable[..., Any]) -> Callable[..., Any]:
     def metrics_result(self: Any, logs: Any) -> Any:
-        strategy = among_others(self.distribute_strategy)
-        if strategy is None:
+        runtime = runtime_of(self.distribute_strategy)
+        if runtime is None:
             return original(self, logs)
         if not _is_evaluating.get():
-            strategy.advance(Stopping.pause)  # The epoch of a `fit` is over.
-            strategy.end_if_preempted()
-        return results_of_all(strategy, self, logs, lambda logs: original(self, logs))
+            runtime.stops.advance(Stopping.pause)  # The epoch of a `fit` is over.
+            runtime.stops.end_if_preempted()
+        return results_of_all(runtime, self, logs, lambda logs: original(self, logs))
 
     return metrics_result
 
@@ -156,13 +157,15 @@ def train_on_batch(original: Callable[..., Any]) -> Callable[..., Any]:
     def train_on_batch(
         self: Any, x: Any, y: Any = None, sample_weight: Any = None, *args: Any, **kwargs: Any
     ) -> Any:
-        strategy = among_others(self.distribute_strategy)
-        if strategy is not None:
+        runtime = runtime_of(self.distribute_strategy)
+        if runtime is not None:
             tf_internals.build_symbolically(self, (x, y, sample_weight))
-            strategy.agree_on_new_values(variables_of(self), what="values before train_on_batch")
+            runtime.first_values.agree_on_new(
+                variables_of(self), what="values before train_on_batch"
+            )
         logs = original(self, x, y, sample_weight, *args, **kwargs)
-        if strategy is not None:
-            strategy.drift.took(
+        if runtime is not None:
+            runtime.drift.took(
                 1, lambda: trained_variables_of(self), own=lambda: own_variables_of(self)
             )
         return logs

@@ -13,7 +13,7 @@ from typing import Any
 
 import keras
 
-from poseidon_tf.strategy.strategy import ClusterStrategy
+from poseidon_tf.strategy.writing import Writing
 
 # OrbaxCheckpoint came later than the oldest Keras that we run on.
 WRITERS = tuple(
@@ -30,19 +30,19 @@ WRITERS = tuple(
 )
 
 
-def for_rank(strategy: ClusterStrategy, callbacks: Any) -> list[Any]:
+def for_rank(writing: Writing, callbacks: Any) -> list[Any]:
     """The callbacks that this worker runs, flat; classes derived from WRITERS count as those."""
     if isinstance(callbacks, keras.callbacks.CallbackList):
         callbacks = callbacks.callbacks
     flat = keras.tree.flatten(callbacks) if callbacks else []
-    if strategy.rank == 0 or strategy.writes_on_all:
+    if writing.is_here:
         return flat
     return [callback for callback in flat if not isinstance(callback, WRITERS)]
 
 
 @contextmanager
 def arranged(
-    strategy: ClusterStrategy,
+    writing: Writing,
     callbacks: Any,
     model: Any,
     *,
@@ -50,7 +50,7 @@ def arranged(
     last: list[Any],
 ) -> Iterator[Any]:
     """Within: the callbacks of this worker, between `first` and `last`, as Keras wants them."""
-    arrangement = [*first, *for_rank(strategy, callbacks), *last]
+    arrangement = [*first, *for_rank(writing, callbacks), *last]
     if not isinstance(callbacks, keras.callbacks.CallbackList):
         yield arrangement
         return

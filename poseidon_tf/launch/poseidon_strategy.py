@@ -29,6 +29,7 @@ from poseidon_tf.strategy import random_seeds, tf_internals
 from poseidon_tf.strategy.arithmetic import arithmetic_facts
 from poseidon_tf.strategy.data.seeds import seed_difference
 from poseidon_tf.strategy.options import Options, takes
+from poseidon_tf.strategy.runtime import Runtime
 from poseidon_tf.strategy.strategy import ClusterStrategy, checked_devices, local_devices
 from poseidon_tf.transport.address import Address
 
@@ -134,7 +135,6 @@ class PoseidonStrategy(ClusterStrategy):
         asked = options.devices
         own_devices = local_devices() if asked is None else checked_devices(asked)
         self._membership = None
-        arithmetic = []
         if not config.is_single:
             if config.rank == 0:
                 _log.info(
@@ -158,7 +158,6 @@ class PoseidonStrategy(ClusterStrategy):
         with self._left_if_this_fails():
             if self._membership is not None:
                 self._membership.notice_sigterm()
-                arithmetic = [m.info["arithmetic"] for m in self._membership.view.workers]
                 seeds = [m.info["seed"] for m in self._membership.view.workers]
                 if difference := seed_difference(seeds):
                     session = self._membership.worker.session
@@ -166,18 +165,7 @@ class PoseidonStrategy(ClusterStrategy):
                 # Every worker shuffles the whole dataset before it takes its shard: with other
                 # seeds some samples would be seen twice and others never.
                 random_seeds.begin(self._membership.view.data_seed)
-            super().__init__(
-                self._membership.worker if self._membership else None,
-                ClusterSpec(
-                    num_workers=config.num_workers,
-                    num_servers=config.num_servers,
-                    co_located=config.co_located,
-                ),
-                options,
-                arithmetic=arithmetic,
-                announce=self._announce,
-                devices=own_devices,
-            )
+            super().__init__(self._runtime_among_others(options), devices=own_devices)
             registry.install()
 
     @property
@@ -205,6 +193,22 @@ class PoseidonStrategy(ClusterStrategy):
         if options.alone:
             return tf.distribute.cluster_resolver.SimpleClusterResolver(tf.train.ClusterSpec({}))
         return _as_tensorflow_reads_it()
+
+    def _runtime_among_others(self, options: Options) -> Runtime | None:
+        if self._membership is None or self._membership.config.num_workers == 1:
+            return None
+        config = self._membership.config
+        return Runtime(
+            self._membership.worker,
+            ClusterSpec(
+                num_workers=config.num_workers,
+                num_servers=config.num_servers,
+                co_located=config.co_located,
+            ),
+            options,
+            arithmetic=[m.info["arithmetic"] for m in self._membership.view.workers],
+            announce=self._announce,
+        )
 
     @contextlib.contextmanager
     def _left_if_this_fails(self) -> Iterator[None]:

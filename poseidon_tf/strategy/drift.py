@@ -7,6 +7,7 @@ several replicas on one worker each has a digest of its own.
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any, final
 
@@ -17,6 +18,8 @@ from poseidon_tf.errors import ConfigError, DriftError, PoseidonError
 from poseidon_tf.session.naming import WorkerNames
 from poseidon_tf.strategy import tf_internals
 
+_log = logging.getLogger("poseidon_tf")
+_NOBODY = WorkerNames()
 _DIGEST_BYTES = 8
 _REMEDY = (
     "Something changed it besides the sums that all workers apply: an assignment or a callback on "
@@ -116,9 +119,11 @@ def difference(
 class DriftGuard:
     """Counts the steps that all workers have taken together, and compares now and then.
 
+    The defaults are those of a worker that trains alone.
+
     Args:
-      every_steps: how many steps lie between two checks at least; 0 never checks by itself.
       num_replicas: G of this worker, and of all.
+      every_steps: how many steps lie between two checks at least; 0 never checks by itself.
       gather: every worker's bytes, in rank order.
       workers: how they are named.
       last_step: the last that this worker has begun.
@@ -129,13 +134,13 @@ class DriftGuard:
     def __init__(
         self,
         *,
-        every_steps: int,
         num_replicas: int,
-        gather: Callable[[str, bytes], list[bytes]],
-        last_step: Callable[[], int],
-        fail: Callable[[PoseidonError], PoseidonError],
-        warn: Callable[[str], None],
-        workers: WorkerNames,
+        every_steps: int = 0,
+        gather: Callable[[str, bytes], list[bytes]] = lambda what, own: [own],
+        last_step: Callable[[], int] = lambda: -1,
+        fail: Callable[[PoseidonError], PoseidonError] = lambda error: error,
+        warn: Callable[[str], None] = _log.warning,
+        workers: WorkerNames = _NOBODY,
     ) -> None:
         self._workers, self._warn = workers, warn
         self._told: set[str] = set()  # Variables of layers that differ by now, by their ids.

@@ -2,26 +2,22 @@
 
 Variables are mirrored ones, so that everything that knows TensorFlow's strategies knows them;
 reductions go over the session instead of TensorFlow's collectives. A worker that trains alone has
-no session: all of it is then TensorFlow's own.
+no runtime: all of it is then TensorFlow's own.
 """
 
 from __future__ import annotations
 
-import contextlib
-import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, final
 
 import tensorflow as tf
 
 from poseidon_tf.errors import ConfigError
-from poseidon_tf.session.worker import Worker
 from poseidon_tf.strategy import logged, tf_internals
-from poseidon_tf.strategy.data.batches import BatchSizes
 from poseidon_tf.strategy.data.datasets import Datasets
-from poseidon_tf.strategy.data.shares import Shares
-from poseidon_tf.strategy.values.reductions import Reductions, is_shared, of_each_replica
+from poseidon_tf.strategy.runtime import Runtime
+from poseidon_tf.strategy.values.reductions import is_shared, of_each_replica
 
 # As Keras names them; a layer that derives from BatchNormalization keeps the names.
 _MOVING_STATISTICS = frozenset({"moving_mean", "moving_variance"})
@@ -35,7 +31,7 @@ class PoseidonExtended(tf_internals.MirroredExtended):  # type: ignore[misc]
 
     Args:
       devices: of this worker's replicas, one each.
-      worker: None where one worker trains alone.
+      runtime: None where one worker trains alone.
     """
 
     def __init__(
@@ -43,48 +39,28 @@ class PoseidonExtended(tf_internals.MirroredExtended):  # type: ignore[misc]
         container: tf.distribute.Strategy,
         *,
         devices: Sequence[str],
-        worker: Worker | None,
-        batches: BatchSizes,
-        shares: Shares,
+        runtime: Runtime | None,
     ) -> None:
-        self._worker = worker
+        self._runtime = runtime
+        self._reductions = runtime.reductions if runtime else None
+        self._rank = runtime.worker.rank if runtime else 0
+        self._num_workers = runtime.worker.num_workers if runtime else 1
         self._num_local_replicas = len(devices)
-        self.datasets = Datasets(worker, batches, shares, devices=devices)
-        self._shares = shares
-        self._local = threading.local()
+        self._datasets = Datasets(runtime.data if runtime else None, devices=devices)
         self._counted: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
-        self.reductions: Reductions | None = None
-        if worker is not None:
-            self.reductions = Reductions(worker, num_replicas=self._num_replicas_in_sync)
         with logged.reading_tf_config():
             super().__init__(container, devices=list(devices))
 
     @property
-    def _rank(self) -> int:
-        return self._worker.rank if self._worker else 0
-
-    @property
-    def num_local_replicas(self) -> int:
-        """G, the replicas of this worker."""
-        return self._num_local_replicas
-
-    @property
     def _num_replicas_in_sync(self) -> int:
-        return (self._worker.num_workers if self._worker else 1) * self._num_local_replicas
+        return self._num_workers * self._num_local_replicas
 
     def _use_merge_call(self) -> bool:
         if self._num_local_replicas == 1:
             return False
-        if self._worker is None:
+        if self._runtime is None:
             return bool(super()._use_merge_call())
-        # Eager replicas run one after the other: the first must not wait for the second. With the
-        # sums each updates its own variables, and waits for nobody.
-        return tf.executing_eagerly() and not self.has_sums
-
-    @property
-    def joins_replicas_eagerly(self) -> bool:
-        """Whether replicas meet before they sum: see `_use_merge_call`."""
-        return self._use_merge_call()
+        return self._runtime.sums.replicas_meet
 
     def _in_multi_worker_mode(self) -> bool:
         return False  # True wraps every batch in PerReplica, and Keras 3 fails on it.
@@ -99,21 +75,26 @@ class PoseidonExtended(tf_internals.MirroredExtended):  # type: ignore[misc]
         self, fn: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]
     ) -> Any:
         if self._num_local_replicas > 1:
-            return super()._call_for_each_replica(self._counting(fn), args, kwargs)
+            return super()._call_for_each_replica(self._counting_once(fn), args, kwargs)
         # In the calling thread, as OneDeviceStrategy does: updates within a tf.cond work then.
         replica = tf_internals.distribute_lib.ReplicaContext(
             self._container_strategy(), replica_id_in_sync_group=self._rank
         )
         with tf.device(self._devices[0]), replica:
-            counted = self._shares.counting(tf_internals.convert_replica_fn(fn))
+            counted = self._counting(tf_internals.convert_replica_fn(fn))
             return counted(*args, **kwargs)
 
     def _counting(self, fn: Any) -> Any:
-        """`fn` that counts the rows of its share; the same again, or it would be traced again."""
-        if not isinstance(fn, tf.types.experimental.PolymorphicFunction):
-            return self._shares.counting(fn)
+        """Among others, `fn` that counts the rows of its share."""
+        return fn if self._runtime is None else self._runtime.data.shares.counting(fn)
+
+    def _counting_once(self, fn: Any) -> Any:
+        """The same again for the same `tf.function`, or it would be traced again."""
+        is_traced = isinstance(fn, tf.types.experimental.PolymorphicFunction)
+        if self._runtime is None or not is_traced:
+            return self._counting(fn)
         if fn not in self._counted:
-            self._counted[fn] = tf_internals.wrapped(fn, self._shares.counting)
+            self._counted[fn] = tf_internals.wrapped(fn, self._counting)
         return self._counted[fn]
 
     def _create_variable(self, next_creator: Callable[..., Any], **kwargs: Any) -> Any:
@@ -132,7 +113,7 @@ class PoseidonExtended(tf_internals.MirroredExtended):  # type: ignore[misc]
         """Whether these are the kwargs of BatchNormalization's moving mean or variance."""
         none = tf.VariableAggregation.NONE
         return (
-            self._worker is not None
+            self._runtime is not None
             and not kwargs.get("trainable")
             and "colocate_with" not in kwargs  # An optimizer's slot.
             and kwargs.get("aggregation", none) == none
@@ -142,7 +123,7 @@ class PoseidonExtended(tf_internals.MirroredExtended):  # type: ignore[misc]
     def _is_alike_anyway(self, kwargs: dict[str, Any]) -> bool:
         """Whether these are the kwargs of an optimizer's counter or learning rate."""
         return (
-            self._worker is not None
+            self._runtime is not None
             and kwargs.get("aggregation") == tf.VariableAggregation.ONLY_FIRST_REPLICA
             and str(kwargs.get("name")) in _ALIKE
         )
@@ -151,13 +132,13 @@ class PoseidonExtended(tf_internals.MirroredExtended):  # type: ignore[misc]
 
     def _experimental_distribute_dataset(self, dataset: Any, options: Any) -> Any:
         workers = self._input_workers_with_options(options)
-        return self.datasets.distribute(
+        return self._datasets.distribute(
             self._container_strategy(), dataset, options, input_workers=workers
         )
 
     def _distribute_datasets_from_function(self, dataset_fn: Any, options: Any) -> Any:
         workers = self._input_workers_with_options(options)
-        return self.datasets.from_function(
+        return self._datasets.from_function(
             self._container_strategy(), dataset_fn, options, input_workers=workers
         )
 
@@ -171,7 +152,7 @@ class PoseidonExtended(tf_internals.MirroredExtended):  # type: ignore[misc]
 
     def _refuse_iterator_of_tf1(self, name: str) -> None:
         """Raises ConfigError among others: each worker would read what is meant for all."""
-        if self._worker is not None:
+        if self._runtime is not None:
             raise ConfigError(
                 f"strategy.{name} of TensorFlow 1 shares no data among workers; call "
                 "experimental_distribute_dataset or distribute_datasets_from_function"
@@ -190,31 +171,16 @@ class PoseidonExtended(tf_internals.MirroredExtended):  # type: ignore[misc]
 
     # Reductions.
 
-    @contextlib.contextmanager
-    def sums_done(self) -> Iterator[None]:
-        """Within: a replica's `all_reduce` returns its argument; the gradients are sums already."""
-        before = self.has_sums
-        self._local.sums_done = True
-        try:
-            yield
-        finally:
-            self._local.sums_done = before
-
-    @property
-    def has_sums(self) -> bool:
-        """Whether the calling thread is within `sums_done`."""
-        return getattr(self._local, "sums_done", False)
-
     def _replica_ctx_all_reduce(self, reduce_op: Any, value: Any, options: Any = None) -> Any:
-        if self.has_sums:
+        if self._runtime is not None and self._runtime.sums.are_done:
             return value
-        if self.reductions is None or self._use_merge_call():
+        if self._reductions is None or self._use_merge_call():
             if self._num_replicas_in_sync == 1:
                 return value
             return super()._replica_ctx_all_reduce(reduce_op, value, options)
         if self._num_local_replicas > 1 and _has_rows(value):
             return self._merged_all_reduce(reduce_op, value)
-        reduce = self.reductions.reduce
+        reduce = self._reductions.reduce
         return tf.nest.map_structure(lambda each: reduce(reduce_op, each), value)
 
     def _merged_all_reduce(self, reduce_op: Any, value: Any) -> Any:
@@ -228,11 +194,11 @@ class PoseidonExtended(tf_internals.MirroredExtended):  # type: ignore[misc]
         return tf.nest.pack_sequence_as(value, reduced)
 
     def _reduce_to(self, reduce_op: Any, value: Any, destinations: Any, options: Any = None) -> Any:
-        if self.reductions is not None:
+        if self._reductions is not None:
             if isinstance(value, tf_internals.SyncOnReadVariable):
-                return self.reductions.read(reduce_op, value)
+                return self._reductions.read(reduce_op, value)
             if not self._is_tensorflows(reduce_op, value):
-                reduce = self.reductions.reduce
+                reduce = self._reductions.reduce
                 return tf.nest.map_structure(lambda each: reduce(reduce_op, each), value)
         elif self._num_replicas_in_sync == 1 and isinstance(value, tf_internals.SyncOnReadVariable):
             # TensorFlow gives the variable itself, of which older Keras makes no number.
@@ -251,21 +217,21 @@ class PoseidonExtended(tf_internals.MirroredExtended):  # type: ignore[misc]
     def _broadcast_to(self, tensor: Any, destinations: Any) -> Any:
         # What replicas assign to a variable that takes the first one's: that is rank 0's.
         first = tf.VariableAggregation.ONLY_FIRST_REPLICA
-        if self.reductions is not None and getattr(destinations, "aggregation", None) == first:
-            tensor = self.reductions.first(tensor)
+        if self._reductions is not None and getattr(destinations, "aggregation", None) == first:
+            tensor = self._reductions.first(tensor)
         return super()._broadcast_to(tensor, destinations)
 
     def _gather_to_implementation(
         self, value: Any, destinations: Any, axis: Any, options: Any
     ) -> Any:
-        if self.reductions is not None:
-            return self.reductions.gather(value, axis)
+        if self._reductions is not None:
+            return self._reductions.gather(value, axis)
         return super()._gather_to_implementation(value, destinations, axis, options)
 
     def _batch_reduce_to(
         self, reduce_op: Any, value_destination_pairs: Any, options: Any = None
     ) -> list[Any]:
-        is_alone_with_several = self.reductions is None and self._num_local_replicas > 1
+        is_alone_with_several = self._reductions is None and self._num_local_replicas > 1
         reduced = []
         for value, destinations in value_destination_pairs:
             if is_alone_with_several and is_shared(value):
@@ -278,7 +244,7 @@ class PoseidonExtended(tf_internals.MirroredExtended):  # type: ignore[misc]
 
     def _on_each_replica(self, value: Any) -> Any:
         """A tensor of its own for each: several that return the same one seem to be one replica."""
-        is_one = self.reductions is None or self._num_local_replicas == 1
+        is_one = self._reductions is None or self._num_local_replicas == 1
         if is_one or isinstance(value, tf.distribute.DistributedValues):
             return value
         copies = []

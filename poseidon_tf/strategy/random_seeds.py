@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from poseidon_tf.strategy import tf_internals
 from poseidon_tf.strategy.replacements import replace_method
-from poseidon_tf.strategy.strategy import of_replica
+from poseidon_tf.strategy.strategy import runtime_of_replica
 
 # A prime, so that replicas have no seed of one another's, whatever small numbers users take.
 _STRIDE = 1_000_003
@@ -84,9 +84,8 @@ def _get_seed(original: Callable[[Any], Any]) -> Callable[[Any], Any]:
             if _open is None:
                 return first, second
             first, second = _open.next()
-        if strategy := of_replica():
-            own = strategy.rank * strategy.extended.num_local_replicas + tf_internals.replica_id()
-            first = (first + own * _STRIDE) % _SEEDS or 1
+        if runtime := runtime_of_replica():
+            first = (first + runtime.replica * _STRIDE) % _SEEDS or 1
         return first, second
 
     return get_seed

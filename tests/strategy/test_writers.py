@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import keras
 import pytest
 
 from poseidon_tf.keras_hooks.writers import WRITERS, arranged, for_rank
+from poseidon_tf.strategy.writing import Writing
 
 # These write nothing but to the console, or are containers.
 READERS = {
@@ -25,8 +25,8 @@ READERS = {
 }
 
 
-def strategy_of(rank: int, *, on_all: bool = False) -> Any:
-    return SimpleNamespace(rank=rank, writes_on_all=on_all)
+def writing_of(rank: int, *, on_all: bool = False) -> Writing:
+    return Writing(rank, "all" if on_all else "chief")
 
 
 def test_every_callback_of_keras_is_known_to_write_or_not() -> None:
@@ -46,12 +46,12 @@ def test_writers_run_on_rank_0_or_on_all(
 
     path = str(tmp_path / "log.csv")
     given = [keras.callbacks.CSVLogger(path), [Own(path), keras.callbacks.TerminateOnNaN()]]
-    assert len(for_rank(strategy_of(rank, on_all=on_all), given)) == num_left
+    assert len(for_rank(writing_of(rank, on_all=on_all), given)) == num_left
 
 
 def test_no_callbacks_are_no_callbacks() -> None:
     """None, as `fit` has it by default."""
-    assert for_rank(strategy_of(1), None) == []
+    assert for_rank(writing_of(1), None) == []
 
 
 def test_a_list_of_the_users_is_whole_again_even_after_an_error(tmp_path: Any) -> None:
@@ -61,7 +61,7 @@ def test_a_list_of_the_users_is_whole_again_even_after_an_error(tmp_path: Any) -
     model = keras.Sequential()
     given = keras.callbacks.CallbackList([writer, reader], model=model)
     with pytest.raises(KeyError):
-        with arranged(strategy_of(1), given, model, first=[first], last=[last]) as within:
+        with arranged(writing_of(1), given, model, first=[first], last=[last]) as within:
             assert within is given
             assert given.callbacks == [first, reader, last]
             assert first.model is model

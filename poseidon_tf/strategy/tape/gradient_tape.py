@@ -12,8 +12,8 @@ import tensorflow as tf
 
 from poseidon_tf.errors import ConfigError
 from poseidon_tf.strategy import tf_internals
-from poseidon_tf.strategy.strategy import ClusterStrategy
-from poseidon_tf.strategy.tape.sums import TapeSums
+from poseidon_tf.strategy.runtime import Runtime
+from poseidon_tf.strategy.strategy import ClusterStrategy, runtime_of
 
 
 @final
@@ -54,7 +54,7 @@ class GradientTape(tf.GradientTape):  # type: ignore[misc]
     """
 
     def __init__(self, persistent: bool = False, watch_accessed_variables: bool = True) -> None:
-        _strategy_here()
+        _runtime_here()
         super().__init__(persistent=persistent, watch_accessed_variables=watch_accessed_variables)
         self._is_persistent = persistent
         self._has_recorded = False
@@ -90,7 +90,7 @@ class GradientTape(tf.GradientTape):  # type: ignore[misc]
             derivatives.
           PlanError: another worker asks for other variables, or others of them have a gradient.
         """
-        strategy = _strategy_here()
+        runtime = _runtime_here()
         given = tf.nest.flatten(sources)
         for source in given:
             if not isinstance(source, (tf.Variable, keras.Variable)):
@@ -102,7 +102,7 @@ class GradientTape(tf.GradientTape):  # type: ignore[misc]
         by_id = {tf_internals.variable_id(source): source for source in given}
         keys, variables = list(by_id), list(by_id.values())
         sums = self._sums(
-            strategy.tape_sums if tf_internals.is_tracing_for_real() else None,
+            runtime if tf_internals.is_tracing_for_real() else None,
             target,
             variables,
             {
@@ -129,20 +129,21 @@ class GradientTape(tf.GradientTape):  # type: ignore[misc]
 
     def _sums(
         self,
-        tape_sums: TapeSums | None,
+        runtime: Runtime | None,
         target: Any,
         variables: Sequence[Any],
         options: dict[str, Any],
     ) -> list[Any]:
         """`gradient` of a flat list of different variables."""
         # A tape that has been used up says so itself.
-        if tape_sums is None or not self._has_recorded or not variables:
+        if runtime is None or not self._has_recorded or not variables:
             return list(super().gradient(target, list(variables), **options))
         watched = tf.zeros([])
         self.watch(watched)
         is_recording = tf_internals.is_watched([watched])
         self._refuse_second_derivatives(is_recording, variables)
-        if not tf.executing_eagerly() or _strategy_here().extended.num_local_replicas > 1:
+        tape_sums = runtime.tape
+        if not tf.executing_eagerly() or runtime.worker.num_replicas > 1:
             # A trace needs no help to send early; eager replicas run one after the other.
             self._has_recorded = self._is_persistent
             local = super().gradient(target, list(variables), **options)
@@ -177,7 +178,7 @@ class GradientTape(tf.GradientTape):  # type: ignore[misc]
             )
 
 
-def _strategy_here() -> ClusterStrategy:
+def _runtime_here() -> Runtime | None:
     strategy = tf.distribute.get_strategy()
     if not isinstance(strategy, ClusterStrategy):
         raise ConfigError(
@@ -190,4 +191,4 @@ def _strategy_here() -> ClusterStrategy:
             "poseidon_tf.GradientTape works within a replica, not directly under strategy.scope(); "
             "put the step into a function and call it with strategy.run(step, args=...)"
         )
-    return strategy
+    return runtime_of(strategy)

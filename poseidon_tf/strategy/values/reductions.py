@@ -23,14 +23,11 @@ _SUMMABLE = frozenset({"float16", "bfloat16", "float32", "float64", "int32", "in
 
 @final
 class Reductions:
-    """The reductions of one worker among others.
+    """The reductions of one worker among others."""
 
-    Args:
-      num_replicas: of all workers together.
-    """
-
-    def __init__(self, worker: Worker, *, num_replicas: int) -> None:
-        self._worker, self._num_replicas = worker, num_replicas
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self._num_replicas = worker.num_workers * worker.num_replicas
         self._sums = ValueSums(worker, "all_reduce")
         self._gatherings = Gatherings(worker)
         self._local = threading.local()

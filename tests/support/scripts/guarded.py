@@ -137,7 +137,7 @@ def until_rank_0_waits(model: Any) -> None:
     assert strategy._worker is not None
     deadline_s = time.monotonic() + 60.0
     while time.monotonic() < deadline_s:
-        for link in strategy._worker._links:
+        for link in strategy._membership.worker._links:
             keys = link.inspect(timeout_s=10.0).keys
             if any(key.contributions[0] > key.contributions[1] for key in keys):
                 return
@@ -197,7 +197,6 @@ try:
         train("never", At(1, 0, until_rank_0_waits))
 except Exception as error:
     text = str(error).replace("\\'", "'")  # TensorFlow escapes them in a graph's error.
-    assert strategy._worker is not None
-    failure_kind = type(strategy._worker.session.failure).__name__
+    failure_kind = type(strategy._membership.worker.session.failure).__name__
     result("error", {"kind": type(error).__name__, "text": text, "failure_kind": failure_kind})
     raise

@@ -320,7 +320,7 @@ def refused(strategy: Any) -> dict[str, Any]:
     scalar = by_replica(strategy, lambda i: tf.constant(1.0))
     small = by_replica(strategy, lambda i: tf.constant([1], tf.int8))
     uneven = by_replica(
-        strategy, lambda i: tf.zeros([2, 1 + i // strategy.extended.num_local_replicas])
+        strategy, lambda i: tf.zeros([2, 1 + i // len(strategy.extended.worker_devices)])
     )
     programs = {
         "quantized": lambda: strategy.gather(quantized, 0),

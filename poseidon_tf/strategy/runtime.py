@@ -1,0 +1,97 @@
+"""What a worker has because there are others: one part for each thing that they do together."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, final
+
+from poseidon_tf.planner import ClusterSpec, Plan
+from poseidon_tf.session.worker import Worker
+from poseidon_tf.strategy import tf_internals
+from poseidon_tf.strategy.data.joint import JointData
+from poseidon_tf.strategy.drift import DriftGuard
+from poseidon_tf.strategy.gradients.exchange import GradientExchange
+from poseidon_tf.strategy.gradients.first_values import AgreedValues
+from poseidon_tf.strategy.gradients.sums import GradientSums
+from poseidon_tf.strategy.options import Options
+from poseidon_tf.strategy.stops import Stops
+from poseidon_tf.strategy.tape.marks import TapeMarks
+from poseidon_tf.strategy.tape.sums import TapeSums
+from poseidon_tf.strategy.values.reductions import Reductions
+from poseidon_tf.strategy.writing import Writing
+
+_log = logging.getLogger("poseidon_tf")
+
+
+@final
+class Runtime:
+    """The parts of a strategy's worker among others; a lone worker's strategy has none.
+
+    Args:
+      cluster: how many workers and servers there are.
+      arithmetic: by rank, what the bits of a product depend on.
+      announce: called with each new plan.
+
+    Attributes:
+      worker: the connections: rank, number of workers and of its replicas, gathers, the failure.
+      options: the user's.
+      data: rows of batches and shares, and the one end of a dataset.
+      gradients: the plan, and a route for each gradient.
+      sums: of the gradients that an optimizer or a tape is given.
+      tape: sums for `poseidon_tf.GradientTape`.
+      first_values: which variables have been given rank 0's.
+      reductions: of values that the program or a layer reduces by itself.
+      drift: compares what all workers must hold alike.
+      stops: when all workers stop together.
+      writing: whether this worker writes files.
+    """
+
+    def __init__(
+        self,
+        worker: Worker,
+        cluster: ClusterSpec,
+        options: Options,
+        *,
+        arithmetic: Sequence[Mapping[str, Any]],
+        announce: Callable[[Plan], None],
+    ) -> None:
+        self.worker, self.options = worker, options
+        self.data = JointData(worker, rows_per_step=options.rows_per_step)
+        self.first_values = AgreedValues(worker)
+        self.gradients = GradientExchange(
+            worker,
+            cluster,
+            options,
+            arithmetic=arithmetic,
+            batches=self.data.batches,
+            shares=self.data.shares,
+            first_values=self.first_values,
+            announce=announce,
+        )
+        marks = TapeMarks(worker.gather)
+        self.sums = GradientSums(
+            self.gradients,
+            self.data.shares,
+            self.first_values,
+            marks,
+            num_replicas=worker.num_replicas,
+        )
+        self.tape = TapeSums(self.gradients, self.sums.over_all, marks)
+        self.reductions = Reductions(worker)
+        self.drift = DriftGuard(
+            every_steps=options.drift_check_steps,
+            num_replicas=worker.num_replicas,
+            gather=worker.gather,
+            last_step=worker.last_step,
+            fail=worker.session.fail_together,
+            warn=_log.warning if worker.rank == 0 else _log.debug,
+            workers=worker.names,
+        )
+        self.stops = Stops(worker)
+        self.writing = Writing(worker.rank, options.write_on)
+
+    @property
+    def replica(self) -> int:
+        """The id, among those of all workers, of the replica that is running."""
+        return self.worker.rank * self.worker.num_replicas + tf_internals.replica_id()
