@@ -44,6 +44,16 @@ REFUSED = {
     name: f"strategy.{name} of TensorFlow 1 shares no data among workers; call "
     for name in ("make_dataset_iterator", "make_input_fn_iterator")
 }
+ADDED = {
+    "barrier",
+    "check_drift",
+    "num_workers",
+    "plan",
+    "rank",
+    "shutdown",
+    "statistics",
+    "stop_requested",
+}
 ELSEWHERE = {"cluster_resolver"}  # It has tests of its own.
 DOCUMENTED = Path(__file__).parents[2] / "docs" / "compatibility.md"
 Findings = list[dict[str, Any]]
@@ -69,6 +79,12 @@ def test_every_public_member_is_in_one_of_the_lists(workers: Findings) -> None:
     """So that a new version's new member is noticed."""
     listed = [*WORKS, *DIFFERS, *REFUSED, *ELSEWHERE]
     assert sorted(workers[0]["public"]) == sorted(listed)
+
+
+def test_it_adds_what_users_need_and_nothing_else(workers: Findings) -> None:
+    """Neither the class nor an object of it, nor its `extended`: all else is private."""
+    for worker in workers:
+        assert worker["added"] == {"class": sorted(ADDED), "object": sorted(ADDED), "extended": []}
 
 
 @pytest.mark.parametrize("name", sorted(WORKS))

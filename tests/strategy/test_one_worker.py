@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support.jobs import run_alone
+from tests.support.jobs import Job, run_alone
 
 pytestmark = pytest.mark.processes
 
@@ -51,3 +51,12 @@ def test_one_worker_opens_no_port(poseidon: dict[str, Any]) -> None:
 def test_one_worker_has_no_plan(poseidon: dict[str, Any]) -> None:
     """Nothing is sent, so there is nothing to plan."""
     assert poseidon["plan"] == []
+
+
+def test_one_worker_with_a_server_is_as_alone(poseidon: dict[str, Any], tmp_path: Path) -> None:
+    """It has nobody to sum with: the same bits, and no plan."""
+    with Job("equality.py", str(tmp_path), "poseidon", "dense", num_workers=1) as job:
+        (worker,) = job.results()
+    assert worker["digests"].items() <= poseidon["digests"].items()
+    assert len(worker["digests"]) == 2
+    assert worker["plan"] == []

@@ -120,8 +120,13 @@ def asked(probe: Callable[[], Any]) -> Any:
         return {"raises": type(error).__name__, "text": str(error)}
 
 
-def public(cls: type) -> list[str]:
-    return [name for name in dir(cls) if not name.startswith("_")]
+def public(owner: Any) -> list[str]:
+    return [name for name in dir(owner) if not name.startswith("_")]
+
+
+def added(owner: Any, base: Any) -> list[str]:
+    """Public names that `owner`, a class or an object, has beside those of `base`."""
+    return sorted(set(public(owner)) - set(public(base)))
 
 
 def main() -> None:
@@ -137,6 +142,15 @@ def main() -> None:
             *public(tf.distribute.Strategy),
             *(f"extended.{name}" for name in public(tf.distribute.StrategyExtended)),
         ],
+    )
+    base = tf.distribute.MirroredStrategy(["CPU:0"])
+    result(
+        "added",
+        {
+            "class": added(type(strategy), tf.distribute.Strategy),
+            "object": added(strategy, base),
+            "extended": added(strategy.extended, base.extended),
+        },
     )
     result("found", {name: asked(probe) for name, probe in probes(strategy).items()})
 
