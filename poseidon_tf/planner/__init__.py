@@ -4,7 +4,9 @@
     cost      what each scheme moves, in values (the paper's Table 1)
     choice    parameter server, sufficient factors or sparse rows, and why
     planner   a plan made of all of it
-    sharding  what is pushed as one, and which server holds it
+    schemes   what follows from a scheme, a file for each
+    units     what is pushed as one
+    sharding  which server holds what of it
     plan      the result: frozen, printable, the same on every worker
     simulate  the fastest step that a link allows under a plan
 
@@ -20,7 +22,7 @@ from .planner import DEFAULT_KV_PAIR_BYTES as DEFAULT_KV_PAIR_BYTES
 from .planner import check_coalesce_bytes as check_coalesce_bytes
 from .planner import check_kv_pair_bytes as check_kv_pair_bytes
 from .planner import make_plan as make_plan
-from .sharding import DEFAULT_COALESCE_BYTES as DEFAULT_COALESCE_BYTES
+from .schemes.ps import DEFAULT_COALESCE_BYTES as DEFAULT_COALESCE_BYTES
 from .sharding import place as place
 from .simulate import gradient_times as gradient_times
 from .simulate import speedup_bound as speedup_bound

@@ -1,6 +1,6 @@
 """The plan: who sends what to whom, as data that can be printed, compared, stored and sent.
 
-A plan holds no decisions of its own; `planner` and `sharding` make them.
+A plan holds no decisions of its own; `planner`, `units` and `sharding` make them.
 """
 
 from __future__ import annotations
@@ -60,13 +60,13 @@ class VariablePlan:
 
     @property
     def node_bytes(self) -> int:
-        """The column of the chosen scheme."""
-        if self.scheme is Scheme.PS:
-            return self.ps_bytes
-        if self.scheme is Scheme.ROWS:
-            return self.rows_bytes or 0
-        assert self.sfb_bytes is not None, f"{self.name}: SFB without its cost"
-        return self.sfb_bytes
+        """The column of the chosen scheme; 0 where that is not known."""
+        columns = {
+            Scheme.PS: self.ps_bytes,
+            Scheme.SFB: self.sfb_bytes,
+            Scheme.ROWS: self.rows_bytes,
+        }
+        return columns[self.scheme] or 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,20 +1,23 @@
 """Makes a plan: every variable with its scheme, its cost and the reason, and what goes where.
 
-The choice is in `choice`, what a scheme costs in `cost`, where the pieces go in `sharding`.
+The choice is in `choice`, what a scheme costs in `cost`, what follows from it in `schemes`, where
+the pieces go in `sharding`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import NamedTuple
 
 from ..errors import ConfigError, PlanError
 from . import cost
 from .choice import Choice, Wish, choose, follow
 from .plan import Plan, Scheme, VariablePlan
-from .sharding import DEFAULT_COALESCE_BYTES, place, units_of
+from .schemes.ps import DEFAULT_COALESCE_BYTES
+from .schemes.rules import Columns
+from .sharding import place
 from .specs import DTYPE_BYTES, ClusterSpec, VariableSpec, kernel_position
+from .units import RULES, units_of
 
 DEFAULT_KV_PAIR_BYTES = 1024 * 1024
 """The paper's pairs are 2 MB. That is the most worth having: smaller pairs overlap the way in
@@ -61,7 +64,8 @@ def make_plan(
         if kernel is not None:
             choices[at] = follow(specs[at], specs[kernel], choices[kernel], cluster, wishes[at])
     variables = tuple(_priced(spec, cluster, choices[at]) for at, spec in enumerate(specs))
-    units = units_of(specs, variables, coalesce_bytes=coalesce_bytes)
+    schemes_of = [variable.scheme for variable in variables]
+    units = units_of(specs, schemes_of, coalesce_bytes=coalesce_bytes)
     return Plan(
         cluster=cluster,
         kv_pair_bytes=kv_pair_bytes,
@@ -116,28 +120,19 @@ def _kernel_of(specs: Sequence[VariableSpec], at: int) -> int | None:
     return kernel
 
 
-class _Columns(NamedTuple):
-    """Bytes in plus out of one node per step; None where the gradient is not of that kind."""
-
-    ps: float
-    sfb: float | None = None
-    adam: float | None = None
-    rows: int | None = None
-
-
-def _columns(spec: VariableSpec, cluster: ClusterSpec) -> _Columns:
+def _columns(spec: VariableSpec, cluster: ClusterSpec) -> Columns:
     P1, P2 = cluster.num_workers, cluster.num_servers
     if P1 == 1:
         if spec.rows is None:
-            return _Columns(0)
-        return _Columns(0, rows=0) if spec.sparse else _Columns(0, 0, 0)
+            return Columns(0)
+        return Columns(0, rows=0) if spec.sparse else Columns(0, 0, 0)
     elements = spec.num_elements
     ps = cost.ps_node(elements, 1, P1, P2) if cluster.co_located else cost.ps_worker(elements, 1)
     ps *= spec.itemsize
     if spec.sparse and spec.rows is not None:
-        return _Columns(ps, rows=cost.rows_worker(spec.row_bytes, spec.rows, P1))
+        return Columns(ps, rows=cost.rows_worker(spec.row_bytes, spec.rows, P1))
     if spec.factors is None or spec.rows is None:
-        return _Columns(ps)
+        return Columns(ps)
     (M, N), K = spec.factors, spec.rows
     sent_bytes = DTYPE_BYTES[spec.sent_dtype]
 
@@ -152,36 +147,25 @@ def _columns(spec: VariableSpec, cluster: ClusterSpec) -> _Columns:
             in_bytes(lambda K: cost.adam_server(M, N, K, P1)),
             in_bytes(lambda K: cost.adam_worker(M, N, K)),
         )
-    return _Columns(ps, cost.sfb_worker(M, N, K, P1) * sent_bytes, adam)
+    return Columns(ps, cost.sfb_worker(M, N, K, P1) * sent_bytes, adam)
 
 
 def _priced(spec: VariableSpec, cluster: ClusterSpec, choice: Choice) -> VariablePlan:
-    columns = _columns(spec, cluster)
-    sfb_bytes = None if columns.sfb is None else round(columns.sfb)
-    rebuild_flops = 0
-    if choice.scheme is Scheme.PS:
-        worker_bytes = 0 if cluster.num_workers == 1 else 2 * spec.num_bytes
-    elif choice.scheme is Scheme.ROWS:
-        worker_bytes = columns.rows or 0
-    else:
-        sfb_bytes = sfb_bytes or 0  # A bias costs nothing beside its kernel.
-        worker_bytes = sfb_bytes
-        if spec.factors is not None and spec.rows is not None:
-            M, N = spec.factors
-            rebuild_flops = cost.rebuild_flops(M, N, spec.rows, cluster.num_workers)
+    rules = RULES[choice.scheme]
+    columns = rules.columns(_columns(spec, cluster))
     return VariablePlan(
         name=spec.name,
         shape=spec.shape,
         dtype=spec.dtype,
         scheme=choice.scheme,
         ps_bytes=round(columns.ps),
-        sfb_bytes=sfb_bytes,
+        sfb_bytes=None if columns.sfb is None else round(columns.sfb),
         adam_bytes=None if columns.adam is None else round(columns.adam),
         rows_bytes=columns.rows,
-        worker_bytes=worker_bytes,
+        worker_bytes=rules.worker_bytes(spec, cluster, columns),
         rows=spec.rows,
         factors=spec.factors,
         factor_dtype=spec.factor_dtype,
-        rebuild_flops=rebuild_flops,
+        rebuild_flops=rules.rebuild_flops(spec, cluster),
         reason=choice.reason,
     )

@@ -1,4 +1,4 @@
-"""What is pushed as one, and which server holds which part of it.
+"""Which server holds which part of what the servers sum.
 
 A server sums what it holds for all workers, so the fullest server sets the pace: it holds at
 most 1.05 times the mean.
@@ -8,24 +8,10 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
-from .plan import KVPair, Scheme, Unit, VariablePlan
-from .specs import VariableSpec, kernel_position
-
-DEFAULT_COALESCE_BYTES = 16 * 1024 * 1024
-"""Neighbours travel together until they reach this at most: an exchange has a fixed cost."""
-NEAR_AN_END = 4
-"""They reach no more than this part of what is left of the model to the nearer end. They leave with
-their last gradient: where backpropagation begins, the link would wait, where it ends, the step."""
-SMALL = 2
-"""A variable of this part of that, or more, is alone: it would gain little, and lose the wait."""
-TINY = 256
-"""Below this part of the most a variable is tiny. Larger ones between them, such as the kernels
-between biases, part no tiny ones, and ..."""
-TINY_TOGETHER = 16
-"""... they may reach this part of the most anywhere in the model."""
+from .plan import KVPair, Unit
+from .units import RULES
 
 SMALLEST_PAIR_BYTES = 4 * 1024
 PAIRS_PER_SERVER = 64
@@ -37,103 +23,11 @@ BALANCE = 1.05
 """The fullest server against the mean."""
 
 
-@dataclass
-class _OpenGroup:
-    """Variables that travel together, and more may join.
-
-    Attributes:
-      is_parted: one that is alone, or of another scheme, has come after its last.
-    """
-
-    members: list[int]
-    num_bytes: int = 0
-    is_parted: bool = False
-
-
 class _Part(NamedTuple):
     unit: int
     offset: int
     length: int
     itemsize: int
-
-
-def units_of(
-    specs: Sequence[VariableSpec], variables: Sequence[VariablePlan], *, coalesce_bytes: int
-) -> tuple[Unit, ...]:
-    """Group variables into units: each SFB kernel with its biases, each sparse variable that
-    travels as rows, small PS neighbours together.
-
-    Units are numbered by their first variable.
-    """
-    groups = _sfb_groups(specs, variables)
-    groups += [[at] for at, variable in enumerate(variables) if variable.scheme is Scheme.ROWS]
-    groups += _ps_groups(specs, variables, coalesce_bytes)
-    groups.sort(key=min)
-    return tuple(
-        Unit(
-            index=index,
-            scheme=variables[group[0]].scheme,
-            variables=tuple(group),
-            dtype=(
-                specs[group[0]].dtype
-                if variables[group[0]].scheme is Scheme.PS
-                else specs[group[0]].sent_dtype
-            ),
-            num_elements=(
-                specs[group[0]].num_elements
-                if variables[group[0]].scheme is Scheme.SFB
-                else sum(specs[at].num_elements for at in group)
-            ),
-        )
-        for index, group in enumerate(groups)
-    )
-
-
-def _sfb_groups(
-    specs: Sequence[VariableSpec], variables: Sequence[VariablePlan]
-) -> list[list[int]]:
-    members = [at for at, variable in enumerate(variables) if variable.scheme is Scheme.SFB]
-    groups = {at: [at] for at in members if specs[at].bias_of is None}
-    for at in members:
-        kernel = kernel_position(specs, at)
-        if kernel is not None:
-            groups[kernel].append(at)
-    return list(groups.values())
-
-
-def _ps_groups(
-    specs: Sequence[VariableSpec], variables: Sequence[VariablePlan], coalesce_bytes: int
-) -> list[list[int]]:
-    total_bytes = sum(
-        spec.num_bytes
-        for spec, variable in zip(specs, variables, strict=True)
-        if variable.scheme is Scheme.PS
-    )
-    passed = 0  # Bytes before this variable.
-    groups: list[list[int]] = []
-    open_groups: dict[str, _OpenGroup] = {}  # By dtype.
-    for at, (spec, variable) in enumerate(zip(specs, variables, strict=True)):
-        is_ps = variable.scheme is Scheme.PS
-        is_tiny = spec.num_bytes < coalesce_bytes / TINY
-        most = min(coalesce_bytes, min(passed, total_bytes - passed) / NEAR_AN_END)
-        if is_ps:
-            passed += spec.num_bytes
-        if not is_ps or (not is_tiny and spec.num_bytes >= most / SMALL):
-            for group in open_groups.values():
-                group.is_parted = True
-            if is_ps:
-                groups.append([at])
-            continue
-        if is_tiny:
-            most = max(most, coalesce_bytes / TINY_TOGETHER)
-        joins = open_groups.get(spec.dtype)
-        if joins is None or joins.num_bytes >= most or (joins.is_parted and not is_tiny):
-            joins = open_groups[spec.dtype] = _OpenGroup([])
-            groups.append(joins.members)
-        joins.members.append(at)
-        joins.num_bytes += spec.num_bytes
-        joins.is_parted = False
-    return groups
 
 
 def place(
@@ -163,7 +57,7 @@ def place(
     whole = [
         _Part(unit.index, 0, unit.num_elements, itemsize)
         for unit, itemsize in zip(units, itemsizes, strict=True)
-        if unit.scheme is Scheme.PS
+        if RULES[unit.scheme].is_summed_by_servers
     ]
     total_bytes = sum(part.length * part.itemsize for part in whole)
     about = max(WORTH_CUTTING_BYTES, total_bytes // (PAIRS_PER_SERVER * num_servers))
