@@ -38,7 +38,7 @@ class Syncer(Protocol):
         """Tensor bytes sent and received so far."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)  # A pair is only ever equal to itself.
 class Pair:
     """A KV pair as its worker sees it: which server, under which number, which bytes."""
 
@@ -61,14 +61,14 @@ class ServerSyncer:
     def __init__(self, name: str, dtype: str, pairs: Sequence[Pair], done: Done) -> None:
         self.name = name
         self._dtype = wire_dtype(dtype)
-        self._pairs = {(id(pair.link), pair.key): pair for pair in pairs}
+        self._pairs = tuple(pairs)
         self._num_bytes = sum(pair.num_bytes for pair in pairs)
         memories = [pair.link.memory for pair in pairs if pair.link.memory is not None]
         self._totals = Buffers(self._num_bytes, memories[0] if memories else None)
         self._done = done
         self._lock = threading.Lock()
         # Step -> total, and the pairs that it misses.
-        self._arriving: dict[int, tuple[Array, set[tuple[int, int]]]] = {}
+        self._arriving: dict[int, tuple[Array, set[Pair]]] = {}
         self._sent_bytes = self._received_bytes = 0
 
     def send(self, step: int, arrays: Sequence[Array]) -> None:
@@ -81,24 +81,23 @@ class ServerSyncer:
             total, place = self._totals.take()
             with self._lock:
                 self._arriving[step] = (total, set(self._pairs))
-        by_link: dict[int, tuple[ServerLink, list[Piece]]] = {}
-        for pair in self._pairs.values():
+        by_link: dict[ServerLink, list[Piece]] = {}
+        for pair in self._pairs:
             end = pair.offset + pair.num_bytes if self._num_bytes else len(view)
             offset = None
             if place is not None and pair.link.memory is not None:
                 offset = place + pair.offset
-            _, pieces = by_link.setdefault(id(pair.link), (pair.link, []))
-            pieces.append(Piece(pair.key, view[pair.offset : end], offset))
-        for link, pieces in by_link.values():
+            piece = Piece(pair.key, view[pair.offset : end], offset)
+            by_link.setdefault(pair.link, []).append(piece)
+        for link, pieces in by_link.items():
             link.push(pieces, step=step)
 
-    def receive(self, link: ServerLink, key: int, step: int, payload: memoryview | None) -> None:
-        """Take the sum of one KV pair; None if it is in the shared memory, where it belongs.
+    def receive(self, pair: Pair, step: int, payload: memoryview | None) -> None:
+        """Take the sum of one of its pairs; None if it is in the shared memory, where it belongs.
 
         Raises:
           ProtocolError: no such sum is due; nothing has changed.
         """
-        pair = self._pairs[id(link), key]
         num_bytes = pair.num_bytes if payload is None else len(payload)
         with self._lock:  # Every stream has a thread of its own.
             total, missing = self._checked(pair, step, payload)
@@ -110,7 +109,7 @@ class ServerSyncer:
         if payload is not None:
             np.copyto(total[pair.offset : pair.offset + num_bytes], np.frombuffer(payload, "u1"))
         with self._lock:
-            missing.discard((id(link), key))
+            missing.discard(pair)
             if missing:
                 return
             del self._arriving[step]
@@ -118,7 +117,7 @@ class ServerSyncer:
 
     def _checked(
         self, pair: Pair, step: int, payload: memoryview | None
-    ) -> tuple[Array | None, set[tuple[int, int]]]:
+    ) -> tuple[Array | None, set[Pair]]:
         """Where the sum goes, and what is missing; None for a value of any size."""
         where = f"the sum of {self.name!r} of step {step} from {pair.link.address}"
         if payload is None and pair.link.memory is None:
@@ -128,7 +127,7 @@ class ServerSyncer:
                 raise ProtocolError(f"{where}: not a number of {self._dtype}")
             return None, set()
         total, missing = self._arriving.get(step, (None, set()))
-        if total is None or (id(pair.link), pair.key) not in missing:
+        if total is None or pair not in missing:
             raise ProtocolError(f"{where}: it is not due, or came twice")
         if payload is not None and len(payload) != pair.num_bytes:
             raise ProtocolError(f"{where}: {len(payload)} bytes, {pair.num_bytes} are due")

@@ -80,7 +80,7 @@ class Worker:
         self.session, self.coordinator, self.factors = session, coordinator, factors
         self._own_server, self._memory = own_server, memory
         self._links: list[ServerLink] = []
-        self._sums: dict[tuple[int, int], tuple[ServerSyncer, ServerLink]] = {}
+        self._sums: dict[tuple[int, int], tuple[ServerSyncer, Pair]] = {}
         self._key_numbers: dict[tuple[int, KeySpec], int] = {}  # By server.
         self._factor_syncers: dict[int, FactorSyncer] = {}
         self._routes: list[tuple[Purpose, Route]] = []
@@ -203,7 +203,7 @@ class Worker:
             contents=[f"the gradient of {variable!r}" for variable in variables],
         )
         for server, pair in placed:
-            self._sums[server, pair.key] = (syncer, self._links[server])
+            self._sums[server, pair.key] = (syncer, pair)
         self._routes.append((purpose, route))
         return route
 
@@ -389,7 +389,7 @@ class Worker:
                     f"server {server} ({self._links[server].address}) sent a sum of key number "
                     f"{key}, which this worker does not wait for"
                 )
-            syncer, link = self._sums[server, key]
-            syncer.receive(link, key, step, payload)
+            syncer, pair = self._sums[server, key]
+            syncer.receive(pair, step, payload)
 
         return receive
