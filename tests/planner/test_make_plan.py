@@ -9,8 +9,7 @@ import pytest
 
 from poseidon_tf.errors import ConfigError, PlanError
 from poseidon_tf.planner import ClusterSpec, Scheme, make_plan
-from poseidon_tf.planner.plan import Plan
-from tests.planner.planner_models import alexnet, conv, dense, plain
+from poseidon_tf.planner.units import RULES
 
 
 def nodes(count: int) -> ClusterSpec:
@@ -177,3 +176,13 @@ assert "tensorflow" not in ours()
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+def test_every_scheme_has_rules_and_every_column_has_its_bytes():
+    """A new one is a file in `schemes`, a line in the table and a column of the plan."""
+    assert set(RULES) == set(Scheme)
+    assert all(rules.scheme is scheme for scheme, rules in RULES.items())
+    variable = make_plan(alexnet(), nodes(2)).variables[0]
+    for scheme in Scheme:
+        priced = dataclasses.replace(variable, **{"scheme": scheme, f"{scheme}_bytes": 77})
+        assert priced.node_bytes == 77
