@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Protocol, final
+from typing import Any, Protocol, TypeAlias, final
+
+from poseidon_tf.wire.frames import Message
 
 # The longest message that either side accepts. Whoever has more to say cuts it.
 MAX_MESSAGE_BYTES = 80 * 1024 * 1024
 # gRPC's five bytes before each message: a flag and the length.
 GRPC_PREFIX_BYTES = 5
+# A lane's: the lengths of the message's head and of the rest.
+LANE_PREFIX_BYTES = 8
 
 
 def shortened(text: str, *, most_chars: int) -> str:
@@ -19,11 +23,20 @@ def shortened(text: str, *, most_chars: int) -> str:
     return text if len(text) <= most_chars else text[: most_chars - 4] + " ..."
 
 
+Room: TypeAlias = Callable[[bytes, int], memoryview | None]
+"""Where the payload of a message belongs, by its head and the payload's bytes; None: anywhere. What
+is there when a connection breaks is not the payload yet: it comes again."""
+
+
 class Receiver(Protocol):
     """Hears one stream. Called by one thread per stream, in the order of the messages."""
 
-    def on_message(self, message: bytes) -> None:
-        """A message has arrived; an exception ends the stream and is given to `on_closed`."""
+    def on_message(self, message: Any) -> None:
+        """A message has arrived; an exception ends the stream and is given to `on_closed`.
+
+        Args:
+          message: bytes; of a stream that may have a lane, also `Segments` with one payload.
+        """
 
     def on_closed(self, error: Exception | None) -> None:
         """The stream has ended, once; `error` is None if the peer closed it properly.
@@ -36,13 +49,13 @@ class Receiver(Protocol):
 class Outgoing(Protocol):
     """Where a stream's writer takes its messages from; iteration blocks until there is one."""
 
-    def put(self, message: bytes) -> None:
+    def put(self, message: Message) -> None:
         """Add a finished message; never blocks."""
 
     def close(self) -> None:
         """End the iteration after what is already there."""
 
-    def __iter__(self) -> Iterator[bytes]: ...
+    def __iter__(self) -> Iterator[Message]: ...
 
 
 @final
@@ -53,10 +66,10 @@ class MessageQueue:
     """
 
     def __init__(self) -> None:
-        self._queue: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
         self._is_closed = False
 
-    def put(self, message: bytes) -> None:
+    def put(self, message: Message) -> None:
         if not self._is_closed:
             self._queue.put(message)
 
@@ -65,7 +78,7 @@ class MessageQueue:
             self._is_closed = True
             self._queue.put(None)
 
-    def __iter__(self) -> Iterator[bytes]:
+    def __iter__(self) -> Iterator[Message]:
         while (message := self._queue.get()) is not None:
             yield message
 

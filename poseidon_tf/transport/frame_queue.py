@@ -13,7 +13,8 @@ from typing import final
 
 from poseidon_tf.errors import ProtocolError
 from poseidon_tf.transport.shared_memory import SharedMemory
-from poseidon_tf.wire.frames import MAX_PARTS, Buffer, FrameHeader, Part, encode
+from poseidon_tf.wire import frames
+from poseidon_tf.wire.frames import MAX_PARTS, Buffer, FrameHeader, Message, Part
 
 # Parts share a frame up to here; a larger part travels alone.
 FRAME_BYTES = 256 * 1024
@@ -48,27 +49,27 @@ class FrameQueue:
         self._credit_step = credit_step
         self._memory = memory
         self._in_flight_bytes = 0
-        self._parts: deque[tuple[Part, Buffer] | bytes] = deque()
-        self._messages: deque[bytes] = deque()
+        self._parts: deque[tuple[Part, Buffer] | Message] = deque()
+        self._messages: deque[Message] = deque()
         self._last_message = b""
         self._credit = 0
         self._closed = False
         self._changed = threading.Condition()
 
-    def put(self, message: bytes) -> None:
+    def put(self, message: Message) -> None:
         """Add a finished frame; it overtakes waiting parts."""
         with self._changed:
             self._messages.append(message)
             self._changed.notify()
 
     def put_parts(self, parts: Sequence[tuple[Part, Buffer]]) -> None:
-        """Add parts; their payloads must not change until they have left."""
+        """Add parts; their payloads must not change until the peer has them."""
         with self._changed:
             if not (self._closed or self._last_message):
                 self._parts.extend(parts)
                 self._changed.notify()
 
-    def put_frame(self, message: bytes) -> None:
+    def put_frame(self, message: Message) -> None:
         """Add a finished frame in its turn, such as one that goes to many peers alike."""
         with self._changed:
             if not (self._closed or self._last_message):
@@ -114,15 +115,17 @@ class FrameQueue:
         with self._changed:
             return self._has_next()
 
-    def __iter__(self) -> Iterator[bytes]:
+    def __iter__(self) -> Iterator[Message]:
         while True:
             with self._changed:
                 while not self._has_next():
                     self._changed.wait()
-                message, parts, credit = b"", [], 0
+                message: Message = b""
+                parts: list[tuple[Part, Buffer]] = []
+                credit = 0
                 if self._messages:
                     message = self._messages.popleft()
-                elif self._parts and isinstance(frame := self._parts[0], bytes):
+                elif self._parts and not isinstance(frame := self._parts[0], tuple):
                     message = frame
                     self._parts.popleft()
                 else:
@@ -130,7 +133,7 @@ class FrameQueue:
                     credit, self._credit = self._credit, 0
                 if not (message or parts or credit):
                     break
-            # Joined outside the lock: whoever puts parts does not wait for the copy.
+            # Made outside the lock: whoever puts parts does not wait for a copy.
             if self._on_taken is not None:
                 for part, _ in parts:
                     self._on_taken(part.key, part.step)
@@ -152,9 +155,9 @@ class FrameQueue:
         """Whether the first waiting part may leave now."""
         if not self._parts:
             return False
-        if isinstance(self._parts[0], bytes):
+        if not isinstance(first := self._parts[0], tuple):
             return True
-        part, payload = self._parts[0]
+        part, payload = first
         if part.place or self._window_bytes is None or self._in_flight_bytes <= self._credit_step:
             return True
         return self._in_flight_bytes + len(payload) <= self._window_bytes
@@ -162,7 +165,7 @@ class FrameQueue:
     def _next_parts(self) -> list[tuple[Part, Buffer]]:
         taken: list[tuple[Part, Buffer]] = []
         share = 0.0  # Of a full frame.
-        while self._admitted() and not isinstance(entry := self._parts[0], bytes):
+        while self._admitted() and isinstance(entry := self._parts[0], tuple):
             part, payload = entry
             share += len(payload) / (PLACED_FRAME_BYTES if part.place else FRAME_BYTES)
             if taken and (share > 1.0 or len(taken) == MAX_PARTS):
@@ -173,7 +176,7 @@ class FrameQueue:
                 self._in_flight_bytes += len(payload)
         return taken
 
-    def _frame(self, parts: list[tuple[Part, Buffer]], credit: int) -> bytes:
+    def _frame(self, parts: list[tuple[Part, Buffer]], credit: int) -> Message:
         payloads = []
         for part, payload in parts:
             if not part.place:
@@ -181,4 +184,5 @@ class FrameQueue:
             elif payload:
                 assert self._memory is not None, "a part with a place, and no shared memory"
                 self._memory.write(part.place - 1, payload)
-        return encode(FrameHeader(parts=[part for part, _ in parts], credit=credit), payloads)
+        header = FrameHeader(parts=[part for part, _ in parts], credit=credit)
+        return frames.message(header, payloads)

@@ -16,6 +16,7 @@ from collections import deque
 from typing import final
 
 from poseidon_tf.errors import ProtocolError
+from poseidon_tf.wire.frames import Message
 
 _MARK = 0
 _ACKNOWLEDGE = b"\x00a"  # And how many messages have come since the stream began.
@@ -44,8 +45,8 @@ class Ledger:
         self.num_received = self.num_acknowledged = 0
         self.is_resumed = True
         self.has_ended = self.peer_has_ended = False
-        self._unacknowledged: deque[bytes] = deque()
-        self._unsent: deque[bytes] = deque()  # On this connection; the last of the above.
+        self._unacknowledged: deque[Message] = deque()
+        self._unsent: deque[Message] = deque()  # On this connection; the last of the above.
         self._num_sent = 0  # Before this connection; the peer cannot have more.
         self.must_tell = True
         self._untold_messages = self._untold_bytes = 0
@@ -58,9 +59,9 @@ class Ledger:
         self.must_tell = True
         self.is_resumed = False
 
-    def add(self, payload: bytes) -> None:
+    def add(self, payload: Message) -> None:
         """One message to be sent after all others."""
-        if payload and payload[0] == _MARK:
+        if isinstance(payload, bytes) and payload and payload[0] == _MARK:
             payload = _ESCAPE + payload
         self._add(payload)
 
@@ -69,12 +70,12 @@ class Ledger:
         self.has_ended = True
         self._add(_END)
 
-    def _add(self, message: bytes) -> None:
+    def _add(self, message: Message) -> None:
         self._unacknowledged.append(message)
         if self.is_resumed:
             self._unsent.append(message)
 
-    def take(self) -> bytes | None:
+    def take(self) -> Message | None:
         """What to send next on this connection; None if there is nothing."""
         if self.must_tell:
             self.must_tell = False
@@ -82,14 +83,14 @@ class Ledger:
             return _ACKNOWLEDGE + _COUNT.pack(self.num_received)
         return self._unsent.popleft() if self._unsent else None
 
-    def hear(self, message: bytes) -> bytes | None:
+    def hear(self, message: Message) -> Message | None:
         """The payload of what has come on this connection; None if it has none.
 
         Raises:
           ProtocolError: the peer says what it cannot say here. Nothing has changed.
         """
-        payload: bytes | None = message
-        if message and message[0] == _MARK:
+        payload: Message | None = message
+        if isinstance(message, bytes) and message and message[0] == _MARK:
             if message.startswith(_ACKNOWLEDGE):
                 self._acknowledge(message)
                 return None
