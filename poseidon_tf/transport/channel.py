@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import threading
 import time
@@ -13,12 +14,15 @@ import grpc
 from poseidon_tf.errors import PeerLost, ProtocolError, StartTimeout
 from poseidon_tf.transport import admission, credentials, readiness
 from poseidon_tf.transport.address import Address
-from poseidon_tf.transport.base import Outgoing, Receiver
+from poseidon_tf.transport.base import Outgoing, Receiver, Room
+from poseidon_tf.transport.carriers import WANTED, Dialled
 from poseidon_tf.transport.connections import ConnectionSettings
-from poseidon_tf.transport.grpc_endings import incoming, is_broken
+from poseidon_tf.transport.grpc_endings import is_broken
 from poseidon_tf.transport.grpc_options import RESUMES, STREAM_ID, options_of
-from poseidon_tf.transport.streams import Broken, DialledStream, Stream
+from poseidon_tf.transport.streams import Broken, DialledStream, Incoming, Stream
+from poseidon_tf.wire.frames import Message
 
+_log = logging.getLogger("poseidon_tf")
 _PAUSE_S = 0.05  # Between two attempts of a call.
 
 
@@ -34,7 +38,8 @@ class Channel:
         self, address: str, *, settings: ConnectionSettings = ConnectionSettings()
     ) -> None:
         self.address = str(Address.parse(address))
-        self._resume_s = settings.resume_s
+        self._settings = settings
+        self._has_lanes = settings.has_lanes  # Until one could not be had.
         self._closed = threading.Event()
         self._security = settings.security
         self._shown = admission.shown(settings.security)
@@ -104,7 +109,7 @@ class Channel:
                 if failure.code() is grpc.StatusCode.UNAUTHENTICATED:
                     raise admission.stranger(self.address) from failure
                 if not has_broken:
-                    deadline_s = min(deadline_s, time.monotonic() + self._resume_s)
+                    deadline_s = min(deadline_s, time.monotonic() + self._settings.resume_s)
                 has_broken = True
                 if (
                     not is_broken(failure)
@@ -123,32 +128,60 @@ class Channel:
         *,
         metadata: Mapping[str, str] | None = None,
         outgoing: Outgoing | None = None,
+        with_lane: bool = False,
+        room: Room = lambda head, num_bytes: None,
     ) -> Stream:
-        """Open a stream; `receiver` hears of every message and of the end."""
+        """Open a stream; `receiver` hears of every message and of the end.
+
+        Args:
+          with_lane: its messages may go over a lane, if the settings and the other side say so.
+          room: asked where payloads that come over a lane belong.
+        """
         stream_id = secrets.token_hex(16)
 
         def dial(
-            stream: DialledStream, messages: Iterator[bytes], is_first: bool
-        ) -> tuple[Iterator[bytes], Callable[[], object]]:
+            stream: DialledStream, messages: Iterator[Message], is_first: bool
+        ) -> tuple[Incoming, Callable[[], object]]:
             about = {STREAM_ID: stream_id} | ({RESUMES: "1"} if stream.is_known else {})
+            carrier = Dialled(
+                wants_lane=with_lane and self._has_lanes,
+                host=Address.parse(self.address).host,
+                peer=self.address,
+                traffic=stream.traffic,
+                keepalive_s=self._settings.keepalive_s,
+                room=room,
+                insists=self._settings.protocol == "grpc+tcp",
+                on_no_lane=self._go_without_lanes,
+            )
+            if carrier.wants_lane:
+                about[WANTED] = "1"
             try:
                 # Whoever was there and is not any more will not be waited for.
                 call = self._channel.stream_stream(method)(
-                    messages,
+                    carrier.requests(messages),
                     metadata=(*(stream.metadata | about).items(), *self._shown),
                     wait_for_ready=is_first,
                 )
             except ValueError as failure:  # That is how gRPC says that the channel is closed.
                 raise Broken(str(failure), is_final=True) from failure
-            return incoming(call, self.address), call.cancel
+            return carrier.incoming(call), call.cancel
 
         stream = DialledStream(
-            self.address, metadata or {}, outgoing, resume_s=self._resume_s, dial=dial
+            self.address, metadata or {}, outgoing, resume_s=self._settings.resume_s, dial=dial
         )
         threading.Thread(
             target=stream.live, args=(receiver,), name="poseidon-read", daemon=True
         ).start()
         return stream
+
+    def _go_without_lanes(self, reason: str) -> None:
+        if self._has_lanes:
+            self._has_lanes = False
+            _log.warning(
+                "no lane to %s: %s; its tensors go through gRPC, which takes more CPU",
+                self.address,
+                reason,
+            )
 
     def close(self) -> None:
         """Close the connections; open streams end with an error."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from poseidon_tf.transport.security import Security
+
+Protocol = Literal["auto", "grpc", "grpc+tcp"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,13 +21,30 @@ class ConnectionSettings:
       resume_s: seconds for which a stream whose connection broke is taken up again, without loss,
         before its peer counts as lost; 0 for no longer than the connection.
       security: who may connect, and whether what is said is encrypted.
+      protocol: "grpc", in which everything goes through gRPC; "grpc+tcp", in which messages of
+        streams go over lanes where both ends have them; "auto", the latter without TLS.
+      lane_ports: first and last port for lanes to come in; the system's choice if None.
     """
 
     keepalive_s: float = 30.0
     resume_s: float = 2.0
     security: Security = Security()
+    protocol: Protocol = "auto"
+    lane_ports: tuple[int, int] | None = None
+
+    @property
+    def has_lanes(self) -> bool:
+        """Whether streams may have lanes. Nothing of a job with TLS leaves in the clear."""
+        return self.protocol != "grpc" and not self.security.is_tls
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> ConnectionSettings:
         """The settings that `dataclasses.asdict` took apart."""
-        return cls(**{**fields, "security": Security(**fields["security"])})
+        ports = fields.get("lane_ports")
+        return cls(
+            **{
+                **fields,
+                "security": Security(**fields["security"]),
+                "lane_ports": tuple(ports) if ports else None,
+            }
+        )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,14 +20,16 @@ from poseidon_tf.errors import ConfigError, PoseidonError, ProtocolError
 from poseidon_tf.transport import admission, credentials, listening
 from poseidon_tf.transport.address import Address
 from poseidon_tf.transport.base import Receiver, shortened
+from poseidon_tf.transport.carriers import WANTED, Accepted
 from poseidon_tf.transport.connections import ConnectionSettings
-from poseidon_tf.transport.grpc_endings import incoming
 from poseidon_tf.transport.grpc_options import RESUMES, STREAM_ID, options_of
+from poseidon_tf.transport.lane_port import LanePort
 from poseidon_tf.transport.streams import AcceptedStream, Stream
 
 # Of a status. gRPC takes 8 KiB of metadata, in which a character may be twelve.
 _REASON_CHARS = 500
 _MAX_STREAM_ID = 64
+_log = logging.getLogger("poseidon_tf")
 _ENDING_S = 5.0  # For what is told to end, and has nothing to wait for.
 
 
@@ -44,6 +47,9 @@ class Server:
       spared: one of them that is somebody else's; 0 for none.
       settings: how its connections behave.
       patience_s: how long to try where the port is in use: by a process that is ending, perhaps.
+
+    Attributes:
+      lanes: where lanes come in; None if everything goes through gRPC.
 
     Raises:
       ConfigError: the port is in use.
@@ -65,6 +71,7 @@ class Server:
         patience_s: float = 0.0,
     ) -> None:
         self._max_streams = max_streams
+        self._settings = settings
         self._resume_s = settings.resume_s
         self._streams: dict[tuple[str, str], AcceptedStream] = {}  # By method and number.
         self._readers: dict[tuple[str, str], threading.Thread] = {}  # The same.
@@ -79,12 +86,12 @@ class Server:
         self._credentials = credentials.server_credentials(settings.security)
         asked = Address.parse(address, lowest_port=0)
         self.address = str(asked.with_port(self._bind(asked, ports, spared, patience_s)))
+        self.lanes = self._lane_port(asked, spared) if settings.has_lanes else None
 
     def _bind(
         self, asked: Address, ports: tuple[int, int] | None, spared: int, patience_s: float
     ) -> int:
-        is_here = listening.is_own(asked.host) and not listening.is_reached_elsewhere(asked.host)
-        where = asked if is_here else Address(listening.ALL_INTERFACES, asked.port)
+        where = _listening_for(asked)
         candidates = [asked.port]
         if ports and not asked.port:
             candidates = [port for port in range(ports[0], ports[1] + 1) if port != spared]
@@ -117,6 +124,17 @@ class Server:
             "this machine lets it use, in TF_CONFIG or POSEIDON_COORDINATOR"
         )
 
+    def _lane_port(self, asked: Address, spared: int) -> LanePort | None:
+        ports = self._settings.lane_ports
+        candidates = range(ports[0], ports[1] + 1) if ports else [0]
+        try:
+            return LanePort(_listening_for(asked).host, [p for p in candidates if p != spared])
+        except OSError as failure:
+            _log.warning(
+                "%s has no port for lanes (%s): tensors go through gRPC", self.address, failure
+            )
+            return None
+
     def add_unary(self, method: str, answer: Callable[[bytes], bytes]) -> None:
         """Serve `method`; a PoseidonError that `answer` raises is the caller's ProtocolError."""
 
@@ -129,8 +147,14 @@ class Server:
 
         self._add(method, grpc.unary_unary_rpc_method_handler(handler))
 
-    def add_stream(self, method: str, accept: Callable[[Stream], Receiver]) -> None:
-        """Serve streams of `method`; `accept` names the receiver, or raises to refuse one."""
+    def add_stream(
+        self, method: str, accept: Callable[[Stream], Receiver], *, with_lanes: bool = False
+    ) -> None:
+        """Serve streams of `method`; `accept` names the receiver, or raises to refuse one.
+
+        Args:
+          with_lanes: whoever opens one may have a lane for it, if the settings say so.
+        """
 
         def handler(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
             metadata = {k: v for k, v in context.invocation_metadata() if isinstance(v, str)}
@@ -140,16 +164,28 @@ class Server:
                 is_new = stream is None
                 if stream is None:
                     stream, receiver = self._accept(key, metadata, context, accept)
-            number = stream.attach(incoming(requests, stream.peer), context.cancel)
+            carrier = Accepted(
+                requests,
+                context,
+                port=self.lanes if with_lanes and WANTED in metadata else None,
+                traffic=stream.traffic,
+                keepalive_s=self._settings.keepalive_s,
+            )
+            number = stream.attach(carrier.incoming(), carrier.cut)
             if is_new:
                 live = functools.partial(self._live, key, stream, receiver)
                 reader = threading.Thread(target=live, name="poseidon-read", daemon=True)
                 with self._lock:
                     self._readers[key] = reader
                 reader.start()
-            if not context.add_callback(lambda: stream.detach(number)):
+
+            def hung_up() -> None:
+                carrier.hung_up()
                 stream.detach(number)
-            yield from stream.write(number)
+
+            if not context.add_callback(hung_up):
+                hung_up()
+            yield from carrier.responses(stream.write(number))
             if stream.refusal is not None:
                 context.abort(grpc.StatusCode.INVALID_ARGUMENT, _short(stream.refusal))
 
@@ -212,6 +248,8 @@ class Server:
         if not self._has_started:  # gRPC never gives back what it has not served on.
             grace_s = 0.0
             self.start()
+        if self.lanes is not None:
+            self.lanes.close()
         stopped = self._server.stop(grace_s)
         self.resume_within(0.0)
         with self._lock:
@@ -220,6 +258,12 @@ class Server:
         for reader in readers:
             if reader is not threading.current_thread():  # A receiver may stop its server.
                 reader.join(_ENDING_S)
+
+
+def _listening_for(asked: Address) -> Address:
+    """Where to listen so that others reach `asked`."""
+    is_here = listening.is_own(asked.host) and not listening.is_reached_elsewhere(asked.host)
+    return asked if is_here else Address(listening.ALL_INTERFACES, asked.port)
 
 
 @final

@@ -13,21 +13,22 @@ Rule 3: what comes over a connection that has a successor is not heard: the succ
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple, final
+from collections.abc import Callable, Generator, Iterator, Mapping
+from typing import NamedTuple, TypeAlias, final
 
 from poseidon_tf.errors import PeerLost, PoseidonError, ProtocolError
-from poseidon_tf.transport.base import GRPC_PREFIX_BYTES, MessageQueue, Outgoing, Receiver, Traffic
+from poseidon_tf.transport.base import MessageQueue, Outgoing, Receiver, Traffic
 from poseidon_tf.transport.resuming import Ledger
+from poseidon_tf.wire.frames import Message
 
 # Wakes a writer that waits in its `Outgoing`; told from a message by being this very object.
 _NUDGE = bytes(bytearray(b"nudge"))
 _PAUSE_S = 0.05  # Between two attempts to connect.
-Dial = Callable[
-    ["DialledStream", Iterator[bytes], bool], tuple[Iterator[bytes], Callable[[], object]]
-]
+Incoming: TypeAlias = Generator[Message, None, None]
+Dial = Callable[["DialledStream", Iterator[Message], bool], tuple[Incoming, Callable[[], object]]]
 
 
 class Broken(Exception):
@@ -50,11 +51,11 @@ class Connection(NamedTuple):
     """One of a stream's connections.
 
     Attributes:
-      messages: what comes over it; raises `Broken`.
+      messages: what comes over it; raises `Broken`. Closed by who hears them.
     """
 
     number: int
-    messages: Iterator[bytes]
+    messages: Incoming
 
 
 class Stream:
@@ -77,7 +78,7 @@ class Stream:
         self._resume_s = resume_s
         self._changed = threading.Condition()
         self._ledger = Ledger()
-        self._source: Iterator[bytes] | None = None
+        self._source: Iterator[Message] | None = None
         self._is_taking = self._is_nudged = False
         self._is_over = False
         self._ended = threading.Event()
@@ -89,7 +90,7 @@ class Stream:
         self._detail = ""  # How it broke then.
         self._progress = (-1, -1)  # Until then.
 
-    def send(self, message: bytes) -> None:
+    def send(self, message: Message) -> None:
         """Queue `message`; never blocks, and does nothing once the stream is closed."""
         self.outgoing.put(message)
 
@@ -125,6 +126,8 @@ class Stream:
                     self._listen(connection, receiver)
                     self._note_break(connection.number, "it ended too early")
                 except Broken as breakage:
+                    if breakage.refusal is not None:  # Before the writer leaves, to tell the peer.
+                        self.refusal = self.refusal or str(breakage.refusal)
                     number = self._number if connection is None else connection.number
                     self._note_break(number, str(breakage))
                     if breakage.is_final:
@@ -144,24 +147,24 @@ class Stream:
 
     def _listen(self, connection: Connection, receiver: Receiver) -> None:
         number = connection.number
-        for message in connection.messages:
-            self.traffic.count_received(len(message) + GRPC_PREFIX_BYTES)
-            with self._changed:
-                if number != self._number:
-                    return
-                payload = self._hear(message)
-                if self._greeted_s == float("inf"):
-                    self._greeted_s = time.monotonic()
-                if payload is None:
-                    self._changed.notify_all()
-                if self._ledger.must_tell:
-                    self._wake_writer()
-            if payload is not None:
-                receiver.on_message(payload)
-            elif self._ledger.peer_has_ended:
-                self._close(receiver, None)
+        with contextlib.closing(connection.messages) as messages:
+            for message in messages:
+                with self._changed:
+                    if number != self._number:
+                        return
+                    payload = self._hear(message)
+                    if self._greeted_s == float("inf"):
+                        self._greeted_s = time.monotonic()
+                    if payload is None:
+                        self._changed.notify_all()
+                    if self._ledger.must_tell:
+                        self._wake_writer()
+                if payload is not None:
+                    receiver.on_message(payload)
+                elif self._ledger.peer_has_ended:
+                    self._close(receiver, None)
 
-    def _hear(self, message: bytes) -> bytes | None:
+    def _hear(self, message: Message) -> Message | None:
         try:
             return self._ledger.hear(message)
         except ProtocolError as failure:
@@ -186,13 +189,12 @@ class Stream:
             self._wake_writer()
         self.outgoing.close()
 
-    def write(self, number: int) -> Iterator[bytes]:
+    def write(self, number: int) -> Iterator[Message]:
         """What goes out over connection `number`; ends with it, or with the stream."""
         while (message := self._next_outgoing(number)) is not None:
-            self.traffic.count_sent(len(message) + GRPC_PREFIX_BYTES)
             yield message
 
-    def _next_outgoing(self, number: int) -> bytes | None:
+    def _next_outgoing(self, number: int) -> Message | None:
         ledger = self._ledger
         with self._changed:
             while self._last_broken < number == self._number and not self._is_over:
@@ -214,7 +216,7 @@ class Stream:
             self._source = iter(self.outgoing)
         self._is_taking = True
         self._changed.release()
-        message: bytes | None = None
+        message: Message | None = None
         try:
             message = next(self._source, None)
         except Exception as failure:
@@ -349,9 +351,9 @@ class AcceptedStream(Stream):
     def __init__(self, peer: str, metadata: Mapping[str, str], *, resume_s: float) -> None:
         super().__init__(peer, metadata, resume_s=resume_s)
         self._heard = 0  # The number of the connection that the reading thread has.
-        self._messages: Iterator[bytes] = iter(())
+        self._messages: Incoming
 
-    def attach(self, messages: Iterator[bytes], cut: Callable[[], object]) -> int:
+    def attach(self, messages: Incoming, cut: Callable[[], object]) -> int:
         """The other end has connected, for the first time or again; the connection's number."""
         with self._changed:
             number, last_cut = self._begin(), self._cut
