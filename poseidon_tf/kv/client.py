@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, final
@@ -33,7 +34,7 @@ from poseidon_tf.wire.frame_pb2 import (
     KeyTable,
     Part,
 )
-from poseidon_tf.wire.frames import Buffer
+from poseidon_tf.wire.frames import Buffer, Message
 
 # Contributions of one worker that a server may hold before it has added them.
 WINDOW_BYTES = 32 * 1024 * 1024
@@ -43,9 +44,12 @@ _CREDIT_STEPS = 8
 _KEY_BYTES = 8
 _TABLE_BYTES = MAX_TABLE_BYTES - 1024
 
+SumRoom = Callable[[int, int, int], memoryview | None]
+"""Called with (key number, step, bytes): where that sum belongs; None if it may lie anywhere."""
 OnSum = Callable[[int, int, memoryview | None], None]
 """Called with (key number, step, the sum's bytes). The bytes stay valid while referenced; None says
-that the server has left them in the shared memory, where the contribution was."""
+that the server has left them in the shared memory, where the contribution was. They may be where
+`SumRoom` has said."""
 
 
 class Piece(NamedTuple):
@@ -69,6 +73,7 @@ class ServerLink:
       address, identity: the server's "host:port", and which process is meant there.
       rank: this worker's.
       on_sum: hears of every finished sum, on a stream's reading thread; must not block.
+      room: asked where a sum belongs before its bytes are read, if they are read into a place.
       on_lost: hears once per stream that ended with an error, or of a refusal.
       on_sent: hears of every (key number, step) that a stream has taken.
       window_bytes: see `WINDOW_BYTES`.
@@ -86,6 +91,7 @@ class ServerLink:
         on_sum: OnSum,
         on_lost: Callable[[Exception], None],
         on_sent: Callable[[int, int], None] | None = None,
+        room: SumRoom = lambda key, step, num_bytes: None,
         window_bytes: int = WINDOW_BYTES,
         num_streams: int = STREAMS_PER_SERVER,
         memory: SharedMemory | None = None,
@@ -117,6 +123,8 @@ class ServerLink:
                     "credit_step": str(credit_step),
                 },
                 outgoing=queue,
+                with_lane=True,
+                room=functools.partial(_room, room),
             )
             for index, (channel, queue) in enumerate(zip(self._channels, self._queues, strict=True))
         ]
@@ -219,6 +227,15 @@ def _tables(specs: Sequence[KeySpec]) -> Iterator[list[Key]]:
         yield keys
 
 
+def _room(of_sum: SumRoom, head: bytes, num_bytes: int) -> memoryview | None:
+    """Where the payload of a frame belongs: only if it is that of one sum."""
+    header = frames.decode_head(head)
+    if len(header.parts) != 1 or header.parts[0].length != num_bytes:
+        return None
+    (part,) = header.parts
+    return of_sum(part.key, part.step, num_bytes)
+
+
 @final
 class _SumReceiver:
     def __init__(
@@ -226,7 +243,7 @@ class _SumReceiver:
     ) -> None:
         self._queue, self._on_sum, self._on_lost = queue, on_sum, on_lost
 
-    def on_message(self, message: bytes) -> None:
+    def on_message(self, message: Message) -> None:
         header, payloads = frames.decode(message)
         if header.refusal:
             raise MemberError(header.refusal)

@@ -103,7 +103,7 @@ class KVService:
         self._goodbyes: dict[int, set[int]] = {}  # rank -> its streams that have ended in order
         server.add_unary(REGISTER, self._register)
         server.add_unary(INSPECT, self._inspect)
-        server.add_stream(EXCHANGE, self._accept)
+        server.add_stream(EXCHANGE, self._accept, with_lanes=True)
 
     def learn(self, addresses: Sequence[str]) -> None:
         """The workers' addresses, known from now on."""
@@ -176,8 +176,10 @@ class KVService:
         stream.outgoing = queue
         return _WorkerStream(self, stream, rank, index)
 
-    def take(self, rank: int, index: int, part: Part, payload: memoryview) -> None:
-        """One contribution of `rank` on its stream `index`."""
+    def take(
+        self, rank: int, index: int, part: Part, payload: memoryview, *, may_write: bool
+    ) -> None:
+        """One contribution of `rank` on its stream `index`; see `Store.push`."""
         if stream_of(part.key, part.length, self._num_streams) != index:
             raise ProtocolError(
                 f"rank {rank} pushed {part.length} bytes of key number {part.key} on stream {index}"
@@ -188,7 +190,9 @@ class KVService:
                 raise ProtocolError(f"rank {rank} shares no memory with this server")
             payload = place = self._memory.view(part.place - 1, part.length)
         with self._lock:
-            actions = self._store.push(rank, part.key, part.step, payload, place)
+            actions = self._store.push(
+                rank, part.key, part.step, payload, place, may_write=may_write
+            )
             if part.place:
                 self._places[part.key, part.step] = part.place
             deliveries = [self._with_place(action, part) for action in actions]
@@ -243,10 +247,11 @@ class KVService:
         part = Part(key=key, step=step, length=len(payload))
         ranks = [r for r in range(self._num_workers) if not (place and r == self._memory_rank)]
         others = [queue for rank in ranks if (queue := self._queues.get((rank, index)))]
-        # Joined once for all. What is in the shared memory is copied before its worker hears of
+        # One message for all. What is in the shared memory is copied before its worker hears of
         # the sum: from then on the memory is the worker's again.
         if len(payload) > FRAME_BYTES:
-            message = frames.encode(FrameHeader(parts=[part]), [payload])
+            header = FrameHeader(parts=[part])
+            message = (frames.encode if place else frames.message)(header, [payload])
             for queue in others:
                 queue.put_frame(message)
         else:
@@ -266,10 +271,11 @@ class _WorkerStream:
         self._service, self._stream = service, stream
         self._rank, self._index = rank, index
 
-    def on_message(self, message: bytes) -> None:
+    def on_message(self, message: frames.Message) -> None:
         header, payloads = frames.decode(message)
+        may_write = isinstance(message, frames.Segments)  # A lane reads into memory of its own.
         for part, payload in zip(header.parts, payloads, strict=True):
-            self._service.take(self._rank, self._index, part, payload)
+            self._service.take(self._rank, self._index, part, payload, may_write=may_write)
         if header.HasField("goodbye"):
             self._service.leave(self._rank, self._index, header.goodbye.last_step)
 

@@ -102,6 +102,7 @@ class _Sum:
     waiting: dict[int, memoryview] = field(default_factory=dict)
     place: memoryview | None = None
     place_rank: int = 0
+    may_write_first: bool = False  # Rank 0's share, which is the first total.
 
 
 @dataclass(slots=True)
@@ -178,12 +179,15 @@ class Store:
         step: int,
         payload: memoryview,
         place: memoryview | None = None,
+        *,
+        may_write: bool = False,
     ) -> list[Action]:
         """Take one contribution; say what it completed and whose credit it returned.
 
         Args:
           place: where the finished sum goes, if `rank` wants it in memory of its own; that may
             be the memory of `payload`.
+          may_write: whether the memory of `payload` is the store's from now on.
 
         Raises:
           ProtocolError: unknown key or rank, wrong size, wrong step, or pushed twice.
@@ -196,6 +200,8 @@ class Store:
         state.next_step[rank] = step + 1
         open_sum = state.sums.setdefault(step, _Sum(len(payload)))
         open_sum.waiting[rank] = payload
+        if rank == 0:
+            open_sum.may_write_first = may_write
         if place is not None:
             open_sum.place, open_sum.place_rank = place, rank
         actions = self._fold(state, key, step, open_sum)
@@ -316,7 +322,8 @@ def _without_its_frame(share: memoryview) -> memoryview:
     The other shares of the message may be added, and credited, long before this one.
     """
     message = share.obj
-    is_small = isinstance(message, bytes) and 2 * len(share) < len(message)
+    is_message = isinstance(message, bytes | np.ndarray)
+    is_small = is_message and 2 * len(share) < memoryview(message).nbytes
     return memoryview(bytes(share)) if is_small else share
 
 
@@ -328,5 +335,8 @@ def _memory_for_total(open_sum: _Sum, dtype: str) -> Array | None:
         and is_summed_as_it_comes(dtype)
     ):
         return np.frombuffer(open_sum.place, wire_dtype(dtype))
-    # The first total is a message's memory, which is not to be written.
-    return None if open_sum.next_rank == 1 else open_sum.total
+    # The first total is a message's memory, or a copy of a small part of one.
+    total = open_sum.total
+    assert total is not None
+    is_ours = open_sum.may_write_first and total.flags.writeable
+    return total if open_sum.next_rank > 1 or is_ours else None

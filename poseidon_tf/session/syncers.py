@@ -92,6 +92,18 @@ class ServerSyncer:
         for link, pieces in by_link.items():
             link.push(pieces, step=step)
 
+    def room(self, pair: Pair, step: int, num_bytes: int) -> memoryview | None:
+        """Where the sum of one of its pairs belongs, if it is due: it may be read there.
+
+        It counts as come only with `receive`.
+        """
+        with self._lock:
+            total, missing = self._arriving.get(step, (None, set()))
+            is_due = pair in missing and num_bytes == pair.num_bytes
+        if total is None or not is_due:
+            return None
+        return total[pair.offset : pair.offset + num_bytes].data
+
     def receive(self, pair: Pair, step: int, payload: memoryview | None) -> None:
         """Take the sum of one of its pairs; None if it is in the shared memory, where it belongs.
 
@@ -107,7 +119,9 @@ class ServerSyncer:
             self._done(step, [np.frombuffer(payload, self._dtype)])
             return
         if payload is not None:
-            np.copyto(total[pair.offset : pair.offset + num_bytes], np.frombuffer(payload, "u1"))
+            place, came = total[pair.offset : pair.offset + num_bytes], np.frombuffer(payload, "u1")
+            if place.ctypes.data != came.ctypes.data:  # Else it was read where it belongs.
+                np.copyto(place, came)
         with self._lock:
             missing.discard(pair)
             if missing:

@@ -6,6 +6,7 @@ It is handed connected parts and owns none of their threads; `launch` builds and
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -115,6 +116,7 @@ class Worker:
                     on_sum=self._sum_receiver(index),
                     on_lost=self._loss_reporter(f"server {index} ({server.address})"),
                     on_sent=self._sent_recorder(index),
+                    room=functools.partial(self._sum_room, index),
                     num_streams=streams_per_server(len(servers)),
                     memory=self._memory if index == self._own_server else None,
                     settings=settings,
@@ -381,6 +383,12 @@ class Worker:
             recorder.event("sent", syncer.name, step, server=server)
 
         return record
+
+    def _sum_room(self, server: int, key: int, step: int, num_bytes: int) -> memoryview | None:
+        if (server, key) not in self._sums:
+            return None
+        syncer, link = self._sums[server, key]
+        return syncer.room(link, key, step, num_bytes)
 
     def _sum_receiver(self, server: int) -> OnSum:
         def receive(key: int, step: int, payload: memoryview | None) -> None:

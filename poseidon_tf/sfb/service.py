@@ -57,7 +57,7 @@ class FactorService:
         self._incoming: dict[int, Stream] = {}  # By rank, also one that has ended.
         self._channels: list[Channel] = []
         self._streams: list[Stream] = []
-        server.add_stream(BROADCAST, self._accept)
+        server.add_stream(BROADCAST, self._accept, with_lanes=True)
 
     @staticmethod
     def streams_needed(num_workers: int) -> int:
@@ -94,6 +94,7 @@ class FactorService:
                     BROADCAST,
                     _RefusalReceiver(rank, self._on_lost),
                     metadata={identities.TO: meant.get(rank, ""), "rank": str(self._rank)},
+                    with_lane=True,
                 )
             )
         for rank, channel in zip(peers, self._channels, strict=True):  # All have begun to connect.
@@ -116,7 +117,7 @@ class FactorService:
                 total=len(view),
                 length=len(piece),
             )
-            message = frames.encode(FrameHeader(parts=[part]), [piece])
+            message = frames.message(FrameHeader(parts=[part]), [piece])
             for stream in self._streams:
                 stream.send(message)
         with self._lock:
@@ -201,7 +202,7 @@ class _PeerStream:
     def __init__(self, service: FactorService, stream: Stream, rank: int) -> None:
         self._service, self._stream, self._rank = service, stream, rank
 
-    def on_message(self, message: bytes) -> None:
+    def on_message(self, message: frames.Message) -> None:
         header, pieces = frames.decode(message)
         for part, piece in zip(header.parts, pieces, strict=True):
             self._service.take(self._rank, part, piece)
@@ -220,7 +221,7 @@ class _RefusalReceiver:
     def __init__(self, rank: int, on_lost: Callable[[int, Exception], None]) -> None:
         self._rank, self._on_lost = rank, on_lost
 
-    def on_message(self, message: bytes) -> None:
+    def on_message(self, message: frames.Message) -> None:
         header, _ = frames.decode(message)
         if header.refusal:
             raise MemberError(header.refusal)
