@@ -27,35 +27,43 @@ from lab.members import Members
 from lab.placed import Placed
 from lab.report import RESULTS, save
 
+from poseidon_tf.transport.connections import Protocol
+
 WARM_UP_STEPS = 3
-# A side of the table: its name and its number of workers.
-Side = tuple[str, int]
+# A side of the table: its name, its number of workers, and what ours travels by.
+Side = tuple[str, int, Protocol | None]
 Figures = dict[str, float]
 IPERF3, IPERF3_BOTH = "iperf3, one way", "iperf3 --bidir"
 ECHO, PUSH_PULL = "bare gRPC echo", "push-pull"
 PUSH, FACTORS = "push alone", "factor exchange"
+PROTOCOLS: tuple[Protocol, ...] = ("grpc", "grpc+tcp")
 
 
 def sides(num_workers: list[int]) -> list[Side]:
     """Everything that a repeat measures; what is compared with each other is neighbours."""
     return [
-        (IPERF3, 1),
-        *((PUSH, count) for count in num_workers),
-        *((kind, count) for count in num_workers for kind in (ECHO, PUSH_PULL)),
-        (FACTORS, 2),
-        (IPERF3_BOTH, 1),
+        (IPERF3, 1, None),
+        *((PUSH, count, protocol) for count in num_workers for protocol in PROTOCOLS),
+        *(
+            side
+            for count in num_workers
+            for side in [(ECHO, count, None), *((PUSH_PULL, count, each) for each in PROTOCOLS)]
+        ),
+        *((FACTORS, 2, protocol) for protocol in PROTOCOLS),
+        (IPERF3_BOTH, 1, None),
     ]
 
 
 def measure(side: Side, hosts: Hosts, options: argparse.Namespace) -> Figures | None:
     """GB/s and CPU s/GB of one side; None where iperf3 is not installed."""
-    kind, num_workers = side
+    kind, num_workers, protocol = side
     if kind in (IPERF3, IPERF3_BOTH):
         return iperf3(hosts, both_ways=kind == IPERF3_BOTH, seconds=options.iperf3_seconds)
     chunk, chunks = options.pair_kib * 1024, options.mib * 1024 // options.pair_kib
     factors = options.mib * 1024 // options.factor_kib
     if kind == FACTORS:
         with Members(hosts, "transport_factors.py", count=2, python=sys.executable) as members:
+            members.ask("serve", protocol=protocol)
             members.ask("start", factor_kib=options.factor_kib, count=factors)
             return steady(members, options.factor_kib * 1024 * factors, 2, options.steps)
     script = "transport_echo.py" if kind == ECHO else "transport_sums.py"
@@ -64,7 +72,7 @@ def measure(side: Side, hosts: Hosts, options: argparse.Namespace) -> Figures | 
         if kind == ECHO:
             members.ask("start", chunk_bytes=chunk, chunks=chunks)
             return steady(members, chunk * chunks * num_workers, 2, options.steps)
-        members.ask("serve", alone=kind == PUSH)
+        members.ask("serve", alone=kind == PUSH, protocol=protocol)
         members.ask("start", chunk_bytes=chunk, chunks=chunks, alone=kind == PUSH)
         if kind == PUSH:
             return pushes(members, chunk * chunks * num_workers, options)
@@ -106,24 +114,23 @@ def pushes(members: Members, step_bytes: int, options: argparse.Namespace) -> Fi
 def rows(repeats: list[dict[Side, Figures]]) -> Iterator[dict[str, Any]]:
     """One row per side: medians over the repeats, and ratios within each."""
     for side in repeats[0]:
-        kind, num_workers = side
+        kind, num_workers, protocol = side
         rates = [repeat[side]["GB/s"] for repeat in repeats]
         row: dict[str, Any] = {
             "what": kind,
+            "protocol": protocol,
             "workers": None if kind in (IPERF3, IPERF3_BOTH) else num_workers,
             "GB/s each way": statistics.median(rates),
             "min..max": span(rates),
             "CPU s/GB": statistics.median(repeat[side]["CPU s/GB"] for repeat in repeats),
         }
         one_way = kind in (IPERF3, PUSH)
-        bases: list[tuple[str, Side | None]] = [
-            ("echo", (ECHO, num_workers) if kind == PUSH_PULL else None),
-            ("iperf3", (IPERF3, 1) if one_way else (IPERF3_BOTH, 1)),
-        ]
-        for name, base in bases:
-            ratios = []
-            if base in repeats[0] and base != side:
-                ratios = [r[side]["GB/s"] / r[base]["GB/s"] for r in repeats]
+        for name, base in (
+            ("echo", (ECHO, num_workers, None) if kind == PUSH_PULL else None),
+            ("iperf3", (IPERF3 if one_way else IPERF3_BOTH, 1, None)),
+        ):
+            is_there = base in repeats[0] and base != side
+            ratios = [r[side]["GB/s"] / r[base]["GB/s"] for r in repeats] if is_there else []
             row[f"ratio to {name}"] = statistics.median(ratios) if ratios else None
             row[f"{name} min..max"] = span(ratios) if ratios else None
         row["target"] = {PUSH: ">= 0.45 of iperf3", PUSH_PULL: ">= 0.85 of echo"}.get(kind)

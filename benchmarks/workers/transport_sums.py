@@ -16,12 +16,14 @@ from poseidon_tf.kv.client import Piece, ServerLink
 from poseidon_tf.kv.service import KVService
 from poseidon_tf.kv.store import KeySpec
 from poseidon_tf.launch.memory import keep_freed_memory
+from poseidon_tf.transport.connections import ConnectionSettings, Protocol
 from poseidon_tf.transport.server import Server
 
 rank, addresses = task()
 num_pushing = len(addresses) - 1
 received, summed = Arrivals(), Arrivals()
 keep_freed_memory()
+settings = ConnectionSettings()
 server: Server | None = None
 link: ServerLink | None = None
 keys: list[int] = []
@@ -29,12 +31,17 @@ payload = memoryview(b"")
 next_step = 0
 
 
-def serve(alone: bool) -> None:
+def serve(alone: bool, protocol: Protocol) -> None:
     """Rank 0 serves; `alone`: for pushes alone."""
-    global server
+    global server, settings
+    settings = ConnectionSettings(protocol=protocol)
     if rank == 0:
         num_workers = num_pushing + alone
-        server = Server(addresses[0], max_streams=KVService.streams_needed(num_workers))
+        server = Server(
+            addresses[0],
+            max_streams=KVService.streams_needed(num_workers),
+            settings=settings,
+        )
         KVService(server, num_workers=num_workers, on_received=received.add)
         server.start()
 
@@ -45,7 +52,13 @@ def start(chunk_bytes: int, chunks: int, alone: bool) -> None:
     if rank == 0 and not alone:
         return
     as_rank = rank - 1 if rank else num_pushing
-    link = ServerLink(addresses[0], rank=as_rank, on_sum=summed.add, on_lost=summed.lost)
+    link = ServerLink(
+        addresses[0],
+        rank=as_rank,
+        on_sum=summed.add,
+        on_lost=summed.lost,
+        settings=settings,
+    )
     specs = [KeySpec(f"pair{index}", "float32", chunk_bytes // 4) for index in range(chunks)]
     keys.extend(link.register(specs, timeout_s=30.0))
     payload = np.ones(chunk_bytes // 4, np.float32).view(np.uint8).data
