@@ -18,7 +18,7 @@ QUICK := "not processes and not connections and not tensorflow and not exhaustiv
 TENSORFLOW_TESTS := tests/strategy tests/keras_hooks tests/launch/test_failure_text.py
 TENSORFLOW_TESTS += tests/launch/test_show_plan.py tests/launch/test_documented_deadlines.py
 
-FUZZ_TARGETS := frame member_message coordinator_message plan plan_fields array_bytes ledger
+FUZZ_TARGETS := lane frame member_message coordinator_message plan plan_fields array_bytes ledger
 FUZZ_TARGETS += kv_service factor_service roster coordinator_service
 FUZZ_TARGETS += coordinator_client data_ends server_link
 FUZZ_SECONDS ?= 60

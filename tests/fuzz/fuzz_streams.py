@@ -27,7 +27,10 @@ class Server:
     def add_unary(self, method: str, answer: Callable[[bytes], bytes]) -> None:
         self.methods[method] = answer
 
-    add_stream = add_unary
+    def add_stream(
+        self, method: str, accept: Callable[[Any], Any], *, with_lanes: bool = False
+    ) -> None:
+        self.methods[method] = accept
 
 
 class Stream:
@@ -73,9 +76,9 @@ class Streams:
         self.open: list[Any] = []
         take = service.take
 
-        def checked(*args: Any) -> None:
+        def checked(*args: Any, **options: Any) -> None:
             with unchanged_if_refused(state):
-                take(*args)
+                take(*args, **options)
 
         service.take = checked
 

@@ -3,10 +3,12 @@
 import fuzz_clients
 import fuzz_coordinator
 import fuzz_decoders
+import fuzz_lane
 import fuzz_ledger
 import fuzz_services
 
 DECODERS = fuzz_decoders.TARGETS
+CONNECTIONS = fuzz_lane.TARGETS
 SERVICES = {
     **fuzz_services.TARGETS,
     **fuzz_coordinator.TARGETS,

@@ -15,10 +15,11 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["poseidon_tf"]):
+    import fuzz_lane
     from fuzz_seeds import SEEDS
-    from fuzz_targets import DECODERS, SERVICES
+    from fuzz_targets import CONNECTIONS, DECODERS, SERVICES
 
-TARGETS = {**DECODERS, **SERVICES}
+TARGETS = {**DECODERS, **SERVICES, **CONNECTIONS}
 FOLDER = Path(__file__).parents[2] / ".fuzz"
 NUM_NOISE, NOISE_BYTES = 50, 600
 
@@ -32,7 +33,7 @@ def main() -> None:
     noise = [rng.randbytes(NOISE_BYTES) for _ in range(NUM_NOISE)]
     corpus = FOLDER / name
     corpus.mkdir(parents=True, exist_ok=True)
-    for number, seed in enumerate(SEEDS.get(name, noise)):
+    for number, seed in enumerate({**SEEDS, **fuzz_lane.SEEDS}.get(name, noise)):
         (corpus / f"seed-{number}").write_bytes(seed)
     # Far more than any target needs, far less than what a message could say that it has.
     limits = ["-rss_limit_mb=1024", f"-artifact_prefix={FOLDER}/{name}-"]

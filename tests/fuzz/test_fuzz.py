@@ -4,9 +4,10 @@ import random
 import tracemalloc
 from collections.abc import Sequence
 
+import fuzz_lane
 import pytest
 from fuzz_seeds import SEEDS
-from fuzz_targets import DECODERS, SERVICES
+from fuzz_targets import CONNECTIONS, DECODERS, SERVICES
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -74,6 +75,20 @@ def test_a_decoder_takes_memory_in_proportion_to_its_input(name: str) -> None:
         check()
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.connections
+def test_of_a_lane_whole_messages_are_heard_and_no_others():
+    """Random bytes, and messages with something wrong in them; however it is cut short."""
+
+    @FEW
+    @given(st.one_of(st.binary(max_size=300), changed(fuzz_lane.SEEDS["lane"])))
+    def check(data):
+        CONNECTIONS["lane"](data)
+
+    for seed in fuzz_lane.SEEDS["lane"]:
+        CONNECTIONS["lane"](seed)
+    check()
 
 
 @pytest.mark.parametrize("name", SERVICES)

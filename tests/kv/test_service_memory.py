@@ -4,8 +4,6 @@ The real service and both ends' real queues, without a connection: frames are ta
 and handed over one at a time, in an order that a seed gives.
 """
 
-from __future__ import annotations
-
 import functools
 import random
 import sys
@@ -23,7 +21,7 @@ from poseidon_tf.transport.frame_queue import FrameQueue
 from poseidon_tf.transport.server import Server
 from poseidon_tf.wire import frames
 from poseidon_tf.wire.frame_pb2 import InspectReply, InspectRequest, Key, KeyTable, Part
-from tests.kv.test_store import sum_in
+from tests.support.carried import carried
 
 pytestmark = pytest.mark.connections
 
@@ -41,7 +39,7 @@ class Endpoint:
     def add_unary(self, method: str, answer: Callable[..., Any]) -> None:
         self.calls[method] = answer
 
-    def add_stream(self, method: str, accept: Callable[..., Any]) -> None:
+    def add_stream(self, method, accept, *, with_lanes=False):
         self.streams[method] = accept
 
 
@@ -57,23 +55,24 @@ class Link:
         self.server = job.endpoint.streams[EXCHANGE](stream)
         self.down = stream.outgoing
         self.up_frames, self.down_frames = iter(self.up), iter(self.down)
-        self.rising: deque[bytes] = deque()
-        self.falling: deque[bytes] = deque()
+        self.rising, self.falling = deque(), deque()
+        self.carried = functools.partial(carried, by_lane=job.has_lanes)
 
     def possible(self) -> Iterator[Callable[[], object]]:
         """What can happen next on this stream."""
         if self.up.is_ready():
-            yield lambda: self.rising.append(next(self.up_frames))
+            yield lambda: self.rising.append(self.carried(next(self.up_frames)))
         if self.rising:
             yield lambda: self.server.on_message(self.rising.popleft())
         if self.down.is_ready():
-            yield lambda: self.falling.append(next(self.down_frames))
+            yield lambda: self.falling.append(self.carried(next(self.down_frames)))
 
 
 class Cluster:
     """One service, and workers that push their next step when the last one's sums are there."""
 
-    def __init__(self, rng: random.Random, *, num_workers: int) -> None:
+    def __init__(self, rng, *, num_workers, has_lanes):
+        self.has_lanes = has_lanes
         self.sizes = [rng.choice([1, 3, 16, 500, 70_000]) for _ in range(rng.randint(2, 6))]
         self.window_bytes = 4 * max(self.sizes)  # Of one stream: its largest pair.
         self.num_workers, self.rng = num_workers, rng
@@ -141,7 +140,8 @@ class Cluster:
 @pytest.mark.parametrize("seed", range(15))
 def test_a_server_holds_two_shards_and_the_windows_at_most(num_workers: int, seed: int) -> None:
     """At every moment, with windows of one pair; and every worker gets every sum, once."""
-    cluster = Cluster(random.Random(seed), num_workers=num_workers)
+    has_lanes = bool(seed % 2)
+    cluster = Cluster(random.Random(seed), num_workers=num_workers, has_lanes=has_lanes)
     shard_bytes = 4 * sum(cluster.sizes)
     window_bytes = NUM_STREAMS * (cluster.window_bytes + cluster.window_bytes // 8)
     while not cluster.is_finished():

@@ -29,6 +29,7 @@ class Proxy:
       address: to connect to instead of `target`.
       target: where the next connections go.
       num_connections, num_resets: so far.
+      num_bytes: both directions together, so far.
     """
 
     def __init__(
@@ -40,7 +41,7 @@ class Proxy:
         self._limits: Iterator[int | None] = itertools.chain(reset_after, itertools.repeat(None))
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
-        self.num_connections = self.num_resets = 0
+        self.num_connections = self.num_resets = self.num_bytes = 0
         self._is_hostile = False
         self._asked = 0  # Resets; one that is asked for meanwhile is not missed.
         self._lock = threading.Lock()
@@ -142,6 +143,8 @@ class Proxy:
                             break
                         peers[key.fileobj].sendall(data)  # type: ignore[index]
                         left -= len(data)
+                        with self._lock:
+                            self.num_bytes += len(data)
                         if left <= 0:
                             is_reset = True
                             break
