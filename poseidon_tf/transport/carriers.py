@@ -188,7 +188,10 @@ class Accepted:
     def _taken(self, words: Iterator[bytes]) -> Lane | None:
         assert self._port is not None
         with self._port.offer() as offer:
-            self._context.send_initial_metadata(((OFFERED, offer.place),))
+            try:
+                self._context.send_initial_metadata(((OFFERED, offer.place),))
+            except grpc.RpcError as failure:
+                raise Broken("it ended before it began") from failure
             word = next(_counted(words, self._traffic), None)
             if word == _NOT_HERE:
                 return None

@@ -5,6 +5,7 @@ import random
 import socket
 import threading
 import time
+from types import SimpleNamespace
 
 import grpc
 import numpy as np
@@ -18,8 +19,9 @@ from poseidon_tf.transport.base import (
     MAX_MESSAGE_BYTES,
     Traffic,
 )
-from poseidon_tf.transport.carriers import OFFERED, WANTED
+from poseidon_tf.transport.carriers import OFFERED, WANTED, Accepted
 from poseidon_tf.transport.connections import ConnectionSettings
+from poseidon_tf.transport.lane_port import LanePort
 from poseidon_tf.transport.lanes import WELCOME, Lane
 from poseidon_tf.transport.security import Security
 from poseidon_tf.transport.streams import Broken
@@ -383,6 +385,20 @@ def test_half_of_a_lane_reads_what_is_ahead_of_it():
     thread.start()
     assert [whole(message) for message in lane.receive()] == sent
     thread.join(WAIT_S)
+
+
+def test_a_call_that_ends_before_a_lane_is_offered_has_broken():
+    """Whatever gRPC says to who would answer it then."""
+
+    def refuse(metadata):
+        raise grpc.RpcError()
+
+    context = SimpleNamespace(peer=lambda: "somebody", send_initial_metadata=refuse)
+    port = LanePort("127.0.0.1", None)
+    accepted = Accepted(iter(()), context, port=port, traffic=Traffic(), keepalive_s=30.0)
+    with pytest.raises(Broken):
+        list(accepted.incoming())
+    port.close()
 
 
 def test_a_lane_that_was_cut_before_it_began_has_broken():
