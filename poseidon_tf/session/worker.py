@@ -387,8 +387,8 @@ class Worker:
     def _sum_room(self, server: int, key: int, step: int, num_bytes: int) -> memoryview | None:
         if (server, key) not in self._sums:
             return None
-        syncer, link = self._sums[server, key]
-        return syncer.room(link, key, step, num_bytes)
+        syncer, pair = self._sums[server, key]
+        return syncer.room(pair, step, num_bytes)
 
     def _sum_receiver(self, server: int) -> OnSum:
         def receive(key: int, step: int, payload: memoryview | None) -> None:

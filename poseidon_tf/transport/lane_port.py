@@ -13,7 +13,7 @@ import selectors
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import final
 
 from poseidon_tf.transport import listening
@@ -69,13 +69,13 @@ class LanePort:
 
     Args:
       host: as the server's.
-      ports: first and last port to try; the system's choice if None.
+      ports: to try, in order; 0 is the system's choice.
 
     Raises:
       OSError: there is no port to be had.
     """
 
-    def __init__(self, host: str, ports: tuple[int, int] | None) -> None:
+    def __init__(self, host: str, ports: Iterable[int] = (0,)) -> None:
         self._listener = _listen(host, ports)
         self._listener.setblocking(False)
         self.port: int = self._listener.getsockname()[1]
@@ -189,14 +189,14 @@ class _Stranger:
         return bool(heard)
 
 
-def _listen(host: str, ports: tuple[int, int] | None) -> socket.socket:
+def _listen(host: str, ports: Iterable[int]) -> socket.socket:
     if host == listening.ALL_INTERFACES and socket.has_dualstack_ipv6():
         places = [(socket.AF_INET6, "::", True)]
     else:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
         places = [(family, str(where[0]), False) for family, _, _, _, where in found]
     failure = OSError(f"no port on {host}")
-    for port in range(ports[0], ports[1] + 1) if ports else [0]:
+    for port in ports:
         for family, where, dualstack in places:
             try:
                 return socket.create_server(

@@ -18,7 +18,7 @@ HOST = "127.0.0.1"
 
 @pytest.fixture
 def port():
-    port = LanePort(HOST, None)
+    port = LanePort(HOST)
     yield port
     port.close()
 
@@ -90,7 +90,7 @@ def test_who_says_something_else_is_cut_off(port, said):
 def test_who_says_nothing_is_cut_off_after_a_while(monkeypatch, said):
     """Nobody waits for it meanwhile."""
     monkeypatch.setattr(lane_port, "PATIENCE_S", 0.3)
-    port = LanePort(HOST, None)
+    port = LanePort(HOST)
     came_s = time.monotonic()
     with stranger(port, said) as silent:
         with port.offer() as offer, lanes.connect(HOST, offer.place):
@@ -116,8 +116,8 @@ def test_a_port_of_the_range_is_taken_or_none():
     with socket.create_server((HOST, 0)) as taken:
         number = taken.getsockname()[1]
         with pytest.raises(OSError, match="in use"):
-            LanePort(HOST, (number, number))
-    port = LanePort(HOST, (number, number))
+            LanePort(HOST, [number])
+    port = LanePort(HOST, [number])
     assert port.port == number
     port.close()
 
@@ -125,7 +125,7 @@ def test_a_port_of_the_range_is_taken_or_none():
 def test_after_the_end_nobody_listens_and_no_thread_is_left():
     """Strangers are cut off."""
     before = set(threading.enumerate())
-    port = LanePort(HOST, None)
+    port = LanePort(HOST)
     with stranger(port) as silent:
         port.close()
         assert is_cut_off(silent)

@@ -394,7 +394,7 @@ def test_a_call_that_ends_before_a_lane_is_offered_has_broken():
         raise grpc.RpcError()
 
     context = SimpleNamespace(peer=lambda: "somebody", send_initial_metadata=refuse)
-    port = LanePort("127.0.0.1", None)
+    port = LanePort("127.0.0.1")
     accepted = Accepted(iter(()), context, port=port, traffic=Traffic(), keepalive_s=30.0)
     with pytest.raises(Broken):
         list(accepted.incoming())
