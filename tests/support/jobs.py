@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import selectors
-import socket
 import subprocess
 import sys
 import tempfile
@@ -15,23 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from poseidon_tf.transport.address import Address
 from tests.support import warm
 from tests.support.network import Network
+from tests.support.ports import free_addresses
 from tests.support.warm import WarmProcess
 
 SCRIPTS = Path(__file__).parent / "scripts"
 HOST_PORT = 5000  # Of every member that has a host of its own.
-
-
-def free_addresses(count: int, host: str = "127.0.0.1") -> list[str]:
-    """Addresses on the loopback interface, `host` or "::1", whose ports are free now."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sockets = [socket.create_server((host, 0), family=family) for _ in range(count)]
-    addresses = [str(Address(host, each.getsockname()[1])) for each in sockets]
-    for each in sockets:
-        each.close()
-    return addresses
 
 
 @dataclass
