@@ -5,7 +5,6 @@ import os
 import re
 import select
 import socket
-import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -70,11 +69,9 @@ def children(pid: int) -> list[int]:
     return found
 
 
-def first_ended(
-    processes: Iterable[subprocess.Popen[str]], *, timeout_s: float
-) -> subprocess.Popen[str]:
-    """Wait until one of `processes` has ended."""
-    by_fd = {os.pidfd_open(process.pid): process for process in processes}
+def first_ended(members: Iterable[Member], *, timeout_s: float) -> Member:
+    """Wait until one of `members` has ended."""
+    by_fd = {os.pidfd_open(member.process.pid): member for member in members}
     ended, _, _ = select.select(list(by_fd), [], [], timeout_s)
     for fd in by_fd:
         os.close(fd)

@@ -7,15 +7,16 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import tempfile
+from pathlib import Path
 
 import pytest
 
-from tests.faults.faults_jobs import first_ended, outputs, thread_errors, training
-from tests.support.jobs import SCRIPTS, Job, free_addresses
+from tests.support import warm
+from tests.support.jobs import SCRIPTS, Member, free_addresses
 
 pytestmark = pytest.mark.processes
-END_S = 40.0  # TensorFlow's import included.
+END_S = 40.0
 
 
 @contextlib.contextmanager
@@ -23,29 +24,31 @@ def started(
     kind: str, index: int, cluster: dict[str, list[str]], *, start_s: float = 3.0
 ) -> Iterator[subprocess.Popen[str]]:
     """One process of `cluster`, and nobody else."""
-    command = [sys.executable, str(SCRIPTS / "bad_start.py"), str(start_s)]
-    if kind == "ps":
-        command = [sys.executable, "-m", "poseidon_tf", "server"]
     config = json.dumps({"cluster": cluster, "task": {"type": kind, "index": index}})
-    process = subprocess.Popen(
-        command,
-        env={**os.environ, "TF_CONFIG": config, "CUDA_VISIBLE_DEVICES": "-1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
+    environ = {
+        **os.environ,
+        "TF_CONFIG": config,
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "CUDA_VISIBLE_DEVICES": "-1",
+    }
+    with tempfile.NamedTemporaryFile() as output:
+        if kind == "ps":
+            process = warm.start_server(environ, output)
+        else:
+            script, args = SCRIPTS / "bad_start.py", [str(start_s)]
+            process = warm.start(script, args, environ, output, rank=index)
+        try:
+            yield Member(kind, index, cluster[kind][index], process, Path(output.name))
+        finally:
+            process.kill()
+            process.wait(timeout=END_S)
 
 
-def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
+def ended(member):
     """Its exit code and what it printed."""
-    output, _ = process.communicate(timeout=END_S)
+    code, output = member.process.wait(timeout=END_S), member.output()
     assert "Exception in thread" not in output and "Exception ignored" not in output
-    return process.returncode, output
+    return code, output
 
 
 def test_a_member_that_never_comes_is_named_with_its_address() -> None:

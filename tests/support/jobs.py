@@ -125,7 +125,9 @@ class Job:
             inside = ["ip", "netns", "exec", self._network.namespaces[host]]
         process: WarmProcess | subprocess.Popen[bytes]
         with path.open("wb") as output:
-            if kind == "ps" and not self._servers_run_script:
+            if kind == "ps" and not self._servers_run_script and not inside:
+                process = warm.start_server(environ, output)
+            elif kind == "ps" and not self._servers_run_script:
                 process = subprocess.Popen(
                     [*inside, sys.executable, "-m", "poseidon_tf", "server"],
                     env=environ,

@@ -1,10 +1,11 @@
 """Processes that have TensorFlow imported already, forked from one that did nothing else.
 
-Importing TensorFlow takes seconds of CPU; a test run starts hundreds of processes that do. Each
-of them still is a process of its own, with its own environment and output, and ends as any other
-does. A parent that has only one thread may be forked safely, so it may do no more than import.
-Ranks have different parents in turn: with one alone, an order that comes from the hashes of
-strings would be the same on all workers, and hide a bug.
+Importing TensorFlow takes seconds of CPU; a test run starts hundreds of processes that do. Servers,
+which have no TensorFlow, are forked from a parent that has imported what a server needs. Each
+process still is one of its own, with its own environment and output, and ends as any other does. A
+parent that has only one thread may be forked safely, so it may do no more than import. Ranks have
+different parents in turn: with one alone, an order that comes from the hashes of strings would be
+the same on all workers, and hide a bug.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import atexit
 import functools
 import json
 import os
+import runpy
 import select
 import signal
 import socket
@@ -72,14 +74,18 @@ class WarmProcess:
 
 
 class Parent:
-    """The process that imports TensorFlow and forks; it ends with this one."""
+    """The process that imports what its children need and forks; it ends with this one.
 
-    def __init__(self) -> None:
+    Args:
+      of_servers: import what servers need, which is not TensorFlow.
+    """
+
+    def __init__(self, *, of_servers: bool) -> None:
         self._orders, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self.environ = {**os.environ, **_ENVIRON}
             self._process = subprocess.Popen(
-                [sys.executable, __file__, str(theirs.fileno())],
+                [sys.executable, __file__, str(theirs.fileno()), *["servers"] * of_servers],
                 env=self.environ,
                 stdin=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),
@@ -110,12 +116,13 @@ class Parent:
         return int(json.loads(answer))
 
 
-_parents: dict[int, Parent] = {}
+_parents: dict[int | None, Parent] = {}
 
 
-def _parent(number: int) -> Parent:
+def _parent(number: int | None) -> Parent:
+    """One of the parents of workers, or with None that of servers."""
     if number not in _parents:
-        _parents[number] = Parent()
+        _parents[number] = Parent(of_servers=number is None)
         atexit.register(_parents[number].close)
     return _parents[number]
 
@@ -139,9 +146,21 @@ def start(
     Args:
       is_fresh: import nothing that the script does not.
     """
-    parent = _parent(rank % NUM_PARENTS)
     argv = [str(script), *args]
-    if not is_fresh and _early(environ) == _early(parent.environ):
+    return _start(None if is_fresh else _parent(rank % NUM_PARENTS), argv, environ, output)
+
+
+def start_server(
+    environ: Mapping[str, str], output: IO[bytes]
+) -> WarmProcess | subprocess.Popen[bytes]:
+    """Run `python -m poseidon_tf server` in a process; both its outputs go to `output`."""
+    return _start(_parent(None), ["-m", "poseidon_tf", "server"], environ, output)
+
+
+def _start(
+    parent: Parent | None, argv: Sequence[str], environ: Mapping[str, str], output: IO[bytes]
+) -> WarmProcess | subprocess.Popen[bytes]:
+    if parent is not None and _early(environ) == _early(parent.environ):
         return WarmProcess(parent, parent.fork(argv, environ, output))
     return subprocess.Popen(
         [sys.executable, *argv],
@@ -183,7 +202,7 @@ def _serve(orders: socket.socket) -> dict[str, Any]:
 
 
 def _become(order: Mapping[str, Any]) -> None:
-    """In a child: run its script as the interpreter would have."""
+    """In a child: run its script or module as the interpreter would have."""
     import numpy as np
 
     os.environ.clear()
@@ -193,6 +212,11 @@ def _become(order: Mapping[str, Any]) -> None:
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(write_through=True)  # type: ignore[union-attr]
     sys.argv = list(order["argv"])
+    if sys.argv[0] == "-m":
+        sys.path[0] = os.getcwd()
+        _, module, *sys.argv[1:] = sys.argv
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+        return
     sys.path[0] = str(Path(sys.argv[0]).parent)
     main = sys.modules["__main__"] = types.ModuleType("__main__")
     main.__file__ = sys.argv[0]
@@ -220,15 +244,19 @@ def _trace_what_tensorflow_calls() -> None:
 if __name__ == "__main__":
     import gc
 
-    import keras  # noqa: F401
-    import tensorflow  # noqa: F401
+    if sys.argv[2:] == ["servers"]:
+        import poseidon_tf.launch.server_main
+        import poseidon_tf.launcher.cli  # noqa: F401
+    else:
+        import keras  # noqa: F401
+        import tensorflow  # noqa: F401
 
-    import poseidon_tf
+        import poseidon_tf
 
-    poseidon_tf.PoseidonStrategy  # noqa: B018  # Imported when first named.
+        poseidon_tf.PoseidonStrategy  # noqa: B018  # Imported when first named.
     num_threads = len(os.listdir("/proc/self/task"))
     assert num_threads == 1, f"{num_threads} threads, {threading.enumerate()}: not to be forked"
-    if threading.gettrace() is not None:
+    if threading.gettrace() is not None and "tensorflow" in sys.modules:
         _trace_what_tensorflow_calls()
     gc.freeze()
     _become(_serve(socket.socket(fileno=int(sys.argv[1]))))
