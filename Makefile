@@ -5,6 +5,9 @@
 PYTHON ?= python3
 OLDEST_PYTHON ?= $(PYTHON)
 REPEAT ?= 1
+# How many test processes share the tests, a file at a time. Each needs a core, and 3 GB of memory.
+TEST_PROCESSES ?= 2
+PARALLEL := -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 TESTS ?= tests
 PIP_QUIET := --quiet --disable-pip-version-check
 PROTOC := .venv-protos/bin/python -m grpc_tools.protoc -Iprotos
@@ -31,8 +34,8 @@ install: .venv/installed  ## build .venv with the package and what its tests nee
 demo: install  ## train on handwritten digits: 2 workers and 2 servers on this machine
 	TF_CPP_MIN_LOG_LEVEL=3 .venv/bin/poseidon-tf run --workers 2 --servers 2 examples/digits.py
 
-test: install  ## run all tests
-	.venv/bin/python -m pytest
+test: install  ## run all tests, in TEST_PROCESSES processes
+	.venv/bin/python -m pytest $(PARALLEL)
 
 test-quick: install  ## run, in seconds, the tests without TensorFlow, other processes and connections
 	.venv/bin/python -m pytest -q -m $(QUICK) $(addprefix --ignore=,$(TENSORFLOW_TESTS))
@@ -47,7 +50,7 @@ test-networks: install  ## train VGG16, ResNet50, EfficientNetB0 and InceptionV3
 	.venv/bin/python -m pytest -m networks
 
 test-thorough: install  ## run what make test leaves out: three workers, several replicas, ...; 10 minutes
-	.venv/bin/python -m pytest -m thorough
+	.venv/bin/python -m pytest -m thorough $(PARALLEL)
 
 test-versions: install .venv-oldest/installed  ## run what versions may change on the oldest and the newest ones
 	.venv-oldest/bin/python -m pytest $(VERSION_TESTS)
