@@ -1,7 +1,8 @@
 """Trains four small nets with two optimizers, alone or as one of several workers.
 
 Arguments: folder for the weights; how to train: "plain", "one_device", "poseidon", or as a worker
-"ps", "sfb", "auto"; optionally the nets, with commas between them: else all but the wide one.
+"ps", "sfb", "auto"; optionally the nets, with commas between them: else all but the wide one; and
+the optimizers: else both.
 LOCAL_REPLICAS in the environment is the number of replicas of each worker.
 """
 
@@ -134,6 +135,7 @@ def listening_ports() -> list[int]:
 def main() -> None:
     folder, way = Path(sys.argv[1]), sys.argv[2]
     nets = sys.argv[3].split(",") if len(sys.argv) > 3 else [net for net in NETS if net != "wide"]
+    optimizers = sys.argv[4].split(",") if len(sys.argv) > 4 else list(OPTIMIZERS)
     strategy: Any = None
     if way == "one_device":
         strategy = tf.distribute.OneDeviceStrategy("/device:CPU:0")
@@ -144,7 +146,7 @@ def main() -> None:
     weights = {
         f"{net} {optimizer}": train(net, optimizer, scope)
         for net in nets
-        for optimizer in OPTIMIZERS
+        for optimizer in optimizers
     }
     rank = getattr(strategy, "rank", 0)
     arrays: dict[str, Any] = {
