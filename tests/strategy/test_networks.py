@@ -37,8 +37,8 @@ class Trained:
         arguments = ("networks.py", str(folder))
         with ThreadPoolExecutor() as pool:  # Two processes at a time, as in the job.
             for done in [
-                pool.submit(run_alone, *arguments, way, ",".join(nets), timeout_s=400)
-                for way in ("alone", "alone-reversed")
+                pool.submit(run_alone, *arguments, "alone", ",".join(half), timeout_s=400)
+                for half in (nets[::2], nets[1::2])
             ]:
                 done.result()
         with Job(*arguments, "poseidon", ",".join(nets)) as job:

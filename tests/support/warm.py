@@ -81,6 +81,7 @@ class Parent:
     """
 
     def __init__(self, *, of_servers: bool) -> None:
+        self._lock = threading.Lock()  # An answer is to the order before it.
         self._orders, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self.environ = {**os.environ, **_ENVIRON}
@@ -102,13 +103,15 @@ class Parent:
 
     def fork(self, argv: Sequence[str], environ: Mapping[str, str], output: IO[bytes]) -> int:
         order = json.dumps({"argv": list(argv), "environ": dict(environ), "cwd": os.getcwd()})
-        socket.send_fds(self._orders, [order.encode()], [output.fileno()])
-        return self._answer()
+        with self._lock:
+            socket.send_fds(self._orders, [order.encode()], [output.fileno()])
+            return self._answer()
 
     def reap(self, pid: int) -> int:
         """The exit code of a process that has ended."""
-        self._orders.send(json.dumps({"reap": pid}).encode())
-        return os.waitstatus_to_exitcode(self._answer())
+        with self._lock:
+            self._orders.send(json.dumps({"reap": pid}).encode())
+            return os.waitstatus_to_exitcode(self._answer())
 
     def _answer(self) -> int:
         answer = self._orders.recv(_MAX_ORDER_BYTES)
@@ -117,13 +120,15 @@ class Parent:
 
 
 _parents: dict[int | None, Parent] = {}
+_making = threading.Lock()
 
 
 def _parent(number: int | None) -> Parent:
     """One of the parents of workers, or with None that of servers."""
-    if number not in _parents:
-        _parents[number] = Parent(of_servers=number is None)
-        atexit.register(_parents[number].close)
+    with _making:
+        if number not in _parents:
+            _parents[number] = Parent(of_servers=number is None)
+            atexit.register(_parents[number].close)
     return _parents[number]
 
 

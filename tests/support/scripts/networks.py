@@ -1,8 +1,8 @@
 """Trains networks of keras.applications and a small transformer, alone or as one of two workers.
 
-Arguments: folder for the weights; how to train: "alone", "alone-reversed" (the rows of every share
-in reverse order: the same mathematics with sums in another order) or "poseidon"; the nets, with
-commas between them.
+Arguments: folder for the weights; how to train: "alone" or "poseidon"; the nets, with commas in
+between. Alone each is trained once more, from the same values, as "alone-reversed", with the rows
+of every share in reverse order: the same mathematics with sums in another order.
 
 A network with BatchNormalization is not the same on a joined batch: each worker normalizes by the
 statistics of its own share. So one process takes the shares one after the other with the same
@@ -20,7 +20,7 @@ import gc
 import hashlib
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +91,7 @@ def transformer() -> keras.Model:
 
 def optimizer_of(net: str) -> keras.optimizers.Optimizer:
     """Not one that divides by a gradient's size: where it should be 0 it would show the noise."""
-    return keras.optimizers.SGD(1e-3, momentum=0.9)
+    return keras.optimizers.SGD(1e-3, momentum=0.9, name=f"sgd_{net}")
 
 
 def loss_from_logits() -> keras.losses.Loss:
@@ -125,11 +125,15 @@ def build(net: str, scope: Callable[[], Any]) -> keras.Model:
         model.compile(
             optimizer_of(net), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         )
+        model.optimizer.build(model.trainable_variables)
     return model
 
 
-def train_by_shares(model: keras.Model, x: np.ndarray, y: np.ndarray) -> None:
-    """What two workers do, by one process: see above."""
+Rows = Callable[[np.ndarray, np.ndarray], None]
+
+
+def by_shares(model: keras.Model) -> Rows:
+    """A function that does with all rows what two workers do, by one process: see above."""
     loss_of = loss_from_logits()
     moving = model.non_trainable_variables
 
@@ -141,37 +145,53 @@ def train_by_shares(model: keras.Model, x: np.ndarray, y: np.ndarray) -> None:
         gradients: list[tf.Tensor] = tape.gradient(loss, model.trainable_variables)
         return gradients
 
-    for at in range(0, len(x), NUM_WORKERS * SHARE):
-        before = [value.numpy() for value in moving]
-        shares = []
-        for start in range(at, at + NUM_WORKERS * SHARE, SHARE):
-            for variable, value in zip(moving, before, strict=True):
-                variable.assign(value)
-            gradients = gradients_of(x[start : start + SHARE], y[start : start + SHARE])
-            shares.append((gradients, [value.numpy() for value in moving]))
-        all_gradients, statistics = zip(*shares, strict=True)
-        model.optimizer.apply(
-            [tf.add_n(parts) for parts in zip(*all_gradients, strict=True)],
-            model.trainable_variables,
-        )
-        for variable, values in zip(moving, zip(*statistics, strict=True), strict=True):
-            variable.assign(np.mean(values, axis=0, dtype=values[0].dtype))
+    def train(x: np.ndarray, y: np.ndarray) -> None:
+        for at in range(0, len(x), NUM_WORKERS * SHARE):
+            before = [value.numpy() for value in moving]
+            shares = []
+            for start in range(at, at + NUM_WORKERS * SHARE, SHARE):
+                for variable, value in zip(moving, before, strict=True):
+                    variable.assign(value)
+                gradients = gradients_of(x[start : start + SHARE], y[start : start + SHARE])
+                shares.append((gradients, [value.numpy() for value in moving]))
+            all_gradients, statistics = zip(*shares, strict=True)
+            model.optimizer.apply(
+                [tf.add_n(parts) for parts in zip(*all_gradients, strict=True)],
+                model.trainable_variables,
+            )
+            for variable, values in zip(moving, zip(*statistics, strict=True), strict=True):
+                variable.assign(np.mean(values, axis=0, dtype=values[0].dtype))
+
+    return train
 
 
-def train(net: str, way: str, strategy: Any) -> keras.Model:
-    """The net after three steps from seeded values."""
-    model = build(net, strategy.scope if strategy else contextlib.nullcontext)
-    x, y = samples(net)
-    if way == "alone-reversed":
-        shares = np.arange(len(x)).reshape(-1, SHARE)
-        order = shares[:, ::-1].reshape(-1)
-        x, y = x[order], y[order]
-    if strategy is None and net not in WITHOUT_NORMALIZATION:
-        train_by_shares(model, x, y)
-    else:
+def by_fit(model: keras.Model) -> Rows:
+    """A function that trains with all rows as Keras does."""
+
+    def train(x: np.ndarray, y: np.ndarray) -> None:
         model.fit(x, y, batch_size=NUM_WORKERS * SHARE, shuffle=False, verbose=0)
-    assert int(model.optimizer.iterations.numpy()) == STEPS
-    return model
+
+    return train
+
+
+def trained(net: str, way: str, strategy: Any) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+    """By way, the net's values after three steps from seeded ones."""
+    model = build(net, strategy.scope if strategy else contextlib.nullcontext)
+    variables = [*model.weights, *model.optimizer.variables]
+    first = [variable.numpy() for variable in variables]
+    x, y = samples(net)
+    is_by_fit = strategy is not None or net in WITHOUT_NORMALIZATION
+    train = (by_fit if is_by_fit else by_shares)(model)
+    in_order = np.arange(len(x))
+    orders = {way: in_order}
+    if strategy is None:
+        orders["alone-reversed"] = in_order.reshape(-1, SHARE)[:, ::-1].reshape(-1)
+    for name, order in orders.items():
+        for variable, value in zip(variables, first, strict=True):
+            variable.assign(value)
+        train(x[order], y[order])
+        assert int(model.optimizer.iterations.numpy()) == STEPS
+        yield name, {variable.path: variable.numpy() for variable in variables}
 
 
 def main() -> None:
@@ -180,12 +200,12 @@ def main() -> None:
     digests, seconds = {}, {}
     for net in nets:
         started = time.monotonic()
-        model = train(net, way, strategy)
-        weights = {v.path: v.numpy() for v in [*model.weights, *model.optimizer.variables]}
-        digests[net] = hashlib.sha256(b"".join(w.tobytes() for w in weights.values())).hexdigest()
-        if getattr(strategy, "rank", 0) == 0:
-            np.savez(folder / f"{way}-{net}.npz", **weights)
-        del model, weights
+        for name, values in trained(net, way, strategy):
+            content = b"".join(value.tobytes() for value in values.values())
+            digests[net] = hashlib.sha256(content).hexdigest()
+            if getattr(strategy, "rank", 0) == 0:
+                np.savez(folder / f"{name}-{net}.npz", **values)
+        del values
         gc.collect()
         seconds[net] = round(time.monotonic() - started, 1)
     result("digests", digests)
