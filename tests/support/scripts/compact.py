@@ -137,6 +137,8 @@ def train(name: str, scope: Any, strategy: Any, batch_size: int) -> dict[str, An
             loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             run_eagerly=case.eager,
         )
+        if strategy is None:  # Else a step is traced twice.
+            model.optimizer.build(model.trainable_variables)
     initial = model.get_weights()
     random = np.random.default_rng(5)
     rows, shape = batch_size * STEPS, model.input_shape[1:]

@@ -113,6 +113,8 @@ def train(net: str, optimizer: str, scope: Any) -> list[np.ndarray]:
             optimizer=OPTIMIZERS[optimizer](),
             loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         )
+        if scope is contextlib.nullcontext:  # Else a step is traced twice.
+            model.optimizer.build(model.trainable_variables)
     random = np.random.default_rng(5)
     x = random.normal(size=(ROWS, *model.input_shape[1:])).astype("float32")
     y = random.integers(0, CLASSES, size=ROWS)

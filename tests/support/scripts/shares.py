@@ -153,6 +153,8 @@ def inputs(scope: Any) -> dict[str, Any]:
             model = keras.Model(dict(zip(names, given, strict=True)) if names else given, outputs)
             loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
             model.compile(keras.optimizers.SGD(RATE), loss, metrics=["accuracy"])
+            if scope is contextlib.nullcontext:  # Else a step is traced twice.
+                model.optimizer.build(model.trainable_variables)
         arguments = {"epochs": 2, "shuffle": False, "verbose": 0} | arguments
         return model.fit(*data, **arguments).history
 
