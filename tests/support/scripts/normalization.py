@@ -47,6 +47,8 @@ def fit(strategy: Any, rows: int, **options: Any) -> dict[str, Any]:
     with strategy.scope():
         model = net(synchronized=True)
         model.compile(keras.optimizers.SGD(0.05, momentum=0.9), "mse", **options)
+        if not tf.distribute.has_strategy():  # Else a step is traced twice.
+            model.optimizer.build(model.trainable_variables)
     x, y = samples(BATCH + rows)
     history = model.fit(
         *(x, y, BATCH, 2), shuffle=False, verbose=0, validation_data=(x[:BATCH], y[:BATCH])

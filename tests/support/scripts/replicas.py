@@ -52,6 +52,8 @@ def fitted(strategy: Any, **options: Any) -> dict[str, Any]:
             metrics=["accuracy"],
             **options,
         )
+        if not tf.distribute.has_strategy():  # Else a step is traced twice.
+            model.optimizer.build(model.trainable_variables)
     history = model.fit(
         x, y, batch_size=BATCH, epochs=2, shuffle=False, validation_data=(x, y), verbose=0
     ).history
