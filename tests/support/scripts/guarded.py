@@ -134,7 +134,7 @@ def hold(model: Any) -> None:
 
 def until_rank_0_waits(model: Any) -> None:
     """Rank 0 has contributed to the next step; its wait for this worker has begun."""
-    assert strategy._worker is not None
+    assert strategy._membership is not None
     deadline_s = time.monotonic() + 60.0
     while time.monotonic() < deadline_s:
         for link in strategy._membership.worker._links:
@@ -197,6 +197,7 @@ try:
         train("never", At(1, 0, until_rank_0_waits))
 except Exception as error:
     text = str(error).replace("\\'", "'")  # TensorFlow escapes them in a graph's error.
+    assert strategy._membership is not None
     failure_kind = type(strategy._membership.worker.session.failure).__name__
     result("error", {"kind": type(error).__name__, "text": text, "failure_kind": failure_kind})
     raise

@@ -44,7 +44,8 @@ log.addHandler(Listener())
 log.propagate = False
 strategy = poseidon_tf.PoseidonStrategy(show_plan=show_plan)
 has_failed = threading.Event()
-strategy._membership.worker.session.on_failure.append(has_failed.set)
+assert strategy._membership is not None
+strategy._membership.worker.session.job_failure.on_set.append(has_failed.set)
 with strategy.scope():
     layers = [keras.layers.Dense(8, name="fc1"), keras.layers.Dense(1, name="fc2")]
     model = keras.Sequential([keras.Input((16,)), *layers])
