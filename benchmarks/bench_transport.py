@@ -125,12 +125,14 @@ def rows(repeats: list[dict[Side, Figures]]) -> Iterator[dict[str, Any]]:
             "CPU s/GB": statistics.median(repeat[side]["CPU s/GB"] for repeat in repeats),
         }
         one_way = kind in (IPERF3, PUSH)
-        for name, base in (
+        bases: list[tuple[str, Side | None]] = [
             ("echo", (ECHO, num_workers, None) if kind == PUSH_PULL else None),
             ("iperf3", (IPERF3 if one_way else IPERF3_BOTH, 1, None)),
-        ):
-            is_there = base in repeats[0] and base != side
-            ratios = [r[side]["GB/s"] / r[base]["GB/s"] for r in repeats] if is_there else []
+        ]
+        for name, base in bases:
+            ratios = []
+            if base in repeats[0] and base != side:
+                ratios = [r[side]["GB/s"] / r[base]["GB/s"] for r in repeats]
             row[f"ratio to {name}"] = statistics.median(ratios) if ratios else None
             row[f"{name} min..max"] = span(ratios) if ratios else None
         row["target"] = {PUSH: ">= 0.45 of iperf3", PUSH_PULL: ">= 0.85 of echo"}.get(kind)

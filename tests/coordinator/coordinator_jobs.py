@@ -8,7 +8,7 @@ from typing import Any
 from poseidon_tf.coordinator import codec
 from poseidon_tf.coordinator.client import CoordinatorClient
 from poseidon_tf.coordinator.job_failure import JobFailure
-from poseidon_tf.coordinator.messages import Join
+from poseidon_tf.coordinator.messages import Join, MemberMessage, Role, RosterView
 from poseidon_tf.coordinator.roster import Roster
 from poseidon_tf.coordinator.service import CoordinatorService
 from poseidon_tf.errors import MemberError
@@ -76,12 +76,12 @@ class Job:
         self.clients.append(client)
         return client
 
-    def gives_up(self, client, why):
+    def gives_up(self, client: CoordinatorClient, why: str) -> None:
         """It leaves because of its own failure."""
         client.job_failure.give_up(MemberError(why))
         client.close()
 
-    def joining(self, role, rank):
+    def joining(self, role: Role, rank: int) -> tuple[CoordinatorClient, Future[RosterView]]:
         client = self.client(role, rank)
         return client, self.pool.submit(client.join, timeout_s=WAIT_S)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from poseidon_tf.coordinator import service
+from poseidon_tf.coordinator import codec, service
 from poseidon_tf.coordinator.codec import decode_member_message
 from poseidon_tf.coordinator.messages import (
     Failure,
@@ -14,6 +14,7 @@ from poseidon_tf.coordinator.messages import (
     Gathered,
     MemberFailure,
     Pong,
+    Role,
     RosterView,
 )
 from poseidon_tf.coordinator.presence import State
@@ -123,12 +124,17 @@ def test_a_reported_failure_reaches_the_others_once_and_not_the_reporter(job: Jo
 
 
 @pytest.mark.parametrize("has_failed", [False, True])
-def test_a_goodbye_of_who_gives_up_says_why_instead(job, has_failed):
+def test_a_goodbye_of_who_gives_up_says_why_instead(job: Job, has_failed: bool) -> None:
     """Once, however it leaves then; and not where the job has failed of something else."""
     zero, one, _ = job.joined()
-    said = []
-    send = one._stream.send
-    one._stream.send = lambda message: (said.append(decode_member_message(message)), send(message))
+    stream: Any = one._stream
+    said, send = [], stream.send
+
+    def sent(message: bytes) -> None:
+        said.append(decode_member_message(message))
+        send(message)
+
+    stream.send = sent
     if has_failed:
         zero.job_failure.fail(DriftError("'fc7' is not the same"))
         assert one.job_failure.over.wait(WAIT_S)
@@ -141,7 +147,7 @@ def test_a_goodbye_of_who_gives_up_says_why_instead(job, has_failed):
     assert str(heard) == text
 
 
-def test_an_error_that_a_worker_reports_comes_back_to_all_alike(job):
+def test_an_error_that_a_worker_reports_comes_back_to_all_alike(job: Job) -> None:
     """One type and one text, whoever found it, in their waits too; of two the first counts."""
     zero, one, server = job.joined()
     waiting = job.pool.submit(zero.gather, "plan", b"", timeout_s=WAIT_S)

@@ -2,11 +2,12 @@
 
 import logging
 import threading
+from typing import Any
 
 import pytest
 
 from poseidon_tf.coordinator.job_failure import JobFailure
-from poseidon_tf.errors import DriftError, MemberError, PeerLost, StepTimeout
+from poseidon_tf.errors import DriftError, MemberError, PeerLost, PoseidonError, StepTimeout
 
 WAIT_S = 20.0  # Far more than anything here takes.
 OWN, OTHERS = DriftError("'fc7' is not the same"), StepTimeout("worker rank 0 waited")
@@ -20,21 +21,28 @@ class Noted:
       heard: what there was when the job had failed, each time that was said.
     """
 
-    def __init__(self, *, is_in=True, **options):
-        self.asked, self.heard = [], []
-        self.job = JobFailure(**{"verdict_s": WAIT_S, "where": lambda: "rank 3 was here"} | options)
-        self.job.ask = lambda error: (self.asked.append(error), is_in)[1]
+    def __init__(self, *, is_in: bool = True, **options: Any) -> None:
+        self.asked: list[PoseidonError] = []
+        self.heard: list[PoseidonError | None] = []
+        defaults: dict[str, Any] = {"verdict_s": WAIT_S, "where": lambda: "rank 3 was here"}
+        self.job = JobFailure(**defaults | options)
+        self.job.ask = self._ask
+        self._is_in = is_in
         self.job.on_set.append(lambda: self.heard.append(self.job.failure))
 
-    def waiting(self, error):
+    def _ask(self, error: PoseidonError) -> bool:
+        self.asked.append(error)
+        return self._is_in
+
+    def waiting(self, error: PoseidonError) -> tuple[threading.Thread, list[PoseidonError]]:
         """A thread that gives up because of `error`, and what it is to raise."""
-        raised = []
+        raised: list[PoseidonError] = []
         thread = threading.Thread(target=lambda: raised.append(self.job.fail_together(error)))
         thread.start()
         return thread, raised
 
 
-def test_what_is_found_here_counts_when_the_coordinator_has_answered():
+def test_what_is_found_here_counts_when_the_coordinator_has_answered() -> None:
     """Until then nothing that waits hears of it, and this member says nothing more."""
     noted = Noted()
     noted.job.fail(OWN)
@@ -47,7 +55,7 @@ def test_what_is_found_here_counts_when_the_coordinator_has_answered():
     noted.job.leave()
 
 
-def test_of_two_at_once_the_coordinators_first_counts():
+def test_of_two_at_once_the_coordinators_first_counts() -> None:
     """Whoever found the other raises that one too, with where this member was."""
     noted = Noted()
     noted.job.fail(OWN)
@@ -59,7 +67,7 @@ def test_of_two_at_once_the_coordinators_first_counts():
     noted.job.leave()
 
 
-def test_many_at_once_are_one():
+def test_many_at_once_are_one() -> None:
     """It is said once, and everything that waits gets the very same."""
     noted = Noted(is_in=False)
     threads = [noted.waiting(MemberError(f"error {number}")) for number in range(16)]
@@ -69,7 +77,7 @@ def test_many_at_once_are_one():
     assert failures == {id(noted.job.failure)} and len(noted.heard) == len(noted.asked) == 1
 
 
-def test_what_the_coordinator_does_not_answer_counts_in_time():
+def test_what_the_coordinator_does_not_answer_counts_in_time() -> None:
     """Of two the first is reported, and kept."""
     noted = Noted(verdict_s=0.05)
     noted.job.fail(OWN)
@@ -78,13 +86,13 @@ def test_what_the_coordinator_does_not_answer_counts_in_time():
     assert noted.asked == [OWN] and noted.job.cause is OWN
 
 
-def test_where_nobody_can_answer_it_counts_at_once():
+def test_where_nobody_can_answer_it_counts_at_once() -> None:
     noted = Noted(is_in=False)
     noted.job.fail(OWN)
     assert noted.job.cause is OWN and noted.heard == [noted.job.failure]
 
 
-def test_an_answer_that_comes_too_late_changes_nothing():
+def test_an_answer_that_comes_too_late_changes_nothing() -> None:
     noted = Noted(is_in=False)
     noted.job.fail(OWN)
     kept = noted.job.failure
@@ -92,7 +100,7 @@ def test_an_answer_that_comes_too_late_changes_nothing():
     assert noted.job.failure is kept and noted.job.cause is OWN and len(noted.heard) == 1
 
 
-def test_a_wait_that_begins_after_the_failure_ends_at_once():
+def test_a_wait_that_begins_after_the_failure_ends_at_once() -> None:
     """However it waits: for the word, or for something else under the same lock."""
     noted = Noted()
     noted.job.settle(OTHERS)
@@ -102,13 +110,13 @@ def test_a_wait_that_begins_after_the_failure_ends_at_once():
     assert noted.job.over.wait(0.0)
 
 
-def test_a_failure_ends_the_waits_of_several_threads():
+def test_a_failure_ends_the_waits_of_several_threads() -> None:
     """One waits for the coordinator's word, one for the end, one for something else as well."""
     noted = Noted()
     thread, raised = noted.waiting(OWN)
-    seen = []
+    seen: list[PoseidonError | bool | None] = []
 
-    def wait_for_something():
+    def wait_for_something() -> None:
         with noted.job.changed:
             seen.append(noted.job.changed.wait_for(lambda: noted.job.cause, WAIT_S))
 
@@ -127,11 +135,11 @@ def test_a_failure_ends_the_waits_of_several_threads():
 
 
 @pytest.mark.parametrize("is_excused", [True, False])
-def test_a_loss_waits_for_the_coordinator_and_for_an_excuse(is_excused):
+def test_a_loss_waits_for_the_coordinator_and_for_an_excuse(is_excused: bool) -> None:
     """The excuse is looked at when the coordinator has had its time, not before."""
     noted, looked = Noted(verdict_s=0.05, is_in=False), threading.Event()
 
-    def unless():
+    def unless() -> bool:
         looked.set()
         return is_excused
 
@@ -142,7 +150,7 @@ def test_a_loss_waits_for_the_coordinator_and_for_an_excuse(is_excused):
     assert [str(error) for error in noted.asked] == ["reset"] * (not is_excused)
 
 
-def test_what_breaks_after_the_end_is_no_failure():
+def test_what_breaks_after_the_end_is_no_failure() -> None:
     """A member that leaves neither fails nor reports, whoever says so; nor does its wait go on."""
     noted = Noted()
     noted.job.fail(PeerLost("reset"), unless=lambda: False)
@@ -154,14 +162,14 @@ def test_what_breaks_after_the_end_is_no_failure():
     assert noted.asked == noted.heard == []
 
 
-def test_what_waits_for_its_answer_counts_when_the_member_leaves():
+def test_what_waits_for_its_answer_counts_when_the_member_leaves() -> None:
     noted = Noted()
     noted.job.fail(OWN)
     noted.job.leave()
     assert noted.job.cause is OWN and noted.heard == [noted.job.failure]
 
 
-def test_leaving_ends_the_wait_of_another_thread():
+def test_leaving_ends_the_wait_of_another_thread() -> None:
     noted = Noted(is_in=True)
     waiting = threading.Thread(target=noted.job.over.wait, args=[WAIT_S])
     waiting.start()
@@ -170,7 +178,7 @@ def test_leaving_ends_the_wait_of_another_thread():
     assert not waiting.is_alive() and noted.job.failure is None
 
 
-def test_a_member_that_gives_up_fails_nobody_before_it_leaves():
+def test_a_member_that_gives_up_fails_nobody_before_it_leaves() -> None:
     """Its first reason counts. What the job fails of meanwhile is another matter."""
     noted = Noted()
     first = MemberError("no space left")
@@ -182,7 +190,9 @@ def test_a_member_that_gives_up_fails_nobody_before_it_leaves():
 
 
 @pytest.mark.parametrize("where", ["", "rank 3 was in step 41"])
-def test_a_failure_is_logged_once_with_where_the_member_was(where, caplog):
+def test_a_failure_is_logged_once_with_where_the_member_was(
+    where: str, caplog: pytest.LogCaptureFixture
+) -> None:
     """Nothing is where it has not arrived: who waits for that raises the error as it was told."""
     noted = Noted(where=lambda: where)
     with caplog.at_level(logging.ERROR, "poseidon_tf"):
@@ -192,22 +202,29 @@ def test_a_failure_is_logged_once_with_where_the_member_was(where, caplog):
     assert (noted.job.failure is noted.job.cause) is (where == "")
 
 
-def test_nothing_is_called_under_the_lock():
+def test_nothing_is_called_under_the_lock() -> None:
     """Other threads may come in meanwhile: what is called may wait for locks of its own."""
     is_free = []
 
-    def look():
-        def take():
+    def look() -> None:
+        def take() -> None:
             is_free.append(noted.job.changed.acquire(timeout=WAIT_S))
             noted.job.changed.release()
 
         thread = threading.Thread(target=take)
         thread.start()
         thread.join(WAIT_S)
+
+    def where() -> str:
+        look()
         return ""
 
-    noted = Noted(where=look)
-    noted.job.ask = lambda error: bool(look())
+    def ask(error: PoseidonError) -> bool:
+        look()
+        return False
+
+    noted = Noted(where=where)
+    noted.job.ask = ask
     noted.job.on_set.append(look)
     noted.job.fail(OWN)
     assert is_free == [True] * 3

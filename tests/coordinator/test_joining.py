@@ -140,7 +140,7 @@ def test_who_waits_for_the_others_outlives_a_coordinator_that_does_not() -> None
         assert view.result(WAIT_S).worker_addresses == ["worker-0:1", "worker-1:1"]
 
 
-def test_a_wait_for_the_others_can_be_given_up(job):
+def test_a_wait_for_the_others_can_be_given_up(job: Job) -> None:
     """Its `join` raises what it is given, and the others go on waiting."""
     server, view = job.joining("server", 0)
     while not server._presence.num_pongs:

@@ -2,6 +2,8 @@
 
 import copy
 import itertools
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -10,12 +12,14 @@ from poseidon_tf.coordinator.codec import encode_coordinator_message
 from poseidon_tf.coordinator.job_failure import JobFailure
 from poseidon_tf.coordinator.messages import (
     Announced,
+    CoordinatorMessage,
     Ended,
     Failure,
     Gathered,
     Left,
     Member,
     NotNow,
+    Role,
     RosterView,
 )
 from poseidon_tf.coordinator.presence import Presence, State, Step
@@ -23,19 +27,19 @@ from poseidon_tf.coordinator.stopping import Stopping
 from poseidon_tf.errors import MemberError, PeerLost, ProtocolError
 
 
-def roster(*keys):
+def roster(*keys: tuple[Role, int]) -> RosterView:
     members = [Member(role=role, rank=rank, address="a:1", info={}) for role, rank in keys]
     return RosterView(members=tuple(members), data_seed=1, incarnation=0)
 
 
 @pytest.fixture
-def told():
+def told() -> list[Any]:
     """What the member's callbacks were called with."""
     return []
 
 
 @pytest.fixture
-def client(told):
+def client(told: list[Any]) -> Iterator[CoordinatorClient]:
     """A member of two workers and a server."""
     job_failure = JobFailure()
     job_failure.on_set.append(lambda: told.append(job_failure.cause))
@@ -57,7 +61,7 @@ def client(told):
     client.close()
 
 
-ALL = [("worker", 0), ("worker", 1), ("server", 0)]
+ALL: list[tuple[Role, int]] = [("worker", 0), ("worker", 1), ("server", 0)]
 
 
 @pytest.mark.connections
@@ -75,7 +79,9 @@ ALL = [("worker", 0), ("worker", 1), ("server", 0)]
         (Announced(topic="data", rank=2, payload=b""), "rank 2 has announced"),
     ],
 )
-def test_what_does_not_fit_the_cluster_is_refused(client, told, message, text):
+def test_what_does_not_fit_the_cluster_is_refused(
+    client: CoordinatorClient, told: list[Any], message: CoordinatorMessage, text: str
+) -> None:
     """Nobody is told of it, nothing changes, and a gather goes on waiting for its answer."""
     presence = client._presence
     presence.open_gathers["x"] = None
@@ -87,29 +93,30 @@ def test_what_does_not_fit_the_cluster_is_refused(client, told, message, text):
 
 
 @pytest.mark.connections
-def test_what_fits_is_taken(client, told):
+def test_what_fits_is_taken(client: CoordinatorClient, told: list[Any]) -> None:
     """The same kinds of messages, as the coordinator of this cluster sends them."""
     presence = client._presence
     presence.open_gathers["x"] = None
-    for message in (
+    messages: list[CoordinatorMessage] = [
         roster(*ALL),
         Gathered("x", (b"a", b"")),
         Left(role="worker", rank=1, last_step=1),
         Announced(topic="data", rank=1, payload=b"p"),
-    ):
+    ]
+    for message in messages:
         client.on_message(encode_coordinator_message(message))
     assert presence.view == roster(*ALL) and presence.open_gathers == {"x": (b"a", b"")}
     assert told == [(1, 1), (1, "data", b"p")]
 
 
-def presence_in(state):
+def presence_in(state: State) -> Presence:
     """A member's that has come so far."""
     presence = Presence(num_workers=2, num_servers=1, stopping=Stopping(timeout_s=1.0))
     presence.state = state
     return presence
 
 
-def test_a_member_goes_from_state_to_state_and_never_back():
+def test_a_member_goes_from_state_to_state_and_never_back() -> None:
     """But for another attempt to arrive. Whoever leaves does not come back by any step."""
     ways = {
         State.NEW: {State.ARRIVING, State.LEAVING},
@@ -118,7 +125,7 @@ def test_a_member_goes_from_state_to_state_and_never_back():
         State.LEAVING: {State.CLOSED},
         State.CLOSED: set(),
     }
-    found = {state: set() for state in State}
+    found: dict[State, set[State]] = {state: set() for state in State}
     for state, step in itertools.product(State, Step):
         presence = presence_in(state)
         presence.take(step)
@@ -128,7 +135,9 @@ def test_a_member_goes_from_state_to_state_and_never_back():
 
 @pytest.mark.connections
 @pytest.mark.parametrize("state", State)
-def test_the_end_of_the_stream_is_a_surprise_to_who_takes_part_alone(client, told, state):
+def test_the_end_of_the_stream_is_a_surprise_to_who_takes_part_alone(
+    client: CoordinatorClient, told: list[Any], state: State
+) -> None:
     client._presence.state = state
     client.on_closed(PeerLost("reset"))
     assert len(told) == (state is State.JOINED)
@@ -139,7 +148,9 @@ def test_the_end_of_the_stream_is_a_surprise_to_who_takes_part_alone(client, tol
 
 @pytest.mark.connections
 @pytest.mark.parametrize("state", State)
-def test_a_failure_is_that_of_whoever_has_not_left(client, told, state):
+def test_a_failure_is_that_of_whoever_has_not_left(
+    client: CoordinatorClient, told: list[Any], state: State
+) -> None:
     """Also of who still waits for the others. A refusal for now is none."""
     client._presence.state = state
     client.on_message(encode_coordinator_message(Failure(NotNow("the last run"))))
@@ -150,7 +161,9 @@ def test_a_failure_is_that_of_whoever_has_not_left(client, told, state):
 
 
 @pytest.mark.connections
-def test_after_the_end_of_the_job_nothing_is_a_surprise(client, told):
+def test_after_the_end_of_the_job_nothing_is_a_surprise(
+    client: CoordinatorClient, told: list[Any]
+) -> None:
     client._presence.state = State.JOINED
     client.on_message(encode_coordinator_message(Ended(preempted=True)))
     client.on_closed(PeerLost("reset"))

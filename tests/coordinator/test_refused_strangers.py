@@ -21,7 +21,7 @@ def test_a_stranger_that_was_refused_is_not_heard_again() -> None:
         peer = "stranger"
 
         def __init__(self) -> None:
-            self.outgoing = MessageQueue()
+            self.outgoing: Any = MessageQueue()
             self.send, self.close = self.outgoing.put, self.outgoing.close
 
         def abort(self, reason: str) -> None:

@@ -1,5 +1,6 @@
 """Messages for a process of another run of the job that has the same address are refused."""
 
+import functools
 import queue
 from concurrent.futures import ThreadPoolExecutor
 
@@ -24,7 +25,7 @@ from poseidon_tf.coordinator.messages import (
 )
 from poseidon_tf.coordinator.roster import Roster
 from poseidon_tf.coordinator.service import CoordinatorService
-from poseidon_tf.errors import MemberError, PeerLost, ProtocolError
+from poseidon_tf.errors import MemberError, PeerLost, PoseidonError, ProtocolError
 from poseidon_tf.kv.client import ServerLink
 from poseidon_tf.kv.service import EXCHANGE, INSPECT, REGISTER, KVService
 from poseidon_tf.kv.store import KeySpec
@@ -171,8 +172,13 @@ class Coordinator(Endpoint):
             )
             for rank in (0, 1)
         ]
-        for each in (client.job_failure for client in clients):
-            each.on_set.append(lambda each=each: lost.put(each.cause))
+
+        def tell(job_failure: JobFailure) -> None:
+            assert job_failure.cause is not None
+            lost.put(job_failure.cause)
+
+        for client in clients:
+            client.job_failure.on_set.append(functools.partial(tell, client.job_failure))
         self._clients += clients
         with ThreadPoolExecutor(2) as pool:
             views = list(pool.map(lambda each: each.join(timeout_s=WAIT_S), clients))

@@ -8,12 +8,15 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.faults.faults_jobs import first_ended, outputs, thread_errors, training
 from tests.support import warm
-from tests.support.jobs import SCRIPTS, Member, free_addresses
+from tests.support.jobs import SCRIPTS, Job, Member
+from tests.support.ports import free_addresses
 
 pytestmark = pytest.mark.processes
 END_S = 40.0
@@ -22,7 +25,7 @@ END_S = 40.0
 @contextlib.contextmanager
 def started(
     kind: str, index: int, cluster: dict[str, list[str]], *, start_s: float = 3.0
-) -> Iterator[subprocess.Popen[str]]:
+) -> Iterator[Member]:
     """One process of `cluster`, and nobody else."""
     config = json.dumps({"cluster": cluster, "task": {"type": kind, "index": index}})
     environ = {
@@ -44,7 +47,7 @@ def started(
             process.wait(timeout=END_S)
 
 
-def ended(member):
+def ended(member: Member) -> tuple[int, str]:
     """Its exit code and what it printed."""
     code, output = member.process.wait(timeout=END_S), member.output()
     assert "Exception in thread" not in output and "Exception ignored" not in output

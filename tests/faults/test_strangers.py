@@ -19,7 +19,7 @@ import pytest
 from poseidon_tf.coordinator.client import CoordinatorClient
 from poseidon_tf.coordinator.codec import ATTEND, encode_member_message
 from poseidon_tf.coordinator.job_failure import JobFailure
-from poseidon_tf.coordinator.messages import Join, MemberFailure
+from poseidon_tf.coordinator.messages import Join, MemberFailure, MemberMessage
 from poseidon_tf.coordinator.roster import Roster
 from poseidon_tf.coordinator.service import CoordinatorService
 from poseidon_tf.errors import ConfigError, StartTimeout
@@ -35,7 +35,8 @@ from poseidon_tf.transport.server import Server
 from poseidon_tf.wire.frame_pb2 import Key, KeyNumbers, KeyTable
 from tests.faults.faults_streams import WAIT_S, Heard
 from tests.support.certificates import Authority
-from tests.support.jobs import Job, free_addresses
+from tests.support.jobs import Job
+from tests.support.ports import free_addresses
 
 pytestmark = pytest.mark.connections
 

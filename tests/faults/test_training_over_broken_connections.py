@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.jobs import Job, free_addresses
+from tests.support.jobs import Job
+from tests.support.ports import free_addresses
 from tests.support.proxies import Proxy
 
 pytestmark = pytest.mark.processes

@@ -44,7 +44,7 @@ def ledger(data: bytes) -> None:
                 end.add(payload)
             case "take":
                 taken = end.take()
-                if taken is not None and taken[:2] == b"\0a":
+                if isinstance(taken, bytes) and taken[:2] == b"\0a":
                     assert _COUNT.unpack(taken[2:]) == (num_heard,)
                 else:
                     assert taken is None or taken in added

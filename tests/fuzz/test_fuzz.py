@@ -78,12 +78,12 @@ def test_a_decoder_takes_memory_in_proportion_to_its_input(name: str) -> None:
 
 
 @pytest.mark.connections
-def test_of_a_lane_whole_messages_are_heard_and_no_others():
+def test_of_a_lane_whole_messages_are_heard_and_no_others() -> None:
     """Random bytes, and messages with something wrong in them; however it is cut short."""
 
     @FEW
     @given(st.one_of(st.binary(max_size=300), changed(fuzz_lane.SEEDS["lane"])))
-    def check(data):
+    def check(data: bytes) -> None:
         CONNECTIONS["lane"](data)
 
     for seed in fuzz_lane.SEEDS["lane"]:

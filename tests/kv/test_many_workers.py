@@ -16,7 +16,8 @@ from poseidon_tf.kv.service import STREAMS_PER_SERVER
 from poseidon_tf.transport.frame_queue import FRAME_BYTES
 from poseidon_tf.transport.resuming import ACKNOWLEDGE_BYTES
 from poseidon_tf.transport.server import Server
-from tests.support.jobs import SCRIPTS, free_addresses
+from tests.support.jobs import SCRIPTS
+from tests.support.ports import free_addresses
 
 pytestmark = pytest.mark.processes
 

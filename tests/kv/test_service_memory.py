@@ -4,6 +4,8 @@ The real service and both ends' real queues, without a connection: frames are ta
 and handed over one at a time, in an order that a seed gives.
 """
 
+from __future__ import annotations
+
 import functools
 import random
 import sys
@@ -21,6 +23,7 @@ from poseidon_tf.transport.frame_queue import FrameQueue
 from poseidon_tf.transport.server import Server
 from poseidon_tf.wire import frames
 from poseidon_tf.wire.frame_pb2 import InspectReply, InspectRequest, Key, KeyTable, Part
+from tests.kv.test_store import sum_in
 from tests.support.carried import carried
 
 pytestmark = pytest.mark.connections
@@ -39,7 +42,9 @@ class Endpoint:
     def add_unary(self, method: str, answer: Callable[..., Any]) -> None:
         self.calls[method] = answer
 
-    def add_stream(self, method, accept, *, with_lanes=False):
+    def add_stream(
+        self, method: str, accept: Callable[..., Any], *, with_lanes: bool = False
+    ) -> None:
         self.streams[method] = accept
 
 
@@ -55,7 +60,8 @@ class Link:
         self.server = job.endpoint.streams[EXCHANGE](stream)
         self.down = stream.outgoing
         self.up_frames, self.down_frames = iter(self.up), iter(self.down)
-        self.rising, self.falling = deque(), deque()
+        self.rising: deque[frames.Message] = deque()
+        self.falling: deque[frames.Message] = deque()
         self.carried = functools.partial(carried, by_lane=job.has_lanes)
 
     def possible(self) -> Iterator[Callable[[], object]]:
@@ -71,7 +77,7 @@ class Link:
 class Cluster:
     """One service, and workers that push their next step when the last one's sums are there."""
 
-    def __init__(self, rng, *, num_workers, has_lanes):
+    def __init__(self, rng: random.Random, *, num_workers: int, has_lanes: bool) -> None:
         self.has_lanes = has_lanes
         self.sizes = [rng.choice([1, 3, 16, 500, 70_000]) for _ in range(rng.randint(2, 6))]
         self.window_bytes = 4 * max(self.sizes)  # Of one stream: its largest pair.

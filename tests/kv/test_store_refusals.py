@@ -93,7 +93,7 @@ def test_a_leaver_deserts_the_sums_that_miss_its_share() -> None:
     ]
 
 
-def test_workers_are_named_with_addresses_that_are_known_later():
+def test_workers_are_named_with_addresses_that_are_known_later() -> None:
     """As where they choose their own; one that is not known is left out."""
     store = fed_store()
     store.learn(["a:1", "b:1", ""])
@@ -105,7 +105,7 @@ def test_workers_are_named_with_addresses_that_are_known_later():
     ]
 
 
-def test_a_leaver_whose_shares_are_all_there_deserts_nobody():
+def test_a_leaver_whose_shares_are_all_there_deserts_nobody() -> None:
     """What it has pushed still counts, and the sums are finished by the others."""
     store = fed_store()
     assert store.leave(2, 1) == [

@@ -19,12 +19,14 @@ def worker(rank: int, coordinator: str = "127.0.0.1:5000") -> ClusterConfig:
     "coordinator, address",
     [("127.0.0.1:5000", "127.0.0.1:0"), ("[::1]:5000", "[::1]:0"), ("localhost:1", "localhost:0")],
 )
-def test_it_is_the_one_that_leads_to_rank_0_and_the_port_is_still_to_choose(coordinator, address):
+def test_it_is_the_one_that_leads_to_rank_0_and_the_port_is_still_to_choose(
+    coordinator: str, address: str
+) -> None:
     config = located(worker(1, coordinator), interface="", timeout_s=1.0)
     assert config.workers == (coordinator, address, "") and config.address == address
 
 
-def test_an_interface_may_be_named():
+def test_an_interface_may_be_named() -> None:
     config = located(worker(2), interface="localhost", timeout_s=1.0)
     assert config.workers == ("127.0.0.1:5000", "", "localhost:0")
     with pytest.raises(ConfigError, match="interface 'eth77' is neither"):
@@ -40,11 +42,13 @@ def test_an_interface_may_be_named():
         ClusterConfig(workers=("a:1",), servers=("s:1",), role="server"),
     ],
 )
-def test_who_has_an_address_or_needs_none_keeps_it(config):
+def test_who_has_an_address_or_needs_none_keeps_it(config: ClusterConfig) -> None:
     assert located(config, interface="eth77", timeout_s=0.0) is config
 
 
-def test_a_name_that_stays_unknown_is_waited_for_as_long_as_the_start_may_take(caplog):
+def test_a_name_that_stays_unknown_is_waited_for_as_long_as_the_start_may_take(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     """Rank 0's host may get its name after this process has started, as in Kubernetes."""
     begun_s = time.monotonic()
     with pytest.raises(StartTimeout) as caught:

@@ -94,7 +94,9 @@ def tf_config(num_workers: int, index: int = 0, job: str = "worker", **jobs: Any
         (SAGEMAKER, f"algo-1:{port('sagemaker')}", "SageMaker (SM_HOSTS)"),
     ],
 )
-def test_rank_size_and_rank_0s_address_are_a_cluster(environ, coordinator, source):
+def test_rank_size_and_rank_0s_address_are_a_cluster(
+    environ: dict[str, str], coordinator: str, source: str
+) -> None:
     """The other addresses are open: each worker chooses its own and announces it."""
     config = read_cluster(environ)
     assert config == ClusterConfig(workers=(coordinator, "", ""), rank=1)
@@ -102,7 +104,7 @@ def test_rank_size_and_rank_0s_address_are_a_cluster(environ, coordinator, sourc
 
 
 @pytest.mark.parametrize("environ", [MVAPICH, MPICH])
-def test_an_mpi_job_without_a_name_is_known_by_who_has_started_it(environ):
+def test_an_mpi_job_without_a_name_is_known_by_who_has_started_it(environ: dict[str, str]) -> None:
     config, again = read_cluster(environ), read_cluster(environ)
     host, _, chosen = config.coordinator_address.rpartition(":")
     assert host == "127.0.0.1" and 20000 <= int(chosen) <= 29999 and config == again
@@ -122,7 +124,9 @@ def test_an_mpi_job_without_a_name_is_known_by_who_has_started_it(environ):
         (MPICH, ["PMI_RANK", "PMI_SIZE"]),
     ],
 )
-def test_a_missing_variable_is_named_with_what_to_set(environ, names):
+def test_a_missing_variable_is_named_with_what_to_set(
+    environ: dict[str, str], names: list[str]
+) -> None:
     for name in names:
         with pytest.raises(ConfigError, match="alone=True") as caught:
             read_cluster(without(environ, name))
@@ -171,7 +175,9 @@ def test_a_missing_variable_is_named_with_what_to_set(environ, names):
         (SAGEMAKER, "SM_CURRENT_HOST", "", "SM_CURRENT_HOST must be one of .* got ''"),
     ],
 )
-def test_a_malformed_variable_is_named(environ, name, value, says):
+def test_a_malformed_variable_is_named(
+    environ: dict[str, str], name: str, value: str, says: str
+) -> None:
     with pytest.raises(ConfigError, match=says):
         read_cluster({**environ, name: value})
 
@@ -193,7 +199,7 @@ def test_a_malformed_variable_is_named(environ, name, value, says):
         {name: "" for name in (*SLURM, *POSEIDON, *TORCH, *OPEN_MPI)},
     ],
 )
-def test_one_process_of_one_is_alone(environ):
+def test_one_process_of_one_is_alone(environ: dict[str, str]) -> None:
     assert read_cluster(environ).is_single
 
 
@@ -207,7 +213,9 @@ def test_one_process_of_one_is_alone(environ):
     ],
     ids=["batch script", "interactive step", "batch step", "salloc"],
 )
-def test_an_allocation_of_slurm_without_a_step_is_not_one_of_several(environ):
+def test_an_allocation_of_slurm_without_a_step_is_not_one_of_several(
+    environ: dict[str, str],
+) -> None:
     assert read_cluster(environ).is_single
 
 
@@ -223,29 +231,29 @@ def test_an_allocation_of_slurm_without_a_step_is_not_one_of_several(environ):
         ("a.b-c_d[1]", "a.b-c_d1"),
     ],
 )
-def test_the_node_of_rank_0_is_the_first_as_it_is_written(nodes, first):
+def test_the_node_of_rank_0_is_the_first_as_it_is_written(nodes: str, first: str) -> None:
     assert first_node(nodes) == first
 
 
-def test_a_step_knows_its_own_number_of_tasks():
+def test_a_step_knows_its_own_number_of_tasks() -> None:
     """SLURM_NTASKS may be the allocation's."""
     assert read_cluster({**SLURM, "SLURM_STEP_NUM_TASKS": "2"}).num_workers == 2
 
 
-def test_steps_of_one_job_have_ports_of_their_own():
+def test_steps_of_one_job_have_ports_of_their_own() -> None:
     first, second = (
         read_cluster({**SLURM, "SLURM_STEP_ID": step}).coordinator_address for step in "01"
     )
     assert first != second
 
 
-def test_a_port_that_follows_from_the_job_is_one_of_those_that_it_may_use():
+def test_a_port_that_follows_from_the_job_is_one_of_those_that_it_may_use() -> None:
     for step in range(20):
         config = read_cluster({**SLURM, "SLURM_STEP_ID": str(step)}, ports=(6000, 6003))
         assert config.coordinator_address == f"node01:{port(f'slurm 4711.{step}', 6000, 6003)}"
 
 
-def test_kubeflows_pytorchjob_tells_rank_0_localhost_and_the_others_its_pods_name():
+def test_kubeflows_pytorchjob_tells_rank_0_localhost_and_the_others_its_pods_name() -> None:
     pod = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "HOSTNAME": "job-master-0", "RANK": "0"}
     chief = read_cluster({**TORCH, **pod, "MASTER_ADDR": "localhost"})
     worker = read_cluster({**TORCH, "MASTER_ADDR": "job-master-0"})
@@ -254,14 +262,14 @@ def test_kubeflows_pytorchjob_tells_rank_0_localhost_and_the_others_its_pods_nam
     assert agents.coordinator_address.startswith("localhost:")
 
 
-def test_keras_may_list_everybody():
+def test_keras_may_list_everybody() -> None:
     addresses = "10.0.0.1:1234,[0:0::1]:5,Node:6"
     config = read_cluster({**KERAS, "KERAS_DISTRIBUTION_JOB_ADDRESSES": addresses})
     assert config.workers == ("10.0.0.1:1234", "[::1]:5", "node:6")
 
 
 @pytest.mark.parametrize("host, written", [("fd00::1", "[fd00::1]"), ("[fd00::1]", "[fd00::1]")])
-def test_an_ipv6_host_needs_no_brackets_where_it_has_no_port(host, written):
+def test_an_ipv6_host_needs_no_brackets_where_it_has_no_port(host: str, written: str) -> None:
     torch = read_cluster({**TORCH, "MASTER_ADDR": host})
     assert torch.coordinator_address == f"{written}:{port('torchrun 29500 ')}"
     jax = read_cluster({**JAX, "JAX_COORDINATOR_ADDRESS": host})
@@ -269,7 +277,9 @@ def test_an_ipv6_host_needs_no_brackets_where_it_has_no_port(host, written):
 
 
 @pytest.mark.parametrize("environ", [SLURM, TORCH, TORCHRUN, TRAINER, OPEN_MPI, MPICH, KERAS, JAX])
-def test_our_own_variable_says_where_rank_0_is_whoever_says_the_rest(environ):
+def test_our_own_variable_says_where_rank_0_is_whoever_says_the_rest(
+    environ: dict[str, str],
+) -> None:
     config = read_cluster({**environ, "POSEIDON_COORDINATOR": "other:7"})
     assert config == ClusterConfig(workers=("other:7", "", ""), rank=1)
 
@@ -283,7 +293,7 @@ def test_our_own_variable_says_where_rank_0_is_whoever_says_the_rest(environ):
         without(MPICH, "MPI_LOCALNRANKS"),
     ],
 )
-def test_mpi_on_several_hosts_needs_an_address(environ):
+def test_mpi_on_several_hosts_needs_an_address(environ: dict[str, str]) -> None:
     with pytest.raises(ConfigError, match="says worker rank 1 of 3, but not where rank 0 is"):
         read_cluster(environ)
     config = read_cluster({**environ, "POSEIDON_COORDINATOR": "node01:5000"})
@@ -291,7 +301,7 @@ def test_mpi_on_several_hosts_needs_an_address(environ):
 
 
 @pytest.mark.parametrize("environ", [{"PMIX_RANK": "0"}, {"POSEIDON_COORDINATOR": "node01:5000"}])
-def test_a_sign_of_others_that_says_no_more_is_refused(environ):
+def test_a_sign_of_others_that_says_no_more_is_refused(environ: dict[str, str]) -> None:
     ((name, value),) = environ.items()
     with pytest.raises(ConfigError, match=f"one of several .{name}={value}.*POSEIDON_WORLD_SIZE"):
         read_cluster(environ)
@@ -320,7 +330,7 @@ def slurm(rank: int, size: int) -> dict[str, str]:
         tf_config(3, 1) | SLURM,
     ],
 )
-def test_sources_that_agree_are_fine(environ):
+def test_sources_that_agree_are_fine(environ: dict[str, str]) -> None:
     config = read_cluster(environ)
     assert (config.rank, config.num_workers) == (1, 3) and config.coordinator_address
 
@@ -346,7 +356,9 @@ def test_sources_that_agree_are_fine(environ):
         (tf_config(1) | OPEN_MPI, "TF_CONFIG says worker rank 0 of 1", "Open MPI .* rank 1 of 3"),
     ],
 )
-def test_sources_that_contradict_each_other_are_both_named(environ, first, second):
+def test_sources_that_contradict_each_other_are_both_named(
+    environ: dict[str, str], first: str, second: str
+) -> None:
     with pytest.raises(ConfigError, match=f"{first}.*, but .*{second}.*unset the one .*alone=True"):
         read_cluster(environ)
 
@@ -364,7 +376,7 @@ def test_sources_that_contradict_each_other_are_both_named(environ, first, secon
         ({**told(OPEN_MPI, 2, 4), "OMPI_COMM_WORLD_LOCAL_SIZE": "4"} | SAGEMAKER, 2, 4),
     ],
 )
-def test_the_innermost_launcher_counts(environ, rank, size):
+def test_the_innermost_launcher_counts(environ: dict[str, str], rank: int, size: int) -> None:
     """A launcher that each task of another one has started; its job reaches all of them."""
     config = read_cluster(environ)
     assert (config.rank, config.num_workers) == (rank, size)
@@ -374,22 +386,22 @@ def test_the_innermost_launcher_counts(environ, rank, size):
 @pytest.mark.parametrize(
     "environ", [tf_config(2) | SLURM, tf_config(2, ps=["s:1"]) | slurm(2, 3) | OPEN_MPI]
 )
-def test_tf_config_of_several_counts_whatever_launchers_say(environ):
+def test_tf_config_of_several_counts_whatever_launchers_say(environ: dict[str, str]) -> None:
     """Its roles may have other numbers than their tasks; a user has set it on purpose."""
     assert read_cluster(environ).workers == ("host0:1", "host1:1")
 
 
-def test_an_evaluator_is_alone_beside_others():
+def test_an_evaluator_is_alone_beside_others() -> None:
     assert read_cluster(tf_config(2, job="evaluator") | SLURM).role == "evaluator"
 
 
-def test_a_task_of_its_own_says_nothing_of_others():
+def test_a_task_of_its_own_says_nothing_of_others() -> None:
     """One step of Slurm may start one task of a cluster."""
     config = read_cluster(POSEIDON | slurm(0, 1))
     assert (config.rank, config.num_workers) == (1, 3)
 
 
-def test_two_addresses_of_rank_0_are_refused():
+def test_two_addresses_of_rank_0_are_refused() -> None:
     with pytest.raises(ConfigError, match="TF_CONFIG lists rank 0 at host0:1, .* is other:7"):
         read_cluster({**tf_config(2), "POSEIDON_COORDINATOR": "other:7"})
 
@@ -409,7 +421,7 @@ class Resolver:
         return self._cluster
 
 
-def test_a_resolver_comes_before_the_environment():
+def test_a_resolver_comes_before_the_environment() -> None:
     cluster = {"chief": ["c:1"], "worker": ["a:1"], "ps": ["s:1"]}
     config = read_cluster(SLURM, resolver=Resolver(cluster, "worker", 0))
     assert config == ClusterConfig(workers=("c:1", "a:1"), servers=("s:1",), rank=1)
@@ -417,7 +429,7 @@ def test_a_resolver_comes_before_the_environment():
     assert read_cluster({}, resolver=Resolver(cluster, "ps", 0)).role == "server"
 
 
-def test_a_resolver_that_knows_no_cluster_leaves_it_to_the_environment():
+def test_a_resolver_that_knows_no_cluster_leaves_it_to_the_environment() -> None:
     assert read_cluster(SLURM, resolver=Resolver({}, None, None)).num_workers == 3
     assert read_cluster({}, resolver=Resolver({}, None, None)).is_single
 
@@ -444,6 +456,8 @@ def test_a_resolver_that_knows_no_cluster_leaves_it_to_the_environment():
         ),
     ],
 )
-def test_a_resolver_that_says_something_wrong_is_named(resolver, environ, says):
+def test_a_resolver_that_says_something_wrong_is_named(
+    resolver: Resolver, environ: dict[str, str], says: str
+) -> None:
     with pytest.raises(ConfigError, match=says):
         read_cluster(environ, resolver=resolver)

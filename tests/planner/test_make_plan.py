@@ -4,12 +4,15 @@ import dataclasses
 import random
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
 from poseidon_tf.errors import ConfigError, PlanError
 from poseidon_tf.planner import ClusterSpec, Scheme, make_plan
+from poseidon_tf.planner.plan import Plan
 from poseidon_tf.planner.units import RULES
+from tests.planner.planner_models import alexnet, conv, dense, plain
 
 
 def nodes(count: int) -> ClusterSpec:
@@ -178,11 +181,12 @@ assert "tensorflow" not in ours()
     assert done.returncode == 0, done.stderr
 
 
-def test_every_scheme_has_rules_and_every_column_has_its_bytes():
+def test_every_scheme_has_rules_and_every_column_has_its_bytes() -> None:
     """A new one is a file in `schemes`, a line in the table and a column of the plan."""
     assert set(RULES) == set(Scheme)
     assert all(rules.scheme is scheme for scheme, rules in RULES.items())
     variable = make_plan(alexnet(), nodes(2)).variables[0]
     for scheme in Scheme:
-        priced = dataclasses.replace(variable, **{"scheme": scheme, f"{scheme}_bytes": 77})
+        columns: dict[str, Any] = {f"{scheme}_bytes": 77}
+        priced = dataclasses.replace(variable, scheme=scheme, **columns)
         assert priced.node_bytes == 77

@@ -15,7 +15,7 @@ from poseidon_tf.sfb.factors import Columns, RowSpec
 from poseidon_tf.transport.connections import ConnectionSettings
 from poseidon_tf.wire.dtypes import Array
 from tests.session.session_bench import WAIT_S, Deliveries
-from tests.support.jobs import free_addresses
+from tests.support.ports import free_addresses
 
 DEADLINES = Deadlines(start_s=WAIT_S, step_s=WAIT_S, leave_s=WAIT_S, verdict_s=1.0)
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 from poseidon_tf.coordinator.job_failure import JobFailure
+from poseidon_tf.errors import PoseidonError
 from poseidon_tf.session.deadlines import Deadlines
 from poseidon_tf.session.naming import WorkerNames
 from poseidon_tf.session.replicas import ReplicaJoin, stacking

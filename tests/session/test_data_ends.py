@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from poseidon_tf.coordinator.job_failure import JobFailure
-from poseidon_tf.errors import MemberError, ProtocolError, StepTimeout
+from poseidon_tf.errors import MemberError, PoseidonError, ProtocolError, StepTimeout
 from poseidon_tf.session.data_ends import Count, DataEnds, IteratorEnds
 from poseidon_tf.session.naming import WorkerNames
 
@@ -55,17 +55,17 @@ def test_a_step_exists_if_anyone_has_it_and_ends_when_all_have_run_out() -> None
 class Workers:
     """Two workers whose announcements wait in a list until a test delivers them."""
 
-    def __init__(self, timeout_s=WAIT_S, verdict_s=0.0):
+    def __init__(self, timeout_s: float = WAIT_S, verdict_s: float = 0.0) -> None:
         self.job_failure = JobFailure(verdict_s=verdict_s)
         self.job_failure.ask = self.ask_coordinator
-        self.failed_with = []
-        self.messages = []
+        self.failed_with: list[PoseidonError] = []
+        self.messages: list[tuple[int, bytes]] = []
         self.has_news = threading.Semaphore(0)
         self.ends = [
             DataEnds(
                 num_workers=2,
                 rank=rank,
-                announce=lambda message, rank=rank: self.announce(rank, message),
+                announce=functools.partial(self.announce, rank),
                 job_failure=self.job_failure,
                 names=WorkerNames(["10.0.0.1:1", "10.0.0.2:1"]),
                 timeout_s=timeout_s,
@@ -73,7 +73,7 @@ class Workers:
             for rank in range(2)
         ]
 
-    def ask_coordinator(self, error):
+    def ask_coordinator(self, error: PoseidonError) -> bool:
         self.failed_with.append(error)
         return False
 
@@ -152,13 +152,13 @@ def test_a_failure_ends_the_wait() -> None:
     assert answer_of(asked) is failure
 
 
-def test_whoever_gives_up_raises_what_the_coordinator_says():
+def test_whoever_gives_up_raises_what_the_coordinator_says() -> None:
     """Its word comes while this worker waits for it."""
     workers = Workers(timeout_s=0.05, verdict_s=10 * WAIT_S)
     word = MemberError("worker rank 1 failed")
     coordinator = threading.Thread(target=workers.job_failure.settle, args=[word])
 
-    def ask(error):
+    def ask(error: PoseidonError) -> bool:
         coordinator.start()
         return True
 

@@ -3,10 +3,18 @@
 import logging
 import threading
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
-from jobs_in_process import (
+
+from poseidon_tf.errors import MemberError, ProtocolError, StartTimeout
+from poseidon_tf.kv.client import ServerLink
+from poseidon_tf.kv.store import KeySpec
+from poseidon_tf.launch.cluster import ClusterConfig
+from poseidon_tf.launch.join import Membership, join
+from poseidon_tf.session.statistics import Statistics
+from tests.session.jobs_in_process import (
     DEADLINES,
     FC7,
     SIZES,
@@ -19,13 +27,8 @@ from jobs_in_process import (
     share,
     whole_of,
 )
-from session_bench import WAIT_S, Deliveries
-
-from poseidon_tf.errors import MemberError, ProtocolError, StartTimeout
-from poseidon_tf.kv.client import ServerLink
-from poseidon_tf.launch.cluster_env import ClusterConfig
-from poseidon_tf.launch.join import join
-from tests.support.jobs import free_addresses
+from tests.session.session_bench import WAIT_S, Deliveries
+from tests.support.ports import free_addresses
 
 pytestmark = pytest.mark.connections
 
@@ -195,10 +198,10 @@ def test_a_worker_that_fails_fails_the_step_of_the_others() -> None:
     assert codes == [1]
 
 
-def test_a_worker_that_loses_the_coordinator_says_where_it_was():
+def test_a_worker_that_loses_the_coordinator_says_where_it_was() -> None:
     """Like the one that the coordinator tells of that: each in its own step, with its own wait."""
 
-    def work(member):
+    def work(member: Membership) -> str:
         worker, delivered = member.worker, Deliveries()
         route = worker.open_sum(
             "fc", "float32", None, num_elements=4, purpose="ps", deliver=delivered
@@ -206,7 +209,9 @@ def test_a_worker_that_loses_the_coordinator_says_where_it_was():
         worker.meet("begin")
         if worker.rank == 1:
             route.push([np.ones(4, np.float32)])
-            worker.coordinator._stream.abort("pulled out")
+            stream = worker.coordinator._stream
+            assert stream is not None
+            stream.abort("pulled out")
             return delivered.next()[2]
         assert worker.session.job_failure.over.wait(WAIT_S)
         return str(worker.session.failure)
@@ -219,7 +224,7 @@ def test_a_worker_that_loses_the_coordinator_says_where_it_was():
     assert codes == [1]
 
 
-def test_who_never_arrives_among_the_others_was_nowhere(caplog):
+def test_who_never_arrives_among_the_others_was_nowhere(caplog: pytest.LogCaptureFixture) -> None:
     """It raises what it waited for, and nothing is logged of a job that did not begin."""
     first, other, server = free_addresses(3)
     config = ClusterConfig(workers=(first, other), servers=(server,), rank=0)
@@ -230,7 +235,7 @@ def test_who_never_arrives_among_the_others_was_nowhere(caplog):
     assert not caplog.records
 
 
-def test_workers_that_disagree_on_a_size_are_told_so():
+def test_workers_that_disagree_on_a_size_are_told_so() -> None:
     """The second to announce a key hears how the first did, before anything is summed."""
 
     def work(member: Membership) -> str:

@@ -16,7 +16,7 @@ from poseidon_tf.transport.connections import ConnectionSettings
 from poseidon_tf.transport.server import Server
 from tests.session.jobs_in_process import SIZES, InProcess, Training
 from tests.session.session_bench import WAIT_S
-from tests.support.jobs import free_addresses
+from tests.support.ports import free_addresses
 from tests.support.proxies import Proxy
 
 pytestmark = pytest.mark.connections

@@ -15,6 +15,7 @@ import pytest
 
 from poseidon_tf.coordinator.client import CoordinatorClient
 from poseidon_tf.coordinator.job_failure import JobFailure
+from poseidon_tf.coordinator.messages import Role
 from poseidon_tf.coordinator.service import CoordinatorService
 from poseidon_tf.errors import ConfigError, MemberError, PoseidonError
 from poseidon_tf.launch.cluster import ClusterConfig
@@ -23,7 +24,7 @@ from poseidon_tf.launch.server_main import ServerProcess
 from poseidon_tf.transport.server import Server
 from tests.session.jobs_in_process import DEADLINES, InProcess
 from tests.session.session_bench import WAIT_S
-from tests.support.jobs import free_addresses
+from tests.support.ports import free_addresses
 
 pytestmark = pytest.mark.connections
 
@@ -96,7 +97,7 @@ def test_who_still_connects_hears_that_the_job_has_failed() -> None:
             then(client)
         client.close()
 
-    def give_up(client):
+    def give_up(client: CoordinatorClient) -> None:
         client.job_failure.give_up(MemberError("no data"))
 
     config = ClusterConfig(workers=(first, other), servers=(server,), rank=0)

@@ -39,7 +39,7 @@ def floats(*values: float) -> memoryview:
     return memoryview(np.array(values, "f").tobytes())
 
 
-def test_the_pairs_of_a_step_make_its_result(unit):
+def test_the_pairs_of_a_step_make_its_result(unit: SimpleNamespace) -> None:
     unit.syncer.receive(unit.pairs[5], 0, floats(5, 6))
     unit.syncer.receive(unit.pairs[3], 0, floats(1, 2, 3, 4))
     assert unit.done == [(0, [1, 2, 3, 4, 5, 6])]
@@ -71,8 +71,10 @@ def test_a_sum_that_is_not_due_is_refused_and_the_result_is_right(
 
 
 @pytest.mark.parametrize("payload", [None, memoryview(b"123")])
-def test_a_value_of_any_size_is_still_made_of_whole_numbers(payload):
-    pair, done = Pair(Link(), 0, 0, 0), []
+def test_a_value_of_any_size_is_still_made_of_whole_numbers(payload: memoryview | None) -> None:
+    link: Any = Link()
+    done: list[Any] = []
+    pair = Pair(link, 0, 0, 0)
     syncer = ServerSyncer("any", "float32", [pair], lambda *each: done.append(each))
     with pytest.raises(ProtocolError, match="the sum of 'any' of step 0"):
         syncer.receive(pair, 0, payload)

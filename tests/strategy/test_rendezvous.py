@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 
 from poseidon_tf.transport.address import Address
 from tests.support.certificates import Authority
-from tests.support.jobs import Job, free_addresses, run_alone
+from tests.support.jobs import Job, run_alone
+from tests.support.ports import free_addresses
 
 pytestmark = pytest.mark.processes
+Found: TypeAlias = tuple[str, range, list[dict[str, Any]]]
 
 
 def job(*args: str, **environ: Any) -> Job:
@@ -43,7 +45,7 @@ def slurm(nodes: str) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def by_our_variables(
     tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[tuple[str, range, list[dict[str, Any]]]]:
+) -> Iterator[Found]:
     """Rank 0's address, the ports that they may use, and what the workers have found.
 
     Over TLS, with certificates for the host that a worker has found out by itself.
@@ -66,7 +68,7 @@ def by_our_variables(
         yield first, ports, started.results()
 
 
-def test_two_processes_join_by_our_variables(by_our_variables):
+def test_two_processes_join_by_our_variables(by_our_variables: Found) -> None:
     first, _, found = by_our_variables
     assert [each["rank"] for each in found] == [0, 1]
     assert [each["replicas"] for each in found] == [2, 2]
@@ -75,7 +77,9 @@ def test_two_processes_join_by_our_variables(by_our_variables):
     assert [each["found"] for each in found] == [[line], []]
 
 
-def test_a_worker_chooses_one_of_the_ports_and_leaves_rank_0_its_own(by_our_variables):
+def test_a_worker_chooses_one_of_the_ports_and_leaves_rank_0_its_own(
+    by_our_variables: Found,
+) -> None:
     first, ports, found = by_our_variables
     (workers,) = {tuple(each["cluster"]["worker"]) for each in found}
     assert workers[0] == first and [each["task"] for each in found] == [
@@ -85,7 +89,7 @@ def test_a_worker_chooses_one_of_the_ports_and_leaves_rank_0_its_own(by_our_vari
     assert second.host == "::1" and second.port in ports[1:]
 
 
-def test_an_exception_in_a_with_statement_is_told_to_the_others(by_our_variables):
+def test_an_exception_in_a_with_statement_is_told_to_the_others(by_our_variables: Found) -> None:
     """And the job, which ended in order before, has begun anew under the same address."""
     _, _, (chief, worker) = by_our_variables
     assert worker["error"] == "ArithmeticError: no more"
@@ -93,7 +97,7 @@ def test_an_exception_in_a_with_statement_is_told_to_the_others(by_our_variables
     assert "joined.py" in chief["error"]
 
 
-def test_the_tasks_of_a_step_of_slurm_join():
+def test_the_tasks_of_a_step_of_slurm_join() -> None:
     with job("once", **slurm("localhost")) as started:
         chief, worker = started.results()
     assert chief["digest"] == worker["digest"]
@@ -102,7 +106,7 @@ def test_the_tasks_of_a_step_of_slurm_join():
     assert all(address.startswith("localhost:") for address in worker["cluster"]["worker"])
 
 
-def test_a_cluster_resolver_describes_the_cluster():
+def test_a_cluster_resolver_describes_the_cluster() -> None:
     """Whatever the scheduler says of its tasks."""
     addresses = free_addresses(2)
     resolver = [json.dumps([addresses, rank]) for rank in (0, 1)]
@@ -114,14 +118,14 @@ def test_a_cluster_resolver_describes_the_cluster():
     assert chief["found"] == [f"2 workers from SimpleClusterResolver, coordinator {addresses[0]}"]
 
 
-def test_who_is_to_train_alone_reads_nothing():
+def test_who_is_to_train_alone_reads_nothing() -> None:
     environ = {name: each if isinstance(each, str) else "1" for name, each in slurm("a").items()}
     found = run_alone("joined.py", "alone", environ={**environ, "PMIX_RANK": "1"})
     assert (found["rank"], found["replicas"], found["found"]) == (0, 1, [])
     assert (found["cluster"], found["task"]) == ({}, [None, None])
 
 
-def test_mpi_on_several_hosts_ends_at_once_and_says_what_to_set():
+def test_mpi_on_several_hosts_ends_at_once_and_says_what_to_set() -> None:
     """Within seconds, and not after the deadline for everyone to arrive."""
     started = job(PMI_RANK=["0", "1"], PMI_SIZE="2", MPI_LOCALNRANKS="1")
     with started:

@@ -28,6 +28,7 @@ def test_placed_bytes_are_in_the_memory_when_their_frame_leaves(memory: SharedMe
     payload[:] = b"later"
     waiting.close()
     (message,) = waiting
+    assert isinstance(message, bytes)
     header, payloads = decode(message)
     assert [(p.place - 1, p.length) for p in header.parts] == [(0, 5), (64, 5)]
     assert [bytes(view) for view in payloads] == [b"", b""]

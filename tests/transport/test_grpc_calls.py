@@ -185,7 +185,7 @@ def test_a_port_is_taken_from_the_range(peers: Peers) -> None:
         peers.server(ports=(first, first))
 
 
-def test_a_port_of_the_range_that_is_somebody_elses_is_left_alone(peers):
+def test_a_port_of_the_range_that_is_somebody_elses_is_left_alone(peers: Peers) -> None:
     """Its owner may start later."""
     first = port_of(peers.server())
     free = peers.server(ports=(first, first + 50))
@@ -196,7 +196,7 @@ def test_a_port_of_the_range_that_is_somebody_elses_is_left_alone(peers):
     assert peers.server(ports=ports).address == free.address
 
 
-def test_a_stopped_server_gives_its_port_back(peers):
+def test_a_stopped_server_gives_its_port_back(peers: Peers) -> None:
     """Another server can listen where one has stopped."""
     server = peers.server()
     server.start()

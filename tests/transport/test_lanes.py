@@ -1,22 +1,27 @@
 """Streams whose messages go over lanes: what arrives, from where into where, and what breaks."""
 
+from __future__ import annotations
+
 import contextlib
 import random
 import socket
 import threading
 import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, TypeAlias
 
 import grpc
 import numpy as np
 import pytest
-from grpc_peers import WAIT_S, Inbox
 
 from poseidon_tf.errors import ConfigError, PeerLost, ProtocolError
 from poseidon_tf.transport.base import (
     GRPC_PREFIX_BYTES,
     LANE_PREFIX_BYTES,
     MAX_MESSAGE_BYTES,
+    Room,
     Traffic,
 )
 from poseidon_tf.transport.carriers import OFFERED, WANTED, Accepted
@@ -24,28 +29,38 @@ from poseidon_tf.transport.connections import ConnectionSettings
 from poseidon_tf.transport.lane_port import LanePort
 from poseidon_tf.transport.lanes import WELCOME, Lane
 from poseidon_tf.transport.security import Security
-from poseidon_tf.transport.streams import Broken
-from poseidon_tf.wire.frames import Segments
+from poseidon_tf.transport.streams import Broken, Stream
+from poseidon_tf.wire.frames import Message, Segments
 from tests.support.certificates import Authority
 from tests.support.proxies import Proxy
+from tests.transport.grpc_peers import WAIT_S, Inbox, Peers
 
 pytestmark = pytest.mark.connections
 
 TALK = "/test.Talk/Talk"
+Talk: TypeAlias = Callable[..., Stream]
 
 
 class Host:
     """A server that says back what it hears."""
 
-    def __init__(self, peers, *, answer=None, **settings):
-        self.inboxes, self.streams = [], []
+    def __init__(
+        self, peers: Peers, *, answer: Callable[[Message], None] | None = None, **settings: Any
+    ) -> None:
+        self.inboxes: list[Inbox] = []
+        self.streams: list[Stream] = []
         self.server = peers.server(settings=ConnectionSettings(**{"resume_s": WAIT_S, **settings}))
         self._answer = answer
         self.server.add_stream(TALK, self._accept, with_lanes=True)
         self.server.start()
         self.address = self.server.address
 
-    def _accept(self, stream):
+    @property
+    def lanes(self) -> LanePort:
+        assert self.server.lanes is not None
+        return self.server.lanes
+
+    def _accept(self, stream: Stream) -> Inbox:
         inbox = Inbox(self._answer or stream.send)
         self.streams.append(stream)
         self.inboxes.append(inbox)
@@ -53,30 +68,31 @@ class Host:
 
 
 @pytest.fixture
-def talk(peers):
+def talk(peers: Peers) -> Talk:
     """Opens a stream with a lane to an address."""
 
-    def build(address, inbox, *, room=None, **settings):
-        settings = ConnectionSettings(**{"resume_s": WAIT_S, **settings})
-        channel = peers.channel(address, settings=settings)
-        more = {} if room is None else {"room": room}
+    def build(address: str, inbox: Inbox, *, room: Room | None = None, **settings: Any) -> Stream:
+        more: dict[str, Any] = {} if room is None else {"room": room}
+        channel = peers.channel(
+            address, settings=ConnectionSettings(**{"resume_s": WAIT_S, **settings})
+        )
         return channel.open_stream(TALK, inbox, with_lane=True, **more)
 
     return build
 
 
 @contextlib.contextmanager
-def lanes_through(server, proxy):
+def lanes_through(host: Host, proxy: Proxy) -> Iterator[None]:
     """Within: whoever is offered a lane comes to `proxy` instead."""
-    own_port = server.lanes.port
-    server.lanes.port = int(proxy.address.rpartition(":")[2])
+    own_port = host.lanes.port
+    host.lanes.port = int(proxy.address.rpartition(":")[2])
     try:
         yield
     finally:
-        server.lanes.port = own_port
+        host.lanes.port = own_port
 
 
-def wait_until(is_so):
+def wait_until(is_so: Callable[[], bool]) -> None:
     """Nothing tells of it."""
     deadline_s = time.monotonic() + WAIT_S
     while not is_so():
@@ -84,11 +100,11 @@ def wait_until(is_so):
         time.sleep(0.01)
 
 
-def whole(message):
+def whole(message: Message) -> bytes:
     return message.joined() if isinstance(message, Segments) else bytes(message)
 
 
-def some_messages(seed, count, largest=200_000):
+def some_messages(seed: int, count: int, largest: int = 200_000) -> Iterator[Message]:
     rng = random.Random(seed)
     for _ in range(count):
         sizes = [rng.choice([0, 1, 8, 100, 16 * 1024, largest]) for _ in range(rng.randint(1, 4))]
@@ -96,7 +112,7 @@ def some_messages(seed, count, largest=200_000):
         yield Segments(b"\x0a" + head, payloads) if payloads else head
 
 
-def test_messages_of_all_forms_come_back_in_order(peers, talk):
+def test_messages_of_all_forms_come_back_in_order(peers: Peers, talk: Talk) -> None:
     """In one place or in several, empty or long; both ends end in order."""
     host, inbox = Host(peers), Inbox()
     stream = talk(host.address, inbox)
@@ -110,7 +126,7 @@ def test_messages_of_all_forms_come_back_in_order(peers, talk):
     assert host.inboxes[0].end() is None
 
 
-def test_tensor_bytes_go_over_the_lane_and_are_counted(peers, talk):
+def test_tensor_bytes_go_over_the_lane_and_are_counted(peers: Peers, talk: Talk) -> None:
     """The call carries one word; what either end counts is what the other one does."""
     host, inbox = Host(peers), Inbox()
     with Proxy(host.address) as proxy:
@@ -132,33 +148,37 @@ def test_tensor_bytes_go_over_the_lane_and_are_counted(peers, talk):
     assert num_words >= 1 and rest == 0
 
 
-def test_a_payload_is_read_where_it_belongs(peers, talk):
+def test_a_payload_is_read_where_it_belongs(peers: Peers, talk: Talk) -> None:
     """Asked with head and length before a byte of it is read; what has no room gets some."""
     host, inbox = Host(peers), Inbox()
-    place, asked = np.zeros(300_000, np.uint8), []
+    place = np.zeros(300_000, np.uint8)
+    asked: list[tuple[bytes, int]] = []
 
-    def room(head, num_bytes):
+    def room(head: bytes, num_bytes: int) -> memoryview | None:
         asked.append((head, num_bytes))
         return place.data if head == b"\x0ahere" else None
 
     stream = talk(host.address, inbox, room=room)
     stream.send(Segments(b"\x0ahere", [b"a" * 300_000]))
     stream.send(Segments(b"\x0aelsewhere", [b"b" * 7]))
-    here, elsewhere = inbox.next(), inbox.next()
+    here: Any = inbox.next()
+    elsewhere = inbox.next()
     assert here.payloads[0].obj is place and bytes(place) == b"a" * 300_000
     assert whole(elsewhere) == b"\x0aelsewhere" + b"b" * 7
     assert asked == [(b"\x0ahere", 300_000), (b"\x0aelsewhere", 7)]
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_nothing_is_lost_or_heard_twice_when_lanes_break(peers, talk, seed):
+def test_nothing_is_lost_or_heard_twice_when_lanes_break(
+    peers: Peers, talk: Talk, seed: int
+) -> None:
     """Dozens of lanes, each reset somewhere, in the middle of messages too."""
     rng = random.Random(seed)
     host, inbox = Host(peers), Inbox()
     sent = list(some_messages(seed, 150, largest=40_000))
     limits = (rng.randrange(100_000, 400_000) for _ in iter(int, 1))
-    with Proxy(f"127.0.0.1:{host.server.lanes.port}", limits) as proxy:
-        with lanes_through(host.server, proxy):
+    with Proxy(f"127.0.0.1:{host.lanes.port}", limits) as proxy:
+        with lanes_through(host, proxy):
             stream = talk(host.address, inbox)
             for message in sent:
                 stream.send(message)
@@ -170,11 +190,11 @@ def test_nothing_is_lost_or_heard_twice_when_lanes_break(peers, talk, seed):
     assert len(host.inboxes) == 1 and host.inboxes[0].messages.qsize() == len(sent)
 
 
-def test_a_call_that_breaks_takes_its_lane_with_it(peers, talk):
+def test_a_call_that_breaks_takes_its_lane_with_it(peers: Peers, talk: Talk) -> None:
     """Whether the other end is alive is asked through the call: both are made anew."""
     host, inbox = Host(peers), Inbox()
-    with Proxy(host.address) as calls, Proxy(f"127.0.0.1:{host.server.lanes.port}") as lanes:
-        with lanes_through(host.server, lanes):
+    with Proxy(host.address) as calls, Proxy(f"127.0.0.1:{host.lanes.port}") as lanes:
+        with lanes_through(host, lanes):
             stream = talk(calls.address, inbox)
             for number in range(1, 6):
                 stream.send(bytes([number]))
@@ -188,10 +208,10 @@ def test_a_call_that_breaks_takes_its_lane_with_it(peers, talk):
         assert calls.num_connections == lanes.num_connections == 6
 
 
-def test_a_refusal_is_heard_over_the_call(peers, talk):
+def test_a_refusal_is_heard_over_the_call(peers: Peers, talk: Talk) -> None:
     """Both ends end, with the reason of the one who refused."""
 
-    def refuse(message):
+    def refuse(message: Message) -> None:
         raise ProtocolError("makes no sense")
 
     host, inbox = Host(peers, answer=refuse), Inbox()
@@ -201,12 +221,14 @@ def test_a_refusal_is_heard_over_the_call(peers, talk):
     assert "makes no sense" in str(host.inboxes[0].end())
 
 
-def test_who_cannot_come_to_the_lane_goes_through_the_call(peers, talk, caplog):
+def test_who_cannot_come_to_the_lane_goes_through_the_call(
+    peers: Peers, talk: Talk, caplog: pytest.LogCaptureFixture
+) -> None:
     """By default: the stream works, and the log says what it costs and why."""
     host, inbox = Host(peers), Inbox()
     with socket.create_server(("127.0.0.1", 0)) as unused:
         closed_port = unused.getsockname()[1]
-    host.server.lanes.port = closed_port
+    host.lanes.port = closed_port
     stream = talk(host.address, inbox)
     stream.send(Segments(b"\x0ahead", [b"payload"]))
     assert whole(inbox.next()) == b"\x0aheadpayload"
@@ -214,7 +236,7 @@ def test_who_cannot_come_to_the_lane_goes_through_the_call(peers, talk, caplog):
     assert host.address in record.message and "Connection refused" in record.message
 
 
-def test_who_insists_on_a_lane_is_told_that_there_is_none(peers, talk):
+def test_who_insists_on_a_lane_is_told_that_there_is_none(peers: Peers, talk: Talk) -> None:
     """By an error that names both ways out."""
     host, inbox = Host(peers, protocol="grpc"), Inbox()
     talk(host.address, inbox, protocol="grpc+tcp").send(b"a")
@@ -224,7 +246,9 @@ def test_who_insists_on_a_lane_is_told_that_there_is_none(peers, talk):
 
 
 @pytest.mark.parametrize("here, there", [("grpc", "auto"), ("auto", "grpc"), ("grpc", "grpc+tcp")])
-def test_one_end_without_lanes_is_enough_to_have_none(peers, talk, here, there):
+def test_one_end_without_lanes_is_enough_to_have_none(
+    peers: Peers, talk: Talk, here: str, there: str
+) -> None:
     """Everything goes through the call."""
     host, inbox = Host(peers, protocol=there), Inbox()
     stream = talk(host.address, inbox, protocol=here)
@@ -233,7 +257,7 @@ def test_one_end_without_lanes_is_enough_to_have_none(peers, talk, here, there):
     assert isinstance(host.inboxes[0].next(), bytes)
 
 
-def test_a_job_with_tls_has_no_lane(peers, talk, tmp_path):
+def test_a_job_with_tls_has_no_lane(peers: Peers, talk: Talk, tmp_path: Path) -> None:
     """Nothing of it leaves in the clear: lanes are neither asked for nor offered."""
     security = Authority(tmp_path).security()
     host, inbox = Host(peers, security=security), Inbox()
@@ -243,7 +267,7 @@ def test_a_job_with_tls_has_no_lane(peers, talk, tmp_path):
     assert host.server.lanes is None and isinstance(host.inboxes[0].next(), bytes)
 
 
-def test_without_the_token_no_lane_is_offered(peers):
+def test_without_the_token_no_lane_is_offered(peers: Peers) -> None:
     """The word of a lane is told only to members."""
     host = Host(peers, security=Security(token="secret"))
     with grpc.insecure_channel(host.address) as channel:
@@ -259,7 +283,7 @@ def test_without_the_token_no_lane_is_offered(peers):
 class Plain:
     """The other end of a stream, written with nothing but gRPC and a socket."""
 
-    def __init__(self, address):
+    def __init__(self, address: str) -> None:
         self._has_come, self._is_over = threading.Event(), threading.Event()
         self._channel = grpc.insecure_channel(address)
         self.call = self._channel.stream_stream(TALK)(
@@ -271,12 +295,12 @@ class Plain:
         assert self._read(len(WELCOME)) == WELCOME
         self._has_come.set()
 
-    def _words(self):
+    def _words(self) -> Iterator[bytes]:
         self._has_come.wait(WAIT_S)
         yield b"\x00lane"
         self._is_over.wait(WAIT_S)
 
-    def _read(self, num_bytes):
+    def _read(self, num_bytes: int) -> bytes:
         heard = b""
         while len(heard) < num_bytes:
             more = self.lane.recv(num_bytes - len(heard))
@@ -284,26 +308,26 @@ class Plain:
             heard += more
         return heard
 
-    def send(self, head, payload=b""):
+    def send(self, head: bytes, payload: bytes = b"") -> None:
         lengths = len(head).to_bytes(4, "little") + len(payload).to_bytes(4, "little")
         self.lane.sendall(lengths + head + payload)
 
-    def receive(self):
+    def receive(self) -> tuple[bytes, bytes]:
         lengths = self._read(8)
         head = self._read(int.from_bytes(lengths[:4], "little"))
         return head, self._read(int.from_bytes(lengths[4:], "little"))
 
-    def __enter__(self):
+    def __enter__(self) -> Plain:
         return self
 
-    def __exit__(self, *exception):
+    def __exit__(self, *exception: object) -> None:
         self._is_over.set()
         self.lane.close()
         self.call.cancel()
         self._channel.close()
 
 
-def test_a_lane_can_be_spoken_with_a_plain_socket(peers):
+def test_a_lane_can_be_spoken_with_a_plain_socket(peers: Peers) -> None:
     """As docs/protocol.md has it: two lengths, head, payload; greetings from both ends first."""
     host = Host(peers)
     with Plain(host.address) as other:
@@ -314,7 +338,7 @@ def test_a_lane_can_be_spoken_with_a_plain_socket(peers):
 
 
 @pytest.mark.parametrize("dying", ["in a prefix", "in a head", "in a payload"])
-def test_who_dies_in_the_middle_of_a_message_has_not_said_it(peers, dying):
+def test_who_dies_in_the_middle_of_a_message_has_not_said_it(peers: Peers, dying: str) -> None:
     """The stream waits for resumption and ends; nobody has heard half a message."""
     host = Host(peers, resume_s=0.3)
     with Plain(host.address) as other:
@@ -329,7 +353,9 @@ def test_who_dies_in_the_middle_of_a_message_has_not_said_it(peers, dying):
 
 
 @pytest.mark.parametrize("lengths", [(MAX_MESSAGE_BYTES, 1), (2**32 - 1, 2**32 - 1), (1, 2**31)])
-def test_a_message_that_is_too_long_is_refused_before_memory_is_taken(peers, lengths):
+def test_a_message_that_is_too_long_is_refused_before_memory_is_taken(
+    peers: Peers, lengths: tuple[int, int]
+) -> None:
     """And ends the stream, as any nonsense does."""
     host = Host(peers)
     with Plain(host.address) as other:
@@ -341,14 +367,16 @@ def test_a_message_that_is_too_long_is_refused_before_memory_is_taken(peers, len
         assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
-def test_who_says_that_it_has_come_and_has_not_is_given_up(peers, monkeypatch):
+def test_who_says_that_it_has_come_and_has_not_is_given_up(
+    peers: Peers, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """After a while, which is not the server's other streams' concern."""
     monkeypatch.setattr("poseidon_tf.transport.lane_port.PATIENCE_S", 0.2)
     host = Host(peers, resume_s=0.0)
     with grpc.insecure_channel(host.address) as channel:
         is_over = threading.Event()
 
-        def words():
+        def words() -> Iterator[bytes]:
             yield b"\x00lane"
             is_over.wait(WAIT_S)
 
@@ -360,7 +388,7 @@ def test_who_says_that_it_has_come_and_has_not_is_given_up(peers, monkeypatch):
     assert isinstance(host.inboxes[0].end(), PeerLost)
 
 
-def test_half_of_a_lane_reads_what_is_ahead_of_it():
+def test_half_of_a_lane_reads_what_is_ahead_of_it() -> None:
     """Messages that come in one piece of the network, or byte by byte, are the same messages."""
     sent = [whole(message) for message in some_messages(3, 60, largest=20_000)]
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -373,7 +401,7 @@ def test_half_of_a_lane_reads_what_is_ahead_of_it():
     )
     rng = random.Random(4)
 
-    def trickle():
+    def trickle() -> None:
         at = 0
         while at < len(stream):
             size = rng.choice([1, 7, 100, 30_000])
@@ -387,13 +415,13 @@ def test_half_of_a_lane_reads_what_is_ahead_of_it():
     thread.join(WAIT_S)
 
 
-def test_a_call_that_ends_before_a_lane_is_offered_has_broken():
+def test_a_call_that_ends_before_a_lane_is_offered_has_broken() -> None:
     """Whatever gRPC says to who would answer it then."""
 
-    def refuse(metadata):
+    def refuse(metadata: object) -> None:
         raise grpc.RpcError()
 
-    context = SimpleNamespace(peer=lambda: "somebody", send_initial_metadata=refuse)
+    context: Any = SimpleNamespace(peer=lambda: "somebody", send_initial_metadata=refuse)
     port = LanePort("127.0.0.1")
     accepted = Accepted(iter(()), context, port=port, traffic=Traffic(), keepalive_s=30.0)
     with pytest.raises(Broken):
@@ -401,7 +429,7 @@ def test_a_call_that_ends_before_a_lane_is_offered_has_broken():
     port.close()
 
 
-def test_a_lane_that_was_cut_before_it_began_has_broken():
+def test_a_lane_that_was_cut_before_it_began_has_broken() -> None:
     """The stream tries again."""
     here, there = socket.socketpair()
     there.close()

@@ -11,6 +11,7 @@ import pytest
 
 from poseidon_tf.errors import ProtocolError
 from poseidon_tf.transport.resuming import ACKNOWLEDGE_BYTES, ACKNOWLEDGE_MESSAGES, Ledger
+from poseidon_tf.wire.frames import Message
 
 GREETING = b"\x00a" + bytes(8)
 END = b"\x00e"
@@ -26,8 +27,8 @@ class End:
     def __init__(self, messages: list[bytes]) -> None:
         self.ledger = Ledger()
         self.left = deque(messages)
-        self.heard: list[bytes] = []
-        self.wire: deque[bytes] = deque()
+        self.heard: list[Message] = []
+        self.wire: deque[Message] = deque()
         self.most_kept = 0
 
     def add(self) -> None:

@@ -17,7 +17,8 @@ from poseidon_tf.transport.channel import Channel
 from poseidon_tf.transport.connections import ConnectionSettings
 from poseidon_tf.transport.server import Server
 from poseidon_tf.transport.streams import Stream
-from tests.support.jobs import SCRIPTS, free_addresses
+from tests.support.jobs import SCRIPTS
+from tests.support.ports import free_addresses
 from tests.support.proxies import Proxy
 from tests.transport.grpc_peers import WAIT_S, Inbox, Peers
 

@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 import time
+from typing import Any
 
 import keras
 import numpy as np
@@ -19,7 +20,7 @@ from report import result
 import poseidon_tf
 
 mode = sys.argv[1] if len(sys.argv) > 1 else ""
-options = {"deadlines": poseidon_tf.Deadlines(start_s=40.0), "show_plan": "none"}
+options: dict[str, Any] = {"deadlines": poseidon_tf.Deadlines(start_s=40.0), "show_plan": "none"}
 if mode == "resolver":
     workers, rank = json.loads(os.environ["RESOLVER"])
     options["cluster_resolver"] = tf.distribute.cluster_resolver.SimpleClusterResolver(
@@ -32,11 +33,11 @@ if "PORTS" in os.environ:
 
 
 class Lines(logging.Handler):
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
-        self.lines = []
+        self.lines: list[str] = []
 
-    def emit(self, record):
+    def emit(self, record: logging.LogRecord) -> None:
         self.lines.append(record.getMessage())
 
 
@@ -46,7 +47,7 @@ logger.addHandler(lines)
 logger.setLevel(logging.INFO)
 
 
-def trained(strategy):
+def trained(strategy: poseidon_tf.PoseidonStrategy) -> str:
     keras.utils.set_random_seed(5)
     with strategy.scope():
         model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(4)])

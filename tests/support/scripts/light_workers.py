@@ -62,7 +62,7 @@ expected = Expected()
 class LightWorker:
     def __init__(self, rank: int) -> None:
         self._rank, self._rng = rank, random.Random(rank)
-        self._heard = queue.SimpleQueue()
+        self._heard: queue.SimpleQueue[Any] = queue.SimpleQueue()
         job_failure = JobFailure()
         job_failure.on_set.append(lambda: self._heard.put(job_failure.cause))
         self._client = CoordinatorClient(

@@ -174,7 +174,7 @@ def by_fit(model: keras.Model) -> Rows:
     return train
 
 
-def trained(net: str, way: str, strategy: Any) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+def trained(net: str, way: str, strategy: Any) -> Iterator[tuple[str, dict[str, Any]]]:
     """By way, the net's values after three steps from seeded ones."""
     model = build(net, strategy.scope if strategy else contextlib.nullcontext)
     variables = [*model.weights, *model.optimizer.variables]

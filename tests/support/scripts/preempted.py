@@ -87,6 +87,7 @@ def step(x: Any, y: Any) -> Any:
 
 if how == "idle":
     call_the_test()
+    assert strategy._membership is not None
     result("gathered", len(strategy._membership.worker.gather("nothing", b"")))
 number = 0
 with strategy.scope():

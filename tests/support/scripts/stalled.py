@@ -93,6 +93,7 @@ try:
         endless.with_options(options), steps_per_epoch=1000, verbose=0, callbacks=[StandStill()]
     )
 except Exception as error:
+    assert strategy._membership is not None
     failure = strategy._membership.worker.session.failure
     result(
         "error",

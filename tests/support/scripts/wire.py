@@ -28,12 +28,14 @@ def kernel_bytes() -> dict[str, int]:
 class Count(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         if batch in (0, 20):
+            assert strategy._membership is not None
+            worker = strategy._membership.worker
             # Nobody begins the next step before everybody has counted.
-            strategy._membership.worker.gather("step ended", b"")
+            worker.gather("step ended", b"")
             result(f"step_{batch + 1}", dataclasses.asdict(strategy.statistics()))
             if INTERFACE:
                 result(f"interface_{batch + 1}", kernel_bytes())
-            strategy._membership.worker.gather("counted", b"")
+            worker.gather("counted", b"")
 
 
 strategy = poseidon_tf.PoseidonStrategy(schemes={"*/big?/kernel": SCHEME, "*/out/*": "ps"})
