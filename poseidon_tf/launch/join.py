@@ -23,7 +23,7 @@ from poseidon_tf.launch.told_servers import ToldServers
 from poseidon_tf.launch.uncaught import on_uncaught, own_reason
 from poseidon_tf.launch.worker_parts import WorkerParts
 from poseidon_tf.session.deadlines import Deadlines
-from poseidon_tf.transport.security import Security
+from poseidon_tf.transport.connections import ConnectionSettings
 
 _log = logging.getLogger("poseidon_tf")
 # By coordinator and rank: as whom it has joined last, for a second strategy to be told of.
@@ -153,7 +153,7 @@ def join(
     timeline_dir: str | None = None,
     num_replicas: int = 1,
     seed: int | None = None,
-    security: Security = Security(),
+    settings: ConnectionSettings,
     clock: Callable[[], float] = time.time,
 ) -> Membership:
     """Bring this worker into the cluster and wait until everyone is there.
@@ -163,7 +163,7 @@ def join(
       timeline_dir: where each process writes its trace when it ends; None for none.
       num_replicas: G of this worker, which must be that of all.
       seed: what this worker's script has seeded TensorFlow with; all get to know it.
-      security: who may connect; its files have been checked.
+      settings: how its connections behave; the files of its security have been checked.
       clock: this process's wall clock, in seconds.
       ports: first and last port for what chooses its own; the system's choice if None.
 
@@ -198,7 +198,7 @@ def join(
         ports=ports,
         timeline_dir=timeline_dir,
         num_replicas=num_replicas,
-        security=security,
+        settings=settings,
         clock=clock,
     )
     _joined[key] = Membership(config, parts)

@@ -21,6 +21,7 @@ from poseidon_tf.launch.cluster_env import (
     read_cluster,
 )
 from poseidon_tf.launch.join import join
+from poseidon_tf.launch.protocol_env import read_protocol
 from poseidon_tf.launch.rendezvous import located
 from poseidon_tf.launch.security_env import read_security
 from poseidon_tf.launch.server_main import ServerProcess
@@ -84,12 +85,16 @@ class PoseidonStrategy(ClusterStrategy):
         `tf.distribute.cluster_resolver`.
       alone: train without others on purpose, whatever the environment says of them.
       ports: first and last port for what chooses its own: the server that this worker starts on its
-        own host, the worker itself where nothing gives it an address, and rank 0 where its port
-        follows from the name of the job. If None, the system chooses, or for rank 0 one of 20000
-        to 29999.
+        own host, the worker itself where nothing gives it an address, rank 0 where its port follows
+        from the name of the job, and one more of each for the TCP connections of tensors. If None,
+        the system chooses, or for rank 0 one of 20000 to 29999.
       interface: where this worker listens if nothing gives it an address: the name of an interface,
         such as "eth0", or a host or address of this machine. If None, what POSEIDON_INTERFACE says,
         or else the interface that leads to rank 0.
+      protocol: what tensors travel by: "grpc", messages of gRPC; "grpc+tcp", TCP connections beside
+        gRPC's streams, which take less CPU and copy nothing, or an error where there is none;
+        "auto", the latter where both ends have it and there is no TLS. If None, what
+        POSEIDON_PROTOCOL says, or else "auto".
       deadlines: how long anything may take, in seconds; see `Deadlines`.
       timeline_dir: where each process writes its Chrome trace when it ends; None for none.
       security: TLS and the job's token; what it leaves open, and all of it if None, is taken from
@@ -121,6 +126,9 @@ class PoseidonStrategy(ClusterStrategy):
         security = read_security(environ, options.security)
         here = Address.parse(config.address, lowest_port=0) if config.address else None
         security.check(here.name_in_certificates if here else None)
+        settings = options.deadlines.connections(
+            security, read_protocol(environ, options.protocol), options.ports
+        )
         if config.role == "server":
             sys.exit(
                 ServerProcess(
@@ -128,7 +136,7 @@ class PoseidonStrategy(ClusterStrategy):
                     index=config.rank,
                     address=config.address,
                     start_timeout_s=options.deadlines.start_s,
-                    settings=options.deadlines.connections(security),
+                    settings=settings,
                 ).serve()
             )
         self._show_plan = options.show_plan
@@ -151,7 +159,7 @@ class PoseidonStrategy(ClusterStrategy):
                 timeline_dir=options.timeline_dir,
                 num_replicas=len(own_devices),
                 seed=tf_internals.global_seed(),
-                security=security,
+                settings=settings,
             )
             self._membership.leave_with_main_thread()
         self._cluster_resolver = self._resolver(options)

@@ -28,6 +28,7 @@ from poseidon_tf.launch.cluster import ClusterConfig
 from poseidon_tf.launch.cluster_env import current_environ, read_cluster
 from poseidon_tf.launch.memory import keep_freed_memory
 from poseidon_tf.launch.own_server import report_end
+from poseidon_tf.launch.protocol_env import read_protocol
 from poseidon_tf.launch.reports import tell_launcher
 from poseidon_tf.launch.security_env import read_security
 from poseidon_tf.launch.told_servers import ToldServers
@@ -247,12 +248,13 @@ class ServerProcess:
         self._on_failed(failure)
 
 
-def main(*, keepalive_s: float, resume_s: float) -> int:
+def main(*, keepalive_s: float, resume_s: float, ports: tuple[int, int] | None = None) -> int:
     """`poseidon-tf server`: the task that TF_CONFIG gives this process.
 
     Args:
       keepalive_s: as the workers have it in their `Deadlines`.
       resume_s: the same; until everyone has arrived, as rank 0's counts then.
+      ports: first and last port for the lanes of its streams; the system's choice if None.
 
     Raises:
       ConfigError: TF_CONFIG does not describe a server, or what the environment says of TLS or the
@@ -270,7 +272,13 @@ def main(*, keepalive_s: float, resume_s: float) -> int:
         config,
         index=config.rank,
         address=config.address,
-        settings=ConnectionSettings(keepalive_s=keepalive_s, resume_s=resume_s, security=security),
+        settings=ConnectionSettings(
+            keepalive_s=keepalive_s,
+            resume_s=resume_s,
+            security=security,
+            protocol=read_protocol(current_environ()),
+            lane_ports=ports,
+        ),
     ).serve()
 
 

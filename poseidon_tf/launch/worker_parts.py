@@ -27,7 +27,6 @@ from poseidon_tf.sfb.service import FactorService
 from poseidon_tf.trace import Recorder
 from poseidon_tf.transport.address import Address
 from poseidon_tf.transport.connections import ConnectionSettings
-from poseidon_tf.transport.security import Security
 from poseidon_tf.transport.server import Server
 from poseidon_tf.transport.shared_memory import SharedMemory
 from poseidon_tf.wire.identities import new_identity
@@ -46,7 +45,7 @@ class WorkerParts:
 
     Args:
       info: what the other members get to know of it; must be JSON.
-      timeline_dir, num_replicas, ports, security, clock: see `join`.
+      timeline_dir, num_replicas, ports, settings, clock: see `join`.
 
     Attributes:
       view: who else is there, and the data seed that all share.
@@ -67,11 +66,11 @@ class WorkerParts:
         ports: tuple[int, int] | None,
         timeline_dir: str | None,
         num_replicas: int,
-        security: Security,
+        settings: ConnectionSettings,
         clock: Callable[[], float],
     ) -> None:
         self._deadlines = deadlines
-        self._settings = deadlines.connections(security)
+        self._settings = settings
         self._identity = new_identity()
         self.job_failure = JobFailure(verdict_s=deadlines.verdict_s, where=self._where)
         self.coordinator: CoordinatorService | None = None

@@ -125,11 +125,18 @@ def run(
     help="How long a broken connection may take to be made again, until everyone has arrived; "
     "then rank 0's resume_s counts.",
 )
-def server(keepalive: float, resume: float) -> None:
+@click.option(
+    "--ports",
+    type=click.IntRange(1, 65535),
+    nargs=2,
+    metavar="FIRST LAST",
+    help="Ports for the TCP connections of its tensors.  [default: the system's choice]",
+)
+def server(keepalive: float, resume: float, ports: tuple[int, int] | None) -> None:
     """Serve as the `ps` task that TF_CONFIG names, until the job ends."""
     from poseidon_tf.launch.server_main import main as serve
 
-    sys.exit(serve(keepalive_s=keepalive, resume_s=resume))
+    sys.exit(serve(keepalive_s=keepalive, resume_s=resume, ports=ports))
 
 
 @main.command()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from poseidon_tf.transport.connections import ConnectionSettings
+from poseidon_tf.transport.connections import ConnectionSettings, Protocol
 from poseidon_tf.transport.security import Security
 
 
@@ -36,8 +36,21 @@ class Deadlines:
     keepalive_s: float = 30.0
     resume_s: float = 2.0
 
-    def connections(self, security: Security) -> ConnectionSettings:
-        """What they say of this process's connections."""
+    def connections(
+        self,
+        security: Security = Security(),
+        protocol: Protocol = "auto",
+        ports: tuple[int, int] | None = None,
+    ) -> ConnectionSettings:
+        """How this process's connections behave, with these deadlines.
+
+        Raises:
+          ConfigError: TLS and `protocol` exclude each other.
+        """
         return ConnectionSettings(
-            keepalive_s=self.keepalive_s, resume_s=self.resume_s, security=security
+            keepalive_s=self.keepalive_s,
+            resume_s=self.resume_s,
+            security=security,
+            protocol=protocol,
+            lane_ports=ports,
         )

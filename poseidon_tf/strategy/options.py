@@ -18,6 +18,7 @@ from poseidon_tf.planner import (
     check_kv_pair_bytes,
 )
 from poseidon_tf.session.deadlines import Deadlines
+from poseidon_tf.transport.connections import Protocol
 from poseidon_tf.transport.security import Security
 
 Clip = Literal["sum", "local"]
@@ -50,6 +51,7 @@ class Options:
     alone: bool = False
     ports: tuple[int, int] | None = None
     interface: str | None = None
+    protocol: Protocol | None = None
     deadlines: Deadlines = Deadlines()  # None stands for these too.
     timeline_dir: str | None = None
     security: Security | None = None
@@ -68,6 +70,8 @@ class Options:
             ("show_plan", ShowPlan),
         ):
             _check(name, getattr(self, name), get_args(choices))
+        if self.protocol is not None:
+            _check("protocol", self.protocol, get_args(Protocol))
         if self.alone and self.cluster_resolver is not None:
             raise ConfigError(
                 "alone=True trains without others, and cluster_resolver says who they are; leave "

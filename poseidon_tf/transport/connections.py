@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from poseidon_tf.errors import ConfigError
 from poseidon_tf.transport.security import Security
 
 Protocol = Literal["auto", "grpc", "grpc+tcp"]
@@ -24,6 +25,9 @@ class ConnectionSettings:
       protocol: "grpc", in which everything goes through gRPC; "grpc+tcp", in which messages of
         streams go over lanes where both ends have them; "auto", the latter without TLS.
       lane_ports: first and last port for lanes to come in; the system's choice if None.
+
+    Raises:
+      ConfigError: `protocol` is "grpc+tcp", and there is TLS.
     """
 
     keepalive_s: float = 30.0
@@ -31,6 +35,13 @@ class ConnectionSettings:
     security: Security = Security()
     protocol: Protocol = "auto"
     lane_ports: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.protocol == "grpc+tcp" and self.security.is_tls:
+            raise ConfigError(
+                "protocol='grpc+tcp' sends tensors in the clear, and this job has TLS; use "
+                "protocol='auto' or 'grpc', or set up no TLS"
+            )
 
     @property
     def has_lanes(self) -> bool:
