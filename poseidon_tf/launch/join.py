@@ -153,7 +153,7 @@ def join(
     timeline_dir: str | None = None,
     num_replicas: int = 1,
     seed: int | None = None,
-    settings: ConnectionSettings,
+    settings: ConnectionSettings | None = None,
     clock: Callable[[], float] = time.time,
 ) -> Membership:
     """Bring this worker into the cluster and wait until everyone is there.
@@ -163,7 +163,8 @@ def join(
       timeline_dir: where each process writes its trace when it ends; None for none.
       num_replicas: G of this worker, which must be that of all.
       seed: what this worker's script has seeded TensorFlow with; all get to know it.
-      settings: how its connections behave; the files of its security have been checked.
+      settings: how its connections behave, by default as `deadlines` has it; the files of its
+        security have been checked.
       clock: this process's wall clock, in seconds.
       ports: first and last port for what chooses its own; the system's choice if None.
 
@@ -198,7 +199,7 @@ def join(
         ports=ports,
         timeline_dir=timeline_dir,
         num_replicas=num_replicas,
-        settings=settings,
+        settings=settings or deadlines.connections(),
         clock=clock,
     )
     _joined[key] = Membership(config, parts)
