@@ -25,12 +25,18 @@ class PayloadStatistics:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerStatistics:
-    """Everything that went over the streams to peers of one role, framing included."""
+    """Everything that went over the streams to peers of one role, framing included.
+
+    Attributes:
+      num_streams, num_lanes: how many there are, and how many of them have a lane.
+    """
 
     sent_bytes: int = 0
     sent_messages: int = 0
     received_bytes: int = 0
     received_messages: int = 0
+    num_streams: int = 0
+    num_lanes: int = 0
 
     @classmethod
     def of(cls, streams: Iterable[Traffic]) -> PeerStatistics:
@@ -41,6 +47,8 @@ class PeerStatistics:
             sent_messages=sum(stream.sent_messages for stream in streams),
             received_bytes=sum(stream.received_bytes for stream in streams),
             received_messages=sum(stream.received_messages for stream in streams),
+            num_streams=len(streams),
+            num_lanes=sum(stream.has_lane for stream in streams),
         )
 
 

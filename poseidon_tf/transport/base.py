@@ -89,12 +89,16 @@ class Traffic:
     """Bytes and messages of one stream, counted where they enter and leave the transport.
 
     What the transport itself says, and what it says again after a connection broke, counts too.
+
+    Attributes:
+      has_lane: whether its last connection has a lane.
     """
 
     sent_bytes: int = 0
     sent_messages: int = 0
     received_bytes: int = 0
     received_messages: int = 0
+    has_lane: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def count_sent(self, num_bytes: int) -> None:

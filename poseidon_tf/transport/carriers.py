@@ -131,6 +131,7 @@ class Dialled:
                 "port, choose it with ports=, or use protocol='auto' or 'grpc'"
             )
             raise Broken(str(refusal), refusal=refusal)
+        self._traffic.has_lane = False
         self._on_no_lane(reason)
         return None
 

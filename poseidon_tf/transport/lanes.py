@@ -64,6 +64,7 @@ class Lane:
         except OSError as failure:
             connection.close()
             raise Broken(f"its lane broke: {failure}") from failure
+        traffic.has_lane = True
         self._ahead = memoryview(bytearray(_AHEAD_BYTES))
         self._begin = self._end = 0  # Of what has been read ahead.
 
