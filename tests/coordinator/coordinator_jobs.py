@@ -2,7 +2,7 @@
 
 import queue
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from poseidon_tf.coordinator import codec

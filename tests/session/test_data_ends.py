@@ -1,5 +1,6 @@
 """Where the data of several workers ends: nobody asks before somebody has run out."""
 
+import functools
 import struct
 import threading
 from typing import Any
