@@ -14,8 +14,8 @@ ANYONE = {"errors", "trace"}
 DATA = {"wire"}
 TRANSPORT = DATA | {"transport"}
 PROTOCOLS = TRANSPORT | {"kv", "sfb", "coordinator"}  # Siblings: never each other.
-SESSION = PROTOCOLS | {"session"}
-STRATEGY = SESSION | {"planner", "strategy"}
+SESSION = PROTOCOLS | {"planner", "session"}
+STRATEGY = SESSION | {"strategy"}
 KERAS_HOOKS = STRATEGY | {"keras_hooks"}
 LAUNCH = KERAS_HOOKS | {"launch"}
 
@@ -37,7 +37,7 @@ MAY_IMPORT = {
     "kv": TRANSPORT,
     "sfb": TRANSPORT,
     "coordinator": TRANSPORT,
-    "session": PROTOCOLS,
+    "session": PROTOCOLS | {"planner"},
     "strategy": STRATEGY,
     "keras_hooks": KERAS_HOOKS,
     "launch": LAUNCH,

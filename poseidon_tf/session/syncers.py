@@ -40,7 +40,7 @@ class Syncer(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)  # A pair is only ever equal to itself.
 class Pair:
-    """A KV pair as its worker sees it: which server, under which number, which bytes."""
+    """A KV pair on the wire: the link to its server, its number there, and which bytes it has."""
 
     link: ServerLink
     key: int

@@ -11,7 +11,7 @@ import logging
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Literal, TypeAlias, final, get_args
+from typing import Literal, final, get_args
 
 from poseidon_tf.coordinator.client import CoordinatorClient
 from poseidon_tf.coordinator.messages import Member, StopOffer
@@ -20,6 +20,7 @@ from poseidon_tf.errors import PeerLost, PoseidonError, ProtocolError
 from poseidon_tf.kv.client import OnSum, ServerLink
 from poseidon_tf.kv.service import streams_per_server
 from poseidon_tf.kv.store import KeySpec, key_specs
+from poseidon_tf.planner import KVPair
 from poseidon_tf.session import owing
 from poseidon_tf.session.data_ends import DataEnds
 from poseidon_tf.session.gathers import Gathers, Take
@@ -48,7 +49,6 @@ _CONTENTS: Mapping[str, Sequence[str]] = {
     ),
     "rows": ("the row numbers of the gradient", "the gradient"),
 }
-_Pair: TypeAlias = tuple[int, int, int]  # Server; offset and length in elements.
 _DATA = "data"  # The topic under which workers announce where their data ends.
 
 
@@ -125,7 +125,7 @@ class Worker:
         for link in self._links:  # All have begun to connect.
             link.reach(timeout_s=timeout_s, over=self.session.job_failure.over)
 
-    def announce_sums(self, sums: Sequence[tuple[str, str, Sequence[_Pair]]]) -> None:
+    def announce_sums(self, sums: Sequence[tuple[str, str, Sequence[KVPair]]]) -> None:
         """Tell each server once of all its parts of these sums; opening them asks nobody then.
 
         Args:
@@ -136,10 +136,10 @@ class Worker:
         """
         by_server: dict[int, list[KeySpec]] = {}
         for name, dtype, pairs in sums:
-            specs = key_specs(name, dtype, [length for _, _, length in pairs])
-            for (server, _, _), spec in zip(pairs, specs, strict=True):
-                if (server, spec) not in self._key_numbers:
-                    by_server.setdefault(server, []).append(spec)
+            specs = key_specs(name, dtype, [pair.length for pair in pairs])
+            for pair, spec in zip(pairs, specs, strict=True):
+                if (pair.server, spec) not in self._key_numbers:
+                    by_server.setdefault(pair.server, []).append(spec)
         for server, specs in by_server.items():
             try:
                 numbers = self._links[server].register(
@@ -157,7 +157,7 @@ class Worker:
         self,
         name: str,
         dtype: str,
-        pairs: Sequence[_Pair] | None,
+        pairs: Sequence[KVPair] | None,
         *,
         num_elements: int,
         purpose: Purpose,
@@ -168,33 +168,30 @@ class Worker:
 
         Args:
           name: job-wide; every worker opens the same.
-          pairs: (server, offset, length) in elements; None lets the name choose one server.
+          pairs: of the unit that it is; None lets the name choose one server.
           num_elements: of the whole; 0 if it may change from step to step.
           variables: whose gradients are its arrays, one each; () if they are none.
         """
         if pairs is None:
-            pairs = [(zlib.crc32(name.encode()) % len(self._links), 0, num_elements)]
+            server = zlib.crc32(name.encode()) % len(self._links)
+            pairs = [KVPair(unit=0, index=0, offset=0, length=num_elements, server=server)]
         itemsize = wire_dtype(dtype).itemsize
         self.announce_sums([(name, dtype, pairs)])
+        specs = key_specs(name, dtype, [pair.length for pair in pairs])
         placed = [
-            (
-                server,
-                Pair(
-                    self._links[server],
-                    self._key_numbers[server, spec],
-                    offset * itemsize,
-                    length * itemsize,
-                ),
+            Pair(
+                self._links[pair.server],
+                self._key_numbers[pair.server, spec],
+                pair.offset * itemsize,
+                pair.length * itemsize,
             )
-            for (server, offset, length), spec in zip(
-                pairs, key_specs(name, dtype, [length for _, _, length in pairs]), strict=True
-            )
+            for pair, spec in zip(pairs, specs, strict=True)
         ]
 
         def done(step: int, results: list[Array]) -> None:
             self.session.done(route, step, results)
 
-        syncer = ServerSyncer(name, dtype, [pair for _, pair in placed], done)
+        syncer = ServerSyncer(name, dtype, placed, done)
         join = ReplicaJoin(self.num_replicas, summing(dtype))
         route = Route(
             self.session,
@@ -204,8 +201,8 @@ class Worker:
             variables=variables,
             contents=[f"the gradient of {variable!r}" for variable in variables],
         )
-        for server, pair in placed:
-            self._sums[server, pair.key] = (syncer, pair)
+        for planned, pair in zip(pairs, placed, strict=True):
+            self._sums[planned.server, pair.key] = (syncer, pair)
         self._routes.append((purpose, route))
         return route
 

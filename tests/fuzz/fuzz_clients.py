@@ -36,6 +36,7 @@ from poseidon_tf.coordinator.stopping import Stopping
 from poseidon_tf.errors import MemberError, PeerLost, PoseidonError, ProtocolError, StepTimeout
 from poseidon_tf.kv.client import OnSum, Piece, _SumReceiver
 from poseidon_tf.kv.store import KeySpec
+from poseidon_tf.planner import KVPair
 from poseidon_tf.session.data_ends import DataEnds
 from poseidon_tf.session.deadlines import Deadlines
 from poseidon_tf.session.naming import WorkerNames
@@ -296,7 +297,7 @@ def _hear_sums(choices: Choices, link: _Link, session: Session) -> None:
     fixed = worker.open_sum(
         "a",
         "float32",
-        [(0, 0, 4), (0, 4, 2)],
+        [KVPair(0, 0, 0, 4, 0), KVPair(0, 1, 4, 2, 0)],
         num_elements=6,
         purpose="ps",
         deliver=deliver_as("a"),

@@ -10,6 +10,7 @@ from poseidon_tf.coordinator.messages import Role
 from poseidon_tf.launch.cluster import ClusterConfig
 from poseidon_tf.launch.join import Membership, join
 from poseidon_tf.launch.server_main import ServerProcess
+from poseidon_tf.planner import KVPair
 from poseidon_tf.session.deadlines import Deadlines
 from poseidon_tf.sfb.factors import Columns, RowSpec
 from poseidon_tf.transport.connections import ConnectionSettings
@@ -79,10 +80,10 @@ def in_rank_order(shares: Iterable[Array]) -> np.ndarray:
     return total
 
 
-def pairs_of(num_elements: int, num_servers: int, length: int) -> list[tuple[int, int, int]]:
-    """(server, offset, length), pair after pair round the servers."""
+def pairs_of(num_elements: int, num_servers: int, length: int) -> list[KVPair]:
+    """Pair after pair round the servers."""
     return [
-        (index % num_servers, begin, min(length, num_elements - begin))
+        KVPair(0, index, begin, min(length, num_elements - begin), index % num_servers)
         for index, begin in enumerate(range(0, num_elements, length))
     ]
 

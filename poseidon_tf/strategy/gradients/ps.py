@@ -7,7 +7,7 @@ from typing import final
 
 import tensorflow as tf
 
-from poseidon_tf.planner import Plan, Scheme, Unit
+from poseidon_tf.planner import KVPair, Plan, Scheme, Unit
 from poseidon_tf.session.session import Deliver, Route
 from poseidon_tf.session.worker import Worker
 from poseidon_tf.strategy.gradients.open_unit import Gradients, OpenUnit
@@ -75,5 +75,5 @@ class ServerUnit(OpenUnit):
         }
 
 
-def _pairs(unit: Unit, plan: Plan) -> list[tuple[int, int, int]]:
-    return [(p.server, p.offset, p.length) for p in plan.pairs if p.unit == unit.index]
+def _pairs(unit: Unit, plan: Plan) -> list[KVPair]:
+    return [pair for pair in plan.pairs if pair.unit == unit.index]
