@@ -126,9 +126,11 @@ class Server:
 
     def _lane_port(self, asked: Address, spared: int) -> LanePort | None:
         ports = self._settings.lane_ports
-        candidates = range(ports[0], ports[1] + 1) if ports else [0]
+        candidates = [0]  # The system's choice.
+        if ports:
+            candidates = [port for port in range(ports[0], ports[1] + 1) if port != spared]
         try:
-            return LanePort(_listening_for(asked).host, [p for p in candidates if p != spared])
+            return LanePort(_listening_for(asked).host, candidates)
         except OSError as failure:
             _log.warning(
                 "%s has no port for lanes (%s): tensors go through gRPC", self.address, failure
