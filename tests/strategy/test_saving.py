@@ -44,6 +44,7 @@ def test_callbacks_that_write_do_so_on_rank_0_only(written: tuple[Path, Findings
     assert other["written"] == ["diary.txt"]
 
 
+@pytest.mark.tensorflow
 def test_tensorboard_shows_the_scores_of_the_whole_job(written: tuple[Path, Findings]) -> None:
     """Those of `history`, by epoch, from one writer; also the model and histograms of weights."""
     folder, (chief, _) = written
