@@ -146,14 +146,20 @@ def test_waiting_counts_from_the_last_push_to_the_last_result(bench: MakeBench) 
 
 
 def test_statistics_of_streams_are_their_sums() -> None:
-    """Bytes and messages of several streams add up, each way."""
+    """Bytes and messages of several streams add up, each way; those with a lane are counted."""
     streams = [Traffic(), Traffic()]
+    streams[1].has_lane = True
     streams[0].count_sent(10)
     streams[1].count_sent(5)
     streams[1].count_received(7)
     total = PeerStatistics.of(iter(streams))
     assert total == PeerStatistics(
-        sent_bytes=15, sent_messages=2, received_bytes=7, received_messages=1
+        sent_bytes=15,
+        sent_messages=2,
+        received_bytes=7,
+        received_messages=1,
+        num_streams=2,
+        num_lanes=1,
     )
 
 
