@@ -104,9 +104,11 @@ class LanePort:
             offer.withdraw()
 
     def close(self) -> None:
-        """Listen no more; lanes that were taken go on."""
-        with self._mouth:
-            self._mouth.send(b"end")  # Not its end alone: a forked process would keep it open.
+        """Listen no more; lanes that were taken go on. May be called again."""
+        with self._lock:
+            if self._mouth.fileno() != -1:
+                with self._mouth:
+                    self._mouth.send(b"end")  # Not its end alone: a fork would keep it open.
         self._thread.join()
 
     def _serve(self) -> None:

@@ -4,6 +4,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -142,6 +143,17 @@ def test_after_the_end_nobody_listens_and_no_thread_is_left() -> None:
     with pytest.raises(ConnectionRefusedError):
         stranger(port)
     assert set(threading.enumerate()) == before
+
+
+def test_a_port_may_be_closed_by_several() -> None:
+    """As a server may be stopped: it is closed when either comes back."""
+    port = LanePort(HOST)
+    with ThreadPoolExecutor(4) as pool:
+        for closed in [pool.submit(port.close) for _ in range(4)]:
+            closed.result(WAIT_S)
+    port.close()
+    with pytest.raises(ConnectionRefusedError):
+        stranger(port)
 
 
 @pytest.mark.parametrize(
