@@ -98,6 +98,7 @@ class Job:
     def close(self) -> None:
         for client in self.clients:
             client.close()
+            client.job_failure.leave()  # Else its timer goes on for as long as a verdict takes.
         self.service.close(timeout_s=WAIT_S)
         self.server.stop()
         self.pool.shutdown()
