@@ -24,11 +24,11 @@ from poseidon_tf.transport.lanes import Lane
 from poseidon_tf.transport.streams import Broken, Incoming
 from poseidon_tf.wire.frames import Message, Segments
 
-# Metadata: of a call that wants a lane; and of the answer that offers one, its place.
+# Metadata: of a call that wants a lane; and of the answer, its place, or nothing.
 WANTED, OFFERED = "poseidon-lane-wanted", "poseidon-lane"
 # Whether who dials has come to the lane.
 _HERE, _NOT_HERE = b"\x00lane", b"\x00no lane"
-_STATUS_S = 1.0  # For a call to end after its lane has.
+_STATUS_S = 1.0  # For a call to end when its lane has.
 
 
 @final
@@ -88,7 +88,7 @@ class Dialled:
         if not call.add_callback(end):
             end()
         try:
-            lane = self._open(call)
+            lane = self._open(call, is_over)
             self._choice.make(lane)
             if lane is None:
                 yield from _counted(incoming(call, self._peer), self._traffic)
@@ -107,16 +107,21 @@ class Dialled:
             self._choice.cut()
             call.cancel()
 
-    def _open(self, call: grpc.Call) -> Lane | None:
+    def _open(self, call: grpc.Call, is_over: threading.Event) -> Lane | None:
         metadata = dict(call.initial_metadata() or ())  # Comes with whatever comes first.
         if not call.is_active():
             return None  # It was refused, and says so.
         reason = "it offers none"
+        if OFFERED not in metadata and is_over.wait(_STATUS_S):
+            raise Broken("it ended before it began")
         if place := str(metadata.get(OFFERED, "")):
             self._is_offered = True
             try:
                 connection = lanes.connect(self._host, place)
             except OSError as failure:
+                # Lanes that come to nothing with their call say nothing of those that follow.
+                if self._traffic.has_lane or is_over.wait(_STATUS_S):
+                    raise Broken(f"its lane broke: {failure}") from failure
                 reason = f"its port {place.partition(':')[0]} cannot be reached ({failure})"
             else:
                 return Lane(
@@ -141,6 +146,7 @@ class Accepted:
     """The end that is dialled.
 
     Args:
+      is_asked: whether the other end wants a lane.
       port: where lanes come in; None: everything goes in the call.
       requests: of the call.
     """
@@ -150,11 +156,13 @@ class Accepted:
         requests: Iterator[bytes],
         context: grpc.ServicerContext,
         *,
+        is_asked: bool,
         port: LanePort | None,
         traffic: Traffic,
         keepalive_s: float,
     ) -> None:
-        self._requests, self._context, self._port = requests, context, port
+        self._requests, self._context = requests, context
+        self._is_asked, self._port = is_asked, port if is_asked else None
         self._traffic, self._keepalive_s = traffic, keepalive_s
         self._choice = _Choice()
 
@@ -177,6 +185,8 @@ class Accepted:
         peer = self._context.peer()
         words = incoming(self._requests, peer)
         if self._port is None:
+            if self._is_asked:
+                self._offer("")
             yield from _counted(words, self._traffic)
             return
         try:
@@ -186,13 +196,16 @@ class Accepted:
         finally:
             self._choice.cut()
 
+    def _offer(self, place: str) -> None:
+        try:
+            self._context.send_initial_metadata(((OFFERED, place),))
+        except grpc.RpcError as failure:
+            raise Broken("it ended before it began") from failure
+
     def _taken(self, words: Iterator[bytes]) -> Lane | None:
         assert self._port is not None
         with self._port.offer() as offer:
-            try:
-                self._context.send_initial_metadata(((OFFERED, offer.place),))
-            except grpc.RpcError as failure:
-                raise Broken("it ended before it began") from failure
+            self._offer(offer.place)
             word = next(_counted(words, self._traffic), None)
             if word == _NOT_HERE:
                 return None

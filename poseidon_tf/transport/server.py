@@ -169,7 +169,8 @@ class Server:
             carrier = Accepted(
                 requests,
                 context,
-                port=self.lanes if with_lanes and WANTED in metadata else None,
+                is_asked=with_lanes and WANTED in metadata,
+                port=self.lanes,
                 traffic=stream.traffic,
                 keepalive_s=self._settings.keepalive_s,
             )

@@ -5,6 +5,7 @@ import logging
 import random
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -31,9 +32,14 @@ def limits(seed: int) -> Iterator[int]:
         yield rng.randrange(300_000, 900_000)
 
 
-@pytest.fixture
-def proxied(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[InProcess, list[Proxy]]]:
-    """An `InProcess` job and its proxies: members listen elsewhere than the cluster says."""
+@pytest.fixture(params=["grpc", "grpc+tcp"])
+def proxied(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[InProcess, list[Proxy], list[Proxy]]]:
+    """An `InProcess` job and its proxies: members listen elsewhere than the cluster says.
+
+    Those of calls, one for each member, and those of lanes, as many or none.
+    """
     with contextlib.ExitStack() as stack:
         # The server's own resume_s counts until it serves; then it is rank 0's.
         job = InProcess(2, 1, settings=ConnectionSettings(resume_s=0.0))
@@ -43,14 +49,22 @@ def proxied(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[InProcess, list[P
         job.servers = (proxies[2].address,)
         behind = {proxy.address: proxy.target for proxy in proxies}
 
+        of_lanes: list[Proxy] = []
+
         def listen(address: str, **options: Any) -> Server:
+            options["settings"] = replace(options["settings"], protocol=request.param)
             server = Server(behind[address], **options)
             server.address = address
+            if server.lanes is not None:
+                target = f"127.0.0.1:{server.lanes.port}"
+                proxy = stack.enter_context(Proxy(target, limits(10 + len(of_lanes))))
+                of_lanes.append(proxy)
+                server.lanes.port = int(proxy.address.rpartition(":")[2])
             return server
 
         monkeypatch.setattr(worker_parts, "Server", listen)
         monkeypatch.setattr(server_main, "Server", listen)
-        yield job, proxies
+        yield job, proxies, of_lanes
 
 
 class Serving(logging.Handler):
@@ -75,12 +89,12 @@ def serving(caplog: pytest.LogCaptureFixture) -> Iterator[threading.Event]:
 
 
 def test_twenty_steps_have_the_same_bits_though_every_connection_breaks(
-    proxied: tuple[InProcess, list[Proxy]], serving: threading.Event
+    proxied: tuple[InProcess, list[Proxy], list[Proxy]], serving: threading.Event
 ) -> None:
     """Sums, factors, rows and gathers: each connection breaks every few hundred KB, and all of
     them in the middle of each step. Nothing is counted twice. The server itself was given no time
     to take connections up again: rank 0's is the job's."""
-    job, proxies = proxied
+    job, proxies, of_lanes = proxied
 
     def work(member: Membership) -> Statistics:
         worker = member.worker
@@ -88,7 +102,8 @@ def test_twenty_steps_have_the_same_bits_though_every_connection_breaks(
         training = Training(member, 2, 1)
         for step in range(NUM_STEPS):
             if worker.rank == 0:
-                for proxy in proxies:
+                # Lanes and calls in turns, where there are both.
+                for proxy in of_lanes if of_lanes and step % 2 else proxies:
                     proxy.reset()
             training.step(step)
             payload = bytes([worker.rank, step])
@@ -101,5 +116,6 @@ def test_twenty_steps_have_the_same_bits_though_every_connection_breaks(
     for each in statistics:
         assert (each.steps, each.ps.exchanges) == (NUM_STEPS, NUM_STEPS * len(SIZES))
         assert each.ps.sent_bytes == each.ps.received_bytes == NUM_STEPS * 4 * sum(SIZES.values())
-    assert all(proxy.num_resets >= NUM_STEPS for proxy in proxies)
-    assert proxies[2].num_connections > NUM_STEPS
+    num_resets = NUM_STEPS // 2 if of_lanes else NUM_STEPS
+    assert all(proxy.num_resets >= num_resets for proxy in [*proxies, *of_lanes])
+    assert proxies[2].num_connections > num_resets

@@ -423,7 +423,9 @@ def test_a_call_that_ends_before_a_lane_is_offered_has_broken() -> None:
 
     context: Any = SimpleNamespace(peer=lambda: "somebody", send_initial_metadata=refuse)
     port = LanePort("127.0.0.1")
-    accepted = Accepted(iter(()), context, port=port, traffic=Traffic(), keepalive_s=30.0)
+    accepted = Accepted(
+        iter(()), context, is_asked=True, port=port, traffic=Traffic(), keepalive_s=30.0
+    )
     with pytest.raises(Broken):
         list(accepted.incoming())
     port.close()
