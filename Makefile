@@ -52,9 +52,10 @@ test-networks: install  ## train VGG16, ResNet50, EfficientNetB0 and InceptionV3
 test-thorough: install  ## run what make test leaves out: three workers, several replicas, ...; 10 minutes
 	.venv/bin/python -m pytest -m thorough $(PARALLEL)
 
-test-versions: install .venv-oldest/installed  ## run what versions may change on the oldest and the newest ones
+test-versions: install .venv-oldest/installed .venv-nightly/installed  ## run what versions may change on the oldest, the newest and the next ones
 	.venv-oldest/bin/python -m pytest $(VERSION_TESTS)
 	.venv/bin/python -m pytest $(VERSION_TESTS)
+	.venv-nightly/bin/python -m pytest $(VERSION_TESTS)
 
 # The exit code is that of the tests.
 coverage: .venv/installed-dev  ## lines of poseidon_tf that no test runs in any process; TESTS chooses among them
@@ -104,7 +105,7 @@ check-protos: .venv-protos/installed  ## fail if the stubs are not what protos/ 
 	done
 
 clean:  ## remove what make, the tools and Python have built
-	rm -rf .coverage-data .fuzz .venv .venv-oldest .venv-protos .venv-tf-keras .venv-torch build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf .coverage-data .fuzz .venv .venv-nightly .venv-oldest .venv-protos .venv-tf-keras .venv-torch build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/installed: setup.py
@@ -129,6 +130,19 @@ clean:  ## remove what make, the tools and Python have built
 	$(OLDEST_PYTHON) -m venv .venv-oldest
 	.venv-oldest/bin/python -m pip install $(PIP_QUIET) -e ".[test]" \
 		"tensorflow==2.16.*" "keras==3.10.*" "grpcio==1.80.*" "protobuf==4.25.*"
+	@touch $@
+
+# What is released next, under other names than setup.py asks for: it takes the place of what
+# setup.py has brought. Remove the folder to get later ones.
+.venv-nightly/installed: setup.py
+	@echo "building .venv-nightly: the nightlies of TensorFlow and Keras"
+	$(PYTHON) -m venv .venv-nightly
+	.venv-nightly/bin/python -m pip install $(PIP_QUIET) -e ".[test]"
+	.venv-nightly/bin/python -m pip uninstall $(PIP_QUIET) --yes keras tensorflow
+	.venv-nightly/bin/python -m pip install $(PIP_QUIET) --pre keras-nightly
+	.venv-nightly/bin/python -m pip install $(PIP_QUIET) --pre tf-nightly || { \
+		echo "no nightly of TensorFlow for this Python: taking its newest release"; \
+		.venv-nightly/bin/python -m pip install $(PIP_QUIET) --no-deps tensorflow; }
 	@touch $@
 
 # A generator of its own: stubs from this version run with every protobuf from 4.25 on, while the

@@ -15,12 +15,20 @@ from tests.support.quick import pytest_runtest_call, pytest_runtest_protocol  # 
 # Ending takes a moment: a stream's thread hears of the end from gRPC's.
 JOIN_S = 5.0
 VERSIONED = ("tensorflow", "keras", "grpcio", "protobuf", "numpy")
+NIGHTLIES = {"tensorflow": "tf-nightly", "keras": "keras-nightly"}  # Installed in their place.
 _THIS = psutil.Process()
 
 
 def pytest_report_header() -> str:
     """The versions that this run tests, in the first lines that pytest prints."""
-    return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in VERSIONED)
+    return ", ".join(f"{name} {_version(name)}" for name in VERSIONED)
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return importlib.metadata.version(NIGHTLIES.get(name, name))
 
 
 @pytest.fixture(autouse=True)
