@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import runpy
+import sys
 
 import google.protobuf
 import grpc
@@ -82,6 +83,27 @@ def test_a_newer_version_without_a_private_name_is_refused_by_name(
     monkeypatch.setattr(keras, "__version__", "3.99.0")
     monkeypatch.delattr(tf_internals.LossScaleOptimizer, "_tf_apply")
     with pytest.raises(ConfigError, match=r"with Keras 3\.99\.0 lacks .*_tf_apply"):
+        runpy.run_path(tf_internals.__file__)
+
+
+@pytest.mark.parametrize("name", ["TensorFlowTrainer", "TFOptimizer"])
+def test_a_class_that_keras_calls_otherwise_is_found(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """By what it does for Keras's public classes: its name has changed between versions."""
+    now = getattr(tf_internals, name)
+    monkeypatch.delattr(sys.modules[now.__module__], now.__name__)
+    monkeypatch.setattr(now, "__name__", "Renamed")
+    assert runpy.run_path(tf_internals.__file__)[name] is now
+
+
+def test_a_newer_version_without_such_a_class_is_refused_by_what_it_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """There is no name to say; the sentence lists the classes that were looked at."""
+    monkeypatch.delattr(tf_internals.TFEpochIterator, "catch_stop_iteration")
+    lacks = r"lacks .*none of .*TFEpochIterator.* has 'catch_stop_iteration'"
+    with pytest.raises(ConfigError, match=lacks):
         runpy.run_path(tf_internals.__file__)
 
 
