@@ -21,6 +21,7 @@ CASES = [
     "weight-decay",
     "ema",
     "ema-overwrite",
+    "ema-overwrite-held",
     "ema-swap",
     "loss-scale-factor",
     "RMSprop",

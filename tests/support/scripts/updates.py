@@ -164,6 +164,9 @@ def updates() -> None:
     train(
         "ema-overwrite", lambda: SGD(0.1, use_ema=True, ema_momentum=0.7, ema_overwrite_frequency=3)
     )
+    # Overwritten in steps that only add up, and in others.
+    held: dict[str, Any] = {"gradient_accumulation_steps": 2, "ema_overwrite_frequency": 3}
+    train("ema-overwrite-held", lambda: SGD(0.1, use_ema=True, ema_momentum=0.7, **held))
     swap = keras.callbacks.SwapEMAWeights(swap_on_epoch=True)
     train("ema-swap", lambda: SGD(0.1, use_ema=True, ema_momentum=0.7), callbacks=[swap])
     train("loss-scale-factor", lambda: SGD(0.1, loss_scale_factor=64.0))
