@@ -138,11 +138,11 @@ clean:  ## remove what make, the tools and Python have built
 	@echo "building .venv-nightly: the nightlies of TensorFlow and Keras"
 	$(PYTHON) -m venv .venv-nightly
 	.venv-nightly/bin/python -m pip install $(PIP_QUIET) -e ".[test]"
-	.venv-nightly/bin/python -m pip uninstall $(PIP_QUIET) --yes keras tensorflow
+	.venv-nightly/bin/python -m pip uninstall $(PIP_QUIET) --yes keras tensorflow tf-keras
 	.venv-nightly/bin/python -m pip install $(PIP_QUIET) --pre keras-nightly
-	.venv-nightly/bin/python -m pip install $(PIP_QUIET) --pre tf-nightly || { \
+	.venv-nightly/bin/python -m pip install $(PIP_QUIET) --pre tf-nightly tf-keras-nightly || { \
 		echo "no nightly of TensorFlow for this Python: taking its newest release"; \
-		.venv-nightly/bin/python -m pip install $(PIP_QUIET) --no-deps tensorflow; }
+		.venv-nightly/bin/python -m pip install $(PIP_QUIET) --no-deps tensorflow tf-keras; }
 	@touch $@
 
 # A generator of its own: stubs from this version run with every protobuf from 4.25 on, while the

@@ -60,6 +60,7 @@ setup(
             "cryptography>=42",
             "scikit-learn",
             "matplotlib",
+            "tf-keras",  # Keras 2, whose models are refused.
             "tensorboard",  # TensorFlow itself needs it in its older versions only.
             "build",
             "setuptools>=64",  # What it builds with, where newer Pythons do not bring it.

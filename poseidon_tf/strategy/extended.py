@@ -14,7 +14,7 @@ from typing import Any, final
 import tensorflow as tf
 
 from poseidon_tf.errors import ConfigError
-from poseidon_tf.strategy import logged, tf_internals
+from poseidon_tf.strategy import keras_two, logged, tf_internals
 from poseidon_tf.strategy.data.datasets import Datasets
 from poseidon_tf.strategy.runtime import Runtime
 from poseidon_tf.strategy.values.reductions import is_shared, of_each_replica
@@ -98,6 +98,9 @@ class PoseidonExtended(tf_internals.MirroredExtended):  # type: ignore[misc]
         return self._counted[fn]
 
     def _create_variable(self, next_creator: Callable[..., Any], **kwargs: Any) -> Any:
+        # ON_READ ones are what metrics count in, which are no part of a model.
+        if kwargs.get("synchronization") != tf.VariableSynchronization.ON_READ:
+            keras_two.refuse_variable(kwargs.get("name"))
         aggregation = tf.VariableAggregation
         if self._is_moving_statistic(kwargs):
             # Averaged inside every step: all workers hold the same statistics at all times, and
