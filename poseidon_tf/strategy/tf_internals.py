@@ -6,8 +6,7 @@ A version that lacks one of them is refused when this file is imported, in one s
 from __future__ import annotations
 
 import contextlib
-import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -15,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from poseidon_tf.errors import ConfigError
+from poseidon_tf.strategy.found_classes import classes_beside, owner
 from poseidon_tf.strategy.versions import OLDEST_KERAS, OLDEST_TENSORFLOW, refusal
 
 _REFUSAL = refusal(
@@ -23,34 +23,11 @@ _REFUSAL = refusal(
 if _REFUSAL:
     raise ConfigError(_REFUSAL)
 
-
-def _owner(method: str, classes: Iterable[Any]) -> Any:
-    """The first of these classes that defines the method, whatever its version calls the class.
-
-    Raises:
-      AttributeError: none does.
-    """
-    tried = list(classes)
-    for each in tried:
-        if method in vars(each):
-            return each
-    raise AttributeError(f"none of {', '.join(each.__name__ for each in tried)} has {method!r}")
-
-
-def _classes_beside(neighbour: Any) -> list[Any]:
-    """The classes that the file of this class defines."""
-    names = vars(sys.modules[neighbour.__module__]).values()
-    return [v for v in names if isinstance(v, type) and v.__module__ == neighbour.__module__]
-
-
 try:
-    # Keras has had other names for these classes, and other places: what Keras's public classes
-    # are derived from stays.
-    # Knows gradients AND variables.
-    TFOptimizer = _owner("_backend_update_step", keras.optimizers.Optimizer.__mro__)
-    TensorFlowTrainer = _owner("fit", keras.Model.__mro__)  # fit, evaluate, predict.
-    # What these read their data through.
-    TFEpochIterator = _owner("catch_stop_iteration", _classes_beside(TensorFlowTrainer))
+    # Found by what they do, as their names change. The first knows gradients AND variables.
+    TFOptimizer = owner("_backend_update_step", keras.optimizers.Optimizer.__mro__)
+    TensorFlowTrainer = owner("fit", keras.Model.__mro__)  # fit, evaluate, predict;
+    TFEpochIterator = owner("catch_stop_iteration", classes_beside(TensorFlowTrainer))  # Data.
     from keras.optimizers import LossScaleOptimizer  # Looks for overflow.
     from keras.src.models.functional import Functional  # Models that can be rebuilt by layer.
     from tensorflow.python.autograph.core import ag_ctx  # Replica functions are converted as in TF.

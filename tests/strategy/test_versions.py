@@ -93,7 +93,7 @@ def test_a_class_that_keras_calls_otherwise_is_found(
     """By what it does for Keras's public classes: its name has changed between versions."""
     now = getattr(tf_internals, name)
     monkeypatch.delattr(sys.modules[now.__module__], now.__name__)
-    monkeypatch.setattr(now, "__name__", "Renamed")
+    monkeypatch.setattr(sys.modules[now.__module__], "Renamed", now, raising=False)
     assert runpy.run_path(tf_internals.__file__)[name] is now
 
 
