@@ -8,11 +8,17 @@
     units     what is pushed as one
     sharding  which server holds what of it
     plan      the result: frozen, printable, the same on every worker
-    simulate  the fastest step that a link allows under a plan
+    timeline  when a step reads each variable, and when each gradient exists
+    machines  what links, hosts and devices can do
+    exchanges what a plan asks of them
+    simulate  the model of a step: how long it takes
 
 Pure: the standard library only. Nothing here knows TensorFlow, sockets or threads.
 """
 
+from .machines import Host as Host
+from .machines import Link as Link
+from .machines import Machines as Machines
 from .plan import KVPair as KVPair
 from .plan import Plan as Plan
 from .plan import Scheme as Scheme
@@ -24,7 +30,8 @@ from .planner import check_kv_pair_bytes as check_kv_pair_bytes
 from .planner import make_plan as make_plan
 from .schemes.ps import DEFAULT_COALESCE_BYTES as DEFAULT_COALESCE_BYTES
 from .sharding import place as place
-from .simulate import gradient_times as gradient_times
+from .simulate import Prediction as Prediction
+from .simulate import predict as predict
 from .simulate import speedup_bound as speedup_bound
 from .specs import ClusterSpec as ClusterSpec
 from .specs import Layout as Layout
@@ -33,3 +40,6 @@ from .specs import first_difference as first_difference
 from .specs import index_dtype as index_dtype
 from .specs import kernel_position as kernel_position
 from .specs import merged as merged
+from .timeline import Timeline as Timeline
+from .timeline import gradient_times as gradient_times
+from .timeline import read_times as read_times

@@ -1,33 +1,108 @@
-"""The fastest step that a link allows under a plan, and so the bound on speedup.
+"""The model of a step: when all that the workers exchange has arrived, and what waits for it.
 
-    speedup_bound           P T / max(T, end of the step's communication)
-      transfers_of          each variable's bytes, from the moment that its gradient exists
-        gradient_times      backpropagation from the top layer down, after the forward pass
-      communication_end     one link, first come, first served
+    predict              how long a step takes
+      exchanges_of       what each unit asks of links and processors (`exchanges`)
+      arrivals           when its result is there
+        finish_times     one thing at a time, the most urgent first (`queueing`)
+      end_of_step        in the step: all results are waited for at its end
+      end_of_next_reads  across the step: each is waited for where the next step reads it
+    speedup_bound        the same with nothing but bytes: no real step is faster
 
-One direction of one node's link is looked at: half of what Table 1 counts as in plus out. Nothing
-leaves during the forward pass. Protocol headers, latency and the processor's time are left out, so
-no real step is faster. Where servers have hosts of their own, the link is a worker's.
+Workers are alike, and so are servers: what one of each kind does, all do at the same moments. So
+one link of each kind is looked at, and a cluster of thousands costs no more than one of two. Each
+way of a link carries as many bytes as the other, at the same moments. A unit streams through links
+and processors piece by piece, so it has passed them all when it has passed the busiest, and its
+last piece the others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from ..errors import PlanError
+from .exchanges import Exchange, bytes_of_variables, exchanges_of
+from .machines import Link, Machines
 from .plan import Plan
-
-FORWARD_SHARE = 1 / 3
-"""Of a step's computation. The rest is backpropagation, which makes two products per layer (the
-gradients of its input and of its weights) where the forward pass makes one."""
+from .queueing import finish_times
+from .timeline import Timeline
 
 
-class Transfer(NamedTuple):
-    """Bytes that may enter the link once they exist."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """A step of P1 workers. Seconds.
 
-    exists_s: float
-    num_bytes: float
+    Attributes:
+        num_workers: P1.
+        compute_s: T, a step of one worker alone.
+        step_s: a step of all.
+        communication_s: what the exchanges of a step take if nothing is computed meanwhile.
+    """
+
+    num_workers: int
+    compute_s: float
+    step_s: float
+    communication_s: float
+
+    @property
+    def speedup(self) -> float:
+        """P1 T / step: samples per second, over one worker alone."""
+        return self.num_workers * self.compute_s / self.step_s
+
+    @property
+    def hidden(self) -> float:
+        """What part of the communication the computation hides, from 0 to 1; 1 if there is none."""
+        if not self.communication_s:
+            return 1.0
+        return max(0.0, 1 - (self.step_s - self.compute_s) / self.communication_s)
+
+
+def predict(
+    plan: Plan,
+    timeline: Timeline,
+    machines: Machines,
+    *,
+    across_step: bool = False,
+    ring: bool = False,
+    sixteen_bits: bool = False,
+) -> Prediction:
+    """How long a step takes.
+
+    Args:
+        across_step: variables are updated at the top of the next step, each before it is read.
+        ring, sixteen_bits: see `exchanges_of`.
+
+    Raises:
+        PlanError: the timeline lacks a variable of the plan.
+    """
+    exchanges = exchanges_of(plan, timeline, ring=ring, sixteen_bits=sixteen_bits)
+    return predict_exchanges(
+        exchanges,
+        machines,
+        num_workers=plan.cluster.num_workers,
+        compute_s=timeline.compute_s,
+        across_step=across_step,
+    )
+
+
+def predict_exchanges(
+    exchanges: Sequence[Exchange],
+    machines: Machines,
+    *,
+    num_workers: int,
+    compute_s: float,
+    across_step: bool = False,
+) -> Prediction:
+    """How long a step takes that makes these exchanges."""
+    arrived_s = arrivals(exchanges, machines, across_step=across_step)
+    rebuild_s = [_rebuild_s(exchange, machines) for exchange in exchanges]
+    end = end_of_next_reads if across_step else end_of_step
+    at_once = [exchange._replace(exists_s=0.0) for exchange in exchanges]
+    return Prediction(
+        num_workers=num_workers,
+        compute_s=compute_s,
+        step_s=end(exchanges, arrived_s, rebuild_s, compute_s=compute_s),
+        communication_s=max(arrivals(at_once, machines), default=0.0),
+    )
 
 
 def speedup_bound(
@@ -36,47 +111,121 @@ def speedup_bound(
     *,
     compute_s: float,
     bits_per_s: float,
+    needed_s: Mapping[str, float] | None = None,
 ) -> float:
-    """P T / max(T, t_end): how many times one worker's samples per second P workers can reach.
+    """P1 T / step at best: how many times one worker's samples per second P1 workers can reach.
+
+    Nothing but the payload is counted: no headers, latency, processor or rebuild, and variables
+    do not wait for the others of their unit.
 
     Args:
       exists_s: by variable, when its gradient exists, counted from the beginning of the step.
       compute_s: T, seconds that one worker computes per step.
       bits_per_s: of a node's link, each way.
+      needed_s: by variable, when a step first reads it; the bound is then that across the step.
     """
-    end_s = communication_end(transfers_of(plan, exists_s), bits_per_s=bits_per_s)
-    return plan.cluster.num_workers * compute_s / max(compute_s, end_s)
+    link = Link(bits_per_s=bits_per_s)
+    reads_s = dict.fromkeys(exists_s, 0.0) if needed_s is None else needed_s
+    return predict_exchanges(
+        bytes_of_variables(plan, Timeline(compute_s, exists_s, reads_s)),
+        Machines(link=link),
+        num_workers=plan.cluster.num_workers,
+        compute_s=compute_s,
+        across_step=needed_s is not None,
+    ).speedup
 
 
-def gradient_times(shares: Sequence[float], *, compute_s: float) -> list[float]:
-    """When each layer's gradient exists, in the order of `shares`: from the input to the output.
+def arrivals(
+    exchanges: Sequence[Exchange], machines: Machines, *, across_step: bool = False
+) -> list[float]:
+    """When the result of each exchange is there, in seconds from the beginning of the step.
 
     Args:
-      shares: what part of the computation each layer takes.
+        across_step: the first that is needed goes first. Without it, the first that exists.
     """
-    now_s = compute_s * FORWARD_SHARE
-    times_s = []
-    for share in reversed(shares):
-        now_s += compute_s * (1 - FORWARD_SHARE) * share
-        times_s.append(now_s)
-    return times_s[::-1]
-
-
-def transfers_of(plan: Plan, exists_s: Mapping[str, float]) -> list[Transfer]:
-    """What each variable puts on the link, one way, and from when on."""
-    missing = [variable.name for variable in plan.variables if variable.name not in exists_s]
-    if missing:
-        raise PlanError(f"exists_s must say when every gradient exists; it lacks {missing[0]!r}")
+    ready_s = [x.exists_s for x in exchanges]
+    urgency = [x.needed_s if across_step else x.exists_s for x in exchanges]
+    passed_s = [
+        finish_times(ready_s, work_s, urgency) for work_s in _work_s(exchanges, machines) if work_s
+    ]
+    links = {*machines.worker_links, *machines.server_links}
     return [
-        Transfer(exists_s[variable.name], variable.node_bytes / 2) for variable in plan.variables
+        max((queue[at] for queue in passed_s), default=x.exists_s)
+        + max(x.hops * link.latency_s + link.seconds(x.last_bytes) for link in links)
+        + (2 * x.hops * machines.host.message_s if machines.host else 0.0)
+        for at, x in enumerate(exchanges)
     ]
 
 
-def communication_end(transfers: Iterable[Transfer], *, bits_per_s: float) -> float:
-    """When the last byte has passed the link."""
-    if not bits_per_s > 0:
-        raise PlanError(f"bits_per_s must be more than 0, got {bits_per_s}")
-    free_s = 0.0
-    for transfer in sorted(transfers):
-        free_s = max(free_s, transfer.exists_s) + transfer.num_bytes * 8 / bits_per_s
-    return free_s
+def end_of_step(
+    exchanges: Sequence[Exchange],
+    arrived_s: Sequence[float],
+    rebuild_s: Sequence[float],
+    *,
+    compute_s: float,
+) -> float:
+    """When all results are there and rebuilt, which the device does when it has computed."""
+    ready_s = [max(compute_s, arrived) for arrived in arrived_s]
+    return max(finish_times(ready_s, rebuild_s, ready_s), default=compute_s)
+
+
+def end_of_next_reads(
+    exchanges: Sequence[Exchange],
+    arrived_s: Sequence[float],
+    rebuild_s: Sequence[float],
+    *,
+    compute_s: float,
+) -> float:
+    """From the beginning of a step to that of the next, with as much waiting as every step has.
+
+    A forward pass ends when it has read everything, and no gradient exists before that: so the
+    links are empty then, and each step is like the one before it. While the device waits for what
+    it reads next, it rebuilds what has arrived.
+    """
+    left_s = list(rebuild_s)
+    to_rebuild = sorted((at for at, s in enumerate(left_s) if s), key=lambda at: arrived_s[at])
+    now_s, read_s = compute_s, 0.0
+    for at in sorted(range(len(exchanges)), key=lambda at: exchanges[at].needed_s):
+        now_s += exchanges[at].needed_s - read_s
+        read_s = exchanges[at].needed_s
+        for other in to_rebuild:
+            start_s = max(now_s, arrived_s[other])
+            if start_s >= arrived_s[at]:
+                break
+            spent_s = min(left_s[other], arrived_s[at] - start_s)
+            left_s[other] -= spent_s
+            now_s = start_s + spent_s if spent_s else now_s
+        now_s = max(now_s, arrived_s[at]) + left_s[at]
+        left_s[at] = 0.0
+    return now_s - read_s
+
+
+def _work_s(exchanges: Sequence[Exchange], machines: Machines) -> list[list[float]]:
+    """What each exchange asks of each link and processor."""
+    work_s = [[link.seconds(x.node_bytes) for x in exchanges] for link in machines.worker_links]
+    if any(x.server_bytes for x in exchanges):
+        work_s += [
+            [link.seconds(x.server_bytes) for x in exchanges] for link in machines.server_links
+        ]
+    elif machines.slow_server is not None:  # On a worker's host.
+        work_s.append([machines.slow_server.seconds(x.node_bytes) for x in exchanges])
+    host = machines.host
+    if host is not None:
+        joined = machines.devices - 1
+        work_s.append(
+            [
+                host.seconds(x.messages, 2 * x.node_bytes, x.summed_bytes + joined * x.device_bytes)
+                for x in exchanges
+            ]
+        )
+        work_s.append(
+            [
+                host.seconds(x.server_messages, 2 * x.server_bytes, x.server_summed_bytes)
+                for x in exchanges
+            ]
+        )
+    return work_s
+
+
+def _rebuild_s(exchange: Exchange, machines: Machines) -> float:
+    return exchange.rebuild_flops / machines.flops_per_s if machines.flops_per_s else 0.0

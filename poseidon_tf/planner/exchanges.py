@@ -1,0 +1,156 @@
+"""What the exchange of a unit asks of every machine: bytes, messages, sums, products.
+
+The letters are those of `cost`. `b` is the bytes of a unit's gradient. Per step, one way:
+
+    scheme          a worker's host          a server's own host    latencies one after another
+    PS, co-located  b (P1 + P2 - 2) / P2     -                      2
+    PS, dedicated   b                        b P1 / P2              2
+    SFB, rows       K (P1-1) (M+N) values    -                      1
+    ring            2 b (P1-1) / P1          -                      2 (P1-1)
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from .plan import Plan, Scheme, Unit, VariablePlan
+from .specs import DTYPE_BYTES
+from .timeline import Timeline
+
+
+class Exchange(NamedTuple):
+    """One unit in one step.
+
+    Attributes:
+        name: of its first variable.
+        exists_s: when the last of its gradients exists.
+        needed_s: when a step reads the first of its variables.
+        node_bytes: one way on the link of a worker's host, a co-located server's included.
+        server_bytes: one way on the link of a dedicated server.
+        last_bytes: of its last piece, which crosses a link again after it was received whole.
+        hops: latencies one after another.
+        messages, server_messages: sent plus received on the two hosts.
+        summed_bytes, server_summed_bytes: added up on the two hosts.
+        device_bytes: that one device contributes.
+        rebuild_flops: of the products over the other workers' rows.
+    """
+
+    name: str
+    exists_s: float
+    needed_s: float
+    node_bytes: float
+    server_bytes: float = 0.0
+    last_bytes: float = 0.0
+    hops: int = 0
+    messages: float = 0.0
+    server_messages: float = 0.0
+    summed_bytes: float = 0.0
+    server_summed_bytes: float = 0.0
+    device_bytes: float = 0.0
+    rebuild_flops: float = 0.0
+
+
+def bytes_of_variables(plan: Plan, timeline: Timeline) -> list[Exchange]:
+    """Each variable on its own, and nothing but its bytes: the least that the links carry."""
+    found = []
+    for variable in plan.variables:
+        needed_s, exists_s = timeline.of(variable.name)
+        found.append(
+            Exchange(
+                variable.name,
+                exists_s,
+                needed_s,
+                variable.node_bytes / 2,
+                _server_bytes(plan, [variable]) if variable.scheme is Scheme.PS else 0.0,
+            )
+        )
+    return found if plan.cluster.num_workers > 1 else []
+
+
+def exchanges_of(
+    plan: Plan, timeline: Timeline, *, ring: bool = False, sixteen_bits: bool = False
+) -> list[Exchange]:
+    """Every unit of the plan, in its order; none for one worker.
+
+    Args:
+        ring: what servers sum goes round a ring of all workers instead.
+        sixteen_bits: wider numbers travel as two bytes each.
+    """
+    if plan.cluster.num_workers == 1:
+        return []
+    counts = Counter(pair.unit for pair in plan.pairs)
+    found = []
+    for unit in plan.units:
+        members = [plan.variables[at] for at in unit.variables]
+        times = [timeline.of(variable.name) for variable in members]
+        first = Exchange(
+            members[0].name,
+            exists_s=max(exists_s for _, exists_s in times),
+            needed_s=min(needed_s for needed_s, _ in times),
+            node_bytes=sum(variable.node_bytes for variable in members) / 2,
+        )
+        if unit.scheme is not Scheme.PS:
+            exchange = _by_factors(first, plan, members)
+        elif ring:
+            exchange = _by_ring(first, plan, unit)
+        else:
+            exchange = _by_servers(first, plan, unit, members, counts[unit.index])
+        width = DTYPE_BYTES[unit.dtype]
+        found.append(_narrowed(exchange, 2 / width) if sixteen_bits and width > 2 else exchange)
+    return found
+
+
+def _by_servers(
+    first: Exchange, plan: Plan, unit: Unit, members: Sequence[VariablePlan], num_pairs: int
+) -> Exchange:
+    P1, P2 = plan.cluster.num_workers, plan.cluster.num_servers
+    b = unit.num_elements * DTYPE_BYTES[unit.dtype]
+    first = first._replace(last_bytes=b / max(num_pairs, 1), hops=2, device_bytes=b)
+    if plan.cluster.co_located:
+        return first._replace(messages=2 * num_pairs * (P1 + P2 - 2) / P2, summed_bytes=P1 * b / P2)
+    return first._replace(
+        server_bytes=_server_bytes(plan, members),
+        messages=2 * num_pairs,
+        server_messages=2 * num_pairs * P1 / P2,
+        server_summed_bytes=P1 * b / P2,
+    )
+
+
+def _by_factors(first: Exchange, plan: Plan, members: Sequence[VariablePlan]) -> Exchange:
+    P1 = plan.cluster.num_workers
+    flops = sum(variable.rebuild_flops for variable in members)
+    return first._replace(
+        hops=1,
+        messages=2 * (P1 - 1),
+        device_bytes=first.node_bytes / (P1 - 1),
+        rebuild_flops=flops * (P1 - 1) / P1,
+    )
+
+
+def _by_ring(first: Exchange, plan: Plan, unit: Unit) -> Exchange:
+    P1 = plan.cluster.num_workers
+    b = unit.num_elements * DTYPE_BYTES[unit.dtype]
+    return first._replace(
+        node_bytes=2 * b * (P1 - 1) / P1,
+        hops=2 * (P1 - 1),
+        messages=4 * (P1 - 1),
+        summed_bytes=b * (P1 - 1) / P1,
+        device_bytes=b,
+    )
+
+
+def _server_bytes(plan: Plan, members: Sequence[VariablePlan]) -> float:
+    """One way on a dedicated server's link: its part of the gradient, from or to each worker."""
+    P1, P2 = plan.cluster.num_workers, plan.cluster.num_servers
+    return 0.0 if plan.cluster.co_located else sum(v.ps_bytes for v in members) / 2 * P1 / P2
+
+
+def _narrowed(exchange: Exchange, factor: float) -> Exchange:
+    """What crosses a link is narrower; sums and products are made as before."""
+    return exchange._replace(
+        node_bytes=exchange.node_bytes * factor,
+        server_bytes=exchange.server_bytes * factor,
+        last_bytes=exchange.last_bytes * factor,
+    )
