@@ -5,12 +5,12 @@ starts a process. Exit codes: 2 where the user can mend it, 1 for every other kn
 """
 
 import sys
-from collections.abc import Sequence
 from typing import Any
 
 import click
 
 from poseidon_tf.errors import ConfigError, PlanError, PoseidonError
+from poseidon_tf.launcher.plan_command import plan
 
 
 class _Commands(click.Group):
@@ -157,74 +157,4 @@ def timeline(directory: str, output: str) -> None:
     click.echo(f"{len(paths)} traces in {output}; open it at ui.perfetto.dev")
 
 
-def _scheme_by_pattern(
-    _ctx: click.Context, _param: click.Parameter, values: Sequence[str]
-) -> dict[str, str]:
-    schemes: dict[str, str] = {}
-    for value in values:
-        pattern, _, scheme = value.rpartition("=")
-        if not pattern or scheme not in ("ps", "sfb", "rows"):
-            raise click.BadParameter(f"expected PATTERN=ps, =sfb or =rows, got {value!r}")
-        schemes.pop(pattern, None)  # Repeated: its last place counts too.
-        schemes[pattern] = scheme
-    return schemes
-
-
-@main.command()
-@click.argument("model", type=click.Path(exists=True, dir_okay=False), metavar="MODEL.keras")
-@click.option(
-    "--batch-size", type=click.IntRange(min=1), required=True, help="Samples per worker and step."
-)
-@click.option("--workers", type=click.IntRange(min=1), required=True, help="Number of workers, P1.")
-@click.option("--servers", type=click.IntRange(min=1), help="Number of servers, P2.  [default: P1]")
-@click.option(
-    "--co-located/--dedicated",
-    "co_located",
-    default=None,
-    help="Whether servers share the workers' hosts.  [default: co-located without --servers]",
-)
-@click.option(
-    "--scheme",
-    "schemes",
-    multiple=True,
-    callback=_scheme_by_pattern,
-    metavar="PATTERN=ps|sfb|rows",
-    help="Choose the scheme of matching variables yourself. May be repeated; the last one wins.",
-)
-@click.option(
-    "--step-seconds",
-    type=click.FloatRange(min=0, min_open=True),
-    help="Time of one step; adds the bandwidth that a node then needs.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-def plan(
-    model: str,
-    batch_size: int,
-    workers: int,
-    servers: int | None,
-    co_located: bool | None,
-    schemes: dict[str, str],
-    step_seconds: float | None,
-    as_json: bool,
-) -> None:
-    """Show how every gradient of a saved model would travel, and how many bytes that moves."""
-    from poseidon_tf.planner import ClusterSpec, make_plan
-    from poseidon_tf.strategy.saved_model import specs_of_saved_model
-
-    cluster = ClusterSpec(
-        num_workers=workers,
-        num_servers=workers if servers is None else servers,
-        co_located=servers is None if co_located is None else co_located,
-    )
-    specs = specs_of_saved_model(model, batch_size=batch_size)
-    result = make_plan(specs, cluster, schemes=schemes)
-    if step_seconds is None:
-        click.echo(result.to_json() if as_json else result.table())
-        return
-    gbit_per_s = result.gbit_per_s(step_seconds)
-    if as_json:
-        # The plan is JSON text already; its digest is of exactly these characters.
-        click.echo(f'{{"plan": {result.to_json()}, "gbit_per_s": {gbit_per_s!r}}}')
-    else:
-        click.echo(result.table())
-        click.echo(f"each node needs {gbit_per_s:.2f} Gbit/s at {step_seconds:g} s a step")
+main.add_command(plan)

@@ -11,11 +11,13 @@
     timeline  when a step reads each variable, and when each gradient exists
     machines  what links, hosts and devices can do
     exchanges what a plan asks of them
-    simulate  the model of a step: how long it takes
+    simulate  the model of a step: how long it takes (queueing: what one link does)
+    description a model as a file, for all of it
 
 Pure: the standard library only. Nothing here knows TensorFlow, sockets or threads.
 """
 
+from .description import ModelDescription as ModelDescription
 from .machines import Host as Host
 from .machines import Link as Link
 from .machines import Machines as Machines

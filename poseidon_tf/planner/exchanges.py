@@ -24,7 +24,7 @@ class Exchange(NamedTuple):
     """One unit in one step.
 
     Attributes:
-        name: of its first variable.
+        name: of its first variable, and how many more it has.
         exists_s: when the last of its gradients exists.
         needed_s: when a step reads the first of its variables.
         node_bytes: one way on the link of a worker's host, a co-located server's included.
@@ -86,7 +86,9 @@ def exchanges_of(
         members = [plan.variables[at] for at in unit.variables]
         times = [timeline.of(variable.name) for variable in members]
         first = Exchange(
-            members[0].name,
+            members[0].name
+            if len(members) == 1
+            else f"{members[0].name} and {len(members) - 1} more",
             exists_s=max(exists_s for _, exists_s in times),
             needed_s=min(needed_s for needed_s, _ in times),
             node_bytes=sum(variable.node_bytes for variable in members) / 2,

@@ -1,0 +1,52 @@
+"""Reads values of the command line's options."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import click
+
+MOST_WORKERS = 65536
+UNITS = {"kbit": 1e3, "mbit": 1e6, "gbit": 1e9}
+
+
+def scheme_by_pattern(
+    _ctx: click.Context, _param: click.Parameter, values: Sequence[str]
+) -> dict[str, str]:
+    """Schemes by pattern, in the order in which they count."""
+    schemes: dict[str, str] = {}
+    for value in values:
+        pattern, _, scheme = value.rpartition("=")
+        if not pattern or scheme not in ("ps", "sfb", "rows"):
+            raise click.BadParameter(f"expected PATTERN=ps, =sfb or =rows, got {value!r}")
+        schemes.pop(pattern, None)  # Repeated: its last place counts too.
+        schemes[pattern] = scheme
+    return schemes
+
+
+def bits_per_s(_ctx: click.Context, _param: click.Parameter, value: str | None) -> float | None:
+    """A rate such as ``10gbit``."""
+    if value is None:
+        return None
+    read = re.fullmatch(r"(\d+(?:\.\d+)?)(kbit|mbit|gbit)", value.lower())
+    if read is None or not float(read[1]):
+        raise click.BadParameter(f"expected a rate such as 10gbit or 100mbit, got {value!r}")
+    return float(read[1]) * UNITS[read[2]]
+
+
+def doubling(_ctx: click.Context, _param: click.Parameter, value: str | None) -> list[int]:
+    """The first number, doubled again and again, and the last."""
+    if value is None:
+        return []
+    read = re.fullmatch(r"(\d+):(\d+)", value)
+    first, last = (int(read[1]), int(read[2])) if read else (0, 0)
+    if not 1 <= first <= last <= MOST_WORKERS:
+        raise click.BadParameter(
+            f"expected FIRST:LAST from 1 to {MOST_WORKERS}, such as 1:4096, got {value!r}"
+        )
+    counts = []
+    while first < last:
+        counts.append(first)
+        first *= 2
+    return [*counts, last]
