@@ -132,7 +132,7 @@ def test_a_description_can_be_written_and_read() -> None:
 def test_a_description_times_a_step_of_any_length() -> None:
     timeline = description().timeline(20.0)
     assert timeline.compute_s == 20.0
-    assert timeline.of("conv*") == (pytest.approx(2.0), pytest.approx(18.0))
+    assert timeline.of("conv*") == pytest.approx((2.0, 18.0))
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,21 @@ def test_a_description_has_the_variables_of_the_plan(path: str) -> None:
     assert list(found.specs) == specs_of_saved_model(path, batch_size=12)
 
 
+def test_products_of_attention_are_counted(tmp_path: Path) -> None:
+    """4 samples of 64 words of 32 numbers, a head of 64.
+
+    Of the products of words with weights there are 4 forward, and 5 to 8 backward: the input needs
+    no gradient, but is traced. Of those of words with words there are 2, and 4.
+    """
+    inputs = keras.Input((64, 32))
+    outputs = keras.layers.MultiHeadAttention(1, 64, use_bias=False)(inputs, inputs)
+    file = tmp_path / "attention.keras"
+    keras.Model(inputs, outputs).save(file)
+    found = description_of_saved_model(str(file), batch_size=4)
+    of_weights, of_words = 2 * 4 * 64 * 32 * 64, 2 * 4 * 64 * 64 * 64
+    assert 9 * of_weights + 6 * of_words < found.step_flops < 12 * of_weights + 6 * of_words
+
+
 def test_words_and_loops_have_their_places_in_a_step(tmp_path: Path) -> None:
     """A table of words has rows for its gradient; what a recurrent layer loops over is not counted.
 
