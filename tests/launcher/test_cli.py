@@ -158,18 +158,22 @@ def test_the_exit_code_says_who_should_act(
 
 
 @pytest.mark.parametrize(
-    "args, keepalive_s, resume_s",
+    "args, keepalive_s, resume_s, ports",
     [
-        ([], Deadlines().keepalive_s, Deadlines().resume_s),  # As workers have them by default.
-        (["--keepalive", "5", "--resume", "0"], 5.0, 0.0),
+        ([], Deadlines().keepalive_s, Deadlines().resume_s, None),  # As workers have them.
+        (["--keepalive", "5", "--resume", "0", "--ports", "6000", "6010"], 5.0, 0.0, (6000, 6010)),
     ],
 )
 def test_server_exits_with_its_own_code(
-    monkeypatch: pytest.MonkeyPatch, args: list[str], keepalive_s: float, resume_s: float
+    monkeypatch: pytest.MonkeyPatch,
+    args: list[str],
+    keepalive_s: float,
+    resume_s: float,
+    ports: tuple[int, int] | None,
 ) -> None:
     heard = {}
 
-    def serve(**options: float) -> int:
+    def serve(**options: Any) -> int:
         heard.update(options)
         return 7
 
@@ -177,7 +181,7 @@ def test_server_exits_with_its_own_code(
     fake.main = serve  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, fake.__name__, fake)
     assert CliRunner().invoke(main, ["server", *args]).exit_code == 7
-    assert heard == {"keepalive_s": keepalive_s, "resume_s": resume_s}
+    assert heard == {"keepalive_s": keepalive_s, "resume_s": resume_s, "ports": ports}
 
 
 @pytest.mark.processes
