@@ -22,6 +22,8 @@ class ClusterConfig:
         role: What this process is.
         rank: Worker rank (``role="worker"``) or server index (``role="server"``).
         source: What has said so, in words; empty where nothing has.
+        node: Slurm's name of rank 0's node, where its address is that name and has still to be
+            looked up.
     """
 
     workers: tuple[str, ...]
@@ -29,6 +31,7 @@ class ClusterConfig:
     role: Role = "worker"
     rank: int = 0
     source: str = field(default="", compare=False)
+    node: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         members = self.servers if self.role == "server" else self.workers
@@ -56,7 +59,8 @@ class ClusterConfig:
 
     def with_worker(self, rank: int, address: str) -> ClusterConfig:
         """The same cluster; worker `rank` is at `address`."""
-        return replace(self, workers=(*self.workers[:rank], address, *self.workers[rank + 1 :]))
+        workers = (*self.workers[:rank], address, *self.workers[rank + 1 :])
+        return replace(self, workers=workers, node=self.node if rank else "")
 
     @property
     def is_single(self) -> bool:

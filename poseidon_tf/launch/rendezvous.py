@@ -8,6 +8,7 @@ import time
 
 from poseidon_tf.errors import StartTimeout
 from poseidon_tf.launch.cluster import ClusterConfig
+from poseidon_tf.launch.sources import by_slurm
 from poseidon_tf.transport import listening
 from poseidon_tf.transport.address import Address
 
@@ -16,7 +17,9 @@ _RETRY_S = 1.0
 
 
 def located(config: ClusterConfig, *, interface: str, timeout_s: float) -> ClusterConfig:
-    """`config`, in which this worker has a host. Where it had none its port is 0, still to choose.
+    """`config`, in which rank 0 and this worker have hosts.
+
+    Where this one had no address its port is 0, still to choose.
 
     Args:
       interface: the name or an address of the interface to listen on; "" for the one that leads to
@@ -27,9 +30,14 @@ def located(config: ClusterConfig, *, interface: str, timeout_s: float) -> Clust
       ConfigError: this machine has no such interface.
       StartTimeout: nothing leads to rank 0's host.
     """
-    if config.is_single or config.role != "worker" or config.address:
+    if config.is_single or config.role != "worker":
         return config
     coordinator = Address.parse(config.coordinator_address)
+    if config.node:
+        coordinator = Address(by_slurm.host_of(config.node), coordinator.port)
+        config = config.with_worker(0, str(coordinator))
+    if config.address:
+        return config
     if interface:
         host = listening.host_on(interface, coordinator)
     else:

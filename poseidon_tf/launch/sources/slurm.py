@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from poseidon_tf.errors import ConfigError
 from poseidon_tf.launch.cluster import ClusterConfig
@@ -28,13 +29,13 @@ def slurm(process: Process) -> Told | None:
     if found is None:
         return None
     name = f"{process.text('SLURM_JOB_ID') or '?'}.{step or '0'}"
-    first = None
+    first, node = None, ""
     if nodes and found[1] > 1:
-        first = parsed_address(
-            "SLURM_STEP_NODELIST", first_node(nodes), port=process.port(f"slurm {name}")
-        )
+        node = first_node(nodes)
+        first = parsed_address("SLURM_STEP_NODELIST", node, port=process.port(f"slurm {name}"))
+    config = ClusterConfig.ranked(*found, first, source=f"Slurm step {name}")
     return Told(
-        config=ClusterConfig.ranked(*found, first, source=f"Slurm step {name}"),
+        config=replace(config, node=node),
         level=Level.SCHEDULER,
         unknown="SLURM_STEP_NODELIST is not set",
     )
