@@ -1,0 +1,57 @@
+"""Open MPI and MPICH. Needs Debian's openmpi-bin and mpich."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from tests_engines.engine import Folder, recipe
+
+pytestmark = pytest.mark.processes
+# Of two MPIs on one machine; and Open MPI starts nothing for root, nor more than there are cores.
+PROGRAMS = {"mpirun": "mpirun.openmpi", "mpiexec": "mpiexec.hydra"}
+ENVIRON = {
+    "OMPI_ALLOW_RUN_AS_ROOT": "1",
+    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+    "OMPI_MCA_rmaps_base_oversubscribe": "1",
+}
+
+
+def commands(heading: str) -> str:
+    text = recipe("mpi.md", heading)
+    for usual, this in PROGRAMS.items():
+        text = text.replace(f"{usual} ", f"{this} ")
+    return text
+
+
+@pytest.mark.parametrize(
+    "heading", ["Open MPI on one host", "MPICH and Intel MPI on one host", "Several hosts"]
+)
+def test_mpi_trains_the_same_weights(folder: Folder, digest: str, heading: str) -> None:
+    assert folder.digest(commands(heading), environ=ENVIRON) == digest
+
+
+@pytest.mark.parametrize(
+    "setting, texts",
+    [
+        (
+            "POSEIDON_RANK=0 POSEIDON_WORLD_SIZE=3 POSEIDON_COORDINATOR=127.0.0.1:5000",
+            ["Open MPI", "of 2", "POSEIDON_WORLD_SIZE says worker rank 0 of 3"],
+        ),
+        ("POSEIDON_COORDINATOR=127.0.0.1:{taken}", ["127.0.0.1:{taken}", "in use"]),
+        ("OMPI_COMM_WORLD_LOCAL_SIZE=1", ["not where rank 0 is", "POSEIDON_COORDINATOR"]),
+        ("-u OMPI_COMM_WORLD_SIZE", ["OMPI_COMM_WORLD_SIZE is not set", "one of several"]),
+    ],
+    ids=["contradiction", "another program's port", "several hosts", "no size"],
+)
+def test_processes_that_cannot_form_a_cluster_end(
+    folder: Folder, setting: str, texts: list[str]
+) -> None:
+    """And do not train a model each."""
+    with socket.create_server(("127.0.0.1", 0)) as program:
+        port = str(program.getsockname()[1])
+        setting, *texts = [text.replace("{taken}", port) for text in (setting, *texts)]
+        text = commands("Open MPI on one host").replace("python", f"env {setting} python")
+        ended = folder.run(text, environ=ENVIRON)
+    folder.check_refused(ended, *texts)
