@@ -61,6 +61,7 @@ setup(
             "scikit-learn",
             "matplotlib",
             "tf-keras",  # Keras 2, whose models are refused.
+            "pyyaml",
             "tensorboard",  # TensorFlow itself needs it in its older versions only.
             "build",
             "setuptools>=64",  # What it builds with, where newer Pythons do not bring it.
