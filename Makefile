@@ -1,6 +1,6 @@
 # `make` lists the targets. Everything runs in .venv, which is built from setup.py on first use.
 .DEFAULT_GOAL := help
-.PHONY: help install demo dist fuzz test test-quick test-faults test-hosts test-networks test-thorough test-versions coverage bench-transport bench-overhead bench-peers bench-scaling check protos check-protos clean
+.PHONY: help install demo dist fuzz test test-quick test-engines test-engines-small install-engines test-faults test-hosts test-networks test-thorough test-versions coverage bench-transport bench-overhead bench-peers bench-scaling check protos check-protos clean
 
 PYTHON ?= python3
 OLDEST_PYTHON ?= $(PYTHON)
@@ -20,6 +20,9 @@ VERSION_TESTS := tests/strategy tests/keras_hooks tests/examples tests/wire test
 QUICK := "not processes and not connections and not tensorflow and not exhaustive"
 TENSORFLOW_TESTS := tests/strategy tests/keras_hooks tests/launch/test_failure_text.py
 TENSORFLOW_TESTS += tests/launch/test_show_plan.py tests/launch/test_documented_deadlines.py
+
+# Debian's packages for tests_engines; pip installs Ray and PyTorch.
+ENGINES := slurm-wlm munge openmpi-bin mpich
 
 FUZZ_TARGETS := lane frame member_message coordinator_message plan plan_fields array_bytes ledger
 FUZZ_TARGETS += kv_service factor_service roster coordinator_service
@@ -42,6 +45,16 @@ test-quick: install  ## run, in seconds, the tests without TensorFlow, other pro
 
 test-hosts: install  ## run the tests between emulated hosts; needs root and iproute2
 	.venv/bin/python -m pytest tests_hosts
+
+test-engines: install install-engines .venv-ray/installed .venv-torch/installed  ## train under Slurm, MPI, Ray and torchrun; needs root and Debian; 15 minutes
+	.venv/bin/python -m pytest tests_engines
+
+test-engines-small: install install-engines  ## the same weights under srun and mpirun; needs root and Debian
+	.venv/bin/python -m pytest tests_engines -k "srun_trains or mpi_trains"
+
+install-engines:
+	@dpkg --status $(ENGINES) > /dev/null 2>&1 || { apt-get update --quiet && \
+		DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet --no-install-recommends $(ENGINES); }
 
 test-faults: install  ## run the fault matrix, REPEAT times; needs root, iproute2, /dev/net/tun; 20 minutes
 	.venv/bin/python -m pytest tests_faults tests_hosts/test_troubled_links.py --repeat $(REPEAT)
@@ -105,7 +118,7 @@ check-protos: .venv-protos/installed  ## fail if the stubs are not what protos/ 
 	done
 
 clean:  ## remove what make, the tools and Python have built
-	rm -rf .coverage-data .fuzz .venv .venv-nightly .venv-oldest .venv-protos .venv-tf-keras .venv-torch build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf .coverage-data .fuzz .venv .venv-nightly .venv-oldest .venv-protos .venv-ray .venv-tf-keras .venv-torch build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/installed: setup.py
@@ -160,8 +173,14 @@ clean:  ## remove what make, the tools and Python have built
 	.venv-tf-keras/bin/python -m pip install $(PIP_QUIET) "tensorflow==2.21.*" "tf-keras==2.21.*"
 	@touch $@
 
+.venv-ray/installed: setup.py
+	@echo "building .venv-ray: Ray Train, the package, and what the examples need"
+	$(PYTHON) -m venv .venv-ray
+	.venv-ray/bin/python -m pip install $(PIP_QUIET) -e . "ray[train]==2.60.*" scikit-learn
+	@touch $@
+
 .venv-torch/installed:
-	@echo "building .venv-torch: a peer of the benchmarks, PyTorch"
+	@echo "building .venv-torch: torchrun, and a peer of the benchmarks, PyTorch"
 	$(PYTHON) -m venv .venv-torch
 	.venv-torch/bin/python -m pip install $(PIP_QUIET) "torch==2.13.0" numpy
 	@touch $@
