@@ -41,9 +41,10 @@ def test_transport_compares_sums_with_echoes_and_pushes_with_the_link(tmp_path: 
     assert "ratio to echo" in printed and ">= 0.85 of echo" in printed
     found = rows(tmp_path / "transport.json")
     ours = found["push-pull"]
-    assert [row["workers"] for row in ours] == [1, 2]
+    both = [(count, protocol) for count in (1, 2) for protocol in ("grpc", "grpc+tcp")]
+    assert [(row["workers"], row["protocol"]) for row in ours] == both
     assert all(row["ratio to echo"] > 0 for row in ours)
-    assert [row["workers"] for row in found["push alone"]] == [1, 2]
+    assert [(row["workers"], row["protocol"]) for row in found["push alone"]] == both
     assert all(
         row["GB/s each way"] > 0 for row in (*found["push alone"], *found["factor exchange"])
     )
