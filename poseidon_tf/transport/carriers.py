@@ -177,7 +177,12 @@ class Accepted:
 
     def responses(self, messages: Iterable[Message]) -> Iterator[bytes]:
         """What the call answers of `messages`."""
-        lane = None if self._port is None else self._choice.wait()
+        lane = None
+        if self._port is not None:
+            lane = self._choice.wait()
+        elif self._is_asked:
+            with contextlib.suppress(Broken):  # Who reads hears of it too.
+                self._offer("")  # Here: after the first message it would be too late.
         return _through_call(messages, self._traffic) if lane is None else _send(lane, messages)
 
     def incoming(self) -> Incoming:
@@ -185,8 +190,6 @@ class Accepted:
         peer = self._context.peer()
         words = incoming(self._requests, peer)
         if self._port is None:
-            if self._is_asked:
-                self._offer("")
             yield from _counted(words, self._traffic)
             return
         try:
