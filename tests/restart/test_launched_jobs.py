@@ -137,7 +137,7 @@ def test_a_launcher_that_is_asked_to_end_has_its_job_save_and_leaves_nothing(
     of this one no process, port, shared memory or temporary file stays."""
     with Training(tmp_path, num_servers=num_servers) as job:
         # Each listens for calls, and for lanes.
-    assert len(job.traces.ports) == 2 * (2 + (num_servers or 2))
+        assert len(job.traces.ports) == 2 * (2 + (num_servers or 2))
         assert len(job.traces.memories) == (0 if num_servers else 2)
         job.launcher.send_signal(signum)
         for pid in job.pids:
