@@ -43,11 +43,12 @@ class Segments:
       payloads: the rest, in order.
     """
 
-    __slots__ = ("_num_bytes", "head", "payloads")
+    __slots__ = ("_joined", "_num_bytes", "head", "payloads")
 
     def __init__(self, head: bytes, payloads: Sequence[Buffer]) -> None:
         self.head, self.payloads = head, tuple(payloads)
         self._num_bytes = len(head) + sum(len(payload) for payload in payloads)
+        self._joined: bytes | None = None
 
     def __len__(self) -> int:
         return self._num_bytes
@@ -58,8 +59,10 @@ class Segments:
         return memoryview(b"".join(self.payloads) if others else first)
 
     def joined(self) -> bytes:
-        """The same in one place."""
-        return b"".join((self.head, *self.payloads))
+        """The same in one place; joined once, for however many streams."""
+        if self._joined is None:
+            self._joined = b"".join((self.head, *self.payloads))
+        return self._joined
 
 
 Message: TypeAlias = bytes | Segments

@@ -7,7 +7,7 @@ import pytest
 from poseidon_tf.errors import ProtocolError
 from poseidon_tf.wire import frames
 from poseidon_tf.wire.frame_pb2 import Frame, FrameHeader, Leave, Part
-from poseidon_tf.wire.frames import cut, decode, encode, goodbye, refusal
+from poseidon_tf.wire.frames import cut, decode, encode, goodbye, refusal, segments
 
 
 def random_frame(rng: random.Random) -> tuple[FrameHeader, list[bytes]]:
@@ -160,3 +160,10 @@ def test_the_module_says_what_it_offers() -> None:
     """`__all__` is sorted and complete enough to import."""
     assert frames.__all__ == sorted(frames.__all__)
     assert all(hasattr(frames, name) for name in frames.__all__)
+
+
+def test_a_frame_that_goes_to_many_is_joined_once() -> None:
+    """Whoever takes it in one piece gets the same piece."""
+    apart = segments(FrameHeader(parts=[Part(length=3), Part(length=2)]), [b"abc", b"de"])
+    assert apart.joined() == encode(FrameHeader(parts=[Part(length=3), Part(length=2)]), [b"abcde"])
+    assert apart.joined() is apart.joined()
