@@ -119,7 +119,7 @@ class Dialled:
             try:
                 connection = lanes.connect(self._host, place)
             except OSError as failure:
-                # Lanes that come to nothing with their call say nothing of those that follow.
+                # If the call has ended too, the next connection may well get a lane.
                 if self._traffic.has_lane or is_over.wait(_STATUS_S):
                     raise Broken(f"its lane broke: {failure}") from failure
                 reason = f"its port {place.partition(':')[0]} cannot be reached ({failure})"
