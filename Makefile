@@ -1,6 +1,6 @@
 # `make` lists the targets. Everything runs in .venv, which is built from setup.py on first use.
 .DEFAULT_GOAL := help
-.PHONY: help install demo dist fuzz test test-quick test-engines test-engines-small install-engines test-faults test-hosts test-networks test-thorough test-versions coverage bench-transport bench-overhead bench-peers bench-scaling check protos check-protos clean
+.PHONY: help install demo dist fuzz test test-quick test-engines test-engines-small install-engines test-faults test-hosts test-networks test-thorough test-versions coverage bench-transport bench-copies bench-overhead bench-peers bench-scaling check protos check-protos clean
 
 PYTHON ?= python3
 OLDEST_PYTHON ?= $(PYTHON)
@@ -85,6 +85,9 @@ fuzz: .venv/installed-fuzz  ## look for bytes that break a decoder or a service;
 
 bench-transport: install  ## sums and factors against a bare gRPC echo and iperf3
 	.venv/bin/python benchmarks/bench_transport.py
+
+bench-copies: install  ## how often a process copies a byte of a gradient; needs valgrind
+	.venv/bin/python benchmarks/bench_copies.py
 
 bench-overhead: install  ## time per step, memory and start, where nothing is hidden
 	.venv/bin/python benchmarks/bench_overhead.py
