@@ -1,6 +1,7 @@
 """Networks as people use them: two workers train them as one process does.
 
-The large ones take minutes and run with `make test-networks`; the small ones always.
+The large ones take minutes and run with `make test-networks`, a middle-sized one with
+`make test-thorough`, a small one always.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from tests.support.jobs import Job, run_alone
 
 pytestmark = pytest.mark.processes
 
-SMALL = ["transformer", "MobileNetV3Small"]
+SMALL, MIDDLE = ["transformer"], ["MobileNetV3Small"]
 LARGE = ["VGG16", "ResNet50", "EfficientNetB0", "InceptionV3"]
 # Sums in another order. Networks of keras.applications are compared in float64 (the script says
 # why); there, as for the transformer in float32, one process differs from itself by less than a
@@ -39,6 +40,7 @@ class Trained:
             for done in [
                 pool.submit(run_alone, *arguments, "alone", ",".join(half), timeout_s=400)
                 for half in (nets[::2], nets[1::2])
+                if half
             ]:
                 done.result()
         with Job(*arguments, "poseidon", ",".join(nets)) as job:
@@ -51,8 +53,12 @@ class Trained:
 
 @pytest.fixture(
     scope="module",
-    params=[SMALL, pytest.param(LARGE, marks=[pytest.mark.networks, pytest.mark.timeout(900)])],
-    ids=["small", "large"],
+    params=[
+        SMALL,
+        pytest.param(MIDDLE, marks=pytest.mark.thorough),
+        pytest.param(LARGE, marks=[pytest.mark.networks, pytest.mark.timeout(900)]),
+    ],
+    ids=["small", "middle", "large"],
 )
 def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """Three steps of every network of the group, by each way."""
