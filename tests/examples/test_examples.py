@@ -8,29 +8,20 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import launched
+
 pytestmark = pytest.mark.processes
 
 ROOT = Path(__file__).parents[2]
-ENVIRON = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
 PREFIX = re.compile(r"^\[(worker [01]|server [01]|poseidon-tf)\] ")
 
 
 def run_example(name: str) -> list[str]:
     """All lines that the job printed."""
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "poseidon_tf", "run", "--workers", "2", "--servers", "2"),
-            f"examples/{name}",
-        ],
-        cwd=ROOT,
-        env=ENVIRON,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stdout[-4000:]
-    return done.stdout.splitlines()
+    script = str(ROOT / "examples" / name)
+    done = launched.run("run", "--workers", "2", "--servers", "2", script)
+    assert done.code == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    return [*done.stdout.splitlines(), *done.stderr.splitlines()]
 
 
 def run_alone(name: str) -> list[str]:
@@ -38,7 +29,7 @@ def run_alone(name: str) -> list[str]:
     done = subprocess.run(
         [sys.executable, f"examples/{name}"],
         cwd=ROOT,
-        env={name: value for name, value in ENVIRON.items() if name != "TF_CONFIG"},
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"},
         capture_output=True,
         text=True,
         timeout=240,

@@ -11,6 +11,7 @@ the same on all workers, and hide a bug.
 from __future__ import annotations
 
 import atexit
+import fcntl
 import functools
 import json
 import os
@@ -26,13 +27,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-NUM_PARENTS = 2
+# Processes of servers, which have no TensorFlow; and of workers, which end as the interpreter does,
+# or without the last part of that. Of a job with two workers one is of each kind.
+SERVERS, WHOLE, SHORT = "servers", "whole", "short"
+OF_WORKERS = (WHOLE, SHORT)
 # What imports may look at: a process in which one of these differs cannot be forked.
 _READ_EARLY = ("CUDA", "KERAS", "MKL", "OMP", "OPENBLAS", "PYTHON", "TF_", "XLA")
 _READ_LATE = ("PYTHONUNBUFFERED", "TF_CONFIG", "TF_NUM_INTEROP_THREADS", "TF_NUM_INTRAOP_THREADS")
 # Without its own threads NumPy leaves the parent with one.
 _ENVIRON = {"OPENBLAS_NUM_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
 _MAX_ORDER_BYTES = 128 * 1024
+_MAX_FILES = 3
 
 
 class WarmProcess:
@@ -77,16 +82,16 @@ class Parent:
     """The process that imports what its children need and forks; it ends with this one.
 
     Args:
-      of_servers: import what servers need, which is not TensorFlow.
+      kind: of the processes that it forks.
     """
 
-    def __init__(self, *, of_servers: bool) -> None:
+    def __init__(self, kind: str) -> None:
         self._lock = threading.Lock()  # An answer is to the order before it.
         self._orders, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self.environ = {**os.environ, **_ENVIRON}
             self._process = subprocess.Popen(
-                [sys.executable, __file__, str(theirs.fileno()), *["servers"] * of_servers],
+                [sys.executable, __file__, str(theirs.fileno()), kind],
                 env=self.environ,
                 stdin=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),
@@ -101,10 +106,11 @@ class Parent:
         self._orders.close()
         self._process.wait(timeout=30)
 
-    def fork(self, argv: Sequence[str], environ: Mapping[str, str], output: IO[bytes]) -> int:
-        order = json.dumps({"argv": list(argv), "environ": dict(environ), "cwd": os.getcwd()})
+    def fork(
+        self, argv: Sequence[str], environ: Mapping[str, str], outputs: Sequence[IO[bytes]]
+    ) -> int:
         with self._lock:
-            socket.send_fds(self._orders, [order.encode()], [output.fileno()])
+            send_order(self._orders, argv, environ, [(1, outputs[0]), (2, outputs[-1])])
             return self._answer()
 
     def reap(self, pid: int) -> int:
@@ -119,17 +125,16 @@ class Parent:
         return int(json.loads(answer))
 
 
-_parents: dict[int | None, Parent] = {}
+_parents: dict[str, Parent] = {}
 _making = threading.Lock()
 
 
-def _parent(number: int | None) -> Parent:
-    """One of the parents of workers, or with None that of servers."""
+def _parent(kind: str) -> Parent:
     with _making:
-        if number not in _parents:
-            _parents[number] = Parent(of_servers=number is None)
-            atexit.register(_parents[number].close)
-    return _parents[number]
+        if kind not in _parents:
+            _parents[kind] = Parent(kind)
+            atexit.register(_parents[kind].close)
+    return _parents[kind]
 
 
 def parents() -> set[int]:
@@ -141,72 +146,133 @@ def start(
     script: Path,
     args: Sequence[str],
     environ: Mapping[str, str],
-    output: IO[bytes],
-    *,
+    *outputs: IO[bytes],
     rank: int,
     is_fresh: bool = False,
 ) -> WarmProcess | subprocess.Popen[bytes]:
-    """Run a script of Python in a process; both its outputs go to `output`.
+    """Run a script of Python in a process.
 
     Args:
+      outputs: where its standard output and its errors go; one for both.
       is_fresh: import nothing that the script does not.
     """
     argv = [str(script), *args]
-    return _start(None if is_fresh else _parent(rank % NUM_PARENTS), argv, environ, output)
+    return _start(
+        None if is_fresh else _parent(OF_WORKERS[rank % len(OF_WORKERS)]), argv, environ, outputs
+    )
+
+
+def start_launcher(
+    args: Sequence[str], environ: Mapping[str, str], *outputs: IO[bytes]
+) -> WarmProcess | subprocess.Popen[bytes]:
+    """Run `poseidon-tf`, whose workers will have TensorFlow imported already; see `start`."""
+    return _start(_parent(WHOLE), ["-m", "tests.support.warm_launcher", *args], environ, outputs)
 
 
 def start_server(
     environ: Mapping[str, str], output: IO[bytes]
 ) -> WarmProcess | subprocess.Popen[bytes]:
     """Run `python -m poseidon_tf server` in a process; both its outputs go to `output`."""
-    return _start(_parent(None), ["-m", "poseidon_tf", "server"], environ, output)
+    return _start(_parent(SERVERS), ["-m", "poseidon_tf", "server"], environ, [output])
 
 
 def _start(
-    parent: Parent | None, argv: Sequence[str], environ: Mapping[str, str], output: IO[bytes]
+    parent: Parent | None,
+    argv: Sequence[str],
+    environ: Mapping[str, str],
+    outputs: Sequence[IO[bytes]],
 ) -> WarmProcess | subprocess.Popen[bytes]:
-    if parent is not None and _early(environ) == _early(parent.environ):
-        return WarmProcess(parent, parent.fork(argv, environ, output))
+    if parent is not None and early(environ) == early(parent.environ):
+        return WarmProcess(parent, parent.fork(argv, environ, outputs))
     return subprocess.Popen(
         [sys.executable, *argv],
         env=dict(environ),
         stdin=subprocess.DEVNULL,
-        stdout=output,
-        stderr=subprocess.STDOUT,
+        stdout=outputs[0],
+        stderr=outputs[-1],
     )
 
 
-def _early(environ: Mapping[str, str]) -> dict[str, str]:
-    early = {
+def early(environ: Mapping[str, str]) -> dict[str, str]:
+    """What imports may have looked at; equal where a process may be forked instead of started."""
+    found = {
         name: value
         for name, value in environ.items()
         if name.startswith(_READ_EARLY) and name not in _READ_LATE
     }
-    return {**_ENVIRON, **early}
+    return {**_ENVIRON, **found}
 
 
-def _serve(orders: socket.socket) -> dict[str, Any]:
+def send_order(
+    orders: socket.socket,
+    argv: Sequence[str],
+    environ: Mapping[str, str],
+    files: Sequence[tuple[int, Any]],
+    **more: bool,
+) -> None:
+    """Order a process.
+
+    Args:
+      files: by the number that each gets there: what has a `fileno`, or a descriptor.
+      more: `is_left` to whoever ordered it, who is the one to wait for it; `leads` a session.
+    """
+    order = {"argv": list(argv), "environ": dict(environ), "cwd": os.getcwd(), **more}
+    order["files"] = [number for number, _ in files]
+    descriptors = [each if isinstance(each, int) else each.fileno() for _, each in files]
+    socket.send_fds(orders, [json.dumps(order).encode()], descriptors)
+
+
+def serve(orders: socket.socket) -> dict[str, Any]:
     """In the parent: fork and reap as told. Returns in each child, with its order."""
     while True:
-        message, descriptors, _, _ = socket.recv_fds(orders, _MAX_ORDER_BYTES, 1)
+        message, descriptors, _, _ = socket.recv_fds(orders, _MAX_ORDER_BYTES, _MAX_FILES)
         if not message:
             sys.exit(0)
         order: dict[str, Any] = json.loads(message)
         if "reap" in order:
             _, answer = os.waitpid(order["reap"], 0)
         else:
-            answer = os.fork()
+            answer = _fork_left() if order.get("is_left") else os.fork()
             if answer == 0:
                 orders.close()
-                for standard in (1, 2):
-                    os.dup2(descriptors[0], standard)
-            os.close(descriptors[0])
-            if answer == 0:
+                if order.get("leads"):
+                    os.setsid()
+                _take_files(order["files"], descriptors)
                 return order
+            for descriptor in descriptors:
+                os.close(descriptor)
         orders.send(json.dumps(answer).encode())
 
 
-def _become(order: Mapping[str, Any]) -> None:
+def _fork_left() -> int:
+    """As `os.fork`, but the child is that of the next process up that takes such children."""
+    read, write = os.pipe()
+    between = os.fork()
+    if between:
+        os.close(write)
+        os.waitpid(between, 0)  # By then the child has been left.
+        child = int(os.read(read, 100))
+        os.close(read)
+        return child
+    if child := os.fork():
+        os.write(write, str(child).encode())
+        os._exit(0)
+    os.close(read)
+    os.close(write)
+    return 0
+
+
+def _take_files(numbers: Sequence[int], descriptors: Sequence[int]) -> None:
+    """Give each descriptor its number; one may be that of another."""
+    held = [fcntl.fcntl(each, fcntl.F_DUPFD, max(numbers) + 1) for each in descriptors]
+    for each in descriptors:
+        os.close(each)
+    for number, each in zip(numbers, held, strict=True):
+        os.dup2(each, number)
+        os.close(each)
+
+
+def become(order: Mapping[str, Any]) -> None:
     """In a child: run its script or module as the interpreter would have."""
     import numpy as np
 
@@ -246,10 +312,26 @@ def _trace_what_tensorflow_calls() -> None:
     tf.numpy_function = numpy_function
 
 
+def _end_at_once(code: int) -> None:
+    """In a child, when all else has been done at exit: leave modules and what they hold as they
+    are. To take TensorFlow apart takes a quarter of the CPU of a short script."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code)
+
+
+def _code_of(end: SystemExit) -> int:
+    return end.code if isinstance(end.code, int) else int(end.code is not None)
+
+
 if __name__ == "__main__":
     import gc
 
-    if sys.argv[2:] == ["servers"]:
+    kind = sys.argv[2]
+    code: list[int] = []  # Of a child whose script has ended as scripts do.
+    if kind == SHORT:  # Before whatever an import registers, so that it comes last.
+        atexit.register(lambda: _end_at_once(*code) if code else None)
+    if kind == SERVERS:
         import poseidon_tf.launch.server_main
         import poseidon_tf.launcher.cli  # noqa: F401
     else:
@@ -264,4 +346,13 @@ if __name__ == "__main__":
     if threading.gettrace() is not None and "tensorflow" in sys.modules:
         _trace_what_tensorflow_calls()
     gc.freeze()
-    _become(_serve(socket.socket(fileno=int(sys.argv[1]))))
+    order = serve(socket.socket(fileno=int(sys.argv[1])))
+    try:
+        become(order)
+    except SystemExit as end:
+        code.append(_code_of(end))
+        raise
+    except Exception:
+        code.append(1)
+        raise
+    code.append(0)
