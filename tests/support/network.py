@@ -54,6 +54,7 @@ class Network:
     Attributes:
       namespaces, addresses: of the hosts, in order.
       counts: what has happened to packets so far, by kind.
+      captured: every packet that a host has sent from now on; None while nobody wants them.
     """
 
     def __init__(self, num_hosts: int, *, seed: int = 0) -> None:
@@ -61,6 +62,7 @@ class Network:
         self.namespaces = [f"pt-{tag}-{host}" for host in range(num_hosts)]
         self.addresses = [f"10.79.0.{host + 1}" for host in range(num_hosts)]
         self.counts: collections.Counter[str] = collections.Counter()
+        self.captured: list[bytes] | None = None
         self._trouble = Trouble()
         self._rng = random.Random(seed)
         self._deaf: set[int] = set()
@@ -170,6 +172,8 @@ class Network:
                 packet = os.read(self._links[host], _MAX_PACKET_BYTES)
             except OSError:  # Nothing more, or the host's interface is down.
                 return
+            if self.captured is not None:
+                self.captured.append(packet)
             is_ipv4 = packet[0] >> 4 == 4
             to = packet[_IP_HEADER_BYTES - 1] - 1
             if is_ipv4 and to < len(self._links) and host not in self._mute:
