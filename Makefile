@@ -62,7 +62,7 @@ test-faults: install  ## run the fault matrix, REPEAT times; needs root, iproute
 test-networks: install  ## train VGG16, ResNet50, EfficientNetB0 and InceptionV3 on 2 workers; minutes
 	.venv/bin/python -m pytest -m networks
 
-test-thorough: install  ## run what make test leaves out: three workers, several replicas, ...; 10 minutes
+test-thorough: install  ## run what make test leaves out: three workers, several replicas, slow benchmarks; 10 minutes
 	.venv/bin/python -m pytest -m thorough $(PARALLEL)
 
 test-versions: install .venv-oldest/installed .venv-nightly/installed  ## run what versions may change on the oldest, the newest and the next ones

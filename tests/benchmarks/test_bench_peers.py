@@ -10,6 +10,7 @@ import pytest
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
+@pytest.mark.thorough
 @pytest.mark.processes
 def test_every_system_gets_a_row_and_its_ratio_to_one_worker_alone(tmp_path: Path) -> None:
     """Planned and PS only, a tiny net, on hosts of their own where this user may make them."""

@@ -61,6 +61,7 @@ def test_overhead_compares_one_worker_with_tensorflows_own(tmp_path: Path) -> No
     assert all(row["result"] > 0 and row["unit"] == "ratio" for (row,) in found.values())
 
 
+@pytest.mark.thorough
 def test_overhead_gives_communication_time_and_memory(tmp_path: Path) -> None:
     """What communication adds to a step, and the memory of every process of the job."""
     times = "--steps 3 --rounds 1 --repeats 1 --variables 7"
@@ -79,6 +80,7 @@ def test_overhead_gives_communication_time_and_memory(tmp_path: Path) -> None:
     assert all(row["rss MB"] >= row["uss MB"] > 0 for (row,) in found.values())
 
 
+@pytest.mark.thorough
 def test_startup_says_what_each_part_of_the_way_costs(tmp_path: Path) -> None:
     """The parts add up to the whole, and a server process is looked at alone."""
     sizes = "--workers 2 --repeats 1 --units 16 16 4 --server-repeats 1"
