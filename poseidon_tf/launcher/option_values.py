@@ -15,14 +15,26 @@ def scheme_by_pattern(
     _ctx: click.Context, _param: click.Parameter, values: Sequence[str]
 ) -> dict[str, str]:
     """Schemes by pattern, in the order in which they count."""
-    schemes: dict[str, str] = {}
-    for value in values:
-        pattern, _, scheme = value.rpartition("=")
-        if not pattern or scheme not in ("ps", "sfb", "rows"):
-            raise click.BadParameter(f"expected PATTERN=ps, =sfb or =rows, got {value!r}")
-        schemes.pop(pattern, None)  # Repeated: its last place counts too.
-        schemes[pattern] = scheme
-    return schemes
+    return _by_pattern([value.rpartition("=") for value in values], ("ps", "sfb", "rows"))
+
+
+def wire_dtype_by_pattern(
+    _ctx: click.Context, _param: click.Parameter, values: Sequence[str]
+) -> dict[str, str]:
+    """The same with types that gradients travel as; one without a pattern is of all variables."""
+    split = [value.rpartition("=") if "=" in value else ("*", "=", value) for value in values]
+    return _by_pattern(split, ("bfloat16", "float16", "float32"))
+
+
+def _by_pattern(values: Sequence[tuple[str, str, str]], choices: Sequence[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for pattern, sign, choice in values:
+        if not pattern or choice not in choices:
+            expected = f"PATTERN={', ='.join(choices[:-1])} or ={choices[-1]}"
+            raise click.BadParameter(f"expected {expected}, got {pattern + sign + choice!r}")
+        found.pop(pattern, None)  # Repeated: its last place counts too.
+        found[pattern] = choice
+    return found
 
 
 def bits_per_s(_ctx: click.Context, _param: click.Parameter, value: str | None) -> float | None:

@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING
 import click
 
 from poseidon_tf.errors import ConfigError
-from poseidon_tf.launcher.option_values import bits_per_s, doubling, scheme_by_pattern
+from poseidon_tf.launcher.option_values import (
+    bits_per_s,
+    doubling,
+    scheme_by_pattern,
+    wire_dtype_by_pattern,
+)
 
 if TYPE_CHECKING:
     from poseidon_tf.planner import Machines, ModelDescription, VariableSpec
@@ -41,6 +46,13 @@ PAYLOAD_SHARE = 0.956
     callback=scheme_by_pattern,
     metavar="PATTERN=ps|sfb|rows",
     help="Choose the scheme of matching variables yourself. May be repeated; the last one wins.",
+)
+@click.option(
+    "--wire-dtype",
+    multiple=True,
+    callback=wire_dtype_by_pattern,
+    metavar="[PATTERN=]DTYPE",
+    help="Round float32 gradients to bfloat16 or float16 before they leave; as float32 they stay.",
 )
 @click.option(
     "--step-seconds",
@@ -99,6 +111,7 @@ def plan(
     servers: int | None,
     co_located: bool | None,
     schemes: dict[str, str],
+    wire_dtype: dict[str, str],
     step_seconds: float | None,
     link: float | None,
     latency: float,
@@ -138,7 +151,7 @@ def plan(
         num_servers=workers if servers is None else servers,
         co_located=servers is None if co_located is None else co_located,
     )
-    result = make_plan(specs, cluster, schemes=schemes)
+    result = make_plan(specs, cluster, schemes=schemes, wire_dtype=wire_dtype)
     if step_seconds is None:
         click.echo(result.to_json() if as_json else result.table())
         return

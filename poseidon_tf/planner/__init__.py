@@ -2,6 +2,8 @@
 
     specs     what a model and a cluster look like from here
     cost      what each scheme moves, in values (the paper's Table 1)
+    patterns  what a user chooses for some variables
+    rounding  what float32 gradients are rounded to before they leave
     choice    parameter server, sufficient factors or sparse rows, and why
     planner   a plan made of all of it
     schemes   what follows from a scheme, a file for each
@@ -30,6 +32,9 @@ from .planner import DEFAULT_KV_PAIR_BYTES as DEFAULT_KV_PAIR_BYTES
 from .planner import check_coalesce_bytes as check_coalesce_bytes
 from .planner import check_kv_pair_bytes as check_kv_pair_bytes
 from .planner import make_plan as make_plan
+from .rounding import WIRE_DTYPES as WIRE_DTYPES
+from .rounding import WireDtype as WireDtype
+from .rounding import check_wire_dtype as check_wire_dtype
 from .schemes.ps import DEFAULT_COALESCE_BYTES as DEFAULT_COALESCE_BYTES
 from .sharding import place as place
 from .simulate import Prediction as Prediction

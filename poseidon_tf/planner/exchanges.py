@@ -69,14 +69,11 @@ def bytes_of_variables(plan: Plan, timeline: Timeline) -> list[Exchange]:
     return found if plan.cluster.num_workers > 1 else []
 
 
-def exchanges_of(
-    plan: Plan, timeline: Timeline, *, ring: bool = False, sixteen_bits: bool = False
-) -> list[Exchange]:
+def exchanges_of(plan: Plan, timeline: Timeline, *, ring: bool = False) -> list[Exchange]:
     """Every unit of the plan, in its order; none for one worker.
 
     Args:
         ring: what servers sum goes round a ring of all workers instead.
-        sixteen_bits: wider numbers travel as two bytes each.
     """
     if plan.cluster.num_workers == 1:
         return []
@@ -94,13 +91,11 @@ def exchanges_of(
             node_bytes=sum(variable.node_bytes for variable in members) / 2,
         )
         if unit.scheme is not Scheme.PS:
-            exchange = _by_factors(first, plan, members)
+            found.append(_by_factors(first, plan, members))
         elif ring:
-            exchange = _by_ring(first, plan, unit)
+            found.append(_by_ring(first, plan, unit))
         else:
-            exchange = _by_servers(first, plan, unit, members, counts[unit.index])
-        width = DTYPE_BYTES[unit.dtype]
-        found.append(_narrowed(exchange, 2 / width) if sixteen_bits and width > 2 else exchange)
+            found.append(_by_servers(first, plan, unit, members, counts[unit.index]))
     return found
 
 
@@ -108,15 +103,17 @@ def _by_servers(
     first: Exchange, plan: Plan, unit: Unit, members: Sequence[VariablePlan], num_pairs: int
 ) -> Exchange:
     P1, P2 = plan.cluster.num_workers, plan.cluster.num_servers
-    b = unit.num_elements * DTYPE_BYTES[unit.dtype]
-    first = first._replace(last_bytes=b / max(num_pairs, 1), hops=2, device_bytes=b)
+    b, summed = unit.num_elements * DTYPE_BYTES[unit.dtype], _summed_bytes(unit)
+    first = first._replace(last_bytes=b / max(num_pairs, 1), hops=2, device_bytes=summed)
     if plan.cluster.co_located:
-        return first._replace(messages=2 * num_pairs * (P1 + P2 - 2) / P2, summed_bytes=P1 * b / P2)
+        return first._replace(
+            messages=2 * num_pairs * (P1 + P2 - 2) / P2, summed_bytes=P1 * summed / P2
+        )
     return first._replace(
         server_bytes=_server_bytes(plan, members),
         messages=2 * num_pairs,
         server_messages=2 * num_pairs * P1 / P2,
-        server_summed_bytes=P1 * b / P2,
+        server_summed_bytes=P1 * summed / P2,
     )
 
 
@@ -133,26 +130,22 @@ def _by_factors(first: Exchange, plan: Plan, members: Sequence[VariablePlan]) ->
 
 def _by_ring(first: Exchange, plan: Plan, unit: Unit) -> Exchange:
     P1 = plan.cluster.num_workers
-    b = unit.num_elements * DTYPE_BYTES[unit.dtype]
+    b, summed = unit.num_elements * DTYPE_BYTES[unit.dtype], _summed_bytes(unit)
     return first._replace(
         node_bytes=2 * b * (P1 - 1) / P1,
         hops=2 * (P1 - 1),
         messages=4 * (P1 - 1),
-        summed_bytes=b * (P1 - 1) / P1,
-        device_bytes=b,
+        summed_bytes=summed * (P1 - 1) / P1,
+        device_bytes=summed,
     )
+
+
+def _summed_bytes(unit: Unit) -> int:
+    """Of one contribution as it is added up: 16 bits are widened for that."""
+    return unit.num_elements * max(DTYPE_BYTES[unit.dtype], DTYPE_BYTES["float32"])
 
 
 def _server_bytes(plan: Plan, members: Sequence[VariablePlan]) -> float:
     """One way on a dedicated server's link: its part of the gradient, from or to each worker."""
     P1, P2 = plan.cluster.num_workers, plan.cluster.num_servers
     return 0.0 if plan.cluster.co_located else sum(v.ps_bytes for v in members) / 2 * P1 / P2
-
-
-def _narrowed(exchange: Exchange, factor: float) -> Exchange:
-    """What crosses a link is narrower; sums and products are made as before."""
-    return exchange._replace(
-        node_bytes=exchange.node_bytes * factor,
-        server_bytes=exchange.server_bytes * factor,
-        last_bytes=exchange.last_bytes * factor,
-    )

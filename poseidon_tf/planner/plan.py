@@ -36,6 +36,7 @@ class VariablePlan:
     worker and a server where they are co-located, else of a worker (Adam: of the busier).
 
     Attributes:
+        wire_dtype: of the whole gradient on the wire; not `dtype` where that is rounded.
         sfb_bytes, adam_bytes: None where the gradient has no known factors.
         rows_bytes: None where it is not sparse, or its rows are not known.
         worker_bytes: payload that a worker sends plus receives per step under `scheme`, to
@@ -46,6 +47,7 @@ class VariablePlan:
     name: str
     shape: tuple[int, ...]
     dtype: str
+    wire_dtype: str
     scheme: Scheme
     ps_bytes: int
     sfb_bytes: int | None
@@ -67,6 +69,18 @@ class VariablePlan:
             Scheme.ROWS: self.rows_bytes,
         }
         return columns[self.scheme] or 0
+
+    @property
+    def sent_dtype(self) -> str:
+        """Of what travels under `scheme`."""
+        own = None if self.scheme is Scheme.PS else self.factor_dtype
+        return own or self.wire_dtype
+
+    @property
+    def is_rounded(self) -> bool:
+        """Whether what travels was rounded before it left; otherwise nothing is lost."""
+        is_own = self.scheme is Scheme.PS or self.factor_dtype is None
+        return is_own and self.wire_dtype != self.dtype
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +216,7 @@ class Plan:
         )
 
 
-_CAUSES = frozenset({"name", "shape", "dtype", "factors", "factor_dtype", "rows"})
+_CAUSES = frozenset({"name", "shape", "dtype", "wire_dtype", "factors", "factor_dtype", "rows"})
 
 
 def _first_item_difference(kind: str, mine: Sequence[Any], theirs: Sequence[Any]) -> str | None:

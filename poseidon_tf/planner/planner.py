@@ -7,12 +7,14 @@ the pieces go in `sharding`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from fnmatch import fnmatchcase
+from dataclasses import replace
 
 from ..errors import ConfigError, PlanError
 from . import cost
 from .choice import Choice, Wish, choose, follow
+from .patterns import last_matches
 from .plan import Plan, Scheme, VariablePlan
+from .rounding import WireDtype, on_the_wire
 from .schemes.ps import DEFAULT_COALESCE_BYTES
 from .schemes.rules import Columns
 from .sharding import place
@@ -34,6 +36,7 @@ def make_plan(
     schemes: Mapping[str, str] | None = None,
     kv_pair_bytes: int = DEFAULT_KV_PAIR_BYTES,
     coalesce_bytes: int = DEFAULT_COALESCE_BYTES,
+    wire_dtype: WireDtype = None,
     arithmetic_differs: str = "",
 ) -> Plan:
     """Plan one model on one cluster. Equal arguments give equal plans, on any machine.
@@ -45,6 +48,9 @@ def make_plan(
         kv_pair_bytes: the largest piece that a variable is cut into; 4 KiB to 64 MiB.
         coalesce_bytes: PS neighbours that are small beside the rest of the model travel together
             until they reach this at most; 0 for each on its own.
+        wire_dtype: what float32 gradients are rounded to before they leave: ``"bfloat16"``,
+            ``"float16"``, or a mapping like `schemes`, with ``"float32"`` for those that are not.
+            A bias that travels by its kernel's factors is rounded as they are.
         arithmetic_differs: how the workers' hardware or software differs, if it does. Rebuilt
             products may then differ in their last bits, so SFB is used only where asked for.
 
@@ -54,18 +60,26 @@ def make_plan(
     check_kv_pair_bytes(kv_pair_bytes)
     check_coalesce_bytes(coalesce_bytes)
     wishes = _wishes(specs, schemes or {})
+    sent = on_the_wire(specs, wire_dtype)
+    if cluster.num_workers == 1:  # Nothing leaves.
+        sent = list(specs)
     kernels = [_kernel_of(specs, at) for at in range(len(specs))]
     choices = {
         at: choose(spec, cluster, wishes[at], arithmetic_differs)
-        for at, spec in enumerate(specs)
+        for at, spec in enumerate(sent)
         if kernels[at] is None
     }
     for at, kernel in enumerate(kernels):
         if kernel is not None:
-            choices[at] = follow(specs[at], specs[kernel], choices[kernel], cluster, wishes[at])
-    variables = tuple(_priced(spec, cluster, choices[at]) for at, spec in enumerate(specs))
+            choices[at] = follow(sent[at], sent[kernel], choices[kernel], cluster, wishes[at])
+            if choices[at].scheme is Scheme.SFB:
+                sent[at] = replace(sent[at], dtype=sent[kernel].dtype)
+    variables = tuple(
+        _priced(spec, own.dtype, cluster, choices[at])
+        for at, (spec, own) in enumerate(zip(sent, specs, strict=True))
+    )
     schemes_of = [variable.scheme for variable in variables]
-    units = units_of(specs, schemes_of, coalesce_bytes=coalesce_bytes)
+    units = units_of(sent, schemes_of, coalesce_bytes=coalesce_bytes)
     return Plan(
         cluster=cluster,
         kv_pair_bytes=kv_pair_bytes,
@@ -73,7 +87,7 @@ def make_plan(
         units=units,
         pairs=place(
             units,
-            [specs[unit.variables[0]].itemsize for unit in units],
+            [sent[unit.variables[0]].itemsize for unit in units],
             num_servers=cluster.num_servers,
             kv_pair_bytes=kv_pair_bytes,
         ),
@@ -98,17 +112,11 @@ def check_coalesce_bytes(coalesce_bytes: int) -> None:
 
 
 def _wishes(specs: Sequence[VariableSpec], schemes: Mapping[str, str]) -> list[Wish | None]:
-    wishes: list[Wish | None] = [None] * len(specs)
     for pattern, value in schemes.items():
         if value not in {scheme.value for scheme in Scheme}:
             raise PlanError(f"scheme for {pattern!r} must be 'ps', 'sfb' or 'rows', got {value!r}")
-        matches = [at for at, spec in enumerate(specs) if fnmatchcase(spec.name, pattern)]
-        if not matches:
-            names = ", ".join(spec.name for spec in specs)
-            raise PlanError(f"pattern {pattern!r} matches no variable; the names are: {names}")
-        for at in matches:
-            wishes[at] = Wish(Scheme(value), pattern)
-    return wishes
+    matches = last_matches(specs, schemes)
+    return [match and Wish(Scheme(match[1]), match[0]) for match in matches]
 
 
 def _kernel_of(specs: Sequence[VariableSpec], at: int) -> int | None:
@@ -150,13 +158,15 @@ def _columns(spec: VariableSpec, cluster: ClusterSpec) -> Columns:
     return Columns(ps, cost.sfb_worker(M, N, K, P1) * sent_bytes, adam)
 
 
-def _priced(spec: VariableSpec, cluster: ClusterSpec, choice: Choice) -> VariablePlan:
+def _priced(spec: VariableSpec, dtype: str, cluster: ClusterSpec, choice: Choice) -> VariablePlan:
+    """What `spec`, as it travels, costs; `dtype` is the variable's own."""
     rules = RULES[choice.scheme]
     columns = rules.columns(_columns(spec, cluster))
     return VariablePlan(
         name=spec.name,
         shape=spec.shape,
-        dtype=spec.dtype,
+        dtype=dtype,
+        wire_dtype=spec.dtype,
         scheme=choice.scheme,
         ps_bytes=round(columns.ps),
         sfb_bytes=None if columns.sfb is None else round(columns.sfb),

@@ -63,18 +63,17 @@ def predict(
     *,
     across_step: bool = False,
     ring: bool = False,
-    sixteen_bits: bool = False,
 ) -> Prediction:
     """How long a step takes.
 
     Args:
         across_step: variables are updated at the top of the next step, each before it is read.
-        ring, sixteen_bits: see `exchanges_of`.
+        ring: see `exchanges_of`.
 
     Raises:
         PlanError: the timeline lacks a variable of the plan.
     """
-    exchanges = exchanges_of(plan, timeline, ring=ring, sixteen_bits=sixteen_bits)
+    exchanges = exchanges_of(plan, timeline, ring=ring)
     return predict_exchanges(
         exchanges,
         machines,

@@ -21,6 +21,10 @@ class Row(Protocol):
     @property
     def scheme(self) -> object: ...  # Its text is the scheme's name.
     @property
+    def sent_dtype(self) -> str: ...
+    @property
+    def is_rounded(self) -> bool: ...
+    @property
     def ps_bytes(self) -> int: ...
     @property
     def sfb_bytes(self) -> int | None: ...
@@ -63,7 +67,8 @@ def _scaled(value: float, base: int, units: tuple[str, ...]) -> str:
 def render(variables: Sequence[Row], cluster: ClusterSpec) -> str:
     """The table, a total under each column, and a caption.
 
-    A column's total takes its scheme wherever a variable has it, and PS elsewhere.
+    A column's total takes its scheme wherever a variable has it, and PS elsewhere. Where gradients
+    are rounded there is a column that shows to what, and a last line that says so.
     """
     from tabulate import tabulate  # Which training itself does not need.
 
@@ -75,11 +80,14 @@ def render(variables: Sequence[Row], cluster: ClusterSpec) -> str:
     }
     if not any(str(variable.scheme) == "rows" or variable.rows_bytes for variable in variables):
         del columns["rows/step"]
+    rounded = [variable for variable in variables if variable.is_rounded]
+    dtypes = [[variable.sent_dtype] * bool(rounded) for variable in variables]
     rows = [
         [
             variable.name,
             "x".join(str(dim) for dim in variable.shape) or "scalar",
             str(variable.scheme),
+            *dtypes[at],
             *(human_bytes(column[at]) for column in columns.values()),
             human_count(variable.rebuild_flops) if variable.rebuild_flops else "-",
             variable.reason,
@@ -99,16 +107,18 @@ def render(variables: Sequence[Row], cluster: ClusterSpec) -> str:
             "total",
             "",
             "",
+            *[""] * bool(rounded),
             *(human_bytes(total) for total in totals),
             human_count(flops) if flops else "-",
             f"as planned: {human_bytes(sum(v.node_bytes for v in variables))}",
         ]
     )
+    headers = ["variable", "shape", "scheme", *["sent as"] * bool(rounded)]
     text = tabulate(
         rows,
-        headers=["variable", "shape", "scheme", *columns, "rebuild", "reason"],
+        headers=[*headers, *columns, "rebuild", "reason"],
         tablefmt="simple",
-        colalign=("left", "left", "left", *("right" for _ in columns), "right", "left"),
+        colalign=(*("left" for _ in headers), *("right" for _ in columns), "right", "left"),
         disable_numparse=True,
     )
     whose = "a node with worker and server" if cluster.co_located else "a worker"
@@ -117,4 +127,10 @@ def render(variables: Sequence[Row], cluster: ClusterSpec) -> str:
         f"{'co-located' if cluster.co_located else 'dedicated servers'}. "
         f"Bytes in + out of {whose} per step; rebuild in FLOPs per worker."
     )
+    if rounded:
+        narrow = " and ".join(sorted({variable.sent_dtype for variable in rounded}))
+        caption += (
+            f"\nNot lossless: of {len(variables)} gradients {len(rounded)} are rounded to {narrow} "
+            "before they leave, and their sums on the way back."
+        )
     return f"{text}\n{caption}"

@@ -23,7 +23,7 @@ from poseidon_tf.planner import (
     predict,
     read_times,
 )
-from poseidon_tf.planner.exchanges import Exchange
+from poseidon_tf.planner.exchanges import Exchange, exchanges_of
 from poseidon_tf.planner.simulate import predict_exchanges
 from tests.planner.every_message import followed_step_s
 from tests.planner.planner_models import conv, dense
@@ -31,13 +31,15 @@ from tests.planner.planner_models import conv, dense
 BYTE_PER_S = 8.0  # Bits.
 
 
-def two_layers(schemes: dict[str, str], cluster: ClusterSpec) -> Plan:
+def two_layers(
+    schemes: dict[str, str], cluster: ClusterSpec, wire_dtype: str | None = None
+) -> Plan:
     """Kernels of 250 floats, 1000 bytes each, in one KV pair each."""
     specs = [
         VariableSpec(name=name, shape=(25, 10), dtype="float32", factors=(25, 10), rows=1)
         for name in ("bottom", "top")
     ]
-    return make_plan(specs, cluster, schemes=schemes, coalesce_bytes=0)
+    return make_plan(specs, cluster, schemes=schemes, coalesce_bytes=0, wire_dtype=wire_dtype)
 
 
 TWO = ClusterSpec(num_workers=2, num_servers=2, co_located=True)
@@ -172,9 +174,19 @@ def test_while_it_waits_the_device_multiplies_what_is_there() -> None:
 
 def test_sixteen_bits_are_half_the_bytes() -> None:
     """In 16 bits over a link it takes as long as in 32 over one twice as fast."""
-    plan = two_layers({"*": "ps"}, TWO)
+    wide, narrow = (two_layers({"*": "ps"}, TWO, dtype) for dtype in (None, "bfloat16"))
     slow, fast = Machines(link=Link(bits_per_s=4000)), Machines(link=Link(bits_per_s=8000))
-    assert step_s(plan, slow, sixteen_bits=True) == pytest.approx(step_s(plan, fast))
+    assert step_s(narrow, slow) == pytest.approx(step_s(wide, fast))
+
+
+def test_sixteen_bits_are_summed_as_thirty_two() -> None:
+    """A processor adds up as much as ever, and moves half the bytes."""
+    wide, narrow = (
+        exchanges_of(two_layers({"*": "ps"}, TWO, dtype), TIMES) for dtype in (None, "float16")
+    )
+    assert [each.summed_bytes for each in narrow] == [each.summed_bytes for each in wide]
+    assert [2 * each.node_bytes for each in narrow] == [each.node_bytes for each in wide]
+    assert [2 * each.last_bytes for each in narrow] == [each.last_bytes for each in wide]
 
 
 def test_a_ring_carries_what_co_located_servers_do_but_for_its_latency() -> None:
