@@ -335,8 +335,10 @@ def _memory_for_total(open_sum: _Sum, dtype: str) -> Array | None:
         and is_summed_as_it_comes(dtype)
     ):
         return np.frombuffer(open_sum.place, wire_dtype(dtype))
-    # The first total is a message's memory, or a copy of a small part of one.
+    # The first total is a message's memory or a copy of a small part of one; widened, it is ours.
     total = open_sum.total
     assert total is not None
-    is_ours = open_sum.may_write_first and total.flags.writeable
+    is_ours = total.flags.writeable and (
+        open_sum.may_write_first or not is_summed_as_it_comes(dtype)
+    )
     return total if open_sum.next_rank > 1 or is_ours else None
