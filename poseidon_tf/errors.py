@@ -75,7 +75,7 @@ class DriftError(PoseidonError):
 
 
 class NumericsError(PoseidonError):
-    """A worker's own contribution to a gradient holds NaN or infinity."""
+    """A worker's own contribution to a gradient, or a sum in float16, holds NaN or infinity."""
 
     what_to_do = (
         "look at the data of the worker that is named; a lower learning rate or the optimizer's "

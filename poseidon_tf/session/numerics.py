@@ -1,4 +1,4 @@
-"""Finds numbers that are not finite in what a worker contributes."""
+"""Finds numbers that are not finite in what a worker contributes, or gets back."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from poseidon_tf.wire.dtypes import Array
 # Without its sign a half-precision number is infinite or NaN from here on, as an integer. numpy
 # has no bfloat16 of its own, and looks at float16 a number at a time.
 _HALF = {"float16": 0x7C00, "bfloat16": 0x7F80}
+_TOO_SMALL = "; float16 ends at 65504, bfloat16 only where float32 does"
 
 
 def fault(array: Array) -> str:
@@ -30,3 +31,13 @@ def fault(array: Array) -> str:
         f"{np.count_nonzero(is_nan)} NaN and {np.count_nonzero(is_infinite)} infinite among its "
         f"{array.size} numbers, the first at {first}"
     )
+
+
+def may_overflow(array: Array) -> bool:
+    """Whether a sum in the type of `array` may be infinite, if what is added up is finite."""
+    return bool(array.dtype.name == "float16")
+
+
+def advice(array: Array) -> str:
+    """What to do about infinite numbers in `array`; empty if there are none, or nothing is."""
+    return _TOO_SMALL if may_overflow(array) and np.isinf(array).any() else ""

@@ -60,6 +60,7 @@ class Route:
         self.syncer = syncer
         self.deliver = deliver
         self.next_step = 0
+        self._checked: set[int] = set()  # Steps that wait for a sum that is looked at.
         self._session, self._join = session, join
         self._lock = threading.Lock()
 
@@ -76,7 +77,8 @@ class Route:
 
         Args:
           replica: whose contribution it is; None where it stands for all of this worker's.
-          check: fail the session instead if a number in it is not finite.
+          check: fail the session instead if a number in it is not finite; and if one in its sum is
+            not, where the sum's type is so small that it may overflow.
         """
         with self._lock:
             step, is_first, joined = self._join.add(replica, arrays)
@@ -91,6 +93,8 @@ class Route:
                     NumericsError(f"{self._session.name}{which}, step {step}: {fault}")
                 )
             elif is_open and joined is not None:
+                if check:
+                    self._checked.add(step)
                 try:
                     self.syncer.send(step, joined)
                 except Exception as failure:
@@ -103,7 +107,18 @@ class Route:
             if fault := numerics.fault(array):
                 known = at < len(self._contents)
                 what = self._contents[at] if known else f"the contribution to {self.name!r}"
-                return f"{what} is not finite: {fault}"
+                return f"{what} is not finite: {fault}{numerics.advice(array)}"
+        return ""
+
+    def overflow(self, step: int, results: Sequence[Array]) -> str:
+        """What is not finite in the results of finite contributions; empty if nobody asked."""
+        if step not in self._checked:
+            return ""
+        self._checked.discard(step)
+        for array in results:
+            if numerics.may_overflow(array) and (fault := numerics.fault(array)):
+                what = f"the sum over all workers for {listed(self.variables)}"
+                return f"{what} is not finite: {fault}{numerics.advice(array)}"
         return ""
 
     def missing_replicas(self) -> dict[int, list[int]]:
@@ -198,6 +213,9 @@ class Session:
     def done(self, route: Route, step: int, results: list[Array]) -> None:
         """The results of `route` for `step` are complete."""
         self.recorder.event("received", route.name, step)
+        if overflow := route.overflow(step, results):
+            self.fail(NumericsError(f"{self.name}, step {step}: {overflow}"))
+            return
         with self._lock:
             was_waiting = self._waiting.pop((route, step), None)
             if was_waiting is not None and not self._waiting:

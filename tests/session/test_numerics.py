@@ -82,3 +82,43 @@ def test_a_bad_contribution_of_one_replica_names_the_replica(bench: MakeBench) -
     assert job.reports[0].startswith(
         "worker rank 3 (10.0.0.3:1), replica 1, step 0: the contribution to 'fc' is not "
     )
+
+
+def test_what_has_no_room_in_float16_says_where_there_is_room(bench: MakeBench) -> None:
+    """A float32 gradient that was rounded to it; a NaN is no matter of room."""
+    for bad, ends in (([1, np.inf], True), ([1, np.nan], False)):
+        job = bench()
+        route, _ = job.route("fc")
+        route.push([np.array(bad, "float16")], check=True)
+        (text,) = job.reports
+        assert text.endswith("; float16 ends at 65504, bfloat16 only where float32 does") == ends
+
+
+def test_a_sum_that_has_no_room_in_float16_fails_the_session(bench: MakeBench) -> None:
+    """Where contributions are looked at: each was finite. The step gets the error, not the sum."""
+    job = bench()
+    route, delivered = job.route("fc", variables=["fc/kernel", "fc/bias"])
+    total = np.array([1, 80_000], "float32")
+    with np.errstate(over="ignore"):
+        results = [total.astype("float16")]
+    route.push([total.astype("float32") / 2], check=True)
+    job.session.done(route, 0, results)
+    text = (
+        "worker rank 3 (10.0.0.3:1), step 0: the sum over all workers for 'fc/kernel', 'fc/bias' "
+        "is not finite: 0 NaN and 1 infinite among its 2 numbers, the first at (1,); float16 ends "
+        "at 65504, bfloat16 only where float32 does"
+    )
+    assert job.reports == [text]
+    step, nothing, error = delivered.next()
+    assert (step, nothing) == (0, []) and error.startswith(text)
+    assert delivered.none()
+
+
+@pytest.mark.parametrize("dtype, check", [("float16", False), ("float32", True)])
+def test_a_sum_is_what_it_is_elsewhere(bench: MakeBench, dtype: str, check: bool) -> None:
+    """Under a loss scale, which looks for overflow itself, or in a type with float32's range."""
+    job = bench()
+    route, delivered = job.route("fc")
+    route.push([np.ones(1, dtype)], check=check)
+    job.session.done(route, 0, [np.array([np.inf], dtype)])
+    assert delivered.next()[2] == "" and job.reports == []
