@@ -58,6 +58,10 @@ class PoseidonStrategy(ClusterStrategy):
         4 KiB to 64 MiB.
       coalesce_bytes: neighbours that are small beside the rest of the model are exchanged together
         until they have this many bytes at most; 0 exchanges each on its own.
+      wire_dtype: what float32 gradients are rounded to before they leave their device, which halves
+        what is sent: "bfloat16" or "float16", or a mapping like `schemes`, with "float32" for those
+        that stay. Factors and rows are rounded too; sums are made in float32, and rounded once on
+        the way back. All workers still hold the same bits. If None, nothing is rounded.
       devices: where this worker's replicas run, one each, such as ``["GPU:0", "GPU:1"]``; by
         default on all its accelerators, else on the CPU. All workers need as many. Their
         gradients are summed on the host, and their factors joined, before anything is sent.

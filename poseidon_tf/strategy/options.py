@@ -14,8 +14,10 @@ from poseidon_tf.planner import (
     DEFAULT_COALESCE_BYTES,
     DEFAULT_KV_PAIR_BYTES,
     Scheme,
+    WireDtype,
     check_coalesce_bytes,
     check_kv_pair_bytes,
+    check_wire_dtype,
 )
 from poseidon_tf.session.deadlines import Deadlines
 from poseidon_tf.transport.connections import Protocol
@@ -39,6 +41,7 @@ class Options:
     schemes: Mapping[str, str] | None = None
     kv_pair_bytes: int = DEFAULT_KV_PAIR_BYTES
     coalesce_bytes: int = DEFAULT_COALESCE_BYTES
+    wire_dtype: WireDtype = None
     rows_per_step: int | None = None
     clip: Clip = "sum"
     devices: Sequence[str] | None = None
@@ -85,6 +88,7 @@ class Options:
             raise ConfigError(f"ports must be (first, last) within 1..65535, got {self.ports}")
         check_kv_pair_bytes(self.kv_pair_bytes)
         check_coalesce_bytes(self.coalesce_bytes)
+        check_wire_dtype(self.wire_dtype)
 
 
 def _check(name: str, value: object, choices: Sequence[str]) -> None:

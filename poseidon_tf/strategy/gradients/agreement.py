@@ -66,6 +66,7 @@ def agree_on_plan(
             schemes=options.schemes,
             kv_pair_bytes=options.kv_pair_bytes,
             coalesce_bytes=options.coalesce_bytes,
+            wire_dtype=options.wire_dtype,
             arithmetic_differs=arithmetic_difference(arithmetic),
         )
     except PlanError as failure:

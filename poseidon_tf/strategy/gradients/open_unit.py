@@ -26,6 +26,7 @@ class OpenUnit(ABC):
     Attributes:
       unit: of `plan`.
       agreed: what the workers have agreed that its first variable is.
+      wire_dtype: of that variable's whole gradient on the wire.
       route: its way to the other workers and back.
     """
 
@@ -42,6 +43,7 @@ class OpenUnit(ABC):
         key: int,
     ) -> None:
         self.unit, self.agreed = unit, agreed
+        self.wire_dtype = plan.variables[unit.variables[0]].wire_dtype
         self.name = self.name_of(unit, plan)
         self.route = self._open(worker, plan, plan_number=plan_number, key=key)
 
@@ -128,6 +130,12 @@ class OpenUnit(ABC):
             opener,
             lambda: worker.session.failure,
             num_replicas=worker.num_replicas,
+        )
+
+    def rounded(self, tensor: tf.Tensor) -> tf.Tensor:
+        """`tensor` as it leaves its device: what is of the variable's type, in the wire's."""
+        return (
+            tf.cast(tensor, self.wire_dtype) if tensor.dtype.name == self.agreed.dtype else tensor
         )
 
     def variable_names(self, plan: Plan) -> list[str]:

@@ -57,7 +57,10 @@ class ServerUnit(OpenUnit):
         variables: Sequence[tf.Variable],
     ) -> list[tf.Tensor]:
         # Sparse ones as their dense table.
-        return [tf.convert_to_tensor(gradients[position]) for position in self.unit.variables]
+        return [
+            tf.cast(tf.convert_to_tensor(gradients[position]), self.unit.dtype)
+            for position in self.unit.variables
+        ]
 
     def sums(
         self,
@@ -70,7 +73,9 @@ class ServerUnit(OpenUnit):
         sizes = [variables[position].shape.num_elements() for position in positions]
         total = tf.ensure_shape(total, [sum(sizes)])
         return {
-            position: tf.reshape(part, variables[position].shape)
+            position: tf.cast(
+                tf.reshape(part, variables[position].shape), gradients[position].dtype
+            )
             for position, part in zip(positions, tf.split(total, sizes), strict=True)
         }
 

@@ -49,7 +49,8 @@ class RowsUnit(OpenUnit):
         (position,), shape = self.unit.variables, self.agreed.shape
         form = compact.get(position)
         if isinstance(form, SparseRows):
-            return [tf.cast(form.indices, index_dtype(shape)), form.matrix()]
+            values = self.rounded(form.matrix())
+            return [tf.cast(form.indices, index_dtype(shape)), values]
         # What this trace gives is dense: all rows of the table.
         matrix = tf.reshape(gradients[position], [shape[0], -1])
         return [tf.range(shape[0], dtype=index_dtype(shape)), tf.cast(matrix, self.unit.dtype)]

@@ -33,7 +33,7 @@ class FactorUnit(OpenUnit):
     def _open(self, worker: Worker, plan: Plan, *, plan_number: int, key: int) -> GraphRoute:
         M, N = self.sides
         width = sum(math.prod(plan.variables[at].shape) for at in self.unit.variables)
-        whole = Columns(width, self.agreed.dtype)
+        whole = Columns(width, self.wire_dtype)
         spec = RowSpec.factors(self.name, M=M, N=N, dtype=self.unit.dtype, whole=whole)
 
         def open_route(deliver: Deliver) -> Route:
@@ -63,8 +63,8 @@ class FactorUnit(OpenUnit):
         form = compact.get(kernel)
         if not isinstance(form, Factors):
             return specs[kernel].why_not or "gradient is no product"
-        if form.dtype.name != self.unit.dtype:
-            return f"its factors are {form.dtype.name}, not {self.unit.dtype}"
+        if form.dtype.name != self.agreed.sent_dtype:
+            return f"its factors are {form.dtype.name}, not {self.agreed.sent_dtype}"
         for bias in biases:
             if kernel_position(specs, bias) != kernel:
                 return f"the gradient of {specs[bias].name!r} is not the column sum of its factor"
@@ -80,10 +80,11 @@ class FactorUnit(OpenUnit):
         variables: Sequence[tf.Variable],
     ) -> list[tf.Tensor]:
         """U, V and what is sent whole: rows of both, or one of the last."""
-        form, dtype = compact.get(self.unit.variables[0]), self.agreed.dtype
+        form, dtype = compact.get(self.unit.variables[0]), self.wire_dtype
         if isinstance(form, Factors):
             width = sum(variables[at].shape.num_elements() for at in self.unit.variables)
-            return [form.U.matrix(), form.V.matrix(), tf.zeros([0, width], dtype)]
+            factors = [self.rounded(form.U.matrix()), self.rounded(form.V.matrix())]
+            return [*factors, tf.zeros([0, width], dtype)]
         parts = [
             tf.reshape(tf.cast(tf.convert_to_tensor(gradients[at]), dtype), [1, -1])
             for at in self.unit.variables

@@ -1,6 +1,7 @@
 """Trains a net of 5 M parameters for 21 steps and reports what went over the wire in the last 20.
 
-Argument: the scheme to force on the dense kernels, "ps" or "sfb". Counts at the ends of steps 1
+Arguments: the scheme to force on the dense kernels, "ps" or "sfb"; what gradients are rounded to
+before they leave, such as "bfloat16", if they are. Counts at the ends of steps 1
 and 21; INTERFACE, if set, names a network interface whose kernel counters are read as well.
 """
 
@@ -17,6 +18,7 @@ from report import result
 import poseidon_tf
 
 SCHEME = sys.argv[1]
+WIRE_DTYPE = sys.argv[2] if len(sys.argv) > 2 else None
 INTERFACE = os.environ.get("INTERFACE", "")
 
 
@@ -38,7 +40,9 @@ class Count(keras.callbacks.Callback):
             worker.gather("counted", b"")
 
 
-strategy = poseidon_tf.PoseidonStrategy(schemes={"*/big?/kernel": SCHEME, "*/out/*": "ps"})
+strategy = poseidon_tf.PoseidonStrategy(
+    schemes={"*/big?/kernel": SCHEME, "*/out/*": "ps"}, wire_dtype=WIRE_DTYPE
+)
 with strategy.scope():
     model = keras.Sequential(
         [
