@@ -31,6 +31,9 @@ WORD_BYTES = 32
 WELCOME = b"poseidon lane 1\n"
 _PREFIX = struct.Struct("<II")
 assert _PREFIX.size == LANE_PREFIX_BYTES
+# What the kernel may hold that it has not sent yet: what is more urgent cannot overtake it. It is
+# 10 ms of a link of 100 Mbit/s.
+UNSENT_BYTES = 128 * 1024
 # Read ahead: several small messages for one system call. What is longer is read into its place.
 _AHEAD_BYTES = 16 * 1024
 
@@ -60,6 +63,7 @@ class Lane:
         try:
             connection.settimeout(None)
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            _set_where_known(connection, "TCP_NOTSENT_LOWAT", UNSENT_BYTES)
             _keep_alive(connection, keepalive_s)
         except OSError as failure:
             connection.close()
@@ -190,5 +194,10 @@ def _keep_alive(connection: socket.socket, keepalive_s: float) -> None:
         ("TCP_KEEPCNT", 5),
         ("TCP_USER_TIMEOUT", max(1, int(keepalive_s * 1000))),
     ):
-        if (option := getattr(socket, name, None)) is not None:  # Not every system has them all.
-            connection.setsockopt(socket.IPPROTO_TCP, option, value)
+        _set_where_known(connection, name, value)
+
+
+def _set_where_known(connection: socket.socket, name: str, value: int) -> None:
+    """Set an option of TCP; not every system has them all."""
+    if (option := getattr(socket, name, None)) is not None:
+        connection.setsockopt(socket.IPPROTO_TCP, option, value)

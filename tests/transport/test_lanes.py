@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import random
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -27,7 +29,7 @@ from poseidon_tf.transport.base import (
 from poseidon_tf.transport.carriers import OFFERED, WANTED, Accepted
 from poseidon_tf.transport.connections import ConnectionSettings
 from poseidon_tf.transport.lane_port import LanePort
-from poseidon_tf.transport.lanes import WELCOME, Lane
+from poseidon_tf.transport.lanes import UNSENT_BYTES, WELCOME, Lane
 from poseidon_tf.transport.security import Security
 from poseidon_tf.transport.streams import Broken, Stream
 from poseidon_tf.wire.frames import Message, Segments
@@ -38,6 +40,7 @@ from tests.transport.grpc_peers import WAIT_S, Inbox, Peers
 pytestmark = pytest.mark.connections
 
 TALK = "/test.Talk/Talk"
+_SIOCOUTQNSD = 0x894B  # Linux: bytes that are in the queue of a socket and have not been sent.
 Talk: TypeAlias = Callable[..., Stream]
 
 
@@ -413,6 +416,22 @@ def test_half_of_a_lane_reads_what_is_ahead_of_it() -> None:
     thread.start()
     assert [whole(message) for message in lane.receive()] == sent
     thread.join(WAIT_S)
+
+
+def test_the_kernel_holds_little_that_it_has_not_sent() -> None:
+    """What is more urgent cannot overtake it; without a limit it would be megabytes."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        there = socket.create_connection(listener.getsockname())
+        here, _ = listener.accept()
+    lane = Lane(here, traffic=Traffic(), keepalive_s=30.0)
+    here.setblocking(False)
+    with pytest.raises(BlockingIOError):  # The other end reads nothing.
+        lane.send(Segments(b"head", [bytes(32 * 1024 * 1024)]))
+    asked = fcntl.ioctl(here, _SIOCOUTQNSD, bytes(4))
+    most_of_a_packet = 64 * 1024
+    assert 0 < int.from_bytes(asked, sys.byteorder) < UNSENT_BYTES + most_of_a_packet
+    here.close()
+    there.close()
 
 
 def test_a_call_that_ends_before_a_lane_is_offered_has_broken() -> None:
