@@ -2,14 +2,21 @@
 
 Nobody waits to put something here; the stream's writer waits for parts and for credit. Small
 parts that are waiting together leave in one frame.
+
+What waits leaves in this order: first what has priority 0, then by step, then by priority, the
+least first; and what is equal in the order in which it came. So a key whose priority never changes
+keeps the order of its steps, and no later step keeps an earlier one waiting. What has left stays
+where it is: frames are numbered, and sent again if need be, in the order in which they left.
 """
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import final
+from typing import NamedTuple, cast, final
 
 from poseidon_tf.errors import ProtocolError
 from poseidon_tf.transport.shared_memory import SharedMemory
@@ -22,6 +29,18 @@ FRAME_BYTES = 256 * 1024
 PLACED_FRAME_BYTES = 1024 * 1024
 
 
+class _Entry(NamedTuple):
+    """What waits: a part and its bytes, or without a part a finished frame.
+
+    Attributes:
+      put_before: bytes that need credit and were put before it.
+    """
+
+    part: Part | None
+    content: Buffer | Message
+    put_before: int
+
+
 @final
 class FrameQueue:
     """An `Outgoing` of parts.
@@ -29,7 +48,8 @@ class FrameQueue:
     Args:
       window_bytes: payload that may be under way before the peer gives credit back; None for a
         direction in which nothing is held back. A part may always leave when no more than
-        `credit_step` is under way, however large it is.
+        `credit_step` is under way, however large it is. So may the oldest that waits when no more
+        than that was put before it and is not given back: what overtook it cannot stop it.
       credit_step: credit below this many bytes may be kept back, here for the peer and by the
         peer for this side: so not every part costs a frame of its own in return.
       memory: where the bytes of parts that have a place go; without bytes they are there.
@@ -49,7 +69,10 @@ class FrameQueue:
         self._credit_step = credit_step
         self._memory = memory
         self._in_flight_bytes = 0
-        self._parts: deque[tuple[Part, Buffer] | Message] = deque()
+        self._waiting: dict[int, _Entry] = {}  # By number, the oldest first.
+        self._turns: list[tuple[int, int, int]] = []  # A heap: step, priority, number.
+        self._put_bytes = self._credited_bytes = 0
+        self._numbers = itertools.count()
         self._messages: deque[Message] = deque()
         self._last_message = b""
         self._credit = 0
@@ -62,19 +85,30 @@ class FrameQueue:
             self._messages.append(message)
             self._changed.notify()
 
-    def put_parts(self, parts: Sequence[tuple[Part, Buffer]]) -> None:
+    def put_parts(self, parts: Sequence[tuple[Part, Buffer]], *, priority: int = 0) -> None:
         """Add parts; their payloads must not change until the peer has them."""
         with self._changed:
-            if not (self._closed or self._last_message):
-                self._parts.extend(parts)
-                self._changed.notify()
+            for part, payload in parts:
+                self._put(part.step, priority, part, payload)
+            self._changed.notify()
 
-    def put_frame(self, message: Message) -> None:
-        """Add a finished frame in its turn, such as one that goes to many peers alike."""
+    def put_frame(self, message: Message, *, step: int = 0, priority: int = 0) -> None:
+        """Add a finished frame in its turn, such as one that goes to many peers alike.
+
+        Args:
+          step: of its parts.
+        """
         with self._changed:
-            if not (self._closed or self._last_message):
-                self._parts.append(message)
-                self._changed.notify()
+            self._put(step, priority, None, message)
+            self._changed.notify()
+
+    def _put(self, step: int, priority: int, part: Part | None, content: Buffer | Message) -> None:
+        if self._closed or self._last_message:
+            return
+        number = next(self._numbers)
+        self._waiting[number] = entry = _Entry(part, content, self._put_bytes)
+        heapq.heappush(self._turns, (step if priority else -1, priority, number))
+        self._put_bytes += self._needed_credit(entry)
 
     def give_credit(self, num_bytes: int) -> None:
         """Tell the peer, with the next frame, that it may send `num_bytes` more."""
@@ -95,7 +129,8 @@ class FrameQueue:
                     f"credit for {num_bytes} bytes, of which {self._in_flight_bytes} are under way"
                 )
             self._in_flight_bytes -= num_bytes
-            if self._parts:
+            self._credited_bytes += num_bytes
+            if self._waiting:
                 self._changed.notify()
 
     def finish(self, last_message: bytes) -> None:
@@ -125,12 +160,10 @@ class FrameQueue:
                 credit = 0
                 if self._messages:
                     message = self._messages.popleft()
-                elif self._parts and not isinstance(frame := self._parts[0], tuple):
-                    message = frame
-                    self._parts.popleft()
                 else:
-                    parts = self._next_parts()
-                    credit, self._credit = self._credit, 0
+                    message, parts = self._next()
+                    if not message:
+                        credit, self._credit = self._credit, 0
                 if not (message or parts or credit):
                     break
             # Made outside the lock: whoever puts parts does not wait for a copy.
@@ -138,43 +171,62 @@ class FrameQueue:
                 for part, _ in parts:
                     self._on_taken(part.key, part.step)
             yield message or self._frame(parts, credit)
-        if self._last_message and not self._parts:
+        if self._last_message and not self._waiting:
             yield self._last_message
 
     def _has_next(self) -> bool:
-        return bool(self._messages or self._is_credit_due() or self._admitted() or self._is_over())
+        if self._messages or self._is_credit_due() or self._is_over():
+            return True
+        return self._next_number() is not None
 
     def _is_over(self) -> bool:
         """Whether the iteration ends once nothing more may leave."""
-        return self._closed or bool(self._last_message and not self._parts)
+        return self._closed or bool(self._last_message and not self._waiting)
 
     def _is_credit_due(self) -> bool:
         return self._credit > self._credit_step
 
-    def _admitted(self) -> bool:
-        """Whether the first waiting part may leave now."""
-        if not self._parts:
-            return False
-        if not isinstance(first := self._parts[0], tuple):
-            return True
-        part, payload = first
-        if part.place or self._window_bytes is None or self._in_flight_bytes <= self._credit_step:
-            return True
-        return self._in_flight_bytes + len(payload) <= self._window_bytes
+    def _next_number(self) -> int | None:
+        """Of what may leave now: the first in turn, or the oldest that it must not stop."""
+        while self._turns and self._turns[0][2] not in self._waiting:
+            heapq.heappop(self._turns)
+        if not self._turns:
+            return None
+        first = self._turns[0][2]
+        if (needed := self._needed_credit(self._waiting[first])) == 0:
+            return first
+        under_way = self._in_flight_bytes
+        assert self._window_bytes is not None
+        if under_way <= self._credit_step or under_way + needed <= self._window_bytes:
+            return first
+        number, oldest = next(iter(self._waiting.items()))
+        owed_before = oldest.put_before - self._credited_bytes
+        return number if owed_before <= self._credit_step else None
 
-    def _next_parts(self) -> list[tuple[Part, Buffer]]:
-        taken: list[tuple[Part, Buffer]] = []
+    def _needed_credit(self, entry: _Entry) -> int:
+        if self._window_bytes is None or entry.part is None or entry.part.place:
+            return 0
+        return len(entry.content)
+
+    def _next(self) -> tuple[Message, list[tuple[Part, Buffer]]]:
+        """A finished frame, or the parts of the next one; nothing if nothing may leave."""
+        parts: list[tuple[Part, Buffer]] = []
         share = 0.0  # Of a full frame.
-        while self._admitted() and isinstance(entry := self._parts[0], tuple):
-            part, payload = entry
-            share += len(payload) / (PLACED_FRAME_BYTES if part.place else FRAME_BYTES)
-            if taken and (share > 1.0 or len(taken) == MAX_PARTS):
+        while (number := self._next_number()) is not None:
+            entry = self._waiting[number]
+            if entry.part is None:
+                if not parts:
+                    del self._waiting[number]
+                    return cast("Message", entry.content), []
                 break
-            taken.append(entry)
-            self._parts.popleft()
-            if self._window_bytes is not None and not part.place:
-                self._in_flight_bytes += len(payload)
-        return taken
+            size = PLACED_FRAME_BYTES if entry.part.place else FRAME_BYTES
+            share += len(entry.content) / size
+            if parts and (share > 1.0 or len(parts) == MAX_PARTS):
+                break
+            parts.append((entry.part, cast("Buffer", entry.content)))
+            self._in_flight_bytes += self._needed_credit(entry)
+            del self._waiting[number]
+        return b"", parts
 
     def _frame(self, parts: list[tuple[Part, Buffer]], credit: int) -> Message:
         payloads = []
