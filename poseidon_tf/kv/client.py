@@ -163,8 +163,12 @@ class ServerLink:
             numbers += answer
         return numbers
 
-    def push(self, pieces: Iterable[Piece], *, step: int) -> None:
-        """Queue one contribution per piece; never blocks."""
+    def push(self, pieces: Iterable[Piece], *, step: int, priority: int = 0) -> None:
+        """Queue one contribution per piece; never blocks.
+
+        Args:
+          priority: as the keys were announced.
+        """
         by_stream: list[list[tuple[Part, Buffer]]] = [[] for _ in self._queues]
         for piece in pieces:
             place = 0 if piece.place is None else piece.place + 1
@@ -173,7 +177,7 @@ class ServerLink:
             by_stream[stream].append((part, piece.payload))
         for queue, parts in zip(self._queues, by_stream, strict=True):
             if parts:
-                queue.put_parts(parts)
+                queue.put_parts(parts, priority=priority)
 
     def inspect(self, *, timeout_s: float) -> InspectReply:
         """What the server has received so far.
@@ -216,7 +220,12 @@ def _tables(specs: Sequence[KeySpec]) -> Iterator[list[Key]]:
     keys: list[Key] = []
     num_bytes = 0
     for spec in specs:
-        key = Key(name=spec.name, dtype=spec.dtype, num_elements=spec.num_elements)
+        key = Key(
+            name=spec.name,
+            dtype=spec.dtype,
+            num_elements=spec.num_elements,
+            priority=spec.priority,
+        )
         size = key.ByteSize() + _KEY_BYTES
         if keys and (len(keys) == MAX_TABLE_KEYS or num_bytes + size > _TABLE_BYTES):
             yield keys

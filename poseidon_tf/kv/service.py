@@ -96,7 +96,7 @@ class KVService:
         self._memory, self._memory_rank = memory, memory_rank
         self._places: dict[tuple[int, int], int] = {}  # (key, step) pushed through memory -> place
         self._num_workers, self._num_streams = num_workers, num_streams
-        self._names: list[str] = []
+        self._specs: list[KeySpec] = []  # By key number.
         self._on_received, self._on_released = on_received, on_released
         self._lock = threading.Lock()
         self._queues: dict[tuple[int, int], FrameQueue] = {}
@@ -125,12 +125,12 @@ class KVService:
         if len(table.keys) > MAX_TABLE_KEYS:
             raise ProtocolError(f"a table of {len(table.keys)} keys, more than {MAX_TABLE_KEYS}")
         identities.check_meant(table.to, self._identity, self._name)
-        specs = [KeySpec(key.name, key.dtype, key.num_elements) for key in table.keys]
+        specs = [KeySpec(key.name, key.dtype, key.num_elements, key.priority) for key in table.keys]
         with self._lock:
             numbers = self._store.register(table.rank, specs)
             for number, spec in zip(numbers, specs, strict=True):
-                if number == len(self._names):
-                    self._names.append(spec.name)
+                if number == len(self._specs):
+                    self._specs.append(spec)
         reply: bytes = KeyNumbers(numbers=numbers).SerializeToString()
         return reply
 
@@ -197,7 +197,7 @@ class KVService:
                 self._places[part.key, part.step] = part.place
             deliveries = [self._with_place(action, part) for action in actions]
         if self._on_received is not None:
-            self._on_received(rank, self._names[part.key], part.step)
+            self._on_received(rank, self._specs[part.key].name, part.step)
         self._act(deliveries, index)
 
     def _with_place(self, action: Action, part: Part) -> tuple[Action, int]:
@@ -233,7 +233,7 @@ class KVService:
                 case Release():
                     self._release(action, index, place)
                     if self._on_released is not None:
-                        self._on_released(self._names[action.key], action.step)
+                        self._on_released(self._specs[action.key].name, action.step)
                 case Credit(rank, num_bytes):
                     # What came through memory used none.
                     if not place and (queue := self._queues.get((rank, index))):
@@ -244,6 +244,7 @@ class KVService:
 
     def _release(self, release: Release, index: int, place: int) -> None:
         key, step, payload = release.key, release.step, release.payload
+        priority = self._specs[key].priority
         part = Part(key=key, step=step, length=len(payload))
         ranks = [r for r in range(self._num_workers) if not (place and r == self._memory_rank)]
         others = [queue for rank in ranks if (queue := self._queues.get((rank, index)))]
@@ -253,14 +254,14 @@ class KVService:
             header = FrameHeader(parts=[part])
             message = (frames.encode if place else frames.message)(header, [payload])
             for queue in others:
-                queue.put_frame(message)
+                queue.put_frame(message, step=step, priority=priority)
         else:
             small = bytes(payload) if place else payload
             for queue in others:
-                queue.put_parts([(part, small)])
+                queue.put_parts([(part, small)], priority=priority)
         if place and (queue := self._queues.get((self._memory_rank, index))):
             placed = Part(key=key, step=step, length=len(payload), place=place)
-            queue.put_parts([(placed, b"")])
+            queue.put_parts([(placed, b"")], priority=priority)
 
 
 @final

@@ -35,6 +35,8 @@ from poseidon_tf.wire.dtypes import (
 MAX_KEY_BYTES = 64 * 1024 * 1024
 # Keys of one server, some hundred bytes each. With pieces of 64 KiB, 16 GiB of gradients.
 MAX_KEYS = 256 * 1024
+# A plan has no more units, and each has a priority of its own.
+MAX_PRIORITY = MAX_KEYS
 # Names are made of variables' paths and places in programs.
 MAX_NAME_CHARS = 1024
 # Steps of one key whose sums are not finished. A worker waits for a sum before it pushes the next.
@@ -52,16 +54,27 @@ def key_name(name: str, index: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class KeySpec:
-    """What is summed under one name: `num_elements` of `dtype`; 0 elements: any, but equal."""
+    """What is summed under one name: `num_elements` of `dtype`; 0 elements: any, but equal.
+
+    The sums with the least `priority` leave first; see `FrameQueue`.
+    """
 
     name: str
     dtype: str
     num_elements: int
+    priority: int = 0
+
+    def __str__(self) -> str:
+        urgency = f" with priority {self.priority}" * bool(self.priority)
+        return f"{self.num_elements} x {self.dtype}{urgency}"
 
 
-def key_specs(name: str, dtype: str, lengths: Sequence[int]) -> list[KeySpec]:
+def key_specs(name: str, dtype: str, lengths: Sequence[int], *, priority: int = 0) -> list[KeySpec]:
     """The keys of what is called `name`, in parts of so many elements."""
-    return [KeySpec(key_name(name, index), dtype, length) for index, length in enumerate(lengths)]
+    return [
+        KeySpec(key_name(name, index), dtype, length, priority)
+        for index, length in enumerate(lengths)
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,9 +147,9 @@ class Store:
         """The numbers of these keys; a name that is known must be announced alike.
 
         Raises:
-          ProtocolError: unknown rank, a key was announced with another dtype or size before, the
-            dtype cannot be summed, or a name or the number of keys is too large. No key of `specs`
-            is added then.
+          ProtocolError: unknown rank, a key was announced with another dtype, size or priority
+            before, the dtype cannot be summed, or a name, a priority or the number of keys is too
+            large. No key of `specs` is added then.
         """
         self._check_rank(rank)
         announced: dict[str, KeySpec] = {}
@@ -151,6 +164,11 @@ class Store:
                     f"key {spec.name!r} of {spec.num_elements} elements is larger than "
                     f"{MAX_KEY_BYTES} bytes; cut it into KV pairs"
                 )
+            if not 0 <= spec.priority <= MAX_PRIORITY:
+                raise ProtocolError(
+                    f"key {spec.name!r}: rank {rank} announces priority {spec.priority}; from 0 to "
+                    f"{MAX_PRIORITY} are allowed"
+                )
             number = self._numbers.get(spec.name)
             if number is None:
                 known = announced.setdefault(spec.name, spec)
@@ -158,8 +176,8 @@ class Store:
                 known = self._keys[number].spec
             if known != spec:
                 raise ProtocolError(
-                    f"key {spec.name!r}: rank {rank} announces {spec.num_elements} x {spec.dtype}, "
-                    f"before it was announced as {known.num_elements} x {known.dtype}"
+                    f"key {spec.name!r}: rank {rank} announces {spec}, "
+                    f"before it was announced as {known}"
                 )
         if len(self._keys) + len(announced) > MAX_KEYS:
             raise ProtocolError(

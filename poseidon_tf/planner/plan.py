@@ -100,6 +100,11 @@ class Unit:
     dtype: str
     num_elements: int
 
+    @property
+    def priority(self) -> int:
+        """The lowest layers, which a forward pass reads first, have the least. Never 0."""
+        return self.index + 1
+
 
 @dataclass(frozen=True, slots=True)
 class KVPair:

@@ -56,10 +56,14 @@ class ServerSyncer:
       dtype: of the one flat vector that the unit's arrays make, end to end.
       pairs: in order of offset, covering the vector; or one pair of 0 bytes for a value whose
         size may change from step to step.
+      priority: as their keys were announced.
     """
 
-    def __init__(self, name: str, dtype: str, pairs: Sequence[Pair], done: Done) -> None:
+    def __init__(
+        self, name: str, dtype: str, pairs: Sequence[Pair], done: Done, *, priority: int = 0
+    ) -> None:
         self.name = name
+        self._priority = priority
         self._dtype = wire_dtype(dtype)
         self._pairs = tuple(pairs)
         self._num_bytes = sum(pair.num_bytes for pair in pairs)
@@ -90,7 +94,7 @@ class ServerSyncer:
             piece = Piece(pair.key, view[pair.offset : end], offset)
             by_link.setdefault(pair.link, []).append(piece)
         for link, pieces in by_link.items():
-            link.push(pieces, step=step)
+            link.push(pieces, step=step, priority=self._priority)
 
     def room(self, pair: Pair, step: int, num_bytes: int) -> memoryview | None:
         """Where the sum of one of its pairs belongs, if it is due: it may be read there.
@@ -153,7 +157,11 @@ class ServerSyncer:
 
 @final
 class FactorSyncer:
-    """Broadcasts a kernel's factors, or rows of a table, and joins all workers' in rank order."""
+    """Broadcasts a kernel's factors, or rows of a table, and joins all workers' in rank order.
+
+    Args:
+      priority: see `FactorService.broadcast`.
+    """
 
     def __init__(
         self,
@@ -164,8 +172,10 @@ class FactorSyncer:
         factors: FactorService,
         done: Done,
         on_sent: Callable[[int], None],
+        priority: int = 0,
     ) -> None:
         self.name = spec.name
+        self._priority = priority
         self._spec, self._key, self._num_peers = spec, key, num_peers
         self._factors, self._done, self._on_sent = factors, done, on_sent
         self._lock = threading.Lock()
@@ -187,7 +197,7 @@ class FactorSyncer:
         with self._lock:
             self._sent_bytes += self._num_peers * len(packed)
             self._received_bytes -= len(packed)  # Comes back in the set, but not over the wire.
-        self._factors.broadcast(self._key, step, rows, packed)
+        self._factors.broadcast(self._key, step, rows, packed, priority=self._priority)
         self._on_sent(step)
 
     def receive(self, complete: CompleteSet) -> None:

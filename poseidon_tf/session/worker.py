@@ -6,7 +6,6 @@ It is handed connected parts and owns none of their threads; `launch` builds and
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,12 +16,13 @@ from poseidon_tf.coordinator.client import CoordinatorClient
 from poseidon_tf.coordinator.messages import Member, StopOffer
 from poseidon_tf.coordinator.stopping import Stopping
 from poseidon_tf.errors import PeerLost, PoseidonError, ProtocolError
-from poseidon_tf.kv.client import OnSum, ServerLink
+from poseidon_tf.kv.client import ServerLink
 from poseidon_tf.kv.service import streams_per_server
 from poseidon_tf.kv.store import KeySpec, key_specs
 from poseidon_tf.planner import KVPair
 from poseidon_tf.session import owing
 from poseidon_tf.session.data_ends import DataEnds
+from poseidon_tf.session.expected_sums import ExpectedSums
 from poseidon_tf.session.gathers import Gathers, Take
 from poseidon_tf.session.naming import WorkerNames
 from poseidon_tf.session.preemption import TOPIC as _ASKED_TO_END
@@ -81,7 +81,7 @@ class Worker:
         self.session, self.coordinator, self.factors = session, coordinator, factors
         self._own_server, self._memory = own_server, memory
         self._links: list[ServerLink] = []
-        self._sums: dict[tuple[int, int], tuple[ServerSyncer, Pair]] = {}
+        self._expected: list[ExpectedSums] = []  # By server, as the links are.
         self._key_numbers: dict[tuple[int, KeySpec], int] = {}  # By server.
         self._factor_syncers: dict[int, FactorSyncer] = {}
         self._routes: list[tuple[Purpose, Route]] = []
@@ -108,15 +108,17 @@ class Worker:
           ConfigError: a server has another token, or its certificate is wrong.
         """
         for index, server in enumerate(servers):
+            expected = ExpectedSums(f"server {index} ({server.address})")
+            self._expected.append(expected)
             self._links.append(
                 ServerLink(
                     server.address,
                     rank=self.rank,
                     identity=server.identity,
-                    on_sum=self._sum_receiver(index),
-                    on_lost=self._loss_reporter(f"server {index} ({server.address})"),
+                    on_sum=expected.receive,
+                    on_lost=self._loss_reporter(expected.who),
                     on_sent=self._sent_recorder(index),
-                    room=functools.partial(self._sum_room, index),
+                    room=expected.room,
                     num_streams=streams_per_server(len(servers)),
                     memory=self._memory if index == self._own_server else None,
                     settings=settings,
@@ -125,18 +127,18 @@ class Worker:
         for link in self._links:  # All have begun to connect.
             link.reach(timeout_s=timeout_s, over=self.session.job_failure.over)
 
-    def announce_sums(self, sums: Sequence[tuple[str, str, Sequence[KVPair]]]) -> None:
+    def announce_sums(self, sums: Sequence[tuple[str, str, Sequence[KVPair], int]]) -> None:
         """Tell each server once of all its parts of these sums; opening them asks nobody then.
 
         Args:
-          sums: name, dtype and pairs of each, as `open_sum` is given them.
+          sums: name, dtype, pairs and priority of each, as `open_sum` is given them.
 
         Raises:
           PoseidonError: a server refused, or did not answer.
         """
         by_server: dict[int, list[KeySpec]] = {}
-        for name, dtype, pairs in sums:
-            specs = key_specs(name, dtype, [pair.length for pair in pairs])
+        for name, dtype, pairs, priority in sums:
+            specs = key_specs(name, dtype, [pair.length for pair in pairs], priority=priority)
             for pair, spec in zip(pairs, specs, strict=True):
                 if (pair.server, spec) not in self._key_numbers:
                     by_server.setdefault(pair.server, []).append(spec)
@@ -146,8 +148,7 @@ class Worker:
                     specs, timeout_s=self.session.deadlines.start_s
                 )
             except PeerLost as failure:
-                who = f"server {server} ({self._links[server].address})"
-                self.session.lost(None, failure, who=who)
+                self.session.lost(None, failure, who=self._expected[server].who)
                 raise self.session.job_failure.outcome(failure) from failure
             self._key_numbers |= {
                 (server, spec): number for spec, number in zip(specs, numbers, strict=True)
@@ -162,6 +163,7 @@ class Worker:
         num_elements: int,
         purpose: Purpose,
         variables: Sequence[str] = (),
+        priority: int = 0,
         deliver: Deliver,
     ) -> Route:
         """A route through the servers.
@@ -171,13 +173,14 @@ class Worker:
           pairs: of the unit that it is; None lets the name choose one server.
           num_elements: of the whole; 0 if it may change from step to step.
           variables: whose gradients are its arrays, one each; () if they are none.
+          priority: the same on all workers; 0 for what is waited for where it is pushed.
         """
         if pairs is None:
             server = zlib.crc32(name.encode()) % len(self._links)
             pairs = [KVPair(unit=0, index=0, offset=0, length=num_elements, server=server)]
         itemsize = wire_dtype(dtype).itemsize
-        self.announce_sums([(name, dtype, pairs)])
-        specs = key_specs(name, dtype, [pair.length for pair in pairs])
+        self.announce_sums([(name, dtype, pairs, priority)])
+        specs = key_specs(name, dtype, [pair.length for pair in pairs], priority=priority)
         placed = [
             Pair(
                 self._links[pair.server],
@@ -191,7 +194,7 @@ class Worker:
         def done(step: int, results: list[Array]) -> None:
             self.session.done(route, step, results)
 
-        syncer = ServerSyncer(name, dtype, placed, done)
+        syncer = ServerSyncer(name, dtype, placed, done, priority=priority)
         join = ReplicaJoin(self.num_replicas, summing(dtype))
         route = Route(
             self.session,
@@ -202,7 +205,7 @@ class Worker:
             contents=[f"the gradient of {variable!r}" for variable in variables],
         )
         for planned, pair in zip(pairs, placed, strict=True):
-            self._sums[planned.server, pair.key] = (syncer, pair)
+            self._expected[planned.server].add(syncer, pair)
         self._routes.append((purpose, route))
         return route
 
@@ -213,6 +216,7 @@ class Worker:
         *,
         purpose: Literal["sfb", "rows"] = "sfb",
         variables: Sequence[str] = (),
+        priority: int = 0,
         deliver: Deliver,
     ) -> Route:
         """A route from worker to worker for the factors of a kernel, or for rows of a table.
@@ -220,6 +224,7 @@ class Worker:
         Args:
           key: job-wide; every worker opens the same.
           variables: the kernel, and the biases whose gradients its factors give; or the table.
+          priority: as for `open_sum`.
         """
 
         def done(step: int, results: list[Array]) -> None:
@@ -232,6 +237,7 @@ class Worker:
             factors=self.factors,
             done=done,
             on_sent=lambda step: self.session.recorder.event("sent", spec.name, step),
+            priority=priority,
         )
         route = Route(
             self.session,
@@ -376,25 +382,6 @@ class Worker:
             return None
 
         def record(key: int, step: int) -> None:
-            syncer, _ = self._sums[server, key]
-            recorder.event("sent", syncer.name, step, server=server)
+            recorder.event("sent", self._expected[server].unit(key), step, server=server)
 
         return record
-
-    def _sum_room(self, server: int, key: int, step: int, num_bytes: int) -> memoryview | None:
-        if (server, key) not in self._sums:
-            return None
-        syncer, pair = self._sums[server, key]
-        return syncer.room(pair, step, num_bytes)
-
-    def _sum_receiver(self, server: int) -> OnSum:
-        def receive(key: int, step: int, payload: memoryview | None) -> None:
-            if (server, key) not in self._sums:
-                raise ProtocolError(
-                    f"server {server} ({self._links[server].address}) sent a sum of key number "
-                    f"{key}, which this worker does not wait for"
-                )
-            syncer, pair = self._sums[server, key]
-            syncer.receive(pair, step, payload)
-
-        return receive

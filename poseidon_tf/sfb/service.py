@@ -16,13 +16,14 @@ from poseidon_tf.sfb.factors import RowSpec
 from poseidon_tf.transport.base import Traffic
 from poseidon_tf.transport.channel import Channel
 from poseidon_tf.transport.connections import ConnectionSettings
+from poseidon_tf.transport.frame_queue import FrameQueue
 from poseidon_tf.transport.server import Server
 from poseidon_tf.transport.streams import Stream
 from poseidon_tf.wire import frames, identities
 from poseidon_tf.wire.frame_pb2 import FrameHeader, Part
 
 BROADCAST = "/poseidon_tf.FactorPeer/Broadcast"
-# Factors longer than this are cut, so that a small one need not wait for a large one to pass.
+# Factors longer than this are cut, so that what is more urgent need not wait for all of them.
 CHUNK_BYTES = 1024 * 1024
 
 
@@ -56,6 +57,7 @@ class FactorService:
         self._connected: set[int] = set()
         self._incoming: dict[int, Stream] = {}  # By rank, also one that has ended.
         self._channels: list[Channel] = []
+        self._queues: list[FrameQueue] = []
         self._streams: list[Stream] = []
         server.add_stream(BROADCAST, self._accept, with_lanes=True)
 
@@ -87,13 +89,15 @@ class FactorService:
         meant = identities_of or {}
         peers = {rank: addresses[rank] for rank in sorted(addresses) if rank != self._rank}
         for rank, address in peers.items():
-            channel = Channel(address, settings=settings)
+            channel, queue = Channel(address, settings=settings), FrameQueue()
             self._channels.append(channel)
+            self._queues.append(queue)
             self._streams.append(
                 channel.open_stream(
                     BROADCAST,
                     _RefusalReceiver(rank, self._on_lost),
                     metadata={identities.TO: meant.get(rank, ""), "rank": str(self._rank)},
+                    outgoing=queue,
                     with_lane=True,
                 )
             )
@@ -105,8 +109,14 @@ class FactorService:
         with self._lock:
             self._exchange.register(key, spec)
 
-    def broadcast(self, key: int, step: int, rows: int, packed: bytes) -> None:
-        """Send this worker's factors to every peer, and count them as arrived here."""
+    def broadcast(
+        self, key: int, step: int, rows: int, packed: bytes, *, priority: int = 0
+    ) -> None:
+        """Send this worker's factors to every peer, and count them as arrived here.
+
+        Args:
+          priority: of the key, the same in every step; see `FrameQueue`.
+        """
         view = memoryview(packed)
         for offset, piece in frames.cut(view, chunk_bytes=CHUNK_BYTES):
             part = Part(
@@ -118,8 +128,8 @@ class FactorService:
                 length=len(piece),
             )
             message = frames.message(FrameHeader(parts=[part]), [piece])
-            for stream in self._streams:
-                stream.send(message)
+            for queue in self._queues:
+                queue.put_frame(message, step=step, priority=priority)
         with self._lock:
             outcomes = self._exchange.add_own(key, step, rows, packed)
         self._act(outcomes)
@@ -136,9 +146,8 @@ class FactorService:
 
     def leave(self, last_step: int) -> None:
         """Say goodbye to every peer and send nothing more."""
-        for stream in self._streams:
-            stream.send(frames.goodbye(last_step))
-            stream.close()
+        for queue in self._queues:
+            queue.finish(frames.goodbye(last_step))
 
     def close(self, *, timeout_s: float) -> None:
         """Wait up to `timeout_s` seconds for the streams to end, then cut them."""

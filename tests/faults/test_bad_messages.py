@@ -19,7 +19,7 @@ from poseidon_tf.kv.service import (
     STREAMS_PER_SERVER,
     KVService,
 )
-from poseidon_tf.kv.store import KeySpec
+from poseidon_tf.kv.store import MAX_PRIORITY, KeySpec
 from poseidon_tf.transport import admission
 from poseidon_tf.transport.base import MAX_MESSAGE_BYTES
 from poseidon_tf.transport.security import Security
@@ -49,7 +49,15 @@ class Store(Endpoint):
         super().__exit__(*exception)
 
     def register(self, specs: Sequence[KeySpec]) -> None:
-        keys = [Key(name=s.name, dtype=s.dtype, num_elements=s.num_elements) for s in specs]
+        keys = [
+            Key(
+                name=spec.name,
+                dtype=spec.dtype,
+                num_elements=spec.num_elements,
+                priority=spec.priority,
+            )
+            for spec in specs
+        ]
         table = KeyTable(rank=0, keys=keys).SerializeToString()
         self.channel().call(REGISTER, table, timeout_s=WAIT_S)
 
@@ -217,6 +225,11 @@ def test_a_message_that_is_too_long_is_refused_by_both_sides() -> None:
 BAD_TABLES = {
     "another size": ([KeySpec("w", "float32", 5)], "'w'"),
     "another dtype": ([KeySpec("new", "int32", 1), KeySpec("w", "float64", 4)], "'w'"),
+    "another priority": (
+        [KeySpec("w", "float32", 4, 2)],
+        "'w'.* with priority 2, before .*float32$",
+    ),
+    "a priority too large": ([KeySpec("p", "float32", 4, MAX_PRIORITY + 1)], "from 0 to"),
     "two sizes at once": ([KeySpec("new", "int32", 1), KeySpec("new", "int32", 2)], "'new'"),
     "a dtype without a sum": ([KeySpec("s", "string", 4)], "dtype 'string' cannot be summed"),
     "a key too large": ([KeySpec("huge", "float32", 2**40)], "larger than"),

@@ -39,6 +39,7 @@ from poseidon_tf.kv.store import KeySpec
 from poseidon_tf.planner import KVPair
 from poseidon_tf.session.data_ends import DataEnds
 from poseidon_tf.session.deadlines import Deadlines
+from poseidon_tf.session.expected_sums import ExpectedSums
 from poseidon_tf.session.naming import WorkerNames
 from poseidon_tf.session.session import Session
 from poseidon_tf.session.worker import Worker
@@ -253,12 +254,13 @@ class _Link:
         begin, self._num_keys = self._num_keys, self._num_keys + len(specs)
         return [*range(begin, self._num_keys)]
 
-    def push(self, pieces: Sequence[Piece], *, step: int) -> None:
+    def push(self, pieces: Sequence[Piece], *, step: int, priority: int) -> None:
         self.queue.put_parts(
             [
                 (Part(key=piece.key, step=step, length=len(piece.payload)), piece.payload)
                 for piece in pieces
-            ]
+            ],
+            priority=priority,
         )
 
 
@@ -288,7 +290,8 @@ def _hear_sums(choices: Choices, link: _Link, session: Session) -> None:
         names=WorkerNames(),
         own_server=None,
     )
-    worker._links = [link]  # type: ignore[list-item]
+    expected = ExpectedSums("server 0")
+    worker._links, worker._expected = [link], [expected]  # type: ignore[list-item]
     delivered: list[tuple[str, int, int]] = []
 
     def deliver_as(name: str) -> Any:
@@ -300,6 +303,7 @@ def _hear_sums(choices: Choices, link: _Link, session: Session) -> None:
         [KVPair(0, 0, 0, 4, 0), KVPair(0, 1, 4, 2, 0)],
         num_elements=6,
         purpose="ps",
+        priority=3,
         deliver=deliver_as("a"),
     )
     free = worker.open_sum(
@@ -317,7 +321,7 @@ def _hear_sums(choices: Choices, link: _Link, session: Session) -> None:
 
     receiver = _SumReceiver(
         _checked(link.queue, state),
-        _checked_sum(worker._sum_receiver(0), state),
+        _checked_sum(expected.receive, state),
         lambda error: None,
     )
     for _ in range(MOST_EVENTS):

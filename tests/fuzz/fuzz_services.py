@@ -90,6 +90,7 @@ def _register(choices: Choices, server: Server, state: Callable[[], Any]) -> Non
             name=choices.mostly(choices.of("abcd"), "", "n" * 1024, "n" * 1025),
             dtype=choices.mostly("float32", "bfloat16", "float16", "int64", "string", ""),
             num_elements=choices.mostly(4, 0, 1, 5, 2**24, 2**62, 2**64 - 1),
+            priority=choices.mostly(0, 1, 2**18, 2**18 + 1, 2**32 - 1),
         )
         for _ in range(choices.of((1, 1, 2, 3, 0)))
     ]

@@ -75,9 +75,15 @@ class Link:
 
 
 class Cluster:
-    """One service, and workers that push their next step when the last one's sums are there."""
+    """One service, and workers that push their next step when the last one's sums are there.
 
-    def __init__(self, rng: random.Random, *, num_workers: int, has_lanes: bool) -> None:
+    Args:
+      most_priority: priorities of the keys are drawn up to here.
+    """
+
+    def __init__(
+        self, rng: random.Random, *, num_workers: int, has_lanes: bool, most_priority: int = 0
+    ) -> None:
         self.has_lanes = has_lanes
         self.sizes = [rng.choice([1, 3, 16, 500, 70_000]) for _ in range(rng.randint(2, 6))]
         self.window_bytes = 4 * max(self.sizes)  # Of one stream: its largest pair.
@@ -91,13 +97,20 @@ class Cluster:
             num_streams=NUM_STREAMS,
             on_released=lambda name, step: self.released.update({(int(name), step): num_workers}),
         )
-        keys = [Key(name=str(k), dtype="float32", num_elements=n) for k, n in enumerate(self.sizes)]
+        self.priorities = [rng.randint(0, most_priority) for _ in self.sizes]
+        keys = [
+            Key(name=str(at), dtype="float32", num_elements=size, priority=priority)
+            for at, (size, priority) in enumerate(zip(self.sizes, self.priorities, strict=True))
+        ]
         self.endpoint.calls[REGISTER](KeyTable(rank=0, keys=keys).SerializeToString())
         self.links = [
             Link(self, rank, index) for rank in range(num_workers) for index in range(NUM_STREAMS)
         ]
         self.sums: list[dict[tuple[int, int], bytes]] = [{} for _ in range(num_workers)]
-        for rank in range(num_workers):
+        self.begin()
+
+    def begin(self) -> None:
+        for rank in range(self.num_workers):
             self.push(rank, 0)
 
     def share(self, rank: int, key: int, step: int) -> np.ndarray:
@@ -106,10 +119,13 @@ class Cluster:
 
     def push(self, rank: int, step: int) -> None:
         for key in self.rng.sample(range(len(self.sizes)), len(self.sizes)):
-            payload = self.share(rank, key, step).data.cast("B")
-            stream = stream_of(key, len(payload), NUM_STREAMS)
-            link = self.links[rank * NUM_STREAMS + stream]
-            link.up.put_parts([(Part(key=key, step=step, length=len(payload)), payload)])
+            self.push_key(rank, key, step)
+
+    def push_key(self, rank: int, key: int, step: int) -> None:
+        payload = self.share(rank, key, step).data.cast("B")
+        link = self.links[rank * NUM_STREAMS + stream_of(key, len(payload), NUM_STREAMS)]
+        part = Part(key=key, step=step, length=len(payload))
+        link.up.put_parts([(part, payload)], priority=self.priorities[key])
 
     def hear(self, link: Link) -> None:
         header, payloads = frames.decode(link.falling.popleft())
@@ -120,8 +136,11 @@ class Cluster:
             self.released[part.key, part.step] -= 1
             assert (part.key, part.step) not in sums
             sums[part.key, part.step] = bytes(payload)
-            if len(sums) % len(self.sizes) == 0 and part.step + 1 < NUM_STEPS:
-                self.push(link.rank, part.step + 1)
+            self.heard(link.rank, part.step)
+
+    def heard(self, rank: int, step: int) -> None:
+        if len(self.sums[rank]) % len(self.sizes) == 0 and step + 1 < NUM_STEPS:
+            self.push(rank, step + 1)
 
     def events(self) -> Iterator[Callable[[], object]]:
         for link in self.links:
@@ -131,6 +150,13 @@ class Cluster:
 
     def is_finished(self) -> bool:
         return all(len(sums) == NUM_STEPS * len(self.sizes) for sums in self.sums)
+
+    def check_sums(self) -> None:
+        for key in range(len(self.sizes)):
+            for step in range(NUM_STEPS):
+                shares = [self.share(rank, key, step) for rank in range(self.num_workers)]
+                expected = np.sum(shares, axis=0, dtype=np.float32).tobytes()
+                assert all(sums[key, step] == expected for sums in self.sums)
 
     def held_bytes(self) -> int:
         """Contributions and unfinished sums, and sums that some worker has not taken yet."""
@@ -143,11 +169,19 @@ class Cluster:
 
 @pytest.mark.usefixtures("small_keys_take_turns")
 @pytest.mark.parametrize("num_workers", [1, 2, 3, 7])
+@pytest.mark.parametrize("most_priority", [0, 4])
 @pytest.mark.parametrize("seed", range(15))
-def test_a_server_holds_two_shards_and_the_windows_at_most(num_workers: int, seed: int) -> None:
+def test_a_server_holds_two_shards_and_the_windows_at_most(
+    num_workers: int, most_priority: int, seed: int
+) -> None:
     """At every moment, with windows of one pair; and every worker gets every sum, once."""
     has_lanes = bool(seed % 2)
-    cluster = Cluster(random.Random(seed), num_workers=num_workers, has_lanes=has_lanes)
+    cluster = Cluster(
+        random.Random(seed),
+        num_workers=num_workers,
+        has_lanes=has_lanes,
+        most_priority=most_priority,
+    )
     shard_bytes = 4 * sum(cluster.sizes)
     window_bytes = NUM_STREAMS * (cluster.window_bytes + cluster.window_bytes // 8)
     while not cluster.is_finished():
@@ -155,11 +189,7 @@ def test_a_server_holds_two_shards_and_the_windows_at_most(num_workers: int, see
         assert possible, "everyone waits"
         cluster.rng.choice(possible)()
         assert cluster.held_bytes() <= 2 * shard_bytes + num_workers * window_bytes
-    for key in range(len(cluster.sizes)):
-        for step in range(NUM_STEPS):
-            shares = [cluster.share(rank, key, step) for rank in range(num_workers)]
-            expected = np.sum(shares, axis=0, dtype=np.float32).tobytes()
-            assert all(sums[key, step] == expected for sums in cluster.sums)
+    cluster.check_sums()
 
 
 @pytest.mark.parametrize("rank", [0, 1])

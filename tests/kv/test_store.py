@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 
 from poseidon_tf.errors import ProtocolError
-from poseidon_tf.kv.store import MAX_KEY_BYTES, Action, Credit, KeySpec, Release, Store
+from poseidon_tf.kv.store import (
+    MAX_KEY_BYTES,
+    MAX_PRIORITY,
+    Action,
+    Credit,
+    KeySpec,
+    Release,
+    Store,
+)
 
 
 def bytes_of(values: np.ndarray) -> memoryview:
@@ -191,6 +199,17 @@ def test_a_name_has_one_number_for_all_workers() -> None:
         (0, [KeySpec("new", "float32", 1), KeySpec("a", "float32", 5)], "'a': rank 0 announces 5"),
         (1, [KeySpec("a", "float16", 4)], "4 x float16, before it was announced as 4 x float32"),
         (0, [KeySpec("new", "float32", 1), KeySpec("new", "float32", 2)], "'new'"),
+        (
+            0,
+            [KeySpec("a", "float32", 4, 3)],
+            "4 x float32 with priority 3, before it was announced",
+        ),
+        (
+            0,
+            [KeySpec("new", "float32", 1, MAX_PRIORITY + 1)],
+            f"from 0 to {MAX_PRIORITY} are allow",
+        ),
+        (0, [KeySpec("new", "float32", 1, -1)], "announces priority -1"),
         (0, [KeySpec("new", "float32", 1), KeySpec("b", "complex64", 1)], "cannot be summed"),
         (0, [KeySpec("b", "float32", MAX_KEY_BYTES // 4 + 1)], "cut it into KV pairs"),
         (2, [KeySpec("new", "float32", 1)], "rank 2; there are 2 workers"),

@@ -154,13 +154,19 @@ def test_sums_announced_together_ask_each_server_once(monkeypatch: pytest.Monkey
         return sorted(n for thread, _, n in asked if thread == threading.get_ident())
 
     def work(member: Membership) -> int:
-        sums = [(name, "float32", pairs_of(size, 2, 10_000)) for name, size in SIZES.items()]
+        sums = [(name, "float32", pairs_of(size, 2, 10_000), 7) for name, size in SIZES.items()]
         member.worker.announce_sums(sums)
         assert asked_by_me() == [2, 5]  # Pairs of each server, in one call.
-        for name, dtype, pairs in sums:
+        for name, dtype, pairs, priority in sums:
             delivered = Deliveries()
             route = member.worker.open_sum(
-                name, dtype, pairs, num_elements=SIZES[name], purpose="ps", deliver=delivered
+                name,
+                dtype,
+                pairs,
+                num_elements=SIZES[name],
+                purpose="ps",
+                priority=priority,
+                deliver=delivered,
             )
             route.push([np.ones(SIZES[name], np.float32)])
             _, (total,), error = delivered.next()

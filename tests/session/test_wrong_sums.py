@@ -17,7 +17,7 @@ class Link:
     memory = None
     address = "s:1"
 
-    def push(self, pieces: object, *, step: int) -> None:
+    def push(self, pieces: object, *, step: int, priority: int) -> None:
         pass
 
 

@@ -30,7 +30,12 @@ class ServerUnit(OpenUnit):
     def announce(cls, worker: Worker, plan: Plan, *, plan_number: int) -> None:
         worker.announce_sums(
             [
-                (f"{plan_number}/{cls.name_of(unit, plan)}", unit.dtype, _pairs(unit, plan))
+                (
+                    f"{plan_number}/{cls.name_of(unit, plan)}",
+                    unit.dtype,
+                    _pairs(unit, plan),
+                    unit.priority,
+                )
                 for unit in plan.units
                 if unit.scheme is cls.scheme
             ]
@@ -45,6 +50,7 @@ class ServerUnit(OpenUnit):
                 num_elements=self.unit.num_elements,
                 purpose="ps",
                 variables=self.variable_names(plan),
+                priority=self.unit.priority,
                 deliver=deliver,
             )
 

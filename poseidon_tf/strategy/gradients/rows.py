@@ -35,7 +35,12 @@ class RowsUnit(OpenUnit):
 
         def open_route(deliver: Deliver) -> Route:
             return worker.open_factors(
-                key, spec, purpose="rows", variables=self.variable_names(plan), deliver=deliver
+                key,
+                spec,
+                purpose="rows",
+                variables=self.variable_names(plan),
+                priority=self.unit.priority,
+                deliver=deliver,
             )
 
         return self.graph_route(worker, [each.dtype for each in spec.arrays], open_route)

@@ -38,7 +38,12 @@ class FactorUnit(OpenUnit):
 
         def open_route(deliver: Deliver) -> Route:
             return worker.open_factors(
-                key, spec, purpose="sfb", variables=self.variable_names(plan), deliver=deliver
+                key,
+                spec,
+                purpose="sfb",
+                variables=self.variable_names(plan),
+                priority=self.unit.priority,
+                deliver=deliver,
             )
 
         dtypes = [columns.dtype for columns in (*spec.arrays, whole)]
