@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -81,3 +82,32 @@ def test_tasks_of_slurm_on_several_hosts_join(
     assert chief["digest"] == worker["digest"]
     first, second = map(Address.parse, worker["cluster"]["worker"])
     assert (first.host, second.host) == ("node01", network.addresses[1])
+
+
+def test_rank_0_that_is_not_where_it_should_be_says_so_at_once(
+    network: Network, tmp_path: Path
+) -> None:
+    """It does not call itself there until its time to start is over."""
+    environ = {
+        **os.environ,
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "POSEIDON_RANK": "0",
+        "POSEIDON_WORLD_SIZE": "2",
+        "POSEIDON_COORDINATOR": "node02:5000",
+    }
+    begun_s = time.monotonic()
+    ended = subprocess.run(
+        ["ip", "netns", "exec", network.namespaces[0]]
+        + [sys.executable, str(SCRIPTS / "bad_start.py"), "100"],
+        env=environ,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=90.0,
+    )
+    assert ended.returncode == 1 and time.monotonic() - begun_s < 60.0, ended.stderr
+    says = (
+        "ConfigError: worker rank 0 is to be reached at node02:5000, which is no address of this "
+        f"machine (it has {network.addresses[0]}"
+    )
+    assert says in ended.stdout and "Connection refused" in ended.stdout, ended.stdout

@@ -6,7 +6,7 @@ import logging
 import socket
 import time
 
-from poseidon_tf.errors import StartTimeout
+from poseidon_tf.errors import ConfigError, StartTimeout
 from poseidon_tf.launch.cluster import ClusterConfig
 from poseidon_tf.launch.sources import by_slurm
 from poseidon_tf.transport import listening
@@ -14,6 +14,7 @@ from poseidon_tf.transport.address import Address
 
 _log = logging.getLogger("poseidon_tf")
 _RETRY_S = 1.0
+_FORWARDED_S = 5.0  # For what forwards to rank 0 to notice that it listens.
 
 
 def located(config: ClusterConfig, *, interface: str, timeout_s: float) -> ClusterConfig:
@@ -43,6 +44,37 @@ def located(config: ClusterConfig, *, interface: str, timeout_s: float) -> Clust
     else:
         host = _host_towards(coordinator, rank=config.rank, timeout_s=timeout_s)
     return config.with_worker(config.rank, str(Address(host, 0)))
+
+
+def check_own_address(config: ClusterConfig) -> None:
+    """Say so where the address that a member was given is another machine's; it listens already.
+
+    It may be that of something that forwards to this member. Rank 0 has to reach itself there, as
+    everybody else does; the others are only called by others, and get a warning.
+
+    Raises:
+      ConfigError: this is rank 0, and nothing forwards to it.
+    """
+    own = Address.parse(config.address)
+    if not listening.is_elsewhere(own.host):
+        return
+    text = (
+        f"{config.role} rank {config.rank} is to be reached at {own}, which is no address of this "
+        f"machine (it has {', '.join(listening.own_addresses())})"
+    )
+    if config.role != "worker" or config.rank > 0:
+        _log.warning(
+            "%s: it listens on all interfaces, in case something forwards to it; else mend its "
+            "address in TF_CONFIG",
+            text,
+        )
+        return
+    silence = listening.silence_at(own, timeout_s=_FORWARDED_S)
+    if silence is not None:
+        raise ConfigError(
+            f"{text}, and nothing there leads here ({silence}); set POSEIDON_COORDINATOR, or the "
+            "address in TF_CONFIG, to host:port of the machine on which rank 0 runs"
+        ) from silence
 
 
 def _host_towards(coordinator: Address, *, rank: int, timeout_s: float) -> str:

@@ -29,6 +29,7 @@ from poseidon_tf.launch.cluster_env import current_environ, read_cluster
 from poseidon_tf.launch.memory import keep_freed_memory
 from poseidon_tf.launch.own_server import report_end
 from poseidon_tf.launch.protocol_env import read_protocol
+from poseidon_tf.launch.rendezvous import check_own_address
 from poseidon_tf.launch.reports import tell_launcher
 from poseidon_tf.launch.security_env import read_security
 from poseidon_tf.launch.told_servers import ToldServers
@@ -105,6 +106,8 @@ class ServerProcess:
             parts.callback(server.stop)
             service = self._sums(server)
             server.start()
+            if self._parent_gone is None:  # Else its worker has been given the same host.
+                check_own_address(self._config)
             client = self._client(server.address)
             parts.callback(client.close, timeout_s=1.0)
             parts.callback(self._over.set)

@@ -18,6 +18,7 @@ from poseidon_tf.coordinator.waiting import Notices
 from poseidon_tf.errors import ConfigError, MemberError, PoseidonError
 from poseidon_tf.launch.cluster import ClusterConfig
 from poseidon_tf.launch.own_server import OwnServer
+from poseidon_tf.launch.rendezvous import check_own_address
 from poseidon_tf.launch.server_main import PORT_PATIENCE_S
 from poseidon_tf.session.deadlines import Deadlines
 from poseidon_tf.session.naming import WorkerNames
@@ -99,6 +100,7 @@ class WorkerParts:
             self.worker = self._worker(server, num_replicas)
             parts.callback(self._cut)
             server.start()
+            check_own_address(config)
             self.view = self._arrive(ports)
             self._parts = parts.pop_all()
 

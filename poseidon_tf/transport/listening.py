@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import ipaddress
 import socket
+import time
 
 import psutil
 
@@ -16,6 +17,7 @@ from poseidon_tf.transport.address import Address
 
 # The names of all interfaces, which gRPC takes for those of IPv6 as well.
 ALL_INTERFACES = "0.0.0.0"
+_RETRY_S = 0.2
 
 
 def is_own(host: str) -> bool:
@@ -24,6 +26,39 @@ def is_own(host: str) -> bool:
     return reason is None or not (
         isinstance(reason, socket.gaierror) or reason.errno == errno.EADDRNOTAVAIL
     )
+
+
+def is_elsewhere(host: str) -> bool:
+    """Whether `host` is known here, as another machine: that of a balancer, or by mistake."""
+    reason = refusal(Address(host, 0))
+    return reason is not None and reason.errno == errno.EADDRNOTAVAIL
+
+
+def silence_at(address: Address, *, timeout_s: float) -> OSError | None:
+    """Why nobody accepts a connection at `address`; None if somebody does, within `timeout_s`."""
+    deadline_s = time.monotonic() + timeout_s
+    while True:
+        left_s = deadline_s - time.monotonic()
+        try:
+            socket.create_connection(
+                (address.host, address.port), timeout=max(left_s, _RETRY_S)
+            ).close()
+            return None
+        except OSError as reason:
+            if deadline_s - time.monotonic() <= _RETRY_S:
+                return reason
+        time.sleep(_RETRY_S)  # Nothing tells when somebody begins to listen.
+
+
+def own_addresses() -> list[str]:
+    """The IP addresses by which others may reach this machine, or else those of loopback."""
+    found = [
+        each.address
+        for addresses in psutil.net_if_addrs().values()
+        for each in addresses
+        if each.family in (socket.AF_INET, socket.AF_INET6) and "%" not in each.address
+    ]
+    return [each for each in found if not ipaddress.ip_address(each).is_loopback] or found
 
 
 def is_reached_elsewhere(host: str) -> bool:
