@@ -1,6 +1,6 @@
 # `make` lists the targets. Everything runs in .venv, which is built from setup.py on first use.
 .DEFAULT_GOAL := help
-.PHONY: help install demo dist fuzz test test-quick test-engines test-engines-small install-engines test-faults test-hosts test-networks test-thorough test-versions coverage bench-transport bench-copies bench-overhead bench-peers bench-scaling check protos check-protos clean
+.PHONY: help install demo dist fuzz test test-quick test-engines test-engines-small install-engines install-java test-faults test-hosts test-networks test-thorough test-versions coverage bench-transport bench-copies bench-overhead bench-peers bench-scaling check protos check-protos clean
 
 PYTHON ?= python3
 OLDEST_PYTHON ?= $(PYTHON)
@@ -21,7 +21,7 @@ QUICK := "not processes and not connections and not tensorflow and not exhaustiv
 TENSORFLOW_TESTS := tests/strategy tests/keras_hooks tests/launch/test_failure_text.py
 TENSORFLOW_TESTS += tests/launch/test_show_plan.py tests/launch/test_documented_deadlines.py
 
-# Debian's packages for tests_engines; pip installs Ray and PyTorch.
+# Debian's packages for tests_engines; pip installs Ray, PyTorch, Spark and MPI for Python.
 ENGINES := slurm-wlm munge openmpi-bin mpich
 
 FUZZ_TARGETS := lane frame member_message coordinator_message plan plan_fields array_bytes ledger
@@ -46,7 +46,7 @@ test-quick: install  ## run, in seconds, the tests without TensorFlow, other pro
 test-hosts: install  ## run the tests between emulated hosts; needs root and iproute2
 	.venv/bin/python -m pytest tests_hosts
 
-test-engines: install install-engines .venv-ray/installed .venv-torch/installed  ## train under Slurm, MPI, Ray and torchrun; needs root and Debian; 15 minutes
+test-engines: install install-engines install-java .venv-ray/installed .venv-spark/installed .venv-torch/installed .mpi4py/installed  ## train under Slurm, MPI, Ray, Spark and torchrun; needs root and Debian; 20 minutes
 	.venv/bin/python -m pytest tests_engines
 
 test-engines-small: install install-engines  ## the same weights under srun and mpirun; needs root and Debian
@@ -55,6 +55,10 @@ test-engines-small: install install-engines  ## the same weights under srun and 
 install-engines:
 	@dpkg --status $(ENGINES) > /dev/null 2>&1 || { apt-get update --quiet && \
 		DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet --no-install-recommends $(ENGINES); }
+
+install-java:
+	@command -v java > /dev/null || { apt-get update --quiet && \
+		DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet --no-install-recommends default-jre-headless; }
 
 test-faults: install  ## run the fault matrix, REPEAT times; needs root, iproute2, /dev/net/tun; 20 minutes
 	.venv/bin/python -m pytest tests_faults tests_hosts/test_troubled_links.py --repeat $(REPEAT)
@@ -121,7 +125,7 @@ check-protos: .venv-protos/installed  ## fail if the stubs are not what protos/ 
 	done
 
 clean:  ## remove what make, the tools and Python have built
-	rm -rf .coverage-data .fuzz .venv .venv-nightly .venv-oldest .venv-protos .venv-ray .venv-tf-keras .venv-torch build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf .coverage-data .fuzz .mpi4py .venv .venv-nightly .venv-oldest .venv-protos .venv-ray .venv-spark .venv-tf-keras .venv-torch build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/installed: setup.py
@@ -174,6 +178,18 @@ clean:  ## remove what make, the tools and Python have built
 	@echo "building .venv-tf-keras: a peer of the benchmarks, TensorFlow with Keras 2"
 	$(PYTHON) -m venv .venv-tf-keras
 	.venv-tf-keras/bin/python -m pip install $(PIP_QUIET) "tensorflow==2.21.*" "tf-keras==2.21.*"
+	@touch $@
+
+# For whatever MPI has started a process. In a folder of its own, as only some tests may find it.
+.mpi4py/installed:
+	@echo "building .mpi4py: MPI for Python"
+	$(PYTHON) -m pip install $(PIP_QUIET) --target .mpi4py "mpi4py==4.1.*"
+	@touch $@
+
+.venv-spark/installed: setup.py
+	@echo "building .venv-spark: Spark, the package, and what the examples need"
+	$(PYTHON) -m venv .venv-spark
+	.venv-spark/bin/python -m pip install $(PIP_QUIET) -e . "pyspark==4.1.*" scikit-learn
 	@touch $@
 
 .venv-ray/installed: setup.py

@@ -1,19 +1,17 @@
 """Several fits in one session of Ray; writes `said.json` into the folder that holds FOUND.
 
-After each fit `servers` counts the servers of workers that still run 30 s later.
+Of each fit that file has its exception, and how many servers of its workers were left.
 """
 
 import json
 import os
 import runpy
 import sys
-import threading
-import time
 from pathlib import Path
 from typing import Any
 
-import psutil
 import ray
+import remaining
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.tensorflow import TensorflowTrainer
 
@@ -36,28 +34,6 @@ def raises(config: dict[str, str]) -> None:
 def is_killed(config: dict[str, str]) -> None:
     os.environ["KILLED"] = "1"
     runpy.run_path(config["script"], run_name="__main__")
-
-
-def servers() -> int:
-    """That run 30 s later, of those that this session has started."""
-    deadline_s = time.monotonic() + 30.0
-    while True:
-        running = [
-            process
-            for process in psutil.process_iter(["cmdline"])
-            if "poseidon_tf.launch.server_main" in (process.info["cmdline"] or [])
-            and is_of_this_session(process)
-        ]
-        if not running or time.monotonic() > deadline_s:
-            return len(running)
-        psutil.wait_procs(running, timeout=1.0)
-
-
-def is_of_this_session(process: psutil.Process) -> bool:
-    try:
-        return bool(process.environ().get("FOUND") == os.environ["FOUND"])
-    except psutil.Error:
-        return False
 
 
 def fit(function: Any, script: Path, *, max_failures: int = 0) -> str:
@@ -85,7 +61,10 @@ for name, function, script, max_failures in (
     ("raised", raises, FOLDER, 0),
     ("killed", is_killed, HERE / "backed_up.py", 1),
 ):
-    said[name] = {"error": fit(function, script, max_failures=max_failures), "servers": servers()}
+    said[name] = {
+        "error": fit(function, script, max_failures=max_failures),
+        "servers": remaining.servers(),
+    }
 ray.shutdown()
-said["threads"] = [t.name for t in threading.enumerate() if t.name.startswith("poseidon")]
+said["threads"] = remaining.threads()
 (FOLDER / "said.json").write_text(json.dumps(said))

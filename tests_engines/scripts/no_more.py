@@ -1,0 +1,7 @@
+"""The worker of rank 1 raises an exception."""
+
+import poseidon_tf
+
+with poseidon_tf.PoseidonStrategy() as strategy:
+    if strategy.rank == 1:
+        raise ArithmeticError("no more")
