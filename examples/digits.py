@@ -48,7 +48,9 @@ with strategy.scope():
         metrics=["accuracy"],
     )
 
-model.fit(images[train], labels[train], batch_size=GLOBAL_BATCH, epochs=EPOCHS, verbose=0)
+# One worker speaks for all.
+verbose = 2 if strategy.rank == 0 else 0
+model.fit(images[train], labels[train], batch_size=GLOBAL_BATCH, epochs=EPOCHS, verbose=verbose)
 _, accuracy = model.evaluate(images[held_out], labels[held_out], verbose=0)
 
 # Counted over the held-out digits of all workers, so every worker prints the same.

@@ -18,6 +18,7 @@ from poseidon_tf.coordinator.messages import (
     Announce,
     Announced,
     Ended,
+    Figures,
     Gather,
     Goodbye,
     Join,
@@ -288,15 +289,15 @@ class CoordinatorClient:
         return None if self._presence.has_stream else self._presence.loss(self._name)
 
     def announce(self, topic: str, payload: bytes) -> bool:
-        """Tell the other workers, unless this member is leaving; waits for nothing.
+        """Tell the other workers something; see `tell`."""
+        return self.tell(Announce(topic, payload))
 
-        Returns:
-          False if nobody was told: not everyone has arrived, or this member is leaving.
-        """
+    def tell(self, message: Announce | Figures) -> bool:
+        """Say what nobody waits for; False if nobody is told: not all are here, or it leaves."""
         # Without the lock: a signal's handler calls this.
         is_in = self._presence.state is State.JOINED
         if is_in:
-            self._send(Announce(topic, payload))
+            self._send(message)
         return is_in
 
     def goodbye(

@@ -20,6 +20,7 @@ from poseidon_tf.coordinator.messages import (
     CoordinatorMessage,
     Ended,
     Failure,
+    Figures,
     Gather,
     Gathered,
     Goodbye,
@@ -38,6 +39,7 @@ from poseidon_tf.coordinator.messages import (
     StopAsked,
     StopOffer,
 )
+from poseidon_tf.coordinator.status_codec import decoded_figures, encoded_figures
 from poseidon_tf.errors import (
     ConfigError,
     DriftError,
@@ -52,8 +54,10 @@ from poseidon_tf.errors import (
 )
 from poseidon_tf.wire import coordinator_pb2 as pb
 
-# The one method: a stream of MemberMessage one way, of CoordinatorMessage the other.
+# A stream of MemberMessage one way, of CoordinatorMessage the other.
 ATTEND = "/poseidon_tf.Coordinator/Attend"
+# A call: a StatusRequest, and a StatusReply.
+STATUS = "/poseidon_tf.Coordinator/Status"
 
 _ROLES: dict[pb.Role, Role] = {pb.ROLE_WORKER: "worker", pb.ROLE_SERVER: "server"}
 _ROLE_NUMBERS = {role: number for number, role in _ROLES.items()}
@@ -109,6 +113,8 @@ def encode_member_message(message: MemberMessage) -> bytes:
         case Announce(topic, payload):
             envelope.announce.topic = topic
             envelope.announce.payload = payload
+        case Figures():
+            envelope.figures.CopyFrom(encoded_figures(message))
     return bytes(envelope.SerializeToString())
 
 
@@ -142,6 +148,8 @@ def _member_message(body: Any) -> MemberMessage:
             return StopOffer(number=body.number, after=body.after, timeout_s=body.timeout_s)
         case pb.Announce():
             return Announce(body.topic, body.payload)
+        case pb.Figures():
+            return decoded_figures(body)
         case _:
             return Ping(body.t)
 

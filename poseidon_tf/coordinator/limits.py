@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from poseidon_tf.coordinator.messages import Announce, Gather, Join, MemberFailure, MemberMessage
+from poseidon_tf.coordinator.messages import (
+    Announce,
+    Figures,
+    Gather,
+    Join,
+    MemberFailure,
+    MemberMessage,
+)
 from poseidon_tf.errors import ProtocolError
 from poseidon_tf.transport.base import MAX_MESSAGE_BYTES, shortened
 
@@ -40,6 +47,8 @@ def check(message: MemberMessage) -> None:
         case Announce(topic, payload):
             _at_most(len(topic), MAX_NAME_CHARS, "a topic of {} characters")
             _at_most(len(payload), MAX_ANNOUNCE_BYTES, "an announcement of {} bytes")
+        case Figures():
+            _at_most(len(message.waits_for), MAX_NAME_CHARS, "a wait told in {} characters")
 
 
 def piece_bytes(num_workers: int) -> int:

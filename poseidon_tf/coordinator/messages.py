@@ -103,7 +103,30 @@ class Announce:
     payload: bytes
 
 
-MemberMessage: TypeAlias = Join | Gather | MemberFailure | Goodbye | Ping | StopOffer | Announce
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """How a worker is doing. See coordinator.proto; seconds and bytes."""
+
+    steps: int = 0
+    steps_per_s: float = 0.0
+    step_s: float = 0.0
+    own_s: float = 0.0
+    waiting_s: float = 0.0
+    communicating_s: float = 0.0
+    total_waiting_s: float = 0.0
+    total_communicating_s: float = 0.0
+    ps_bytes: int = 0
+    sfb_bytes: int = 0
+    rows_bytes: int = 0
+    ring_all_reduce_bytes: int = 0
+    reconnections: int = 0
+    oldest_wait_s: float = 0.0
+    waits_for: str = ""
+
+
+MemberMessage: TypeAlias = (
+    Join | Gather | MemberFailure | Goodbye | Ping | StopOffer | Announce | Figures
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

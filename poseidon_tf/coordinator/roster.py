@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TypeAlias, final
 
+from poseidon_tf.coordinator.expected import expected_addresses
 from poseidon_tf.coordinator.messages import (
     Announce,
     Announced,
@@ -82,16 +83,9 @@ class Roster:
         started_s: float,
         notices: Notices = Notices(first_s=30.0, repeat_s=60.0),
     ) -> None:
-        workers = [MemberKey("worker", rank) for rank in range(num_workers)]
-        servers = [MemberKey("server", rank) for rank in range(num_servers)]
         self._sizes: dict[Role, int] = {"worker": num_workers, "server": num_servers}
-        self._expected = [*workers, *servers]
-        self._addresses = dict(zip(workers, worker_addresses, strict=False))
-        if server_addresses:
-            self._addresses |= dict(zip(servers, server_addresses, strict=False))
-        elif num_servers == num_workers:
-            beside = (a and f"on the host of {a}" for a in worker_addresses)
-            self._addresses |= dict(zip(servers, beside, strict=False))
+        self._addresses = expected_addresses(self._sizes, worker_addresses, server_addresses)
+        self._expected = list(self._addresses)
         self._data_seed = data_seed
         self._incarnation = incarnation
         self._start = Wait(started_s, started_s + start_timeout_s)
@@ -123,15 +117,27 @@ class Roster:
         """The ranks of workers that said goodbye."""
         return {key.rank for key in self._last_steps}
 
+    @property
+    def expected(self) -> Sequence[MemberKey]:
+        """Who belongs to the job: workers in rank order, then servers."""
+        return self._expected
+
+    def address_of(self, member: MemberKey) -> str:
+        """Where it is, or is expected; empty if that is not known."""
+        joined = self._members.get(member)
+        return joined.address if joined is not None else self._addresses.get(member, "")
+
+    def has_joined(self, member: MemberKey) -> bool:
+        """Whether `member` has joined this run, gone or not."""
+        return member in self._members
+
     def is_present(self, member: MemberKey) -> bool:
         """Whether `member` has joined, and neither left nor been lost."""
         return member in self._present
 
     def describe(self, member: MemberKey) -> str:
         """The member with the address at which it is, or is expected, if that is known."""
-        if member in self._members:
-            return f"{member} ({self._members[member].address})"
-        address = self._addresses.get(member)
+        address = self.address_of(member)
         return f"{member} ({address})" if address else str(member)
 
     def join(self, join: Join) -> list[Action]:
@@ -320,17 +326,29 @@ class Roster:
             if opened.wait.take_notice(now_s):
                 actions += self._notice(text)
         if self._stop.wait is not None:
-            missing = self._list(MemberKey("worker", r) for r in self._stop.missing(self._gone))
-            progress = self._stop.wait.progress(now_s)
-            text = (
-                f"all workers are asked to stop together; that waits for {missing} to end a step, "
-                f"or to call stop_requested: {progress}"
-            )
+            text = self._describe_stop(self._stop.wait, now_s)
             if self._stop.wait.is_over(now_s):
                 return self._fail(StepTimeout(text))
             if self._stop.wait.take_notice(now_s):
                 actions += self._notice(text)
         return actions
+
+    def waits(self, now_s: float) -> list[str]:
+        """Who waits for whom to do what, in words."""
+        if self._failure is not None or self.has_ended:
+            return []
+        if not self.is_complete:
+            return [self._describe_start(now_s)]
+        texts = [self._describe_gather(name, opened, now_s) for name, opened in self._gathers]
+        stop = self._stop.wait
+        return [*texts, *([self._describe_stop(stop, now_s)] if stop is not None else [])]
+
+    def _describe_stop(self, wait: Wait, now_s: float) -> str:
+        missing = self._list(MemberKey("worker", r) for r in self._stop.missing(self._gone))
+        return (
+            f"all workers are asked to stop together; that waits for {missing} to end a step, "
+            f"or to call stop_requested: {wait.progress(now_s)}"
+        )
 
     def _describe_gather(self, name: str, opened: OpenGather, now_s: float) -> str:
         """Who waits for whom, what those have to do, and what they wait for instead."""
@@ -347,9 +365,12 @@ class Roster:
                 text += f"; {who} waits for all workers to {other}"
         return text
 
-    def _tick_start(self, now_s: float) -> list[Action]:
+    def _describe_start(self, now_s: float) -> str:
         missing = self._list(key for key in self._expected if key not in self._members)
-        text = f"waiting for {missing}: {self._start.progress(now_s)}"
+        return f"waiting for {missing}: {self._start.progress(now_s)}"
+
+    def _tick_start(self, now_s: float) -> list[Action]:
+        text = self._describe_start(now_s)
         if self._start.is_over(now_s):
             arrived = f"{len(self._members)} of {len(self._expected)} members arrived"
             return self._fail(StartTimeout(f"{arrived}; {text}"))

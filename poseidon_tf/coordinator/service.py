@@ -15,6 +15,7 @@ from typing import final
 
 from poseidon_tf.coordinator.codec import (
     ATTEND,
+    STATUS,
     decode_member_message,
     encode_coordinator_message,
 )
@@ -24,6 +25,7 @@ from poseidon_tf.coordinator.messages import (
     CoordinatorMessage,
     Ended,
     Failure,
+    Figures,
     Gather,
     Goodbye,
     Join,
@@ -36,6 +38,8 @@ from poseidon_tf.coordinator.messages import (
     StopOffer,
 )
 from poseidon_tf.coordinator.roster import HOST, Action, Roster
+from poseidon_tf.coordinator.status import KnownFigures, Status, status_of
+from poseidon_tf.coordinator.status_codec import encode_status
 from poseidon_tf.errors import PoseidonError, ProtocolError
 from poseidon_tf.transport.server import Server
 from poseidon_tf.transport.streams import Stream
@@ -53,6 +57,7 @@ class CoordinatorService:
       tick_s: seconds between two looks at the deadlines.
       clock: seconds that never go back, for deadlines.
       wall_time_ns: nanoseconds since the epoch, the time that members align theirs with.
+      restarts: how often the launcher has started the job anew.
     """
 
     def __init__(
@@ -63,10 +68,12 @@ class CoordinatorService:
         tick_s: float = 1.0,
         clock: Callable[[], float] = time.monotonic,
         wall_time_ns: Callable[[], int] = time.time_ns,
+        restarts: int = 0,
     ) -> None:
-        self._roster = roster
+        self._roster, self._restarts = roster, restarts
+        self._figures: dict[MemberKey, KnownFigures] = {}
         self._tick_s = tick_s
-        self._clock = clock
+        self._clock, self._started_s = clock, clock()
         self._wall_time_ns = wall_time_ns
         self._changed = threading.Condition()
         self._attendances: dict[MemberKey, _Attendance] = {}
@@ -78,6 +85,7 @@ class CoordinatorService:
         self._delivering = threading.Lock()
         self._closing = threading.Event()
         server.add_stream(ATTEND, self._accept)
+        server.add_unary(STATUS, lambda request: encode_status(self.status()))
         self._ticker = threading.Thread(
             target=self._tick, name="poseidon-coordinator-tick", daemon=True
         )
@@ -88,6 +96,18 @@ class CoordinatorService:
         """Why the job failed, if it did."""
         with self._changed:
             return self._roster.failure
+
+    def status(self) -> Status:
+        """How the job is doing; waits for nobody."""
+        with self._changed:
+            now_s = self._clock()
+            return status_of(
+                self._roster,
+                self._figures,
+                now_s=now_s,
+                running_s=now_s - self._started_s,
+                restarts=self._restarts,
+            )
 
     def close(self, *, timeout_s: float) -> bool:
         """Wait until every member has gone, then cut off who has not; True if all had gone."""
@@ -153,6 +173,9 @@ class CoordinatorService:
                 return self._roster.offer_stop(member, message, self._clock())
             case Announce():
                 return self._roster.announce(member, message)
+            case Figures():
+                self._figures[member] = KnownFigures(message, self._clock())
+                return []
             case MemberFailure():
                 return self._roster.fail(member, message)
             case Goodbye(last_step, preempted):

@@ -24,6 +24,7 @@ from poseidon_tf.keras_hooks.fit_start import (
     trained_variables_of,
     variables_of,
 )
+from poseidon_tf.keras_hooks.fit_summary import SummaryOfFit
 from poseidon_tf.keras_hooks.hook import Hook
 from poseidon_tf.keras_hooks.metrics import results_of_all
 from poseidon_tf.keras_hooks.preemption import save_backups
@@ -91,8 +92,11 @@ def fit(original: Callable[..., Any]) -> Callable[..., Any]:
             runtime.data.in_fit(_batch_size(named)),
             arranged(runtime.writing, callbacks, self, first=first, last=last) as arrangement,
         ):
+            summary = SummaryOfFit(runtime, named["verbose"])
             try:
-                return original(self, **named | {"callbacks": arrangement})
+                history = original(self, **named | {"callbacks": arrangement})
+                summary.show()
+                return history
             except Preempted as preempted:
                 save_backups(runtime.writing, callbacks, stop.next_epoch, preempted)
                 raise
@@ -146,6 +150,7 @@ def metrics_result(original: Callable[..., Any]) -> Callable[..., Any]:
         if runtime is None:
             return original(self, logs)
         if not _is_evaluating.get():
+            runtime.reporter.report()  # Before rank 0 can have all that is gathered here.
             runtime.stops.advance(Stopping.pause)  # The epoch of a `fit` is over.
             runtime.stops.end_if_preempted()
         return results_of_all(runtime, self, logs, lambda logs: original(self, logs))

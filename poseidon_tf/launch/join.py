@@ -37,11 +37,14 @@ class Membership:
 
     Attributes:
       view: who else is there, and the data seed that all share.
+      reporter: tells the coordinator how this worker is doing.
+      status: how the job is doing; None where this is not rank 0.
     """
 
     def __init__(self, config: ClusterConfig, parts: WorkerParts) -> None:
         self.config, self.worker, self.view = config, parts.worker, parts.view
-        self._parts = parts
+        self._parts, self.reporter = parts, parts.reporter
+        self.status = parts.coordinator.status if parts.coordinator is not None else None
         self._job_failure = parts.job_failure
         self._lock = threading.Lock()
         self._is_over = False

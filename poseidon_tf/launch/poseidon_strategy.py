@@ -85,6 +85,9 @@ class PoseidonStrategy(ClusterStrategy):
         has come down to 1: above it they overflow by right.
       show_plan: where rank 0 shows each new plan: "print", on standard output, "log", to the logger
         `poseidon_tf` at level INFO, or "none". `strategy.plan` is there in any case.
+      show_summary: where rank 0 shows, when `fit` has ended, how long its steps took, how much of
+        the communication was hidden and what was sent; as for `show_plan`. A `fit` with
+        ``verbose=0`` prints none. `strategy.statistics()` is there in any case.
       cluster_resolver: what describes the cluster in place of the environment: any resolver of
         `tf.distribute.cluster_resolver`.
       alone: train without others on purpose, whatever the environment says of them.
@@ -220,6 +223,8 @@ class PoseidonStrategy(ClusterStrategy):
             options,
             arithmetic=[m.info["arithmetic"] for m in self._membership.view.workers],
             announce=self._announce,
+            reporter=self._membership.reporter,
+            status=self._membership.status,
         )
 
     @contextlib.contextmanager

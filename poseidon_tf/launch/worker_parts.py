@@ -22,6 +22,7 @@ from poseidon_tf.launch.rendezvous import check_own_address
 from poseidon_tf.launch.server_main import PORT_PATIENCE_S
 from poseidon_tf.session.deadlines import Deadlines
 from poseidon_tf.session.naming import WorkerNames
+from poseidon_tf.session.reporting import Reporter
 from poseidon_tf.session.session import Session
 from poseidon_tf.session.worker import Worker
 from poseidon_tf.sfb.service import FactorService
@@ -51,6 +52,7 @@ class WorkerParts:
     Attributes:
       view: who else is there, and the data seed that all share.
       coordinator: on rank 0.
+      reporter: tells the coordinator how this worker is doing.
       job_failure: why this worker cannot go on, if it cannot.
       has_failed: whether it ends as one that does not leave in order; so until told otherwise.
 
@@ -102,6 +104,8 @@ class WorkerParts:
             server.start()
             check_own_address(config)
             self.view = self._arrive(ports)
+            self.reporter = Reporter(self.session, self.worker.statistics, self.client.tell)
+            parts.callback(self.reporter.close)
             self._parts = parts.pop_all()
 
     def end(self) -> None:

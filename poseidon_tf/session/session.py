@@ -21,8 +21,9 @@ from poseidon_tf.session import numerics
 from poseidon_tf.session.deadlines import Deadlines
 from poseidon_tf.session.naming import WorkerNames
 from poseidon_tf.session.replicas import ReplicaJoin
+from poseidon_tf.session.step_times import Medians, StepTimes, medians
 from poseidon_tf.session.syncers import Syncer
-from poseidon_tf.session.waits import OtherWait, StallReports, lasting, listed, situation
+from poseidon_tf.session.waits import OtherWait, StallReports, awaited, lasting, listed, situation
 from poseidon_tf.trace import Recorder
 from poseidon_tf.wire.dtypes import Array
 
@@ -43,6 +44,7 @@ class Route:
       join: what the worker's replicas contribute becomes one contribution of the worker.
       variables: whose gradients travel this way; () for what belongs to none.
       contents: what each array of a contribution is, in words.
+      is_gradient: whether its steps are those of the training.
     """
 
     def __init__(
@@ -54,7 +56,9 @@ class Route:
         *,
         variables: Sequence[str] = (),
         contents: Sequence[str] = (),
+        is_gradient: bool = True,
     ) -> None:
+        self.is_gradient = is_gradient
         self.variables = tuple(variables) or (syncer.name,)
         self._contents = tuple(contents)
         self.syncer = syncer
@@ -166,8 +170,7 @@ class Session:
         self._left: set[int] = set()
         self._waiting: dict[tuple[Route, int], float] = {}
         self._other_waits: list[OtherWait] = []
-        self._last_begin_s = 0.0
-        self._waited_s = 0.0
+        self._times = StepTimes()
         self._closing = threading.Event()
         self.on_left: list[Callable[[int], None]] = []
         self._watch_thread = threading.Thread(
@@ -183,8 +186,27 @@ class Session:
 
     @property
     def waited_s(self) -> float:
-        """Seconds in which everything was sent and some result was still missing."""
-        return self._waited_s
+        """Seconds in which all gradients of a step were sent and some sum was still missing."""
+        with self._lock:
+            return self._times.waiting_s
+
+    @property
+    def communicated_s(self) -> float:
+        """Seconds in which some gradient was on its way."""
+        with self._lock:
+            return self._times.communicating_s
+
+    def step_times(self, most_steps: int | None = None) -> Medians:
+        """Of the last `most_steps` steps, and of the last 1000 at most."""
+        with self._lock:
+            recent = self._times.recent
+        return medians(recent if most_steps is None else recent[max(0, len(recent) - most_steps) :])
+
+    @property
+    def oldest_wait_s(self) -> float:
+        """For how many seconds this worker has waited for its oldest sum; 0 if for none."""
+        with self._lock:
+            return time.monotonic() - min(self._waiting.values()) if self._waiting else 0.0
 
     @property
     def is_open(self) -> bool:
@@ -204,8 +226,9 @@ class Session:
         with self._lock:
             failure, is_open = self.failure, self.is_open
             if failure is None:
-                self._last_begin_s = time.monotonic()
-                self._waiting[route, step] = self._last_begin_s
+                now_s = self._waiting[route, step] = time.monotonic()
+                if route.is_gradient:
+                    self._times.begin(step, now_s)
         if failure is not None:
             route.deliver(step, [], str(failure))
         return is_open
@@ -218,8 +241,8 @@ class Session:
             return
         with self._lock:
             was_waiting = self._waiting.pop((route, step), None)
-            if was_waiting is not None and not self._waiting:
-                self._waited_s += time.monotonic() - self._last_begin_s
+            if was_waiting is not None and route.is_gradient:
+                self._times.end(time.monotonic())
         if was_waiting is not None:
             route.deliver(step, results, "")
 
@@ -248,10 +271,17 @@ class Session:
 
     def situation(self) -> str:
         """Where this worker is, and what it waits for, in words."""
+        return situation(self.rank, self._last_step(), *self._waits())
+
+    def waits_for(self) -> str:
+        """What this worker waits for, in words; empty if for nothing."""
+        return awaited(*self._waits())
+
+    def _waits(self) -> tuple[list[str], list[str]]:
         with self._lock:
             names = [name for route, _ in self._waiting for name in route.variables]
             others = [wait.what for wait in self._other_waits]
-        return situation(self.rank, self._last_step(), list(dict.fromkeys(names)), others)
+        return list(dict.fromkeys(names)), others
 
     def _end_waits(self) -> None:
         with self._lock:

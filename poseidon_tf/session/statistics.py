@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from poseidon_tf.session.step_times import Medians
 from poseidon_tf.transport.base import Traffic
 
 
@@ -16,11 +17,15 @@ class PayloadStatistics:
       sent_bytes: given to the transport, once per receiver.
       received_bytes: taken from it.
       exchanges: contributions made, over all variables and steps.
+      network_bytes: this worker's share of what all processes of the job have sent over the
+        network: what it sent to servers on other hosts and they to it, or what it sent to the
+        other workers.
     """
 
     sent_bytes: int = 0
     received_bytes: int = 0
     exchanges: int = 0
+    network_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +34,7 @@ class PeerStatistics:
 
     Attributes:
       num_streams, num_lanes: how many there are, and how many of them have a lane.
+      reconnections: how often one of them broke and was taken up again.
     """
 
     sent_bytes: int = 0
@@ -37,6 +43,7 @@ class PeerStatistics:
     received_messages: int = 0
     num_streams: int = 0
     num_lanes: int = 0
+    reconnections: int = 0
 
     @classmethod
     def of(cls, streams: Iterable[Traffic]) -> PeerStatistics:
@@ -49,6 +56,7 @@ class PeerStatistics:
             received_messages=sum(stream.received_messages for stream in streams),
             num_streams=len(streams),
             num_lanes=sum(stream.has_lane for stream in streams),
+            reconnections=sum(max(0, stream.num_connections - 1) for stream in streams),
         )
 
 
@@ -63,7 +71,11 @@ class Statistics:
       servers: parameter servers on other hosts.
       own_server: the server that this worker started on its own host, if it did.
       workers: sufficient factors and sparse rows, to and from the other workers.
-      waiting_s: seconds in which everything was sent and some sum was still missing.
+      waiting_s: seconds in which all gradients of a step were sent and some sum was still missing.
+      communicating_s: seconds in which some gradient was on its way.
+      step_times: medians of the last steps, 1000 at most.
+      ring_all_reduce_bytes: what this worker would have sent if a ring had summed the same
+        gradients: 2 (P1 - 1) / P1 of their bytes; sparse rows as they were sent.
     """
 
     steps: int = 0
@@ -75,3 +87,29 @@ class Statistics:
     own_server: PeerStatistics = field(default_factory=PeerStatistics)
     workers: PeerStatistics = field(default_factory=PeerStatistics)
     waiting_s: float = 0.0
+    communicating_s: float = 0.0
+    step_times: Medians = Medians()
+    ring_all_reduce_bytes: int = 0
+
+    @property
+    def hidden(self) -> float:
+        """The part of the communication that computation has hidden, from 0 to 1."""
+        return hidden_part(self.communicating_s, self.waiting_s)
+
+    @property
+    def network_bytes(self) -> int:
+        """Of all gradients; to be compared with `ring_all_reduce_bytes`."""
+        return self.ps.network_bytes + self.sfb.network_bytes + self.rows.network_bytes
+
+    @property
+    def reconnections(self) -> int:
+        """How often a connection to a server or worker broke and was made again."""
+        peers = (self.servers, self.own_server, self.workers)
+        return sum(each.reconnections for each in peers)
+
+
+def hidden_part(communicating_s: float, waiting_s: float) -> float:
+    """Which part of the communication nobody had to wait for; 0 where there is none."""
+    if communicating_s <= 0.0:
+        return 0.0
+    return min(max(0.0, 1.0 - waiting_s / communicating_s), 1.0)

@@ -74,6 +74,7 @@ class ServerSyncer:
         # Step -> total, and the pairs that it misses.
         self._arriving: dict[int, tuple[Array, set[Pair]]] = {}
         self._sent_bytes = self._received_bytes = 0
+        self.shared_bytes = 0  # Of both, what stayed in the memory shared with a server.
 
     def send(self, step: int, arrays: Sequence[Array]) -> None:
         flat = [np.ascontiguousarray(array).reshape(-1) for array in arrays]
@@ -91,6 +92,7 @@ class ServerSyncer:
             offset = None
             if place is not None and pair.link.memory is not None:
                 offset = place + pair.offset
+                self.shared_bytes += pair.num_bytes
             piece = Piece(pair.key, view[pair.offset : end], offset)
             by_link.setdefault(pair.link, []).append(piece)
         for link, pieces in by_link.items():
@@ -118,6 +120,7 @@ class ServerSyncer:
         with self._lock:  # Every stream has a thread of its own.
             total, missing = self._checked(pair, step, payload)
             self._received_bytes += num_bytes
+            self.shared_bytes += num_bytes * (payload is None)
         if total is None:
             assert payload is not None
             self._done(step, [np.frombuffer(payload, self._dtype)])

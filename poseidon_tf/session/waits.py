@@ -96,5 +96,10 @@ def situation(rank: int, last_step: int, variables: Sequence[str], others: Seque
       others: what else it waited for, in words.
     """
     when = f"in step {last_step}" if last_step >= 0 else "before its first step"
-    what = ", ".join([*([listed(variables)] if variables else []), *others]) or "nothing"
+    what = awaited(variables, others) or "nothing"
     return f"rank {rank} was {when} and waited for {what}"
+
+
+def awaited(variables: Sequence[str], others: Sequence[str]) -> str:
+    """What is waited for: the sums of `variables`, and what else, in words; "" for nothing."""
+    return ", ".join([*([listed(variables)] if variables else []), *others])

@@ -9,8 +9,7 @@ import contextlib
 import logging
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from typing import Literal, final, get_args
+from typing import Literal, final
 
 from poseidon_tf.coordinator.client import CoordinatorClient
 from poseidon_tf.coordinator.messages import Member, StopOffer
@@ -20,7 +19,8 @@ from poseidon_tf.kv.client import ServerLink
 from poseidon_tf.kv.service import streams_per_server
 from poseidon_tf.kv.store import KeySpec, key_specs
 from poseidon_tf.planner import KVPair
-from poseidon_tf.session import owing
+from poseidon_tf.session import accounts, owing
+from poseidon_tf.session.accounts import Account, Purpose
 from poseidon_tf.session.data_ends import DataEnds
 from poseidon_tf.session.expected_sums import ExpectedSums
 from poseidon_tf.session.gathers import Gathers, Take
@@ -29,7 +29,7 @@ from poseidon_tf.session.preemption import TOPIC as _ASKED_TO_END
 from poseidon_tf.session.preemption import Preemption
 from poseidon_tf.session.replicas import ReplicaJoin, stacking, summing
 from poseidon_tf.session.session import Deliver, Route, Session
-from poseidon_tf.session.statistics import PayloadStatistics, PeerStatistics, Statistics
+from poseidon_tf.session.statistics import Statistics
 from poseidon_tf.session.syncers import FactorSyncer, Pair, ServerSyncer
 from poseidon_tf.sfb.exchange import CompleteSet
 from poseidon_tf.sfb.factors import RowSpec
@@ -38,7 +38,6 @@ from poseidon_tf.transport.connections import ConnectionSettings
 from poseidon_tf.transport.shared_memory import SharedMemory
 from poseidon_tf.wire.dtypes import Array, wire_dtype
 
-Purpose = Literal["ps", "sfb", "rows", "all_reduce"]
 _log = logging.getLogger("poseidon_tf")
 # What travels from worker to worker, array by array.
 _CONTENTS: Mapping[str, Sequence[str]] = {
@@ -84,7 +83,7 @@ class Worker:
         self._expected: list[ExpectedSums] = []  # By server, as the links are.
         self._key_numbers: dict[tuple[int, KeySpec], int] = {}  # By server.
         self._factor_syncers: dict[int, FactorSyncer] = {}
-        self._routes: list[tuple[Purpose, Route]] = []
+        self._routes: list[Account] = []
         self._gathers = Gathers(num_workers=num_workers)
         self.preemption = Preemption()
         self.data_ends = DataEnds(
@@ -203,10 +202,11 @@ class Worker:
             join,
             variables=variables,
             contents=[f"the gradient of {variable!r}" for variable in variables],
+            is_gradient=purpose != "all_reduce",
         )
         for planned, pair in zip(pairs, placed, strict=True):
             self._expected[planned.server].add(syncer, pair)
-        self._routes.append((purpose, route))
+        self._routes.append(Account(purpose, route, dense_bytes=num_elements * itemsize))
         return route
 
     def open_factors(
@@ -248,7 +248,7 @@ class Worker:
             contents=[f"{what} of {spec.name!r}" for what in _CONTENTS[purpose]],
         )
         self._factor_syncers[key] = syncer
-        self._routes.append((purpose, route))
+        self._routes.append(Account(purpose, route, dense_bytes=spec.dense_bytes))
         return route
 
     def on_complete(self, complete: CompleteSet) -> None:
@@ -291,7 +291,7 @@ class Worker:
 
     def _exchange(self, name: str, piece: bytes, timeout_s: float | None = None) -> list[bytes]:
         # Another worker may come as late as its step, or its share of the data, takes.
-        has_begun = any(route.next_step > 0 for _, route in self._routes)
+        has_begun = any(each.route.next_step > 0 for each in self._routes)
         deadlines = self.session.deadlines
         timeout_s = timeout_s or (deadlines.step_s if has_begun else deadlines.start_s)
         with self._failing_together(f"all workers to {name}"):
@@ -320,12 +320,12 @@ class Worker:
 
     def last_step(self) -> int:
         """The last training step that this worker has begun; -1 before the first."""
-        steps = [route.next_step for purpose, route in self._routes if purpose != "all_reduce"]
+        steps = [each.route.next_step for each in self._routes if each.route.is_gradient]
         return max(steps, default=0) - 1
 
     def describe_missing(self) -> str:
         """Who owes contributions now, as far as this worker can tell."""
-        routes = [route for _, route in self._routes]
+        routes = [each.route for each in self._routes]
         variables = {route.name: route.variables for route in routes}
         missing = [
             *owing.missing_replicas(self.rank, routes, self.names),
@@ -337,28 +337,14 @@ class Worker:
 
     def statistics(self) -> Statistics:
         """What has been sent, received and waited for until now."""
-        payloads = {purpose: PayloadStatistics() for purpose in get_args(Purpose)}
-        for purpose, route in self._routes:
-            sent, received = route.syncer.payload_bytes()
-            total = payloads[purpose]
-            payloads[purpose] = replace(
-                total,
-                sent_bytes=total.sent_bytes + sent,
-                received_bytes=total.received_bytes + received,
-                exchanges=total.exchanges + route.next_step,
-            )
-        others = [link for at, link in enumerate(self._links) if at != self._own_server]
-        own = [link for at, link in enumerate(self._links) if at == self._own_server]
-        return Statistics(
+        return accounts.statistics_of(
+            self._routes,
+            session=self.session,
             steps=self.last_step() + 1,
-            ps=payloads["ps"],
-            sfb=payloads["sfb"],
-            rows=payloads["rows"],
-            all_reduce=payloads["all_reduce"],
-            servers=PeerStatistics.of(t for link in others for t in link.traffic()),
-            own_server=PeerStatistics.of(t for link in own for t in link.traffic()),
-            workers=PeerStatistics.of(self.factors.traffic()),
-            waiting_s=self.session.waited_s,
+            num_workers=self.num_workers,
+            traffic_of_servers=[link.traffic() for link in self._links],
+            own_server=self._own_server,
+            traffic_of_workers=self.factors.traffic(),
         )
 
     def leave(self) -> None:

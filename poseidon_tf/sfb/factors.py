@@ -74,6 +74,15 @@ class RowSpec:
         """Bytes of one row of all arrays."""
         return sum(columns.row_bytes for columns in self.arrays)
 
+    @property
+    def dense_bytes(self) -> int:
+        """Of the gradients that the factors give, the kernel's and its biases'; 0 for rows."""
+        if self.whole is not None:
+            return self.whole.row_bytes
+        if self.num_indexed is not None:
+            return 0
+        return self.arrays[0].width * self.arrays[-1].row_bytes
+
     def num_bytes(self, rows: int) -> int:
         """Bytes of all arrays of `rows` rows, with nothing whole behind them."""
         return rows * self.row_bytes

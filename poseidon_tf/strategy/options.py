@@ -26,7 +26,7 @@ from poseidon_tf.transport.security import Security
 Clip = Literal["sum", "local"]
 WriteOn = Literal["chief", "all"]
 LossWeighting = Literal["replica", "sample"]
-ShowPlan = Literal["print", "log", "none"]
+Show = Literal["print", "log", "none"]
 _P = ParamSpec("_P")
 
 
@@ -49,7 +49,8 @@ class Options:
     loss_weighting: LossWeighting = "replica"
     drift_check_steps: int = 1000
     check_numerics: bool = False
-    show_plan: ShowPlan = "print"
+    show_plan: Show = "print"
+    show_summary: Show = "print"
     cluster_resolver: tf.distribute.cluster_resolver.ClusterResolver | None = None
     alone: bool = False
     ports: tuple[int, int] | None = None
@@ -70,7 +71,8 @@ class Options:
             ("clip", Clip),
             ("write_on", WriteOn),
             ("loss_weighting", LossWeighting),
-            ("show_plan", ShowPlan),
+            ("show_plan", Show),
+            ("show_summary", Show),
         ):
             _check(name, getattr(self, name), get_args(choices))
         if self.protocol is not None:

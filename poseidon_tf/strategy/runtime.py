@@ -6,7 +6,9 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, final
 
+from poseidon_tf.coordinator.status import Status
 from poseidon_tf.planner import ClusterSpec, Plan
+from poseidon_tf.session.reporting import Reporter
 from poseidon_tf.session.worker import Worker
 from poseidon_tf.strategy import tf_internals
 from poseidon_tf.strategy.data.joint import JointData
@@ -45,6 +47,8 @@ class Runtime:
       drift: compares what all workers must hold alike.
       stops: when all workers stop together.
       writing: whether this worker writes files.
+      reporter: tells the coordinator how this worker is doing.
+      status: how the job is doing; None where this is not rank 0.
     """
 
     def __init__(
@@ -55,7 +59,10 @@ class Runtime:
         *,
         arithmetic: Sequence[Mapping[str, Any]],
         announce: Callable[[Plan], None],
+        reporter: Reporter,
+        status: Callable[[], Status] | None,
     ) -> None:
+        self.reporter, self.status = reporter, status
         self.worker, self.options = worker, options
         self.data = JointData(worker, rows_per_step=options.rows_per_step)
         self.first_values = AgreedValues(worker)

@@ -92,6 +92,7 @@ class Traffic:
 
     Attributes:
       has_lane: whether its last connection has a lane.
+      num_connections: it has had, one after the other.
     """
 
     sent_bytes: int = 0
@@ -99,6 +100,7 @@ class Traffic:
     received_bytes: int = 0
     received_messages: int = 0
     has_lane: bool = False
+    num_connections: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def count_sent(self, num_bytes: int) -> None:

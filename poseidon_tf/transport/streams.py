@@ -155,6 +155,7 @@ class Stream:
                     payload = self._hear(message)
                     if self._greeted_s == float("inf"):
                         self._greeted_s = time.monotonic()
+                        self.traffic.num_connections += 1
                     if payload is None:
                         self._changed.notify_all()
                     if self._ledger.must_tell:

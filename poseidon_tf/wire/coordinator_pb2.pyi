@@ -25,6 +25,13 @@ class FailureKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     FAILURE_KIND_PLAN_ERROR: _ClassVar[FailureKind]
     FAILURE_KIND_DRIFT_ERROR: _ClassVar[FailureKind]
     FAILURE_KIND_NUMERICS_ERROR: _ClassVar[FailureKind]
+
+class Presence(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PRESENCE_UNSPECIFIED: _ClassVar[Presence]
+    PRESENCE_EXPECTED: _ClassVar[Presence]
+    PRESENCE_HERE: _ClassVar[Presence]
+    PRESENCE_LEFT: _ClassVar[Presence]
 ROLE_UNSPECIFIED: Role
 ROLE_WORKER: Role
 ROLE_SERVER: Role
@@ -39,9 +46,13 @@ FAILURE_KIND_NOT_NOW: FailureKind
 FAILURE_KIND_PLAN_ERROR: FailureKind
 FAILURE_KIND_DRIFT_ERROR: FailureKind
 FAILURE_KIND_NUMERICS_ERROR: FailureKind
+PRESENCE_UNSPECIFIED: Presence
+PRESENCE_EXPECTED: Presence
+PRESENCE_HERE: Presence
+PRESENCE_LEFT: Presence
 
 class MemberMessage(_message.Message):
-    __slots__ = ("join", "gather", "failure", "goodbye", "ping", "stop_offer", "announce")
+    __slots__ = ("join", "gather", "failure", "goodbye", "ping", "stop_offer", "announce", "figures")
     JOIN_FIELD_NUMBER: _ClassVar[int]
     GATHER_FIELD_NUMBER: _ClassVar[int]
     FAILURE_FIELD_NUMBER: _ClassVar[int]
@@ -49,6 +60,7 @@ class MemberMessage(_message.Message):
     PING_FIELD_NUMBER: _ClassVar[int]
     STOP_OFFER_FIELD_NUMBER: _ClassVar[int]
     ANNOUNCE_FIELD_NUMBER: _ClassVar[int]
+    FIGURES_FIELD_NUMBER: _ClassVar[int]
     join: Join
     gather: Gather
     failure: MemberFailure
@@ -56,7 +68,8 @@ class MemberMessage(_message.Message):
     ping: Ping
     stop_offer: StopOffer
     announce: Announce
-    def __init__(self, join: _Optional[_Union[Join, _Mapping]] = ..., gather: _Optional[_Union[Gather, _Mapping]] = ..., failure: _Optional[_Union[MemberFailure, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., ping: _Optional[_Union[Ping, _Mapping]] = ..., stop_offer: _Optional[_Union[StopOffer, _Mapping]] = ..., announce: _Optional[_Union[Announce, _Mapping]] = ...) -> None: ...
+    figures: Figures
+    def __init__(self, join: _Optional[_Union[Join, _Mapping]] = ..., gather: _Optional[_Union[Gather, _Mapping]] = ..., failure: _Optional[_Union[MemberFailure, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., ping: _Optional[_Union[Ping, _Mapping]] = ..., stop_offer: _Optional[_Union[StopOffer, _Mapping]] = ..., announce: _Optional[_Union[Announce, _Mapping]] = ..., figures: _Optional[_Union[Figures, _Mapping]] = ...) -> None: ...
 
 class CoordinatorMessage(_message.Message):
     __slots__ = ("roster", "gathered", "notice", "failure", "left", "ended", "pong", "stop_asked", "stop_agreed", "announced")
@@ -147,6 +160,76 @@ class Announce(_message.Message):
     topic: str
     payload: bytes
     def __init__(self, topic: _Optional[str] = ..., payload: _Optional[bytes] = ...) -> None: ...
+
+class Figures(_message.Message):
+    __slots__ = ("steps", "steps_per_s", "step_s", "own_s", "waiting_s", "communicating_s", "total_waiting_s", "total_communicating_s", "ps_bytes", "sfb_bytes", "rows_bytes", "ring_all_reduce_bytes", "reconnections", "oldest_wait_s", "waits_for")
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    STEPS_PER_S_FIELD_NUMBER: _ClassVar[int]
+    STEP_S_FIELD_NUMBER: _ClassVar[int]
+    OWN_S_FIELD_NUMBER: _ClassVar[int]
+    WAITING_S_FIELD_NUMBER: _ClassVar[int]
+    COMMUNICATING_S_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_WAITING_S_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_COMMUNICATING_S_FIELD_NUMBER: _ClassVar[int]
+    PS_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SFB_BYTES_FIELD_NUMBER: _ClassVar[int]
+    ROWS_BYTES_FIELD_NUMBER: _ClassVar[int]
+    RING_ALL_REDUCE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    RECONNECTIONS_FIELD_NUMBER: _ClassVar[int]
+    OLDEST_WAIT_S_FIELD_NUMBER: _ClassVar[int]
+    WAITS_FOR_FIELD_NUMBER: _ClassVar[int]
+    steps: int
+    steps_per_s: float
+    step_s: float
+    own_s: float
+    waiting_s: float
+    communicating_s: float
+    total_waiting_s: float
+    total_communicating_s: float
+    ps_bytes: int
+    sfb_bytes: int
+    rows_bytes: int
+    ring_all_reduce_bytes: int
+    reconnections: int
+    oldest_wait_s: float
+    waits_for: str
+    def __init__(self, steps: _Optional[int] = ..., steps_per_s: _Optional[float] = ..., step_s: _Optional[float] = ..., own_s: _Optional[float] = ..., waiting_s: _Optional[float] = ..., communicating_s: _Optional[float] = ..., total_waiting_s: _Optional[float] = ..., total_communicating_s: _Optional[float] = ..., ps_bytes: _Optional[int] = ..., sfb_bytes: _Optional[int] = ..., rows_bytes: _Optional[int] = ..., ring_all_reduce_bytes: _Optional[int] = ..., reconnections: _Optional[int] = ..., oldest_wait_s: _Optional[float] = ..., waits_for: _Optional[str] = ...) -> None: ...
+
+class StatusRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class MemberStatus(_message.Message):
+    __slots__ = ("role", "rank", "address", "presence", "figures", "figures_age_s")
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    PRESENCE_FIELD_NUMBER: _ClassVar[int]
+    FIGURES_FIELD_NUMBER: _ClassVar[int]
+    FIGURES_AGE_S_FIELD_NUMBER: _ClassVar[int]
+    role: Role
+    rank: int
+    address: str
+    presence: Presence
+    figures: Figures
+    figures_age_s: float
+    def __init__(self, role: _Optional[_Union[Role, str]] = ..., rank: _Optional[int] = ..., address: _Optional[str] = ..., presence: _Optional[_Union[Presence, str]] = ..., figures: _Optional[_Union[Figures, _Mapping]] = ..., figures_age_s: _Optional[float] = ...) -> None: ...
+
+class StatusReply(_message.Message):
+    __slots__ = ("members", "running_s", "waits", "failure", "has_ended", "restarts")
+    MEMBERS_FIELD_NUMBER: _ClassVar[int]
+    RUNNING_S_FIELD_NUMBER: _ClassVar[int]
+    WAITS_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
+    HAS_ENDED_FIELD_NUMBER: _ClassVar[int]
+    RESTARTS_FIELD_NUMBER: _ClassVar[int]
+    members: _containers.RepeatedCompositeFieldContainer[MemberStatus]
+    running_s: float
+    waits: _containers.RepeatedScalarFieldContainer[str]
+    failure: str
+    has_ended: bool
+    restarts: int
+    def __init__(self, members: _Optional[_Iterable[_Union[MemberStatus, _Mapping]]] = ..., running_s: _Optional[float] = ..., waits: _Optional[_Iterable[str]] = ..., failure: _Optional[str] = ..., has_ended: bool = ..., restarts: _Optional[int] = ...) -> None: ...
 
 class Member(_message.Message):
     __slots__ = ("role", "rank", "address", "info")

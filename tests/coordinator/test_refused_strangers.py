@@ -17,6 +17,9 @@ def test_a_stranger_that_was_refused_is_not_heard_again() -> None:
         def add_stream(self, method: str, accept: Callable[..., Any]) -> None:
             self.accept = accept
 
+        def add_unary(self, method: str, answer: Callable[[bytes], bytes]) -> None:
+            pass  # Nobody asks here.
+
     class Stream:
         peer = "stranger"
 

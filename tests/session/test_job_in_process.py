@@ -42,6 +42,12 @@ CLUSTERS = [
 ]
 
 
+def own_elements(rank: int, num_servers: int) -> int:
+    """Numbers that the server on the host of worker `rank` sums in a step."""
+    pairs = [pair for size in SIZES.values() for pair in pairs_of(size, num_servers, 10_000)]
+    return sum(pair.length for pair in pairs if pair.server == rank)
+
+
 @pytest.mark.parametrize("num_workers, num_servers", CLUSTERS)
 def test_twenty_steps_have_the_bits_of_sums_in_rank_order(
     num_workers: int, num_servers: int
@@ -72,6 +78,17 @@ def test_twenty_steps_have_the_bits_of_sums_in_rank_order(
         assert each.sfb.sent_bytes == (num_workers - 1) * own_bytes[rank]
         assert each.sfb.received_bytes == sum(own_bytes) - own_bytes[rank]
         assert each.rows.sent_bytes == (num_workers - 1) * WORDS.row_bytes * own_rows[rank]
+        on_own_host = 0 if num_servers else 20 * 4 * own_elements(rank, num_workers)
+        assert each.ps.network_bytes == 2 * (each.ps.sent_bytes - on_own_host)
+        assert each.sfb.network_bytes == each.sfb.sent_bytes
+        assert each.rows.network_bytes == each.rows.sent_bytes
+        assert each.ring_all_reduce_bytes == each.rows.sent_bytes + sum(
+            2 * (num_workers - 1) * 20 * size // num_workers
+            for size in (*[4 * size for size in SIZES.values()], 4 * 620)
+        )
+        assert each.reconnections == 0
+        assert 0.0 <= each.waiting_s <= each.communicating_s
+        assert each.step_times.steps == 19
 
 
 @pytest.mark.parametrize("num_workers, num_servers", CLUSTERS)

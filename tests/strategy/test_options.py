@@ -25,6 +25,7 @@ from poseidon_tf.strategy.options import Options
         ({"write_on": "none"}, "write_on must be 'chief' or 'all', got 'none'"),
         ({"loss_weighting": "row"}, "loss_weighting must be 'replica' or 'sample', got 'row'"),
         ({"show_plan": "no"}, "show_plan must be 'print', 'log' or 'none', got 'no'"),
+        ({"show_summary": 1}, "show_summary must be 'print', 'log' or 'none', got 1"),
         ({"protocol": "tcp"}, "protocol must be 'auto', 'grpc' or 'grpc[+]tcp', got 'tcp'"),
         ({"drift_check_steps": -1}, "drift_check_steps must be 1 or more, or 0 for never, got -1"),
         (

@@ -1,0 +1,128 @@
+"""How a job is doing, as its coordinator knows it. No threads, no sockets, no clock."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, TypeAlias
+
+from poseidon_tf.coordinator.messages import Figures, MemberKey, Role
+from poseidon_tf.coordinator.roster import Roster
+
+Presence: TypeAlias = Literal["expected", "here", "left"]
+_NOTICEABLY = 1.1  # How much longer the own part of a step is where a worker is called slow.
+
+
+class KnownFigures(NamedTuple):
+    """What a worker has told last, and when, by the coordinator's clock."""
+
+    figures: Figures
+    told_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemberStatus:
+    """One member.
+
+    Attributes:
+      address: where it is, or is expected; empty if that is not known.
+      figures: what it has told last, `figures_age_s` seconds ago; None if nothing.
+    """
+
+    role: Role
+    rank: int
+    address: str
+    presence: Presence
+    figures: Figures | None = None
+    figures_age_s: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """Its role, rank and address."""
+        key = str(MemberKey(self.role, self.rank))
+        return f"{key} ({self.address})" if self.address else key
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """A job.
+
+    Attributes:
+      members: workers in rank order, then servers in rank order.
+      running_s: seconds since the coordinator has begun to listen.
+      waits: who waits for whom to do what, in words.
+      failure: why the job has failed; empty if it has not.
+      restarts: how often the launcher has started the job anew.
+    """
+
+    members: tuple[MemberStatus, ...]
+    running_s: float
+    waits: tuple[str, ...] = ()
+    failure: str = ""
+    has_ended: bool = False
+    restarts: int = 0
+
+    @property
+    def phase(self) -> str:
+        """In one word: starting, running, failed or ended."""
+        if self.failure:
+            return "failed"
+        if self.has_ended:
+            return "ended"
+        is_starting = any(member.presence == "expected" for member in self.members)
+        return "starting" if is_starting else "running"
+
+    @property
+    def reporting(self) -> list[tuple[MemberStatus, Figures]]:
+        """The workers that have told how long their steps take."""
+        told = [(member, member.figures) for member in self.members if member.figures is not None]
+        return [(member, figures) for member, figures in told if figures.step_s > 0.0]
+
+    @property
+    def slowest(self) -> tuple[MemberStatus, float] | None:
+        """The worker with the longest own part of a step, and how many times the fastest's.
+
+        None where no two workers have told, or they are about as fast as each other.
+        """
+        by_own = sorted(self.reporting, key=lambda each: each[1].own_s)
+        if len(by_own) < 2:
+            return None
+        (_, fastest), (member, slowest) = by_own[0], by_own[-1]
+        if fastest.own_s <= 0.0 or slowest.own_s < _NOTICEABLY * fastest.own_s:
+            return None
+        return member, slowest.own_s / fastest.own_s
+
+
+def status_of(
+    roster: Roster,
+    told: Mapping[MemberKey, KnownFigures],
+    *,
+    now_s: float,
+    running_s: float,
+    restarts: int,
+) -> Status:
+    """What `roster` and the figures that workers have `told` say at `now_s`."""
+    return Status(
+        members=tuple(_member(roster, key, told.get(key), now_s) for key in roster.expected),
+        running_s=running_s,
+        waits=tuple(roster.waits(now_s)),
+        failure="" if roster.failure is None else str(roster.failure),
+        has_ended=roster.has_ended,
+        restarts=restarts,
+    )
+
+
+def _member(
+    roster: Roster, key: MemberKey, known: KnownFigures | None, now_s: float
+) -> MemberStatus:
+    presence: Presence = "expected"
+    if roster.has_joined(key):
+        presence = "here" if roster.is_present(key) else "left"
+    return MemberStatus(
+        role=key.role,
+        rank=key.rank,
+        address=roster.address_of(key),
+        presence=presence,
+        figures=None if known is None else known.figures,
+        figures_age_s=0.0 if known is None else max(0.0, now_s - known.told_s),
+    )

@@ -1,0 +1,96 @@
+"""What rank 0 shows when `fit` has ended: how its steps went, in a few lines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import final
+
+from poseidon_tf.coordinator.status import Status
+from poseidon_tf.planner.table import human_bytes
+from poseidon_tf.session.statistics import Statistics, hidden_part
+from poseidon_tf.session.step_times import Medians
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitSummary:
+    """Of the steps of one `fit`.
+
+    Attributes:
+      times: medians of its last steps on this worker, 1000 at most; without the first one.
+      network_bytes: by scheme, this worker's share of what all have sent over the network.
+      ring_bytes: what it would have sent of the same gradients in a ring.
+      slowest: the worker with the longest own part of a step, in words; empty if they are alike.
+      reconnections: of all workers, since they have joined.
+    """
+
+    steps: int
+    times: Medians
+    network_bytes: dict[str, int] = field(default_factory=dict)
+    ring_bytes: int = 0
+    slowest: str = ""
+    reconnections: int = 0
+
+    def text(self) -> str:
+        """The lines that are shown."""
+        lines = [f"poseidon_tf: {self.steps} step{'s' * (self.steps != 1)}"]
+        times = self.times
+        if times.steps:
+            lines[0] += (
+                f" of {_ms(times.step_s)} (median): {_ms(times.own_s)} without waiting, "
+                f"{_ms(times.waiting_s)} waiting for sums"
+            )
+            hidden = hidden_part(times.communicating_s, times.waiting_s)
+            lines.append(
+                f"communication: {_ms(times.communicating_s)} of each step, "
+                f"{100 * hidden:.0f} % of it hidden behind computation"
+            )
+        sent = {scheme: count for scheme, count in self.network_bytes.items() if count}
+        by_scheme = ", ".join(f"{scheme} {self._a_step(sent[scheme])}" for scheme in sent)
+        lines.append(
+            f"sent per step and worker: {self._a_step(sum(sent.values()))}"
+            f"{f' ({by_scheme})' * bool(sent)}; a ring all-reduce would have sent "
+            f"{self._a_step(self.ring_bytes)}"
+        )
+        slowest = self.slowest or "no worker is noticeably slower than another"
+        many = self.reconnections != 1
+        lines.append(f"{slowest}; {self.reconnections} reconnection{'s' * many}")
+        return "\n  ".join(lines)
+
+    def _a_step(self, num_bytes: int) -> str:
+        return human_bytes(round(num_bytes / self.steps))
+
+
+def summary_of(
+    before: Statistics, after: Statistics, times: Medians, status: Status
+) -> FitSummary | None:
+    """Of what has happened between two looks at this worker's statistics; None if no step has.
+
+    Args:
+      times: of the steps between them.
+      status: of the job, after them.
+    """
+    steps = after.steps - before.steps
+    if steps <= 0:
+        return None
+    slowest = ""
+    if status.slowest is not None:
+        member, ratio = status.slowest
+        slowest = f"slowest: {member.name}, {ratio:.1f} times the fastest without waiting"
+    known = [member.figures for member in status.members if member.figures is not None]
+    return FitSummary(
+        steps=steps,
+        times=times,
+        network_bytes={
+            "ps": after.ps.network_bytes - before.ps.network_bytes,
+            "sfb": after.sfb.network_bytes - before.sfb.network_bytes,
+            "rows": after.rows.network_bytes - before.rows.network_bytes,
+        },
+        ring_bytes=after.ring_all_reduce_bytes - before.ring_all_reduce_bytes,
+        slowest=slowest,
+        reconnections=sum(figures.reconnections for figures in known),
+    )
+
+
+def _ms(seconds: float) -> str:
+    return f"{1000 * seconds:.3g} ms"

@@ -1,0 +1,64 @@
+"""How long steps take, by the times at which gradients leave and sums come."""
+
+import pytest
+
+from poseidon_tf.session.statistics import Statistics, hidden_part
+from poseidon_tf.session.step_times import Medians, StepTimes, medians
+
+
+def take_step(times: StepTimes, step: int, at_s: float) -> None:
+    """Gradients at 0 and 3 s, whose sums come at 1 and 5 s."""
+    times.begin(step, at_s)
+    times.end(at_s + 1.0)
+    times.begin(step, at_s + 3.0)
+    times.end(at_s + 5.0)
+
+
+def test_a_step_lasts_from_its_first_gradient_to_that_of_the_next() -> None:
+    """A sum that comes while other gradients are still computed is waited for by nobody."""
+    times = StepTimes()
+    for step in range(3):
+        take_step(times, step, 10.0 * step)
+    assert medians(times.recent) == Medians(
+        steps=2, step_s=10.0, own_s=8.0, waiting_s=2.0, communicating_s=3.0
+    )
+    assert (times.waiting_s, times.communicating_s) == (6.0, 9.0)
+
+
+def test_before_the_second_step_no_step_has_a_time() -> None:
+    times = StepTimes()
+    assert medians(times.recent) == Medians()
+    take_step(times, 0, 5.0)
+    assert medians(times.recent) == Medians()
+    assert (times.waiting_s, times.communicating_s) == (2.0, 3.0)
+
+
+def test_steps_may_overlap() -> None:
+    """Where sums come during the next step, each second of communication counts once."""
+    times = StepTimes()
+    times.begin(0, 0.0)
+    times.begin(1, 4.0)
+    times.end(5.0)
+    times.end(6.0)
+    times.begin(2, 10.0)
+    assert times.communicating_s == 6.0
+    assert [step.communicating_s for step in times.recent] == [4.0, 2.0]
+    assert [step.lasted_s for step in times.recent] == [4.0, 6.0]
+
+
+def test_the_last_thousand_steps_are_remembered() -> None:
+    times = StepTimes()
+    for step in range(2000):
+        times.begin(step, float(step))
+        times.end(step + 0.5)
+    assert len(times.recent) == 1000
+
+
+@pytest.mark.parametrize(
+    "communicating_s, waiting_s, part", [(0.0, 0.0, 0.0), (4.0, 1.0, 0.75), (1.0, 2.0, 0.0)]
+)
+def test_what_nobody_waited_for_is_hidden(
+    communicating_s: float, waiting_s: float, part: float
+) -> None:
+    assert hidden_part(communicating_s, waiting_s) == part
+    assert Statistics(communicating_s=communicating_s, waiting_s=waiting_s).hidden == part
