@@ -24,7 +24,7 @@ TENSORFLOW_TESTS += tests/launch/test_show_plan.py tests/launch/test_documented_
 # Debian's packages for tests_engines; pip installs Ray, PyTorch, Spark and MPI for Python.
 ENGINES := slurm-wlm munge openmpi-bin mpich
 
-FUZZ_TARGETS := lane frame member_message coordinator_message plan plan_fields array_bytes ledger
+FUZZ_TARGETS := lane frame member_message coordinator_message status plan plan_fields array_bytes ledger
 FUZZ_TARGETS += kv_service factor_service roster coordinator_service
 FUZZ_TARGETS += coordinator_client data_ends server_link
 FUZZ_SECONDS ?= 60

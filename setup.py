@@ -50,8 +50,10 @@ setup(
         "click>=8",
         "tabulate>=0.9",
         "psutil>=6",
+        "rich>=13",  # Which Keras needs, too.
     ],
     extras_require={
+        "metrics": ["prometheus_client>=0.20"],
         "test": [
             "pytest>=8",
             "pytest-timeout",
@@ -62,6 +64,7 @@ setup(
             "matplotlib",
             "tf-keras",  # Keras 2, whose models are refused.
             "pyyaml",
+            "prometheus_client>=0.20",
             "tensorboard",  # TensorFlow itself needs it in its older versions only.
             "build",
             "setuptools>=64",  # What it builds with, where newer Pythons do not bring it.

@@ -19,6 +19,7 @@ from poseidon_tf.launch.cluster import ClusterConfig
 from poseidon_tf.launch.cluster_env import current_environ
 from poseidon_tf.launch.memory import keep_freed_memory
 from poseidon_tf.launch.reports import tell_launcher
+from poseidon_tf.launch.restarts import read_restarts
 from poseidon_tf.launch.told_servers import ToldServers
 from poseidon_tf.launch.uncaught import on_uncaught, own_reason
 from poseidon_tf.launch.worker_parts import WorkerParts
@@ -202,6 +203,7 @@ def join(
         ports=ports,
         timeline_dir=timeline_dir,
         num_replicas=num_replicas,
+        restarts=read_restarts(current_environ()),
         settings=settings or deadlines.connections(),
         clock=clock,
     )

@@ -47,6 +47,7 @@ class WorkerParts:
 
     Args:
       info: what the other members get to know of it; must be JSON.
+      restarts: how often the launcher has started the job anew.
       timeline_dir, num_replicas, ports, settings, clock: see `join`.
 
     Attributes:
@@ -69,11 +70,12 @@ class WorkerParts:
         ports: tuple[int, int] | None,
         timeline_dir: str | None,
         num_replicas: int,
+        restarts: int,
         settings: ConnectionSettings,
         clock: Callable[[], float],
     ) -> None:
         self._deadlines = deadlines
-        self._settings = settings
+        self._settings, self._restarts = settings, restarts
         self._identity = new_identity()
         self.job_failure = JobFailure(verdict_s=deadlines.verdict_s, where=self._where)
         self.coordinator: CoordinatorService | None = None
@@ -137,7 +139,7 @@ class WorkerParts:
             started_s=time.monotonic(),
             notices=Notices(deadlines.stall_report_s, deadlines.stall_repeat_s),
         )
-        return CoordinatorService(server, roster)
+        return CoordinatorService(server, roster, restarts=self._restarts)
 
     def _client(self, info: Mapping[str, Any], clock: Callable[[], float]) -> CoordinatorClient:
         return CoordinatorClient(

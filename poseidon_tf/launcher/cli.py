@@ -11,6 +11,7 @@ import click
 
 from poseidon_tf.errors import ConfigError, PlanError, PoseidonError
 from poseidon_tf.launcher.plan_command import plan
+from poseidon_tf.launcher.status_command import status
 
 
 class _Commands(click.Group):
@@ -158,3 +159,4 @@ def timeline(directory: str, output: str) -> None:
 
 
 main.add_command(plan)
+main.add_command(status)

@@ -9,6 +9,7 @@ Workers share the processors: each gets its share through ``TF_NUM_INTRAOP_THREA
 ``tf.config.threading`` in the script still overrules them.
 """
 
+import itertools
 import json
 import os
 import queue
@@ -23,6 +24,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TextIO
 
 from poseidon_tf.errors import ConfigError
+from poseidon_tf.launch.restarts import RESTARTS
 from poseidon_tf.launch.security_env import TOKEN, has_token
 from poseidon_tf.launcher.guardian import Guardian
 from poseidon_tf.launcher.members import Events, LocalMember
@@ -70,9 +72,11 @@ def run_local(
         # Of this job alone: whoever else is on this machine is refused, another job included.
         environ = {**environ, TOKEN: secrets.token_hex(32)}
     events: Events = queue.SimpleQueue()
+    restarts = itertools.count()
 
     def try_once(guardian: Guardian, then: str) -> Ending:
         members: list[LocalMember] = []
+        told = {**environ, RESTARTS: str(next(restarts))}
         with ExitStack() as stack:
             output = MemberOutput(
                 stdout or sys.stdout, stderr or sys.stderr, lambda: events.put(signal.SIGPIPE)
@@ -87,7 +91,7 @@ def run_local(
                 ("worker", "worker", program),
             ):
                 for index in range(len(cluster[job])):
-                    variables = _environ_of(environ, cluster, job, index)
+                    variables = _environ_of(told, cluster, job, index)
                     members.append(LocalMember(role, index, argv, variables, events))
                     guardian.watch(members[-1].process.pid)
                     output.follow(members[-1].process, members[-1].label)

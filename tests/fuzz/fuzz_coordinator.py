@@ -14,6 +14,7 @@ from poseidon_tf.coordinator import codec, limits
 from poseidon_tf.coordinator.messages import (
     Announce,
     Failure,
+    Figures,
     Gather,
     Goodbye,
     Join,
@@ -25,6 +26,7 @@ from poseidon_tf.coordinator.messages import (
 )
 from poseidon_tf.coordinator.roster import Roster
 from poseidon_tf.coordinator.service import CoordinatorService
+from poseidon_tf.coordinator.status_codec import decode_status, encode_status
 from poseidon_tf.errors import (
     ConfigError,
     DriftError,
@@ -131,7 +133,7 @@ def _join(member: MemberKey) -> Join:
 
 def _message(choices: Choices, member: MemberKey) -> Any:
     usual = choices.of(("join", "gather", "gather", "stop", "announce"))
-    match choices.mostly(usual, "bye", "fail", "ping"):
+    match choices.mostly(usual, "bye", "fail", "ping", "figures"):
         case "join":
             rank = choices.mostly(member.rank, 7, 2**32 - 1)
             return replace(
@@ -160,6 +162,12 @@ def _message(choices: Choices, member: MemberKey) -> Any:
         case "fail":
             text = choices.of(("", "disk full", "x" * 20000))
             return MemberFailure(text, choices.of((None, MemberError, StepTimeout, DriftError)))
+        case "figures":
+            return Figures(
+                steps=choices.of((0, 2**64 - 1)),
+                step_s=choices.mostly(0.1, float("nan"), -1.0, float("inf")),
+                waits_for=choices.mostly("", "x" * 1025),
+            )
         case _:
             return Ping(choices.of((0.0, float("nan"))))
 
@@ -252,6 +260,11 @@ class _Attendances:
         assert all(attendance.member == member for member, attendance in attendances.items())
         assert all(attendance.member is None for attendance in strangers)
         assert self._service._roster._present <= set(attendances)
+        status = self._service.status()
+        told = decode_status(encode_status(status))  # Long texts are cut.
+        assert (told.members, told.phase) == (status.members, status.phase)
+        here = {(m.role, m.rank) for m in status.members if m.presence == "here"}
+        assert here == self._service._roster._present
         for stranger in strangers:
             # The pongs, one refusal, and the end.
             assert _outgoing(stranger).qsize() <= limits.MAX_STRANGER_PINGS + 2

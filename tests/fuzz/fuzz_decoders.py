@@ -8,6 +8,7 @@ from fuzz_choices import Choices
 from fuzz_seeds import SEEDS
 
 from poseidon_tf.coordinator import codec
+from poseidon_tf.coordinator.status_codec import decode_status, encode_status
 from poseidon_tf.errors import PlanError, PoseidonError, ProtocolError
 from poseidon_tf.planner import Plan
 from poseidon_tf.wire import arrays, frames
@@ -44,6 +45,15 @@ def coordinator_message(data: bytes) -> None:
         return
     again = codec.decode_coordinator_message(codec.encode_coordinator_message(message))
     assert repr(again) == repr(message)
+
+
+def status(data: bytes) -> None:
+    """The same of the answer to who asks how the job is doing."""
+    try:
+        read = decode_status(data)
+    except ProtocolError:
+        return
+    assert decode_status(encode_status(read)) == read
 
 
 def plan(data: bytes) -> None:
@@ -88,5 +98,6 @@ TARGETS = {
     "frame": frame,
     "member_message": member_message,
     "coordinator_message": coordinator_message,
+    "status": status,
     "plan": plan,
 }

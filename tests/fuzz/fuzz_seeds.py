@@ -11,6 +11,7 @@ from poseidon_tf.coordinator.messages import (
     CoordinatorMessage,
     Ended,
     Failure,
+    Figures,
     Gather,
     Gathered,
     Goodbye,
@@ -27,6 +28,8 @@ from poseidon_tf.coordinator.messages import (
     StopAsked,
     StopOffer,
 )
+from poseidon_tf.coordinator.status import MemberStatus, Status
+from poseidon_tf.coordinator.status_codec import encode_status
 from poseidon_tf.errors import PeerLost, StepTimeout
 from poseidon_tf.planner import ClusterSpec, VariableSpec, make_plan
 from poseidon_tf.wire import arrays, frames
@@ -42,6 +45,7 @@ _MEMBER_MESSAGES: list[MemberMessage] = [
     Ping(1.5),
     StopOffer(number=1, after=2, timeout_s=0.5),
     Announce("data", b"\x00"),
+    Figures(steps=7, step_s=0.5, own_s=0.25, ps_bytes=2**40, waits_for="'fc/kernel'"),
 ]
 COORDINATOR_MESSAGES: list[CoordinatorMessage] = [
     RosterView(
@@ -67,6 +71,23 @@ _PLAN = make_plan(
     ],
     ClusterSpec(num_workers=2, num_servers=2, co_located=True),
 )
+_STATUS = Status(
+    members=(
+        MemberStatus(
+            role="worker",
+            rank=0,
+            address="a:1",
+            presence="here",
+            figures=Figures(steps=7, step_s=0.5),
+            figures_age_s=1.5,
+        ),
+        MemberStatus(role="server", rank=0, address="", presence="expected"),
+    ),
+    running_s=3.5,
+    waits=("waiting for server 0",),
+    failure="gone",
+    restarts=2,
+)
 
 SEEDS: dict[str, list[bytes]] = {
     "frame": [
@@ -80,6 +101,7 @@ SEEDS: dict[str, list[bytes]] = {
     "coordinator_message": [
         codec.encode_coordinator_message(each) for each in COORDINATOR_MESSAGES
     ],
+    "status": [encode_status(_STATUS)],
     "array_bytes": [arrays.pack([np.ones((2, 3), "f"), np.zeros((), "int64")])],
     "plan": [_PLAN.to_json().encode()],
 }

@@ -23,6 +23,7 @@ TRY = RANK + (
     "log = pathlib.Path(sys.argv[1], f'tries{rank}')\n"
     "with log.open('a') as file: file.write(os.environ['TF_CONFIG'] + '\\n')\n"
     "number = len(log.read_text().splitlines())\n"
+    "assert int(os.environ['POSEIDON_RESTARTS']) == number - 1\n"
 )
 
 

@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import re
+import time
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from poseidon_tf.coordinator.asking import StatusQuestion
+from poseidon_tf.coordinator.status import Status
+from poseidon_tf.errors import ConfigError
+from poseidon_tf.launch.security_env import read_security
+from poseidon_tf.transport.connections import ConnectionSettings
+from poseidon_tf.transport.security import Security
+from tests.support.certificates import Authority
 from tests.support.jobs import Job
 
 pytestmark = pytest.mark.processes
@@ -20,16 +30,57 @@ TOP_BYTES, BIG_BYTES = 4 * (256 * 8 + 8), 4 * (32 * 256 + 256)
 class Seen:
     """Two workers and a server: what each worker found and printed."""
 
-    def __init__(self) -> None:
-        with Job("seen.py") as job:
+    def __init__(self, end: Path) -> None:
+        authority = Authority(end.parent)
+        files = authority.member("127.0.0.1")
+        environ = {
+            "POSEIDON_TOKEN": "a-token-of-this-job",
+            "POSEIDON_TLS_CA": authority.ca,
+            "POSEIDON_TLS_CERTIFICATE": files["certificate"],
+            "POSEIDON_TLS_KEY": files["key"],
+        }
+        security = read_security(environ)
+        with Job("seen.py", str(end), environ=environ) as job:
+            self.status = seen_from_outside(job.workers[0].address, security)
+            self.refusals = [
+                refused_by(job.workers[1].address, security),
+                refused_by(job.workers[0].address, replace(security, token="another-token")),
+            ]
+            end.touch()
             self.found = job.results()
             self.printed = [worker.output() for worker in job.workers]
             self.addresses = [worker.address for worker in job.workers]
 
 
 @pytest.fixture(scope="module")
-def seen() -> Seen:
-    return Seen()
+def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
+    return Seen(tmp_path_factory.mktemp("seen") / "end")
+
+
+def seen_from_outside(address: str, security: Security) -> Status:
+    """The status of the job while it trains, once both workers have told of a whole fit."""
+    question = StatusQuestion(address, ConnectionSettings(security=security))
+    try:
+        deadline_s = time.monotonic() + 120.0
+        while True:
+            found = question.ask(timeout_s=60.0)
+            if sum(figures.steps > STEPS for _, figures in found.reporting) == 2:
+                return found
+            assert time.monotonic() < deadline_s, found
+            time.sleep(0.1)
+    finally:
+        question.close()
+
+
+def refused_by(address: str, security: Security) -> str:
+    """What is told to who may not ask, or asks a member that hosts no coordinator."""
+    question = StatusQuestion(address, ConnectionSettings(security=security))
+    try:
+        with pytest.raises(ConfigError) as refusal:
+            question.ask(timeout_s=60.0)
+        return str(refusal.value)
+    finally:
+        question.close()
 
 
 def summary(printed: str) -> list[str]:
@@ -78,3 +129,33 @@ def test_the_same_is_there_as_data(seen: Seen) -> None:
         assert after["ring_all_reduce_bytes"] == STEPS * (TOP_BYTES + BIG_BYTES)
         assert 0.0 <= after["hidden"] <= 1.0
         assert 0.0 < after["waiting_s"] <= after["communicating_s"]
+
+
+def test_a_running_job_tells_who_asks_how_it_is_doing(seen: Seen) -> None:
+    """From outside, while it trains: who is there, how long steps take, and who is slow."""
+    status = seen.status
+    assert (status.phase, status.failure, status.restarts) == ("running", "", 0)
+    assert [(m.role, m.rank, m.presence) for m in status.members] == [
+        ("worker", 0, "here"),
+        ("worker", 1, "here"),
+        ("server", 0, "here"),
+    ]
+    assert [m.address for m in status.members[:2]] == seen.addresses
+    assert status.slowest is not None and status.slowest[0].rank == 1
+    for member, figures in status.reporting:
+        assert figures.steps > STEPS and figures.step_s > 0.0, member
+        # A step may be under way.
+        done = figures.steps - 1
+        assert 2 * done * TOP_BYTES <= figures.ps_bytes <= 2 * figures.steps * TOP_BYTES
+        model_bytes = TOP_BYTES + BIG_BYTES
+        assert done * model_bytes <= figures.ring_all_reduce_bytes <= figures.steps * model_bytes
+
+
+def test_who_asks_a_worker_that_hosts_no_coordinator_is_told_whom_to_ask(seen: Seen) -> None:
+    refusal, _ = seen.refusals
+    assert seen.addresses[1] in refusal and "give the address of worker rank 0" in refusal
+
+
+def test_who_has_another_token_is_told_nothing(seen: Seen) -> None:
+    _, refusal = seen.refusals
+    assert "token" in refusal

@@ -1,7 +1,12 @@
-"""Trains twice, printing and not, with a slow rank 1, and says what a strategy counts."""
+"""Trains twice, printing and not, with a slow rank 1, and says what a strategy counts.
+
+Then it trains until a file is there. Argument: that file.
+"""
 
 import dataclasses
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -18,6 +23,13 @@ class Slow(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         time.sleep(SLOW_S)
+
+
+class UntilThere(keras.callbacks.Callback):
+    """Ends training once the file is there."""
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self.model.stop_training = Path(sys.argv[1]).exists()
 
 
 strategy = poseidon_tf.PoseidonStrategy(schemes={"*/big/kernel": "sfb", "*/top/kernel": "ps"})
@@ -37,5 +49,7 @@ result("before", dataclasses.asdict(strategy.statistics()))
 model.fit(x, y, batch_size=8, verbose=2, callbacks=callbacks)
 found = strategy.statistics()
 result("after", {**dataclasses.asdict(found), "hidden": found.hidden, "sent": found.network_bytes})
-model.fit(x, y, batch_size=8, verbose=0)
+model.fit(x, y, batch_size=8, verbose=0, callbacks=callbacks)
+callbacks.append(UntilThere())
+model.fit(x, y, batch_size=8, epochs=1000, verbose=0, callbacks=callbacks)
 result("rank", strategy.rank)
