@@ -1,4 +1,4 @@
-"""The migration page's listings, run as they stand there, train the same net."""
+"""The listings of the pages on migration, run as they stand there, train the same net."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from tests.support.jobs import Job, run_alone
 
 pytestmark = pytest.mark.processes
 
+LEGACY = {"TF_USE_LEGACY_KERAS": "1"}  # With which `tf.keras` is Keras 2.
+
 
 def test_the_pages_script_gives_what_it_gave_under_mirrored_strategy() -> None:
     """Two workers against two replicas in one process, from the same seed: history, weights, and
     the checkpoint, which rank 0 alone has written."""
-    mirrored: dict[str, Any] = run_alone("migration.py", "MirroredStrategy")
+    mirrored: dict[str, Any] = run_alone("migration.py", "migration.md", "MirroredStrategy")
     assert mirrored["replicas"] == 2 and mirrored["steps"] == 8 * 1024 // 64
-    with Job("migration.py", "PoseidonStrategy") as job:
+    with Job("migration.py", "migration.md", "PoseidonStrategy") as job:
         workers = job.results()
     assert [worker["saved"] for worker in workers] == [True, False]
     for worker in workers:
@@ -28,3 +30,29 @@ def test_the_pages_script_gives_what_it_gave_under_mirrored_strategy() -> None:
     assert mirrored["history"]["accuracy"][-1] > 0.85
     for what in ("history", "weights", "loaded"):
         assert_close(workers[0][what], mirrored[what], rtol=1e-4, atol=1e-5)
+
+
+def test_a_script_of_multi_worker_mirrored_strategy_learns_before_and_after() -> None:
+    """On the same TF_CONFIG, in as many steps, with one history and one checkpoint for all."""
+    page = "migration/multi-worker-mirrored.md"
+    with Job("migration.py", page, "Before", num_servers=0, environ=LEGACY) as job:
+        before = job.results()
+    with Job("migration.py", page, "After", num_servers=0) as job:
+        after = job.results()
+    for workers in (before, after):
+        assert [worker["saved"] for worker in workers] == [True, False]
+        for worker in workers:
+            assert (worker["replicas"], worker["steps"]) == (2, 8 * 1024 // 64)
+            assert worker["weights"] == workers[0]["weights"]
+            assert worker["history"]["accuracy"][-1] > 0.85
+    assert after[0]["history"] == after[1]["history"]
+
+
+def test_the_script_that_had_parameter_servers_learns_in_step() -> None:
+    """Two workers and a server: every sample once in an epoch, and the same weights on both."""
+    with Job("migration.py", "migration/parameter-server.md", "After") as job:
+        workers = job.results()
+    for worker in workers:
+        assert (worker["replicas"], worker["steps"]) == (2, 8 * 1024 // 64)
+        assert worker["weights"] == workers[0]["weights"]
+        assert worker["right"] > 0.85

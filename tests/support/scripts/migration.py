@@ -1,6 +1,6 @@
-"""Runs a listing of docs/migration.md as it stands there, with one seed for all.
+"""Runs a listing of a page on migration as it stands there, with one seed for all.
 
-Argument: the heading over the listing.
+Arguments: the page, and the heading over the listing. The data are those of the first page.
 """
 
 import re
@@ -17,18 +17,20 @@ from report import result
 
 import poseidon_tf
 
-PAGE = Path(__file__).parents[3] / "docs" / "migration.md"
+DOCS = Path(__file__).parents[3] / "docs"
+FIRST = "migration.md"
 
 
-def listing(heading: str) -> str:
-    """The first Python listing under a heading of the page."""
-    found = re.search(rf"^#+ {heading}$.*?^```python$(.*?)^```$", PAGE.read_text(), re.M | re.S)
-    assert found is not None, heading
+def listing(page: str, heading: str) -> str:
+    """The first Python listing under a heading of a page."""
+    text = (DOCS / page).read_text()
+    found = re.search(rf"^#+ {heading}$.*?^```python$(.*?)^```$", text, re.M | re.S)
+    assert found is not None, (page, heading)
     return found[1]
 
 
 def main() -> None:
-    heading = sys.argv[1]
+    page, heading = sys.argv[1:]
     if heading == "MirroredStrategy":
         logical_cpus(2)
     folder = Path(tempfile.mkdtemp())
@@ -42,16 +44,21 @@ def main() -> None:
         "best": folder / "best.weights.h5",
     }
     keras.utils.set_random_seed(5)
-    exec(listing("Coming from MirroredStrategy or Horovod"), names)
-    exec(listing(heading), names)
+    exec(listing(FIRST, "Coming from MirroredStrategy or Horovod"), names)
+    exec(listing(page, heading), names)
     model = names["model"]
     result("replicas", names["strategy"].num_replicas_in_sync)
-    result("history", {name: list(map(float, v)) for name, v in names["history"].history.items()})
+    if "history" in names:
+        history = names["history"].history
+        result("history", {name: list(map(float, values)) for name, values in history.items()})
+    right = np.argmax(model(names["x"]).numpy(), axis=1) == names["y"]
+    result("right", float(right.mean()))
     result("weights", [weight.tolist() for weight in model.get_weights()])
-    result("steps", int(model.optimizer.iterations.numpy()))
+    optimizer = names.get("optimizer") or model.optimizer
+    result("steps", int(optimizer.iterations.numpy()))
     saved = names["best"].exists()
     result("saved", saved)
-    if saved:
+    if saved and page == FIRST:
         model.load_weights(names["best"])
         result("loaded", [weight.tolist() for weight in model.get_weights()])
 
