@@ -1,6 +1,6 @@
 # `make` lists the targets. Everything runs in .venv, which is built from setup.py on first use.
 .DEFAULT_GOAL := help
-.PHONY: help install demo dist fuzz test test-quick test-engines test-engines-small install-engines install-java test-faults test-hosts test-networks test-thorough test-versions coverage bench-transport bench-copies bench-overhead bench-peers bench-scaling check protos check-protos clean
+.PHONY: help install demo dist docs fuzz test test-quick test-engines test-engines-small install-engines install-java test-faults test-hosts test-networks test-thorough test-versions coverage bench-transport bench-copies bench-overhead bench-peers bench-scaling check protos check-protos clean
 
 PYTHON ?= python3
 OLDEST_PYTHON ?= $(PYTHON)
@@ -106,6 +106,10 @@ bench-scaling: install .venv-tf-keras/installed  ## 2 to 16 workers on emulated 
 	.venv/bin/python benchmarks/bench_scaling.py --timeline
 	.venv/bin/python benchmarks/plots.py
 
+# PYTHONPATH: mkdocs-click imports the commands, and the package is not installed there.
+docs: .venv-docs/installed  ## build the site in site/; a broken link or a page that is in no menu is an error
+	PYTHONPATH=. NO_MKDOCS_2_WARNING=1 .venv-docs/bin/python -m mkdocs build --strict
+
 dist: install  ## build the wheel and the source distribution in dist/
 	.venv/bin/python -m build --no-isolation --outdir dist .
 
@@ -125,7 +129,7 @@ check-protos: .venv-protos/installed  ## fail if the stubs are not what protos/ 
 	done
 
 clean:  ## remove what make, the tools and Python have built
-	rm -rf .coverage-data .fuzz .mpi4py .venv .venv-nightly .venv-oldest .venv-protos .venv-ray .venv-spark .venv-tf-keras .venv-torch build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf .coverage-data .fuzz .mpi4py .venv .venv-docs .venv-nightly .venv-oldest .venv-protos .venv-ray .venv-spark .venv-tf-keras .venv-torch build dist site *.egg-info .pytest_cache .ruff_cache .mypy_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/installed: setup.py
@@ -171,6 +175,15 @@ clean:  ## remove what make, the tools and Python have built
 	@echo "building .venv-protos: the protobuf compiler"
 	$(PYTHON) -m venv .venv-protos
 	.venv-protos/bin/python -m pip install $(PIP_QUIET) "grpcio-tools==1.62.*" "setuptools<80"
+	@touch $@
+
+# Reads the package's source, and imports only its commands.
+.venv-docs/installed:
+	@echo "building .venv-docs: the site's generator"
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install $(PIP_QUIET) "mkdocs==1.6.*" "mkdocs-material==9.8.*" \
+		"mkdocstrings==1.0.*" "mkdocstrings-python==2.0.*" "mkdocs-click==0.9.*" \
+		"click==8.*" "ruff==0.*"
 	@touch $@
 
 # TensorFlow's own multi-worker strategy fails with Keras 3; it runs with the Keras 2 of tf-keras.
