@@ -62,6 +62,9 @@ class PoseidonStrategy(ClusterStrategy):
         what is sent: "bfloat16" or "float16", or a mapping like `schemes`, with "float32" for those
         that stay. Factors and rows are rounded too; sums are made in float32, and rounded once on
         the way back. All workers still hold the same bits. If None, nothing is rounded.
+      plan: how every variable travels, in place of what the planner would choose: a file that
+        `poseidon-tf plan --json` or ``strategy.plan.to_json()`` has written, or a `Plan`. All
+        workers need the same. Schemes, rounding and `kv_pair_bytes` are those of the plan.
       devices: where this worker's replicas run, one each, such as ``["GPU:0", "GPU:1"]``; by
         default on all its accelerators, else on the CPU. All workers need as many. Their
         gradients are summed on the host, and their factors joined, before anything is sent.

@@ -3,6 +3,7 @@
     specs     what a model and a cluster look like from here
     cost      what each scheme moves, in values (the paper's Table 1)
     patterns  what a user chooses for some variables
+    fixed     what a plan that was made before chooses
     rounding  what float32 gradients are rounded to before they leave
     choice    parameter server, sufficient factors or sparse rows, and why
     planner   a plan made of all of it
@@ -20,6 +21,9 @@ Pure: the standard library only. Nothing here knows TensorFlow, sockets or threa
 """
 
 from .description import ModelDescription as ModelDescription
+from .fixed import Choices as Choices
+from .fixed import choices_of as choices_of
+from .fixed import read_plan as read_plan
 from .machines import Host as Host
 from .machines import Link as Link
 from .machines import Machines as Machines

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Concatenate, Literal, ParamSpec, get_args
 
 import tensorflow as tf
@@ -13,11 +14,13 @@ from poseidon_tf.errors import ConfigError
 from poseidon_tf.planner import (
     DEFAULT_COALESCE_BYTES,
     DEFAULT_KV_PAIR_BYTES,
+    Plan,
     Scheme,
     WireDtype,
     check_coalesce_bytes,
     check_kv_pair_bytes,
     check_wire_dtype,
+    read_plan,
 )
 from poseidon_tf.session.deadlines import Deadlines
 from poseidon_tf.transport.connections import Protocol
@@ -42,6 +45,7 @@ class Options:
     kv_pair_bytes: int = DEFAULT_KV_PAIR_BYTES
     coalesce_bytes: int = DEFAULT_COALESCE_BYTES
     wire_dtype: WireDtype = None
+    plan: Plan | str | Path | None = None  # A file is read: then it is the Plan in it.
     rows_per_step: int | None = None
     clip: Clip = "sum"
     devices: Sequence[str] | None = None
@@ -75,6 +79,14 @@ class Options:
             ("show_summary", Show),
         ):
             _check(name, getattr(self, name), get_args(choices))
+        if self.plan is not None:
+            if self.schemes or self.wire_dtype:
+                raise ConfigError(
+                    "plan= says how every variable travels, and so do schemes and wire_dtype; "
+                    "leave these out, or the plan"
+                )
+            if not isinstance(self.plan, Plan):
+                object.__setattr__(self, "plan", read_plan(self.plan))
         if self.protocol is not None:
             _check("protocol", self.protocol, get_args(Protocol))
         if self.alone and self.cluster_resolver is not None:

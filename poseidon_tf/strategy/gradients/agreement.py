@@ -15,9 +15,11 @@ import numpy as np
 
 from poseidon_tf.errors import PlanError, PoseidonError
 from poseidon_tf.planner import (
+    Choices,
     ClusterSpec,
     Plan,
     VariableSpec,
+    choices_of,
     first_difference,
     make_plan,
     merged,
@@ -60,13 +62,16 @@ def agree_on_plan(
             raise _refused(worker, f"the workers have different models: {difference}")
     agreed = merged(everyone)
     try:
+        choices = Choices(options.schemes, options.wire_dtype, options.kv_pair_bytes)
+        if isinstance(options.plan, Plan):
+            choices = choices_of(options.plan, agreed)
         plan = make_plan(
             agreed,
             cluster,
-            schemes=options.schemes,
-            kv_pair_bytes=options.kv_pair_bytes,
+            schemes=choices.schemes,
+            wire_dtype=choices.wire_dtype,
+            kv_pair_bytes=choices.kv_pair_bytes,
             coalesce_bytes=options.coalesce_bytes,
-            wire_dtype=options.wire_dtype,
             arithmetic_differs=arithmetic_difference(arithmetic),
         )
     except PlanError as failure:
