@@ -43,6 +43,14 @@ def test_other_schemes_on_one_worker_are_refused_on_all() -> None:
 
 
 @pytest.mark.processes
+def test_rounding_on_one_worker_alone_is_refused_on_all() -> None:
+    """Its server would sum what was rounded and what was not; the error names both types."""
+    for error in errors("wire_dtype"):
+        assert error.startswith("PlanError: rank 0 and rank 1 have different plans; ")
+        assert "variable 0 (sequential/fc1/kernel): wire_dtype is float32 against bfloat16" in error
+
+
+@pytest.mark.processes
 def test_another_dtype_on_one_worker_is_refused_on_all() -> None:
     """The error names the first variable that differs, with both dtypes."""
     for error in errors("dtype"):
@@ -67,6 +75,10 @@ def test_jit_compile_is_refused_and_the_job_can_go_on_without() -> None:
     "arguments, message",
     [
         ({"schemes": {"*": "sbf"}}, r"schemes\['\*'\] must be 'ps', 'sfb' or 'rows', got 'sbf'"),
+        (
+            {"wire_dtype": "float8"},
+            "wire_dtype must be 'bfloat16', 'float16' or 'float32', got 'float8'",
+        ),
         ({"clip": "none"}, "clip must be 'sum' or 'local', got 'none'"),
         ({"write_on": "none"}, "write_on must be 'chief' or 'all', got 'none'"),
         ({"show_plan": "no"}, "show_plan must be 'print', 'log' or 'none', got 'no'"),

@@ -18,6 +18,10 @@ from poseidon_tf.strategy.options import Options
     "given, text",
     [
         ({"schemes": {"*": "sbf"}}, r"schemes\['\*'\] must be 'ps', 'sfb' or 'rows', got 'sbf'"),
+        (
+            {"wire_dtype": {"*": "half"}},
+            r"wire_dtype\['\*'\] must be 'bfloat16', 'float16' or 'float32', got 'half'",
+        ),
         ({"kv_pair_bytes": 1}, "kv_pair_bytes must be from 4096 to 67108864, got 1"),
         ({"coalesce_bytes": -1}, "coalesce_bytes must be from 0 to 67108864, got -1"),
         ({"rows_per_step": 0}, "rows_per_step must be 1 or more, got 0"),

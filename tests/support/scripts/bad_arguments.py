@@ -1,7 +1,7 @@
 """Trains with something wrong: `bad_arguments.py what`; says what `fit` raised.
 
-`what` is "impossible" or "unmatched" (schemes), "schemes" or "dtype" (other ones on rank 1), or
-"jit", which is mended afterwards.
+`what` is "impossible" or "unmatched" (schemes), "schemes", "dtype" or "wire_dtype" (other ones on
+rank 1), or "jit", which is mended afterwards.
 """
 
 import json
@@ -24,7 +24,9 @@ schemes = {
 }.get(what)
 dtype = "float64" if what == "dtype" and rank == 1 else "float32"
 strategy = poseidon_tf.PoseidonStrategy(
-    schemes=schemes, deadlines=poseidon_tf.Deadlines(start_s=60.0, step_s=60.0, leave_s=60.0)
+    schemes=schemes,
+    wire_dtype="bfloat16" if what == "wire_dtype" and rank == 1 else None,
+    deadlines=poseidon_tf.Deadlines(start_s=60.0, step_s=60.0, leave_s=60.0),
 )
 x, y = np.ones((16, 32), dtype), np.ones((16, 1), dtype)
 
