@@ -131,6 +131,6 @@ def render(variables: Sequence[Row], cluster: ClusterSpec) -> str:
         narrow = " and ".join(sorted({variable.sent_dtype for variable in rounded}))
         caption += (
             f"\nNot lossless: of {len(variables)} gradients {len(rounded)} are rounded to {narrow} "
-            "before they leave, and their sums on the way back."
+            "before they leave, and servers' sums of them on the way back."
         )
     return f"{text}\n{caption}"

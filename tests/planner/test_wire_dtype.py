@@ -109,7 +109,7 @@ def test_the_table_shows_what_is_sent_and_ends_with_what_is_lost() -> None:
     lines = make_plan(some_net(), TWO, wire_dtype=chosen).table().splitlines()
     assert lines[-1] == (
         "Not lossless: of 6 gradients 4 are rounded to bfloat16 and float16 before they leave, and "
-        "their sums on the way back."
+        "servers' sums of them on the way back."
     )
     assert re.split(r"  +", lines[0])[:4] == ["variable", "shape", "scheme", "sent as"]
     sent = [re.split(r"  +", line)[3] for line in lines[2:8]]
