@@ -10,10 +10,17 @@ import functools
 import random
 from collections import deque
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
-from tests.kv.test_service_memory import NUM_STEPS, Cluster
+from poseidon_tf.kv.service import EXCHANGE, REGISTER, KVService
+from poseidon_tf.transport.server import Server
+from poseidon_tf.transport.shared_memory import SharedMemory
+from poseidon_tf.wire import frames
+from poseidon_tf.wire.frame_pb2 import FrameHeader, Key, KeyTable, Part
+from tests.kv.test_service_memory import NUM_STEPS, Cluster, Endpoint
 
 pytestmark = pytest.mark.connections
 
@@ -77,6 +84,38 @@ class AcrossSteps(Cluster):
         for rank in range(self.num_workers):
             if self.may_go_on(rank):
                 yield functools.partial(self.go_on, rank)
+
+
+@pytest.mark.parametrize("where", ["frames for all", "parts", "shared memory"])
+def test_sums_leave_a_server_in_the_order_of_their_priorities(where: str) -> None:
+    """As they were announced, though they are finished from the top layer down."""
+    size = 70_000 if where == "frames for all" else 8  # Floats; more than a frame has, or less.
+    memory = SharedMemory.create() if where == "shared memory" else None
+    if memory is not None:
+        memory.grow(4096)
+    endpoint = Endpoint()
+    KVService(cast(Server, endpoint), num_workers=1, num_streams=1, memory=memory, memory_rank=0)
+    priorities = [7, 3, 0, 5]
+    keys = [
+        Key(name=str(priority), dtype="float32", num_elements=size, priority=priority)
+        for priority in priorities
+    ]
+    endpoint.calls[REGISTER](KeyTable(rank=0, keys=keys).SerializeToString())
+    stream: Any = SimpleNamespace(metadata={"rank": "0", "stream": "0"}, outgoing=None)
+    receiver = endpoint.streams[EXCHANGE](stream)
+    for key in range(len(keys)):
+        place = 0 if memory is None else 1 + 4 * size * key
+        part = Part(key=key, length=4 * size, place=place)
+        receiver.on_message(
+            frames.encode(FrameHeader(parts=[part]), [bytes(4 * size)][place > 0 :])
+        )
+    left = []
+    while stream.outgoing.is_ready():
+        left += frames.decode(next(iter(stream.outgoing)))[0].parts
+    assert [priorities[part.key] for part in left] == [0, 3, 5, 7]
+    assert all(bool(part.place) == (memory is not None) for part in left)
+    if memory is not None:
+        memory.close()
 
 
 def has_an_end(cluster: AcrossSteps) -> bool:

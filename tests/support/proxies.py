@@ -13,7 +13,8 @@ from collections.abc import Iterable, Iterator
 _READ_BYTES = 64 * 1024
 _SEND_S = 20.0  # Far longer than anyone here may keep from reading.
 _LINGER = struct.pack("ii", 1, 0)  # SO_LINGER: closing sends RST, and drops what was not sent.
-_RESET, _DEAFEN = b"r", b"d"  # What a connection is told to do.
+# What a connection is told to do.
+_RESET, _DEAFEN, _HOLD, _LET_GO = b"r", b"d", b"h", b"g"
 
 
 class Proxy:
@@ -74,6 +75,18 @@ class Proxy:
         """
         self._tell(_DEAFEN)
 
+    def hold(self) -> None:
+        """Take nothing of what is sent to the target, on the connections open now.
+
+        From when this returns; whoever sends can send no more than buffers hold.
+        """
+        for waker in self._tell(_HOLD):
+            assert waker.recv(1) == _HOLD
+
+    def let_go(self) -> None:
+        """Go on where `hold` began."""
+        self._tell(_LET_GO)
+
     def turn_away(self) -> None:
         """Reset every connection, and from now on every new one at once."""
         self._is_hostile = True
@@ -84,12 +97,16 @@ class Proxy:
         self._listener.shutdown(socket.SHUT_RDWR)
         self.reset()
 
-    def _tell(self, what: bytes) -> None:
+    def _tell(self, what: bytes) -> list[socket.socket]:
+        """Say `what` to every connection; returns those that are told."""
         with self._lock:
             wakers = list(self._wakers)
+        told = []
         for waker in wakers:
             with contextlib.suppress(OSError):  # It has just ended.
                 waker.send(what)
+                told.append(waker)
+        return told
 
     def _run(self, target: object, *args: object) -> None:
         thread = threading.Thread(target=target, args=args, name="proxy")  # type: ignore[arg-type]
@@ -133,9 +150,16 @@ class Proxy:
                 while peers and not is_reset:
                     for key, _ in selector.select():
                         if key.fileobj is ours:
-                            if is_reset := ours.recv(1) == _RESET:
+                            what = ours.recv(1)
+                            if is_reset := what == _RESET:
                                 break
-                            selector.unregister(server)
+                            if what == _DEAFEN:
+                                selector.unregister(server)
+                            elif what == _HOLD:
+                                selector.unregister(client)
+                                ours.send(_HOLD)
+                            else:
+                                selector.register(client, selectors.EVENT_READ)
                             continue
                         data = key.fileobj.recv(int(min(left, _READ_BYTES)))  # type: ignore[union-attr]
                         if not data:
