@@ -161,6 +161,7 @@ def _row(cell: Cell, step_s: float, alone_s: float, options: argparse.Namespace)
         "speedup": speedup,
         "bound": bound,
         "of_bound": None if bound is None else speedup / bound,
+        "bound_across_step": scaling_grid.bound(cell, across_step=True),
         "bytes_ratio": bytes_ratio(net, options.scale),
     }
 

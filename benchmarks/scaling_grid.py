@@ -27,11 +27,13 @@ from poseidon_tf.planner import (
     VariableSpec,
     gradient_times,
     make_plan,
+    read_times,
     speedup_bound,
 )
 
 MODES = ("hybrid", "ps", "no_overlap", "mirrored", "lockstep")
 EXCHANGING = MODES[:-1]
+ACROSS_STEP = ("hybrid", "ps")  # What the model can say of updates across the step.
 WORKERS = (2, 4, 8, 16)
 GBE = (2.0, 5.0, 10.0, 20.0, 30.0, 40.0)
 
@@ -125,9 +127,14 @@ def selection() -> list[Cell]:
     ]
 
 
-def bound(cell: Cell) -> float | None:
-    """The largest speedup that the links, the mode and the accelerator allow."""
-    if cell.gbe is None:
+def bound(cell: Cell, *, across_step: bool = False) -> float | None:
+    """The largest speedup that the links, the mode and the accelerator allow.
+
+    Args:
+      across_step: what is exchanged is waited for when the next step reads it, not at the end of
+        its own. None for modes in which everything is.
+    """
+    if cell.gbe is None or (across_step and cell.mode not in ACROSS_STEP):
         return None
     net = net_named(cell.net)
     plan = _plan(cell.net, cell.workers, cell.mode)
@@ -137,6 +144,7 @@ def bound(cell: Cell) -> float | None:
         _gradient_times(net, overlaps=cell.mode != "no_overlap"),
         compute_s=net.device_s,
         bits_per_s=cell.gbe * 1e9,
+        needed_s=_read_times(net) if across_step else None,
     )
     return min(by_link, cell.workers * net.device_s / (net.device_s + rebuild_s))
 
@@ -220,13 +228,21 @@ def _plan(net_name: str, workers: int, mode: str) -> Plan:
 
 
 def _gradient_times(net: Net, *, overlaps: bool) -> dict[str, float]:
-    shares = [net.time_share(layer) for layer in net.layers]
-    times = gradient_times(shares, compute_s=net.device_s)
+    times = gradient_times(_shares(net), compute_s=net.device_s)
+    return _by_variable(net, times if overlaps else [net.device_s] * len(times))
+
+
+def _read_times(net: Net) -> dict[str, float]:
+    return _by_variable(net, read_times(_shares(net), compute_s=net.device_s))
+
+
+def _shares(net: Net) -> list[float]:
+    return [net.time_share(layer) for layer in net.layers]
+
+
+def _by_variable(net: Net, times: Sequence[float]) -> dict[str, float]:
     by_layer = dict(zip((layer.name for layer in net.layers), times, strict=True))
-    return {
-        spec.name: by_layer[spec.name.rpartition("/")[0]] if overlaps else net.device_s
-        for spec in specs(net)
-    }
+    return {spec.name: by_layer[spec.name.rpartition("/")[0]] for spec in specs(net)}
 
 
 def _rebuild_s(net: Net, plan: Plan) -> float:

@@ -12,7 +12,7 @@ from .simulate import Prediction
 
 def answer_text(found: Answer, machines: Machines) -> str:
     """A line for each question, and what was assumed."""
-    step = found.prediction
+    step, across = found.prediction, found.across_step
     if found.bottleneck is None:
         bottleneck = "none: no exchange makes a step 1 % longer"
     else:
@@ -25,6 +25,10 @@ def answer_text(found: Answer, machines: Machines) -> str:
         "one worker alone": f"{human_seconds(step.compute_s)} a step",
         f"{step.num_workers} workers": (
             f"{human_seconds(step.step_s)} a step, speedup {step.speedup:.2f}"
+        ),
+        "across the step": (
+            f"{human_seconds(across.step_s)} a step, speedup {across.speedup:.2f}, "
+            "where each result is waited for when the next step reads it"
         ),
         "communication": (
             f"{human_seconds(step.communication_s)}, of which computation hides {step.hidden:.0%}"
@@ -40,6 +44,7 @@ def answer_json(found: Answer) -> dict[str, Any]:
     """The same with units in the names."""
     return {
         **_prediction_json(found.prediction),
+        "across_the_step": _prediction_json(found.across_step),
         "bottleneck": None
         if found.bottleneck is None
         else {"name": found.bottleneck.name, "step_seconds_without": found.bottleneck.step_s},

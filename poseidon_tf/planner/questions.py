@@ -41,12 +41,14 @@ class Answer:
 
     Attributes:
         prediction: of the step.
+        across_step: of a step whose results are waited for where the next one reads them.
         bottleneck: None where no exchange makes a step 1 % longer.
         enough_bits_per_s: the slowest link that is enough, each way.
         endless_link_s: a step over a link that is never waited for.
     """
 
     prediction: Prediction
+    across_step: Prediction
     bottleneck: Bottleneck | None
     enough_bits_per_s: float
     endless_link_s: float
@@ -89,6 +91,7 @@ def answer(plan: Plan, timeline: Timeline, machines: Machines) -> Answer:
             low = middle
     return Answer(
         prediction=prediction,
+        across_step=predict(plan, timeline, machines, across_step=True),
         bottleneck=worst,
         enough_bits_per_s=high,
         endless_link_s=endless_link_s,

@@ -95,6 +95,33 @@ def test_without_overlap_the_bound_is_computation_and_then_communication(
     assert bound == pytest.approx(4 * 0.925 / (0.925 + wire_s))
 
 
+@pytest.mark.parametrize(
+    "net, workers, mode, gbe, in_step, across",
+    [
+        ("vgg19-22k", 4, "ps", 10.0, 2.62, 3.35),
+        ("vgg19-22k", 8, "ps", 10.0, 4.64, 5.75),
+        ("vgg19-22k", 16, "ps", 10.0, 8.78, 10.74),
+        ("vgg19-22k", 8, "hybrid", 2.0, 6.74, 8.00),
+        ("vgg19", 8, "ps", 10.0, 6.63, 8.00),
+        ("resnet-152", 8, "hybrid", 2.0, 2.33, 2.58),
+    ],
+)
+def test_across_the_step_the_bound_is_higher_where_links_are_waited_for(
+    grid: tuple[Any, Any],
+    net: str,
+    workers: int,
+    mode: str,
+    gbe: float,
+    in_step: float,
+    across: float,
+) -> None:
+    """The figures are another model's, which follows the link from event to event."""
+    cell = grid[1].Cell(workers, net, mode, "free", gbe)
+    assert grid[1].bound(cell) == pytest.approx(in_step, abs=0.01)
+    assert grid[1].bound(cell, across_step=True) == pytest.approx(across, abs=0.01)
+    assert grid[1].bound(cell._replace(mode="mirrored"), across_step=True) is None
+
+
 def test_without_exchange_there_is_one_cell_for_all_links(grid: tuple[Any, Any]) -> None:
     (cell,) = grid[1].product(["vgg19"], [8], [10.0, 40.0], ["lockstep"], "free")
     assert cell.gbe is None and grid[1].bound(cell) is None

@@ -98,16 +98,24 @@ def test_the_answers_are_those_of_the_model_of_a_step(file: str) -> None:
     assert found["prediction"]["step_seconds"] == expected.step_s
     assert found["prediction"]["speedup"] == expected.speedup
     assert found["prediction"]["hidden"] == expected.hidden
+    across = predict(
+        make_plan(vgg19_22k(), cluster), vgg().timeline(0.925), machines, across_step=True
+    )
+    assert found["prediction"]["across_the_step"]["step_seconds"] == across.step_s
+    assert found["prediction"]["across_the_step"]["speedup"] == across.speedup
 
 
 def test_the_answers_can_be_read(file: str) -> None:
     """With servers alone the link is what is waited for, and the largest layer is the cause."""
     result = plan(file, *STEP, "--scheme", "*=ps")
     assert result.exit_code == 0
-    lines = dict(line.split("  ", 1) for line in result.stdout.splitlines()[-6:])
+    lines = dict(line.split("  ", 1) for line in result.stdout.splitlines()[-7:])
     assert lines["one worker alone"] == "0.925 s a step"
-    seconds, speedup = lines["8 workers"].strip().split(" s a step, speedup ")
-    assert float(speedup) == pytest.approx(8 * 0.925 / float(seconds), rel=0.01)
+    for how in ("8 workers", "across the step"):
+        seconds, speedup = lines[how].partition(",")[0], lines[how].split("speedup ")[1]
+        seconds, speedup = seconds.removesuffix(" s a step"), speedup.partition(",")[0]
+        assert float(speedup) == pytest.approx(8 * 0.925 / float(seconds), rel=0.01)
+    assert float(speedup) > 5.4  # In the step: 4.4.
     assert lines["communication"].strip().startswith("1.34 s, of which computation hides ")
     assert lines["bottleneck"].strip().startswith("fc6/kernel: without it a step takes 1.05 s")
     assert " Gbit/s each way" in lines["enough"]

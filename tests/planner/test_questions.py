@@ -42,6 +42,8 @@ def test_the_bottleneck_is_what_a_step_waits_for_most() -> None:
     machines = Machines(link=Link(bits_per_s=8000))
     found = answer(top_heavy(), TIMES, machines)
     assert found.prediction == predict(top_heavy(), TIMES, machines)
+    assert found.across_step == predict(top_heavy(), TIMES, machines, across_step=True)
+    assert found.across_step.step_s < found.prediction.step_s
     assert found.bottleneck is not None and found.bottleneck.name == "top"
     assert found.bottleneck.step_s == pytest.approx(3.0, abs=0.2)
 
