@@ -190,3 +190,15 @@ def test_every_scheme_has_rules_and_every_column_has_its_bytes() -> None:
         columns: dict[str, Any] = {f"{scheme}_bytes": 77}
         priced = dataclasses.replace(variable, scheme=scheme, **columns)
         assert priced.node_bytes == 77
+
+
+def test_what_is_read_first_has_the_least_priority_whatever_its_scheme() -> None:
+    """Units of both schemes in the order of the model, a group by its first variable."""
+    plan = make_plan(alexnet(), nodes(8))
+    assert {unit.scheme for unit in plan.units} == {Scheme.PS, Scheme.SFB}
+    in_order = sorted(plan.units, key=lambda unit: unit.priority)
+    assert [min(unit.variables) for unit in in_order] == sorted(
+        min(u.variables) for u in plan.units
+    )
+    priorities = [unit.priority for unit in in_order]
+    assert len(set(priorities)) == len(priorities) and priorities[0] > 0
