@@ -1,4 +1,4 @@
-"""Open MPI and MPICH. Needs Debian's openmpi-bin and mpich."""
+"""Open MPI and MPICH. Needs Debian's openmpi-bin and mpich, and MPI for Python in `.mpi4py`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from tests_engines.engine import Folder, recipe
+from tests_engines.engine import ROOT, Folder, recipe
 
 pytestmark = pytest.mark.processes
 # Of two MPIs on one machine; and Open MPI starts nothing for root, nor more than there are cores.
@@ -16,6 +16,10 @@ ENVIRON = {
     "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
     "OMPI_MCA_rmaps_base_oversubscribe": "1",
 }
+# As if each process were on a host of its own. mpi4py looks for a library of MPI by itself; of two
+# on one machine it has to be told.
+ON_SEVERAL_HOSTS = "OMPI_COMM_WORLD_LOCAL_SIZE=1 MPI_LOCALNRANKS=1 MPI4PY_LIBMPI=libmpi.so.40"
+MPI4PY = {"PYTHONPATH": str(ROOT / ".mpi4py")}
 
 
 def commands(heading: str) -> str:
@@ -30,6 +34,21 @@ def commands(heading: str) -> str:
 )
 def test_mpi_trains_the_same_weights(folder: Folder, digest: str, heading: str) -> None:
     assert folder.digest(commands(heading), environ=ENVIRON) == digest
+
+
+def on_several_hosts(heading: str) -> str:
+    return commands(heading).replace("python", f"env {ON_SEVERAL_HOSTS} python")
+
+
+def test_mpi4py_tells_where_rank_0_is(folder: Folder, digest: str) -> None:
+    text = on_several_hosts("Open MPI on one host")
+    assert folder.digest(text, environ={**ENVIRON, **MPI4PY}) == digest
+
+
+def test_mpi4py_of_another_mpi_than_the_launchers_is_refused(folder: Folder) -> None:
+    text = on_several_hosts("MPICH and Intel MPI on one host")
+    ended = folder.run(text, environ={**ENVIRON, **MPI4PY})
+    folder.check_refused(ended, "of 2, mpi4py rank 0 of 1", "MPI4PY_LIBMPI")
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ def address_of_rank_0(rank: int, size: int, *, port: int, timeout_s: float) -> s
       port: on rank 0, where it is going to listen.
 
     Raises:
-      ConfigError: mpi4py is of another MPI than the launcher.
+      ConfigError: mpi4py uses another MPI than the launcher.
       StartTimeout: not every process has asked in `timeout_s` seconds.
     """
     try:
@@ -30,8 +30,9 @@ def address_of_rank_0(rank: int, size: int, *, port: int, timeout_s: float) -> s
     if (world.Get_rank(), world.Get_size()) != (rank, size):
         raise ConfigError(
             f"MPI's launcher says worker rank {rank} of {size}, mpi4py rank {world.Get_rank()} of "
-            f"{world.Get_size()}: it is built for another MPI; install it for this one, or set "
-            "POSEIDON_COORDINATOR (host:port of rank 0)"
+            f"{world.Get_size()}: it uses the library of another MPI; choose this one's by "
+            "MPI4PY_LIBMPI, install mpi4py for it, or set POSEIDON_COORDINATOR (host:port of rank "
+            "0)"
         )
     address = bytearray(_ADDRESS_BYTES)
     if rank == 0:
