@@ -46,7 +46,7 @@ test-quick: install  ## run, in seconds, the tests without TensorFlow, other pro
 test-hosts: install  ## run the tests between emulated hosts; needs root and iproute2
 	.venv/bin/python -m pytest tests_hosts
 
-test-engines: install install-engines install-java .venv-ray/installed .venv-spark/installed .venv-torch/installed .mpi4py/installed  ## train under Slurm, MPI, Ray, Spark and torchrun; needs root and Debian; 20 minutes
+test-engines: install install-engines install-java .venv-kubernetes/installed .venv-ray/installed .venv-spark/installed .venv-torch/installed .mpi4py/installed  ## train under Slurm, MPI, Ray, Spark and torchrun; needs root and Debian; 20 minutes
 	.venv/bin/python -m pytest tests_engines
 
 test-engines-small: install install-engines  ## the same weights under srun and mpirun; needs root and Debian
@@ -129,7 +129,7 @@ check-protos: .venv-protos/installed  ## fail if the stubs are not what protos/ 
 	done
 
 clean:  ## remove what make, the tools and Python have built
-	rm -rf .coverage-data .fuzz .mpi4py .venv .venv-docs .venv-nightly .venv-oldest .venv-protos .venv-ray .venv-spark .venv-tf-keras .venv-torch build dist site *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf .coverage-data .fuzz .mpi4py .venv .venv-* build dist site *.egg-info .pytest_cache .ruff_cache .mypy_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/installed: setup.py
@@ -197,6 +197,14 @@ clean:  ## remove what make, the tools and Python have built
 .mpi4py/installed:
 	@echo "building .mpi4py: MPI for Python"
 	$(PYTHON) -m pip install $(PIP_QUIET) --target .mpi4py "mpi4py==4.1.*"
+	@touch $@
+
+# What Kubernetes, JobSet and Kubeflow publish for Python of their manifests.
+.venv-kubernetes/installed:
+	@echo "building .venv-kubernetes: schemas of manifests"
+	$(PYTHON) -m venv .venv-kubernetes
+	.venv-kubernetes/bin/python -m pip install $(PIP_QUIET) "kubernetes-validate==1.37.*" \
+		"kubeflow-trainer-api==2.3.*" "kubeflow-training==1.9.*" "setuptools<80"
 	@touch $@
 
 .venv-spark/installed: setup.py
