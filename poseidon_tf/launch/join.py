@@ -112,6 +112,7 @@ class Membership:
             self.worker.session,
             when=self._when,
             environ=current_environ(),
+            leave=self.leave_now,
         )
 
         def wait_main_thread() -> None:

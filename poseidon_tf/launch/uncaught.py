@@ -18,8 +18,9 @@ def on_uncaught(
     *,
     when: Callable[[], str],
     environ: Mapping[str, str],
+    leave: Callable[[], None],
 ) -> Callable[[], None]:
-    """Hook into `sys.excepthook`.
+    """Hook into `sys.excepthook`, and into `threading.excepthook` for the thread that calls this.
 
     A script's own exception is printed as Python does. One that only tells of the job's failure
     would be a second copy of what has been logged, within TensorFlow's nodes: a line stands for it.
@@ -28,46 +29,77 @@ def on_uncaught(
     Args:
       when: which step this worker has come to, in words.
       environ: of this process.
+      leave: called when such a thread has ended; with the main thread the process ends anyhow.
 
     Returns:
-      Takes the hook out again, to be called when this worker has left: what happens in the process
+      Takes the hooks out again, to be called when this worker has left: what happens in the process
       afterwards is not the job's.
     """
-    previous, is_over = sys.excepthook, threading.Event()
+    previous, previous_of_threads = sys.excepthook, threading.excepthook
+    thread, is_over = threading.current_thread(), threading.Event()
 
-    def hook(
-        kind: type[BaseException],
+    def uncaught(
         error: BaseException,
         trace: types.TracebackType | None,
+        show: Callable[[], None],
+        *,
+        is_shown_by_python: bool,
     ) -> None:
-        if is_over.is_set():  # Somebody else has hooked in since, and calls this one.
-            previous(kind, error, trace)
-            return
         cause = session.job_failure.cause
         if cause is None:
             why = f"{own_reason(error, trace)} ({when()})"
             session.job_failure.give_up(MemberError(why))
             block = failure_text.own_block(session.name, when(), error, trace)
             is_launched = tell_launcher(environ, block, is_own=True)
-            previous(kind, error, trace)
-        elif previous is sys.__excepthook__ and failure_text.is_told_by(error, cause):
+            show()
+        elif is_shown_by_python and failure_text.is_told_by(error, cause):
             places = failure_text.places_in(trace)
             at = f" at {places[-1]}" if places else ""
             print(f"{session.name} stops{at}: the job has failed", file=sys.stderr, flush=True)
             block = failure_text.told_by(session.job_failure)
             is_launched = tell_launcher(environ, block, is_own=False)
         else:  # What the script has made of it, or somebody else's way to print it.
-            previous(kind, error, trace)
+            show()
             return
         if not is_launched:
             _print_block(block)
+
+    def hook(
+        kind: type[BaseException],
+        error: BaseException,
+        trace: types.TracebackType | None,
+    ) -> None:
+        def show() -> None:
+            previous(kind, error, trace)
+
+        if is_over.is_set():  # Somebody else has hooked in since, and calls this one.
+            show()
+        else:
+            uncaught(error, trace, show, is_shown_by_python=previous is sys.__excepthook__)
+
+    def hook_of_threads(args: threading.ExceptHookArgs) -> None:
+        def show() -> None:
+            previous_of_threads(args)
+
+        error = args.exc_value
+        if is_over.is_set() or args.thread is not thread or error is None:
+            show()
+        elif isinstance(error, SystemExit):  # In order, as in the main thread.
+            show()
+            leave()
+        else:
+            is_pythons = previous_of_threads is threading.__excepthook__
+            uncaught(error, args.exc_traceback, show, is_shown_by_python=is_pythons)
+            leave()
 
     def unhook() -> None:
         is_over.set()
         if sys.excepthook is hook:
             sys.excepthook = previous
+        if threading.excepthook is hook_of_threads:
+            threading.excepthook = previous_of_threads
 
-    sys.excepthook = hook
+    sys.excepthook, threading.excepthook = hook, hook_of_threads
     return unhook
 
 
