@@ -65,10 +65,13 @@ LIBRARIES = {
     "keras_hooks": {"numpy", "tensorflow", "keras"},
     "launcher/cli.py": {"click"},
     "launcher/plan_command.py": {"click"},
+    "launcher/status_command.py": {"click", "rich"},
+    "launcher/status_view.py": {"rich"},
     "launcher/option_values.py": {"click"},
     "launcher/curve_plot.py": {"matplotlib"},
     "launch/poseidon_strategy.py": {"tensorflow", "keras"},
     "launch/cluster_env.py": {"psutil"},
+    "launch/metrics_server.py": {"prometheus_client"},
     "launch/sources/by_mpi.py": {"mpi4py"},
 }
 # Names that promise nothing: TensorFlow and Keras may change them in any release.

@@ -156,6 +156,7 @@ def join(
     deadlines: Deadlines,
     ports: tuple[int, int] | None = None,
     timeline_dir: str | None = None,
+    metrics_port: int | None = None,
     num_replicas: int = 1,
     seed: int | None = None,
     settings: ConnectionSettings | None = None,
@@ -166,6 +167,7 @@ def join(
     Args:
       arithmetic: what the bits of this worker's products depend on; must be JSON.
       timeline_dir: where each process writes its trace when it ends; None for none.
+      metrics_port: where rank 0 serves the job's status to Prometheus; None for nowhere.
       num_replicas: G of this worker, which must be that of all.
       seed: what this worker's script has seeded TensorFlow with; all get to know it.
       settings: how its connections behave, by default as `deadlines` has it; the files of its
@@ -203,6 +205,7 @@ def join(
         },
         ports=ports,
         timeline_dir=timeline_dir,
+        metrics_port=metrics_port,
         num_replicas=num_replicas,
         restarts=read_restarts(current_environ()),
         settings=settings or deadlines.connections(),

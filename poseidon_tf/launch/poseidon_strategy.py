@@ -107,6 +107,9 @@ class PoseidonStrategy(ClusterStrategy):
         POSEIDON_PROTOCOL says, or else "auto".
       deadlines: how long anything may take, in seconds; see `Deadlines`.
       timeline_dir: where each process writes its Chrome trace when it ends; None for none.
+      metrics_port: where rank 0 serves the state of the whole job to Prometheus, on the host on
+        which it listens; None for nowhere. Needs the package `prometheus_client`. A worker that
+        trains alone serves nothing.
       security: TLS and the job's token; what it leaves open, and all of it if None, is taken from
         the environment. See `Security`. Servers of their own read the environment only.
 
@@ -167,6 +170,7 @@ class PoseidonStrategy(ClusterStrategy):
                 deadlines=options.deadlines,
                 ports=options.ports,
                 timeline_dir=options.timeline_dir,
+                metrics_port=options.metrics_port,
                 num_replicas=len(own_devices),
                 seed=tf_internals.global_seed(),
                 settings=settings,

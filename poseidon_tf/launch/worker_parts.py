@@ -17,6 +17,7 @@ from poseidon_tf.coordinator.service import CoordinatorService
 from poseidon_tf.coordinator.waiting import Notices
 from poseidon_tf.errors import ConfigError, MemberError, PoseidonError
 from poseidon_tf.launch.cluster import ClusterConfig
+from poseidon_tf.launch.metrics_server import MetricsServer
 from poseidon_tf.launch.own_server import OwnServer
 from poseidon_tf.launch.rendezvous import check_own_address
 from poseidon_tf.launch.server_main import PORT_PATIENCE_S
@@ -48,7 +49,7 @@ class WorkerParts:
     Args:
       info: what the other members get to know of it; must be JSON.
       restarts: how often the launcher has started the job anew.
-      timeline_dir, num_replicas, ports, settings, clock: see `join`.
+      timeline_dir, metrics_port, num_replicas, ports, settings, clock: see `join`.
 
     Attributes:
       view: who else is there, and the data seed that all share.
@@ -70,6 +71,7 @@ class WorkerParts:
         ports: tuple[int, int] | None,
         timeline_dir: str | None,
         num_replicas: int,
+        metrics_port: int | None,
         restarts: int,
         settings: ConnectionSettings,
         clock: Callable[[], float],
@@ -97,6 +99,12 @@ class WorkerParts:
             if config.rank == 0:
                 self.coordinator = self._host_coordinator(server)
                 parts.callback(self.coordinator.close, timeout_s=2.0)
+            if self.coordinator is not None and metrics_port is not None:
+                host, status = Address.parse(config.address).host, self.coordinator.status
+                metrics = MetricsServer(
+                    host, metrics_port, status=status, security=settings.security
+                )
+                parts.callback(metrics.close)
             self.client = self._client(info, clock)
             parts.callback(self.client.close, timeout_s=1.0)
             self.session = self._session()

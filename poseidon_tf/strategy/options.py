@@ -62,6 +62,7 @@ class Options:
     protocol: Protocol | None = None
     deadlines: Deadlines = Deadlines()  # None stands for these too.
     timeline_dir: str | None = None
+    metrics_port: int | None = None
     security: Security | None = None
 
     def __post_init__(self) -> None:
@@ -100,6 +101,8 @@ class Options:
             )
         if self.ports is not None and not 0 < self.ports[0] <= self.ports[1] < 65536:
             raise ConfigError(f"ports must be (first, last) within 1..65535, got {self.ports}")
+        if self.metrics_port is not None and not 0 < self.metrics_port < 65536:
+            raise ConfigError(f"metrics_port must be within 1..65535, got {self.metrics_port}")
         check_kv_pair_bytes(self.kv_pair_bytes)
         check_coalesce_bytes(self.coalesce_bytes)
         check_wire_dtype(self.wire_dtype)

@@ -37,6 +37,7 @@ from poseidon_tf.strategy.options import Options
             "alone=True trains without others, and cluster_resolver says who they are; leave one "
             "of them out",
         ),
+        ({"metrics_port": 0}, "metrics_port must be within 1..65535, got 0"),
         ({"ports": (9, 8)}, r"ports must be \(first, last\) within 1..65535, got \(9, 8\)"),
     ],
 )

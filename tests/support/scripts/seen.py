@@ -1,6 +1,6 @@
 """Trains twice, printing and not, with a slow rank 1, and says what a strategy counts.
 
-Then it trains until a file is there. Argument: that file.
+Then it trains until a file is there. Arguments: that file, and the port for metrics, if any.
 """
 
 import dataclasses
@@ -32,7 +32,10 @@ class UntilThere(keras.callbacks.Callback):
         self.model.stop_training = Path(sys.argv[1]).exists()
 
 
-strategy = poseidon_tf.PoseidonStrategy(schemes={"*/big/kernel": "sfb", "*/top/kernel": "ps"})
+strategy = poseidon_tf.PoseidonStrategy(
+    schemes={"*/big/kernel": "sfb", "*/top/kernel": "ps"},
+    metrics_port=int(sys.argv[2]) if len(sys.argv) > 2 else None,
+)
 with strategy.scope():
     model = keras.Sequential(
         [

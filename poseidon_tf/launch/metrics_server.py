@@ -1,0 +1,260 @@
+"""Serves the status of a job to Prometheus, over HTTP.
+
+What is served is made when it is asked for, of what the coordinator knows; nothing is kept here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hmac
+import http.server
+import logging
+import socket
+import socketserver
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from http import HTTPStatus
+from typing import Any, final
+
+from poseidon_tf.coordinator.messages import Figures
+from poseidon_tf.coordinator.status import Status
+from poseidon_tf.errors import ConfigError
+from poseidon_tf.transport import listening
+from poseidon_tf.transport.address import Address
+from poseidon_tf.transport.security import Security
+
+_log = logging.getLogger("poseidon_tf")
+_MOST_CLIENTS = 32
+_CLIENT_S = 10.0  # For a client to send its question, and to take the answer.
+# Of every worker: name, what it is, and where it stands in its figures.
+_COUNTERS = (
+    ("poseidon_steps", "Training steps that the worker has begun.", "steps"),
+    ("poseidon_waiting_seconds", "Time in which it waited for sums.", "total_waiting_s"),
+    (
+        "poseidon_communicating_seconds",
+        "Time in which some gradient was on its way.",
+        "total_communicating_s",
+    ),
+    (
+        "poseidon_ring_all_reduce_bytes",
+        "What it would have sent if a ring had summed the same gradients.",
+        "ring_all_reduce_bytes",
+    ),
+    ("poseidon_reconnections", "Connections that were made again.", "reconnections"),
+)
+_GAUGES = (
+    ("poseidon_step_seconds", "Median time of its last steps.", "step_s"),
+    ("poseidon_step_own_seconds", "The part in which it did not wait for sums.", "own_s"),
+    ("poseidon_step_waiting_seconds", "The part in which it did.", "waiting_s"),
+    (
+        "poseidon_step_communicating_seconds",
+        "The part in which some gradient was on its way.",
+        "communicating_s",
+    ),
+    ("poseidon_oldest_wait_seconds", "How long it has waited for a sum now.", "oldest_wait_s"),
+)
+
+
+@final
+class MetricsServer:
+    """An HTTP server on `host` and `port`, with threads of its own until `close`.
+
+    Args:
+      status: how the job is doing.
+      security: with TLS it speaks HTTPS, and with a token whoever asks has to show it:
+        ``Authorization: Bearer <token>``.
+
+    Raises:
+      ConfigError: prometheus_client is missing, or nobody may listen there.
+    """
+
+    def __init__(
+        self, host: str, port: int, *, status: Callable[[], Status], security: Security
+    ) -> None:
+        answer = _answerer(status)
+        handler = functools.partial(_Handler, answer, security.token)
+        where = Address(host, port)
+        try:
+            self._server = _Server(where, handler)
+        except OSError as failure:
+            raise ConfigError(
+                f"metrics_port: cannot listen on {where} ({failure}); give a free port"
+            ) from failure
+        if security.is_tls:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(str(security.certificate), str(security.key))
+            if security.mutual:
+                context.load_verify_locations(str(security.ca))
+                context.verify_mode = ssl.CERT_REQUIRED
+            # The handshake is the client's thread's, not that of the next one's.
+            self._server.socket = context.wrap_socket(
+                self._server.socket, server_side=True, do_handshake_on_connect=False
+            )
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, name="poseidon-metrics", daemon=True
+        )
+        self._thread.start()
+
+    def close(self) -> None:
+        """Give the port back."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._server.hang_up()
+        self._thread.join()
+
+
+class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
+    """Not `http.server`'s own, which looks up its name and may wait for that."""
+
+    allow_reuse_address = True
+
+    def __init__(self, where: Address, handler: Any) -> None:
+        is_here = listening.is_own(where.host) and not listening.is_reached_elsewhere(where.host)
+        host = where.host if is_here else listening.ALL_INTERFACES
+        found = socket.getaddrinfo(host, where.port, type=socket.SOCK_STREAM)
+        self.address_family, *_, address = found[0]
+        self._lock = threading.Lock()
+        self._clients: dict[threading.Thread, socket.socket] = {}
+        super().__init__(address, handler)  # type: ignore[arg-type]
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """A thread for each client, up to a limit; `hang_up` ends them."""
+        thread = threading.Thread(
+            target=self.process_request_thread,
+            args=(request, client_address),
+            name="poseidon-metrics-client",
+            daemon=True,
+        )
+        with self._lock:
+            is_too_many = len(self._clients) >= _MOST_CLIENTS
+            if not is_too_many:
+                self._clients[thread] = request
+        if is_too_many:
+            self.shutdown_request(request)
+        else:
+            thread.start()
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            with self._lock:
+                del self._clients[threading.current_thread()]
+
+    def hang_up(self) -> None:
+        """End every client that is still there."""
+        with self._lock:
+            clients = dict(self._clients)
+        for thread, request in clients.items():
+            with contextlib.suppress(OSError):  # It has hung up itself.
+                request.shutdown(socket.SHUT_RDWR)
+            thread.join(_CLIENT_S)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that has hung up, or cannot shake hands, is its own trouble."""
+        _log.debug("a client of the metrics (%s) failed", client_address, exc_info=True)
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    timeout = _CLIENT_S
+    protocol_version = "HTTP/1.0"
+
+    def __init__(
+        self, answer: Callable[[str], tuple[bytes, str]], token: str | None, *args: Any
+    ) -> None:
+        self._answer, self._token = answer, token
+        super().__init__(*args)
+
+    def do_GET(self) -> None:
+        if self._token is not None and not hmac.compare_digest(
+            self.headers.get("Authorization", "").encode(), f"Bearer {self._token}".encode()
+        ):
+            self.send_error(HTTPStatus.UNAUTHORIZED, "the job's token is needed")
+            return
+        if self.path.partition("?")[0] not in ("/", "/metrics"):
+            self.send_error(HTTPStatus.NOT_FOUND, "see /metrics")
+            return
+        body, kind = self._answer(self.headers.get("Accept", ""))
+        self.send_response(HTTPStatus.OK)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Questions come every few seconds, and are no news."""
+
+
+def _answerer(status: Callable[[], Status]) -> Callable[[str], tuple[bytes, str]]:
+    """From what a client accepts to the metrics as they are now, and their format."""
+    try:
+        from prometheus_client import CollectorRegistry, exposition
+        from prometheus_client.registry import Collector
+    except ImportError as failure:
+        raise ConfigError(
+            "metrics_port needs the package prometheus_client, which is not installed here; "
+            "pip install 'poseidon_tf[metrics]' on rank 0, or leave metrics_port out"
+        ) from failure
+
+    class JobCollector(Collector):
+        def collect(self) -> Iterator[Any]:
+            return families(status())
+
+        def describe(self) -> list[Any]:
+            return []  # Nothing is looked at before it is asked for.
+
+    registry = CollectorRegistry()
+    registry.register(JobCollector())
+
+    def answer(accepted: str) -> tuple[bytes, str]:
+        encode, kind = exposition.choose_encoder(accepted)
+        return encode(registry), kind
+
+    return answer
+
+
+def families(status: Status) -> Iterator[Any]:
+    """The status as metrics of prometheus_client; counters get their `_total` from it."""
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+    members = GaugeMetricFamily("poseidon_members", "Members of the job.", labels=["role", "is"])
+    for role in ("worker", "server"):
+        for presence in ("expected", "here", "left"):
+            of = [m for m in status.members if (m.role, m.presence) == (role, presence)]
+            members.add_metric([role, presence], len(of))
+    yield members
+    for name, about, value in (
+        ("poseidon_running_seconds", "Time since rank 0 has begun to listen.", status.running_s),
+        ("poseidon_restarts", "How often the launcher has started the job anew.", status.restarts),
+        ("poseidon_failed", "1 if the job has failed.", bool(status.failure)),
+        ("poseidon_waits", "Agreements that workers wait for each other in.", len(status.waits)),
+    ):
+        yield GaugeMetricFamily(name, about, value=float(value))
+    workers = [(str(m.rank), m) for m in status.members if m.role == "worker"]
+    told = [(rank, m, m.figures) for rank, m in workers if m.figures is not None]
+    for kind, of_kind in ((CounterMetricFamily, _COUNTERS), (GaugeMetricFamily, _GAUGES)):
+        for name, about, attribute in of_kind:
+            family = kind(name, about, labels=["worker"])
+            for rank, _, figures in told:
+                family.add_metric([rank], float(getattr(figures, attribute)))
+            yield family
+    age = GaugeMetricFamily(
+        "poseidon_figures_age_seconds", "How old what a worker has told is.", labels=["worker"]
+    )
+    sent = CounterMetricFamily(
+        "poseidon_network_bytes",
+        "The worker's share of what all processes have sent, by scheme.",
+        labels=["worker", "scheme"],
+    )
+    for rank, member, figures in told:
+        age.add_metric([rank], member.figures_age_s)
+        for scheme, num_bytes in _by_scheme(figures).items():
+            sent.add_metric([rank, scheme], float(num_bytes))
+    yield age
+    yield sent
+
+
+def _by_scheme(figures: Figures) -> dict[str, int]:
+    return {"ps": figures.ps_bytes, "sfb": figures.sfb_bytes, "rows": figures.rows_bytes}
