@@ -1,5 +1,8 @@
 """What happened when: events of one process, written as a Chrome trace that Perfetto opens.
 
+A timeline has (nearly) all of them and is written when the process ends. A process without one
+still keeps its newest events, as a flight recorder does: they are written when something fails.
+
 Every variable is a track. An event is an instant on it; from a step's "gradient ready" to its last
 "received" the track also shows a slice, which is the time that the variable's communication took.
 Times are microseconds by the coordinator's clock, so the files of one job can be merged.
@@ -9,17 +12,24 @@ from __future__ import annotations
 
 import collections
 import json
+import logging
 import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias, final
 
 from poseidon_tf.errors import ConfigError
 
 Kind: TypeAlias = Literal["gradient ready", "sent", "released", "received", "applied"]
+
+
+_log = logging.getLogger("poseidon_tf")
+FLIGHT_EVENTS = 1000  # That every process keeps.
+_TIMELINE_EVENTS = 200_000
+_TRACE, _FLIGHT = ".trace.json", ".flight.trace.json"
 
 
 class Event(NamedTuple):
@@ -38,11 +48,15 @@ class Recorder:
 
     Args:
       process_name: such as "worker 0"; names the file and the process in the viewer.
-      directory: where the file goes; None records nothing, at next to no cost.
+      directory: where the files go; None for no timeline, and the working directory.
       clock: this process's wall clock, in seconds.
       offset_s: what to add to `clock` for the coordinator's time. It may be assigned later, once
         it is known; it then counts for the events before as well.
-      max_events: events kept; older ones are dropped, and the file says how many.
+      max_events: events kept; older ones are dropped, and the file says how many. By default
+        200,000 for a timeline, else 1000.
+
+    Attributes:
+      about: what else a reader of the files may want to know of the process; must be JSON.
     """
 
     def __init__(
@@ -52,25 +66,27 @@ class Recorder:
         directory: str | os.PathLike[str] | None,
         clock: Callable[[], float] = time.time,
         offset_s: float = 0.0,
-        max_events: int = 200_000,
+        max_events: int | None = None,
     ) -> None:
         self.offset_s = offset_s
         self._process_name = process_name
         self._directory = None if directory is None else Path(directory)
         self._clock = clock
+        self.about: dict[str, Any] = {}
+        if max_events is None:
+            max_events = FLIGHT_EVENTS if directory is None else _TIMELINE_EVENTS
         self._lock = threading.Lock()
+        self._max_events = max_events
         self._events: collections.deque[Event] = collections.deque(maxlen=max_events)
         self._num_recorded = 0
 
     @property
     def is_recording(self) -> bool:
-        """Whether events are kept."""
+        """Whether there will be a timeline; the newest events are kept in any case."""
         return self._directory is not None
 
     def event(self, kind: Kind, variable: str, step: int, **args: Any) -> None:
         """Note that `kind` happened to `variable` in `step` now; `args` go along."""
-        if self._directory is None:
-            return
         event = Event(self._clock(), kind, variable, step, args)
         with self._lock:
             self._events.append(event)
@@ -80,14 +96,38 @@ class Recorder:
         """Write `<directory>/<process>.trace.json`, whole or not at all; None if not recording."""
         if self._directory is None:
             return None
+        return self._write(self._directory, _TRACE, self._max_events)
+
+    def dump(self, why: str) -> Path | None:
+        """Write the newest 1000 events to `<process>.<pid>.flight.trace.json`, over an earlier one.
+
+        It goes into the directory of the timeline, or else the working directory. None where there
+        is nothing to write, or it cannot be written, which is logged.
+
+        Args:
+          why: kept in the file.
+        """
+        if not self._num_recorded:
+            return None
+        self.about["written because"] = why
+        directory = self._directory or Path()
+        try:
+            return self._write(directory, f".{os.getpid()}{_FLIGHT}", FLIGHT_EVENTS).absolute()
+        except OSError as failure:
+            where = os.fspath(directory)
+            _log.warning("the last events cannot be written into %r: %s", where, failure)
+            return None
+
+    def _write(self, directory: Path, suffix: str, most_events: int) -> Path:
         with self._lock:
-            events = list(self._events)
+            events = list(self._events)[-most_events:]
             num_dropped = self._num_recorded - len(events)
-        trace = _chrome_trace(self._process_name, events, self.offset_s, num_dropped)
-        self._directory.mkdir(parents=True, exist_ok=True)
+        about = {"pid": os.getpid(), "is_whole": suffix == _TRACE, **self.about}
+        trace = _chrome_trace(self._process_name, events, self.offset_s, num_dropped, about)
+        directory.mkdir(parents=True, exist_ok=True)
         file_name = re.sub(r"[^\w.-]+", "-", self._process_name)
-        path = self._directory / f"{file_name}.trace.json"
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+        path = directory / f"{file_name}{suffix}"
+        unfinished = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
         try:
             unfinished.write_text(json.dumps(trace, default=str))
             os.replace(unfinished, path)
@@ -99,18 +139,36 @@ class Recorder:
 def merge(paths: Iterable[str | os.PathLike[str]]) -> dict[str, Any]:
     """One trace of several written ones: a process per file, in the order of `paths`.
 
+    What a process has written when something failed is left out where its timeline has all of it.
+
     Raises:
       ConfigError: a file cannot be read, or is no trace.
     """
+    traces = [_read(path) for path in paths]
+    whole = {_process_of(trace) for trace in traces if _is_whole(trace)}
+    traces = [t for t in traces if _is_whole(t) or _process_of(t) not in whole]
     events: list[dict[str, Any]] = []
     processes: list[Any] = []
-    for pid, path in enumerate(paths, start=1):
-        trace = _read(path)
+    for pid, trace in enumerate(traces, start=1):
         events += [{**event, "pid": pid} for event in trace["traceEvents"]]
         processes.append(trace.get("otherData"))
     # Names first, then time: viewers and readers expect neither to go back.
     events.sort(key=lambda event: event.get("ts", float("-inf")))
     return {"traceEvents": events, "displayTimeUnit": "ms", "otherData": {"processes": processes}}
+
+
+def _is_whole(trace: Mapping[str, Any]) -> bool:
+    return bool(_about(trace).get("is_whole", True))
+
+
+def _process_of(trace: Mapping[str, Any]) -> tuple[str, str]:
+    about = _about(trace)
+    return str(about.get("process")), str(about.get("pid"))
+
+
+def _about(trace: Mapping[str, Any]) -> Mapping[str, Any]:
+    about = trace.get("otherData")
+    return about if isinstance(about, dict) else {}
 
 
 def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -128,7 +186,11 @@ def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _chrome_trace(
-    process_name: str, events: list[Event], offset_s: float, num_dropped: int
+    process_name: str,
+    events: list[Event],
+    offset_s: float,
+    num_dropped: int,
+    others: Mapping[str, Any],
 ) -> dict[str, Any]:
     tracks = {name: tid for tid, name in enumerate(_in_order(e.variable for e in events), start=1)}
     rows = [_metadata("process_name", process_name)]
@@ -140,7 +202,7 @@ def _chrome_trace(
         note = f"{num_dropped} earlier events were not kept"
         first_us = timed[0]["ts"] if timed else 0.0
         rows.append({"ph": "i", "s": "p", "name": note, "ts": first_us, "pid": 1, "tid": 0})
-    about = {"process": process_name, "offset_s": offset_s, "events_dropped": num_dropped}
+    about = {"process": process_name, "offset_s": offset_s, "events_dropped": num_dropped, **others}
     return {"traceEvents": rows + timed, "displayTimeUnit": "ms", "otherData": about}
 
 

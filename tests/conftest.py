@@ -11,6 +11,7 @@ import pytest
 
 from tests.support import warm
 from tests.support.quick import pytest_runtest_call, pytest_runtest_protocol  # noqa: F401
+from tests.support.working_folder import working_folder  # noqa: F401
 
 # Ending takes a moment: a stream's thread hears of the end from gRPC's.
 JOIN_S = 5.0

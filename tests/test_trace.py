@@ -1,6 +1,7 @@
 """Traces: what is recorded, what the file holds, and how files of one job join."""
 
 import json
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -38,14 +39,65 @@ def rows(trace: dict[str, Any], phase: str) -> list[dict[str, Any]]:
     return [row for row in trace["traceEvents"] if row["ph"] == phase]
 
 
-def test_without_a_directory_nothing_is_looked_at_or_written() -> None:
-    def no_clock() -> float:
-        raise AssertionError("the clock was read")
-
-    recorder = Recorder("worker 0", directory=None, clock=no_clock)
+def test_without_a_directory_there_is_no_timeline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    recorder = Recorder("worker 0", directory=None)
     recorder.event("sent", "fc1/kernel", 0, bytes=10)
     assert not recorder.is_recording
     assert recorder.write() is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_last_thousand_events_are_written_when_something_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Into the working directory, under the names of role, rank and process; a later one is there
+    instead of an earlier one. Where nothing has happened there is no file."""
+    monkeypatch.chdir(tmp_path)
+    recorder = Recorder("worker 3", directory=None, clock=Clock(0.0, tick_s=1.0))
+    assert recorder.dump("nothing") is None
+    for step in range(1500):
+        recorder.event("sent", "fc1/kernel", step)
+    path = recorder.dump("server 0 is gone")
+    assert path == tmp_path / f"worker-3.{os.getpid()}.flight.trace.json"
+    trace = json.loads(path.read_text())
+    steps = [row["args"]["step"] for row in rows(trace, "i") if "args" in row]
+    assert steps == list(range(500, 1500))
+    assert trace["otherData"]["events_dropped"] == 500
+    assert trace["otherData"]["written because"] == "server 0 is gone"
+    recorder.event("sent", "fc1/kernel", 1500)
+    assert recorder.dump("again") == path and list(tmp_path.iterdir()) == [path]
+    assert json.loads(path.read_text())["otherData"]["written because"] == "again"
+
+
+def test_where_they_cannot_be_written_that_is_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It must not hide what has failed."""
+    (tmp_path / "file").touch()
+    recorder = Recorder("worker 0", directory=tmp_path / "file")
+    recorder.event("sent", "fc1/kernel", 0)
+    assert recorder.dump("a failure") is None
+    (text,) = caplog.messages
+    assert text.startswith(f"the last events cannot be written into '{tmp_path / 'file'}': ")
+
+
+def test_a_process_that_has_a_timeline_is_not_shown_twice(tmp_path: Path) -> None:
+    """Of what it had written before, the timeline has all; of another process it has nothing."""
+    recorder = Recorder("worker 0", directory=tmp_path, clock=Clock(0.0))
+    recorder.event("sent", "fc1/kernel", 0)
+    flight = recorder.dump("a stall")
+    assert flight is not None and flight.parent == tmp_path
+    alone = merge([flight])
+    assert [about["process"] for about in alone["otherData"]["processes"]] == ["worker 0"]
+    both = merge([flight, written(recorder)])
+    assert [about["is_whole"] for about in both["otherData"]["processes"]] == [True]
+    other = json.loads(flight.read_text())
+    other["otherData"]["pid"] += 1
+    flight.write_text(json.dumps(other))
+    assert len(merge([flight, written(recorder)])["otherData"]["processes"]) == 2
 
 
 def test_a_file_has_a_track_per_variable_an_instant_per_event_and_a_slice_per_step(

@@ -17,11 +17,12 @@ from poseidon_tf.errors import ConfigError, MemberError
 from poseidon_tf.launch import failure_text, sigterm
 from poseidon_tf.launch.cluster import ClusterConfig
 from poseidon_tf.launch.cluster_env import current_environ
+from poseidon_tf.launch.flight_signal import FlightSignal
 from poseidon_tf.launch.memory import keep_freed_memory
 from poseidon_tf.launch.reports import tell_launcher
 from poseidon_tf.launch.restarts import read_restarts
 from poseidon_tf.launch.told_servers import ToldServers
-from poseidon_tf.launch.uncaught import on_uncaught, own_reason
+from poseidon_tf.launch.uncaught import log_last_events, on_uncaught, own_reason
 from poseidon_tf.launch.worker_parts import WorkerParts
 from poseidon_tf.session.deadlines import Deadlines
 from poseidon_tf.transport.connections import ConnectionSettings
@@ -47,6 +48,8 @@ class Membership:
         self._parts, self.reporter = parts, parts.reporter
         self.status = parts.coordinator.status if parts.coordinator is not None else None
         self._job_failure = parts.job_failure
+        session = self.worker.session
+        self._flight = FlightSignal(session.recorder, session.name)
         self._lock = threading.Lock()
         self._is_over = False
         self._leaver: threading.Thread | None = None
@@ -65,6 +68,7 @@ class Membership:
         if self._job_failure.cause is None:
             name = self.worker.session.name
             block = failure_text.own_block(name, self._when(), error, trace)
+            log_last_events(self.worker.session, own_reason(error, trace))
             tell_launcher(current_environ(), block, is_own=True)
             self._give_up(own_reason(error, trace))
 
@@ -87,6 +91,7 @@ class Membership:
             self._say_goodbye()
         finally:
             self._parts.end()
+            self._flight.close()
 
     def _say_goodbye(self) -> None:
         """Or why not; on rank 0, wait for the others'."""

@@ -26,6 +26,7 @@ from poseidon_tf.kv.service import KVService, streams_per_server
 from poseidon_tf.launch import failure_text, sigterm
 from poseidon_tf.launch.cluster import ClusterConfig
 from poseidon_tf.launch.cluster_env import current_environ, read_cluster
+from poseidon_tf.launch.flight_signal import FlightSignal
 from poseidon_tf.launch.memory import keep_freed_memory
 from poseidon_tf.launch.own_server import report_end
 from poseidon_tf.launch.protocol_env import read_protocol
@@ -112,7 +113,8 @@ class ServerProcess:
             parts.callback(client.close, timeout_s=1.0)
             parts.callback(self._over.set)
             self._heed_whoever_ends_it(client, server.address)
-            failure = self._take_part(client, server, service)
+            with contextlib.ExitStack() as taking_part:
+                failure = self._take_part(client, server, service, taking_part)
         if failure is not None:
             self._tell(failure)
             return 1
@@ -177,7 +179,11 @@ class ServerProcess:
             sigterm.on_first_sigterm(asked_to_end, farewell=lambda: None)
 
     def _take_part(
-        self, client: CoordinatorClient, server: Server, service: KVService
+        self,
+        client: CoordinatorClient,
+        server: Server,
+        service: KVService,
+        taking_part: contextlib.ExitStack,
     ) -> PoseidonError | None:
         """From arriving until the job has ended, or has failed, of what is returned."""
         failure: PoseidonError | None = None
@@ -185,6 +191,9 @@ class ServerProcess:
             view = client.join(timeout_s=self._start_timeout_s)
             service.learn(view.worker_addresses)
             self._begin(ToldServers.read(view.workers[0].info), client, server)
+            assert self._recorder is not None
+            name = f"server {self._index} ({server.address})"
+            taking_part.callback(FlightSignal(self._recorder, name).close)
             _log.info("server %d serves on %s", self._index, server.address)
             self._over.wait()
             if self._job_failure.cause is None and not self._has_ended:
@@ -245,6 +254,9 @@ class ServerProcess:
         if self._last_sum is not None:
             name, step = self._last_sum
             where = f"the last sum of server {self._index} was {name!r} of step {step}"
+        path = self._recorder.dump(str(failure)) if self._recorder is not None else None
+        if path is not None:
+            print(f"server {self._index}: its last events are in {path}", file=sys.stderr)
         print(f"server {self._index}: {failure}; {where}", file=sys.stderr, flush=True)
         block = failure_text.told_block(failure, where)
         tell_launcher(current_environ(), block, is_own=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 import types
@@ -11,6 +12,8 @@ from poseidon_tf.errors import MemberError
 from poseidon_tf.launch import failure_text
 from poseidon_tf.launch.reports import tell_launcher
 from poseidon_tf.session.session import Session
+
+_log = logging.getLogger("poseidon_tf")
 
 
 def on_uncaught(
@@ -50,6 +53,7 @@ def on_uncaught(
             why = f"{own_reason(error, trace)} ({when()})"
             session.job_failure.give_up(MemberError(why))
             block = failure_text.own_block(session.name, when(), error, trace)
+            log_last_events(session, why)
             is_launched = tell_launcher(environ, block, is_own=True)
             show()
         elif is_shown_by_python and failure_text.is_told_by(error, cause):
@@ -101,6 +105,13 @@ def on_uncaught(
 
     sys.excepthook, threading.excepthook = hook, hook_of_threads
     return unhook
+
+
+def log_last_events(session: Session, why: str) -> None:
+    """Writes this worker's last events, if there are any, and logs where they are."""
+    path = session.recorder.dump(why)
+    if path is not None:
+        _log.error("the last events of %s are in %s", session.name, path)
 
 
 def own_reason(error: BaseException, trace: types.TracebackType | None) -> str:

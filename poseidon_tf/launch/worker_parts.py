@@ -223,7 +223,10 @@ class WorkerParts:
         return view
 
     def _where(self) -> str:
-        return "" if self.client.is_arriving else self.session.situation()
+        if self.client.is_arriving or self.job_failure.over.is_set():
+            return ""
+        situation = self.session.situation()
+        return f"{situation}{self.session.last_events('the job has failed: ' + situation)}"
 
     def _give_up(self, reason: str) -> None:
         """Tell the others why this member is about to be missing, before they miss it."""

@@ -273,6 +273,11 @@ class Session:
         """Where this worker is, and what it waits for, in words."""
         return situation(self.rank, self._last_step(), *self._waits())
 
+    def last_events(self, why: str) -> str:
+        """Writes this worker's last events; where they are, as the end of a text, or ""."""
+        path = self.recorder.dump(why)
+        return f"; its last events are in {path}" if path is not None else ""
+
     def waits_for(self) -> str:
         """What this worker waits for, in words; empty if for nothing."""
         return awaited(*self._waits())
@@ -339,7 +344,7 @@ class Session:
             now_s = time.monotonic()
             for other in others:
                 if text := other.report(now_s):
-                    _log.warning("%s has waited %s", self.name, text)
+                    _log.warning("%s has waited %s%s", self.name, text, self.last_events(text))
             since_s = waiting[0][1] if waiting else None
             due = stalls.look(since_s, now_s)
             if since_s is None or due == "wait":
@@ -349,7 +354,8 @@ class Session:
             waited = f"{lasting(now_s - since_s)} for {listed(names)} of step {step}"
             owing = self._owing()
             if due == "report":
-                _log.warning("%s has waited %s; %s", self.name, waited, owing)
+                text = f"{waited}; {owing}"
+                _log.warning("%s has waited %s%s", self.name, text, self.last_events(text))
             else:
                 self.fail(StepTimeout(f"{self.name} waited {waited}{': ' * bool(owing)}{owing}"))
 

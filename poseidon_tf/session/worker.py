@@ -362,10 +362,8 @@ class Worker:
     def _loss_reporter(self, who: str) -> Callable[[Exception], None]:
         return lambda error: self.session.lost(None, error, who=who)
 
-    def _sent_recorder(self, server: int) -> Callable[[int, int], None] | None:
+    def _sent_recorder(self, server: int) -> Callable[[int, int], None]:
         recorder = self.session.recorder
-        if not recorder.is_recording:
-            return None
 
         def record(key: int, step: int) -> None:
             recorder.event("sent", self._expected[server].unit(key), step, server=server)

@@ -1,8 +1,12 @@
 """Workers and servers of one process over real connections, without TensorFlow: a whole job."""
 
+import json
 import logging
+import os
+import re
 import threading
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -221,8 +225,17 @@ def test_a_worker_that_fails_fails_the_step_of_the_others() -> None:
     assert codes == [1]
 
 
-def test_a_worker_that_loses_the_coordinator_says_where_it_was() -> None:
-    """Like the one that the coordinator tells of that: each in its own step, with its own wait."""
+def events_in(path: str) -> list[Any]:
+    rows = json.loads(Path(path).read_text())["traceEvents"]
+    return [row for row in rows if row["ph"] == "i"]
+
+
+def test_a_worker_that_loses_the_coordinator_says_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Like the one that the coordinator tells of that: each in its own step, with its own wait, and
+    with the file of its last events, if there were any."""
+    monkeypatch.chdir(tmp_path)
 
     def work(member: Membership) -> str:
         worker, delivered = member.worker, Deliveries()
@@ -241,7 +254,11 @@ def test_a_worker_that_loses_the_coordinator_says_where_it_was() -> None:
 
     (told, cut), codes = InProcess(2, 1).run(work)
     assert cut.startswith("the coordinator (worker rank 0 at ") and "closed the connection" in cut
-    assert cut.endswith("; rank 1 was in step 0 and waited for 'fc'")
+    where = r"; rank 1 was in step 0 and waited for 'fc'; its last events are in (\S+)$"
+    said = re.search(where, cut)
+    assert said, cut
+    assert said[1] == str(tmp_path / f"worker-1.{os.getpid()}.flight.trace.json")
+    assert {row["args"]["step"] for row in events_in(said[1])} == {0}
     assert "worker rank 1 " in told
     assert told.endswith("; rank 0 was before its first step and waited for nothing")
     assert codes == [1]

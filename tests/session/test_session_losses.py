@@ -21,7 +21,7 @@ ONE = [np.ones(1)]
 TIME = r"\d\d:\d\d:\d\d"
 STALL = (
     rf"worker rank 3 \(10.0.0.3:1\) has waited \d s \(since ({TIME})\) for 'a', 'b' and 1 more of "
-    "step 0; missing: rank 1"
+    r"step 0; missing: rank 1; its last events are in \S+\.flight\.trace\.json"
 )
 
 

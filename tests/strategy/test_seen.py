@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import signal
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +19,7 @@ from poseidon_tf.launch.security_env import read_security
 from poseidon_tf.transport.connections import ConnectionSettings
 from poseidon_tf.transport.security import Security
 from tests.support.certificates import Authority
-from tests.support.jobs import Job
+from tests.support.jobs import Job, Member
 
 pytestmark = pytest.mark.processes
 
@@ -46,6 +48,9 @@ class Seen:
                 refused_by(job.workers[1].address, security),
                 refused_by(job.workers[0].address, replace(security, token="another-token")),
             ]
+            self.flights = [
+                written_on_request(member) for member in (job.workers[1], job.servers[0])
+            ]
             end.touch()
             self.found = job.results()
             self.printed = [worker.output() for worker in job.workers]
@@ -70,6 +75,20 @@ def seen_from_outside(address: str, security: Security) -> Status:
             time.sleep(0.1)
     finally:
         question.close()
+
+
+def written_on_request(member: Member) -> dict[str, Any]:
+    """What a process writes when it gets SIGUSR2, which it survives."""
+    role = "server" if member.role == "ps" else member.role
+    path = Path(f"{role}-{member.rank}.{member.process.pid}.flight.trace.json")
+    member.process.send_signal(signal.SIGUSR2)
+    deadline_s = time.monotonic() + 60.0
+    while not path.exists():
+        assert time.monotonic() < deadline_s, member.output()
+        time.sleep(0.05)
+    written: dict[str, Any] = json.loads(path.read_text())
+    path.unlink()
+    return written
 
 
 def refused_by(address: str, security: Security) -> str:
@@ -159,3 +178,14 @@ def test_who_asks_a_worker_that_hosts_no_coordinator_is_told_whom_to_ask(seen: S
 def test_who_has_another_token_is_told_nothing(seen: Seen) -> None:
     _, refusal = seen.refusals
     assert "token" in refusal
+
+
+def test_a_process_that_is_asked_to_writes_its_last_events_and_goes_on(seen: Seen) -> None:
+    """With SIGUSR2, in the middle of its training."""
+    worker, server = seen.flights
+    kinds = {row["name"] for row in worker["traceEvents"] if row["ph"] == "i"}
+    assert kinds >= {"gradient ready", "sent", "received"}
+    assert {row["name"] for row in server["traceEvents"] if row["ph"] == "i"} >= {"released"}
+    for flight, name in ((worker, "worker 1"), (server, "server 0")):
+        assert flight["otherData"]["process"] == name
+        assert len([row for row in flight["traceEvents"] if row["ph"] == "i"]) <= 1001

@@ -1,0 +1,3 @@
+"""Where jobs work."""
+
+pytest_plugins = ["tests.support.working_folder"]
