@@ -1,6 +1,6 @@
 # `make` lists the targets. Everything runs in .venv, which is built from setup.py on first use.
 .DEFAULT_GOAL := help
-.PHONY: help install demo dist docs fuzz test test-quick test-metrics install-metrics test-engines test-engines-small install-engines install-java test-faults test-hosts test-networks test-thorough test-versions coverage bench-transport bench-copies bench-overhead bench-peers bench-scaling check protos check-protos clean
+.PHONY: help install demo dist docs fuzz test test-quick test-watching install-watching test-engines test-engines-small install-engines install-java test-faults test-hosts test-networks test-thorough test-versions coverage bench-transport bench-copies bench-overhead bench-peers bench-scaling check protos check-protos clean
 
 PYTHON ?= python3
 OLDEST_PYTHON ?= $(PYTHON)
@@ -23,6 +23,8 @@ TENSORFLOW_TESTS += tests/launch/test_show_plan.py tests/launch/test_documented_
 
 # Debian's packages for tests_engines; pip installs Ray, PyTorch, Spark and MPI for Python.
 ENGINES := slurm-wlm munge openmpi-bin mpich
+# Debian's packages for tests_watching.
+WATCHERS := prometheus chromium
 
 FUZZ_TARGETS := lane frame member_message coordinator_message status plan plan_fields array_bytes ledger
 FUZZ_TARGETS += kv_service factor_service roster coordinator_service
@@ -60,12 +62,12 @@ install-java:
 	@command -v java > /dev/null || { apt-get update --quiet && \
 		DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet --no-install-recommends default-jre-headless; }
 
-test-metrics: install install-metrics  ## have the real Prometheus scrape a job; needs root and Debian
-	.venv/bin/python -m pytest tests_metrics
+test-watching: install install-watching  ## Prometheus scrapes a job, Chromium opens its report; needs root and Debian
+	.venv/bin/python -m pytest tests_watching
 
-install-metrics:
-	@dpkg --status prometheus > /dev/null 2>&1 || { apt-get update --quiet && \
-		DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet --no-install-recommends prometheus; }
+install-watching:
+	@dpkg --status $(WATCHERS) > /dev/null 2>&1 || { apt-get update --quiet && \
+		DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet --no-install-recommends $(WATCHERS); }
 
 test-faults: install  ## run the fault matrix, REPEAT times; needs root, iproute2, /dev/net/tun; 20 minutes
 	.venv/bin/python -m pytest tests_faults tests_hosts/test_troubled_links.py --repeat $(REPEAT)

@@ -122,7 +122,9 @@ class Recorder:
         with self._lock:
             events = list(self._events)[-most_events:]
             num_dropped = self._num_recorded - len(events)
-        about = {"pid": os.getpid(), "is_whole": suffix == _TRACE, **self.about}
+        about: dict[str, Any] = {"pid": os.getpid(), "is_whole": suffix == _TRACE}
+        for name, value in dict(self.about).items():  # Others may add to it meanwhile.
+            about[name] = dict(value) if isinstance(value, dict) else value
         trace = _chrome_trace(self._process_name, events, self.offset_s, num_dropped, about)
         directory.mkdir(parents=True, exist_ok=True)
         file_name = re.sub(r"[^\w.-]+", "-", self._process_name)

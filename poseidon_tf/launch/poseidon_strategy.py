@@ -273,6 +273,9 @@ class PoseidonStrategy(ClusterStrategy):
     def _announce(self, plan: Plan) -> None:
         if self.rank != 0:
             return
+        if self._membership is not None:
+            about = self._membership.worker.session.recorder.about
+            about.setdefault("plans", []).append(plan.table())
         if self._show_plan == "print":
             print(plan.table(), flush=True)
         elif self._show_plan == "log":

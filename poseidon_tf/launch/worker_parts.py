@@ -7,6 +7,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import Any, final
 
 from poseidon_tf.coordinator.client import CoordinatorClient
@@ -252,6 +253,7 @@ class WorkerParts:
 
     def _write_trace(self) -> None:
         if self._has_arrived:
+            self._recorder.about["statistics"] = asdict(self.worker.statistics())
             self._recorder.write()
 
 

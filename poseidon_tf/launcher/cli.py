@@ -143,8 +143,12 @@ def server(keepalive: float, resume: float, ports: tuple[int, int] | None) -> No
 @main.command()
 @click.argument("directory", type=click.Path(exists=True, file_okay=False))
 @click.option("--output", default="timeline.json", show_default=True, help="File to write.")
-def timeline(directory: str, output: str) -> None:
-    """Join the traces that a job left in DIRECTORY into one file that Perfetto opens."""
+@click.option("--html", metavar="FILE", help="Write a report for a browser instead.")
+def timeline(directory: str, output: str, html: str | None) -> None:
+    """Join the traces that a job left in DIRECTORY into one file that Perfetto opens.
+
+    With --html they become a report: what a step looks like, who waited for whom, and the plan.
+    """
     import json
     from pathlib import Path
 
@@ -154,6 +158,13 @@ def timeline(directory: str, output: str) -> None:
     paths = sorted(Path(directory).glob("*.trace.json"))
     if not paths:
         raise ConfigError(f"no *.trace.json in {directory!r}; give PoseidonStrategy a timeline_dir")
+    if html is not None:
+        from poseidon_tf.launcher.report.page import page
+        from poseidon_tf.launcher.report.steps import read
+
+        Path(html).write_text(page(read(merge(paths))), encoding="utf-8")
+        click.echo(f"{len(paths)} traces in {html}; open it in a browser")
+        return
     Path(output).write_text(json.dumps(merge(paths)))
     click.echo(f"{len(paths)} traces in {output}; open it at ui.perfetto.dev")
 

@@ -206,7 +206,7 @@ class Worker:
         )
         for planned, pair in zip(pairs, placed, strict=True):
             self._expected[planned.server].add(syncer, pair)
-        self._routes.append(Account(purpose, route, dense_bytes=num_elements * itemsize))
+        self._note(Account(purpose, route, dense_bytes=num_elements * itemsize))
         return route
 
     def open_factors(
@@ -248,8 +248,13 @@ class Worker:
             contents=[f"{what} of {spec.name!r}" for what in _CONTENTS[purpose]],
         )
         self._factor_syncers[key] = syncer
-        self._routes.append(Account(purpose, route, dense_bytes=spec.dense_bytes))
+        self._note(Account(purpose, route, dense_bytes=spec.dense_bytes))
         return route
+
+    def _note(self, account: Account) -> None:
+        self._routes.append(account)
+        units = self.session.recorder.about.setdefault("units", {})
+        units[account.route.name] = account.purpose
 
     def on_complete(self, complete: CompleteSet) -> None:
         """Take the factors of all workers for one kernel and step."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from poseidon_tf.launcher.cli import main
 from poseidon_tf.trace import merge
 from tests.support.jobs import Job
 
@@ -25,12 +28,38 @@ def times(trace: dict[str, Any], kind: str, variable: str) -> dict[int, list[flo
     return found
 
 
-def test_events_are_in_causal_order_although_one_clock_is_ahead(tmp_path: Path) -> None:
-    """Ready, sent, released, received, applied: in this order over processes, in every step."""
-    with Job("timeline.py", str(tmp_path), rank_environ={1: {"AHEAD_S": "5"}}) as job:
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a job of two workers and a server has left."""
+    folder = tmp_path_factory.mktemp("timeline")
+    with Job("timeline.py", str(folder), rank_environ={1: {"AHEAD_S": "5"}}) as job:
         job.results()
+    return folder
+
+
+def test_the_report_shows_a_step_and_the_plan(folder: Path, tmp_path: Path) -> None:
+    """One file that asks for nothing else."""
+    path = tmp_path / "report.html"
+    done = CliRunner().invoke(main, ["timeline", str(folder), "--html", str(path)])
+    assert done.exit_code == 0, done.output
+    assert done.output == f"3 traces in {path}; open it in a browser\n"
+    text = path.read_text()
+    assert not re.search(r"(?:src|href)=|url\(|@import|<script", text)
+    assert re.search(r"<h2>Step [012], of median length: [\d.e+]+ ms</h2>", text)
+    for rank in (0, 1):
+        assert f"worker rank {rank}: backward, " in text
+        assert re.search(rf"<li>worker rank {rank} waited [\d.e+]+ ms, at last for ", text)
+        assert f"<tr><td>worker {rank}</td><td>3</td>" in text
+    assert "sequential/big/kernel (sfb): " in text
+    assert "0/sequential/top/kernel" in text and " (ps): " in text
+    assert text.count('class="notch"') >= 2, "the server's sums are not in it"
+    assert "as planned: " in text and "P1 = 2 workers" in text
+
+
+def test_events_are_in_causal_order_although_one_clock_is_ahead(folder: Path) -> None:
+    """Ready, sent, released, received, applied: in this order over processes, in every step."""
     names = ("worker-0", "worker-1", "server-0")
-    traces = {n: json.loads((tmp_path / f"{n}.trace.json").read_text()) for n in names}
+    traces = {n: json.loads((folder / f"{n}.trace.json").read_text()) for n in names}
     released = times(traces["server-0"], "released", "0/sequential/top/kernel")
     assert sorted(released) == [0, 1, 2]
     for worker in ("worker-0", "worker-1"):
@@ -45,6 +74,6 @@ def test_events_are_in_causal_order_although_one_clock_is_ahead(tmp_path: Path) 
             assert min(released[step]) <= received + SLACK_US
             assert received <= applied
             assert set(times(trace, "sent", "sequential/big/kernel")) == {0, 1, 2}
-    merged = merge(sorted(tmp_path.glob("*.trace.json")))
+    merged = merge(sorted(folder.glob("*.trace.json")))
     stamps = [event["ts"] for event in merged["traceEvents"] if event["name"] == "released"]
     assert max(stamps) - min(stamps) < 5e6, "the shifted clock shows"

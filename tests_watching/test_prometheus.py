@@ -20,6 +20,8 @@ from tests.support.certificates import Authority
 from tests.support.jobs import Job
 from tests.support.ports import free_addresses
 
+pytestmark = pytest.mark.processes
+
 DASHBOARD = Path(__file__).parents[1] / "examples" / "grafana" / "poseidon.json"
 TOKEN = "a-token-of-this-job"
 PATIENCE_S = 120.0

@@ -1,3 +1,0 @@
-"""Where jobs work."""
-
-pytest_plugins = ["tests.support.working_folder"]

@@ -1,0 +1,3 @@
+"""Where jobs work."""
+
+from tests.support.working_folder import working_folder  # noqa: F401
