@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from tests.support.findings import assert_close
-from tests.support.jobs import Job, run_alone
+from tests.support.jobs import SCRIPTS, Job, run_alone
+from tests.support.ports import free_addresses
 
 pytestmark = pytest.mark.processes
 
@@ -56,3 +63,38 @@ def test_the_script_that_had_parameter_servers_learns_in_step() -> None:
         assert (worker["replicas"], worker["steps"]) == (2, 8 * 1024 // 64)
         assert worker["weights"] == workers[0]["weights"]
         assert worker["right"] > 0.85
+
+
+def test_the_script_that_had_parameter_servers_learned_before() -> None:
+    """Under TensorFlow's own strategy and Keras 2, in batches of one worker."""
+    tasks = ("chief", "worker", "ps")
+    cluster = {task: [each] for task, each in zip(tasks, free_addresses(3), strict=True)}
+    with contextlib.ExitStack() as stack:
+        for task in ("worker", "ps"):  # They serve until they are ended.
+            stack.enter_context(ended(start(cluster, task)))
+        chief = stack.enter_context(ended(start(cluster, "chief")))
+        printed, _ = chief.communicate(timeout=200)
+    assert chief.returncode == 0, printed[-4000:]
+    found = dict(line.split(" ", 2)[1:] for line in printed.splitlines() if "RESULT " in line)
+    assert float(found["right"]) > 0.85 and int(found["steps"]) == 8 * 1024 // 32
+
+
+def start(cluster: dict[str, list[str]], task: str) -> subprocess.Popen[str]:
+    config = {"cluster": cluster, "task": {"type": task, "index": 0}}
+    return subprocess.Popen(
+        [sys.executable, str(SCRIPTS / "migration.py"), "migration/parameter-server.md", "Before"],
+        env={**os.environ, **LEGACY, "TF_CONFIG": json.dumps(config), "CUDA_VISIBLE_DEVICES": "-1"},
+        stdout=subprocess.PIPE if task == "chief" else subprocess.DEVNULL,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+@contextlib.contextmanager
+def ended(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
+    """Ends it at last, however the test has gone."""
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
