@@ -122,6 +122,7 @@ def test_the_script_of_the_migration_page_saves_on_the_chief_alone() -> None:
     assert saved == ["[worker 0"]
 
 
+@pytest.mark.thorough
 def test_the_notebook_runs_a_job(tmp_path: Path) -> None:
     """Its cells, in order: two workers have left a plan, a history and a model that is right."""
     notebook = json.loads((ROOT / "examples" / "notebook.ipynb").read_text())

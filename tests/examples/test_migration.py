@@ -39,6 +39,7 @@ def test_the_pages_script_gives_what_it_gave_under_mirrored_strategy() -> None:
         assert_close(workers[0][what], mirrored[what], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.thorough
 def test_a_script_of_multi_worker_mirrored_strategy_learns_before_and_after() -> None:
     """On the same TF_CONFIG, in as many steps, with one history and one checkpoint for all."""
     page = "migration/multi-worker-mirrored.md"
@@ -65,6 +66,7 @@ def test_the_script_that_had_parameter_servers_learns_in_step() -> None:
         assert worker["right"] > 0.85
 
 
+@pytest.mark.thorough
 def test_the_script_that_had_parameter_servers_learned_before() -> None:
     """Under TensorFlow's own strategy and Keras 2, in batches of one worker."""
     tasks = ("chief", "worker", "ps")
