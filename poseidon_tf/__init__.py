@@ -15,6 +15,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from poseidon_tf.errors import ConfigError as ConfigError
+    from poseidon_tf.errors import DriftError as DriftError
+    from poseidon_tf.errors import MemberError as MemberError
+    from poseidon_tf.errors import NumericsError as NumericsError
+    from poseidon_tf.errors import PeerLost as PeerLost
+    from poseidon_tf.errors import PlanError as PlanError
+    from poseidon_tf.errors import PoseidonError as PoseidonError
+    from poseidon_tf.errors import ProtocolError as ProtocolError
+    from poseidon_tf.errors import StartTimeout as StartTimeout
+    from poseidon_tf.errors import StepTimeout as StepTimeout
     from poseidon_tf.launch.poseidon_strategy import PoseidonStrategy as PoseidonStrategy
     from poseidon_tf.planner import Plan as Plan
     from poseidon_tf.session.deadlines import Deadlines as Deadlines

@@ -1,9 +1,11 @@
 """The public names, and what importing them costs."""
 
+import ast
 import importlib
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -39,6 +41,21 @@ def test_a_name_that_is_not_public_is_an_attribute_error() -> None:
         _ = poseidon_tf.Strategie
     with pytest.raises(ImportError, match="Strategie"):
         exec("from poseidon_tf import Strategie")
+
+
+def test_type_checkers_know_every_public_name() -> None:
+    """They run nothing: each is imported, under its own name, where only they look."""
+    tree = ast.parse(Path(poseidon_tf.__file__).read_text())
+    (unseen,) = [node for node in tree.body if isinstance(node, ast.If)]
+    assert ast.unparse(unseen.test) == "TYPE_CHECKING"
+    homes = {
+        name.asname: node.module
+        for node in unseen.body
+        if isinstance(node, ast.ImportFrom)
+        for name in node.names
+        if name.name == name.asname
+    }
+    assert homes == poseidon_tf._HOMES
 
 
 def test_every_error_is_in_the_tree_and_public() -> None:
