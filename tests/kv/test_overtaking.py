@@ -18,6 +18,7 @@ pytestmark = pytest.mark.connections
 
 SIZE = 64 * 1024  # Floats of a pair, which with 256 KiB has a frame of its own.
 TOP = key_specs("top", "float32", [SIZE] * 64, priority=9)
+BUFFER_BYTES = 128 * 1024  # Of the kernel behind a link that is held back.
 BOTTOM = key_specs("bottom", "float32", [SIZE], priority=1)
 
 
@@ -27,9 +28,13 @@ class HeldLink:
     def __init__(self, stack: contextlib.ExitStack, protocol: Protocol) -> None:
         settings = ConnectionSettings(protocol=protocol)
         cluster = Cluster(stack, 2, settings=settings)
-        self.proxies = [stack.enter_context(Proxy(cluster.server.address))]
+        self.proxies = [
+            stack.enter_context(Proxy(cluster.server.address, buffer_bytes=BUFFER_BYTES))
+        ]
         if cluster.server.lanes is not None:
-            lane = stack.enter_context(Proxy(f"127.0.0.1:{cluster.server.lanes.port}"))
+            lane = stack.enter_context(
+                Proxy(f"127.0.0.1:{cluster.server.lanes.port}", buffer_bytes=BUFFER_BYTES)
+            )
             cluster.server.lanes.port = int(lane.address.rpartition(":")[2])
             self.proxies.append(lane)
         self.taken: list[int] = []  # Keys, as the streams take them.

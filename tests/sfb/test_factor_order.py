@@ -20,6 +20,7 @@ pytestmark = pytest.mark.connections
 
 WAIT_S = 20.0  # Far more than anything here takes.
 TOP, BOTTOM = 9, 1  # Keys, and priorities.
+BUFFER_BYTES = 128 * 1024  # Of the kernel behind a link that is held back.
 WIDTH = {TOP: 1024 * 1024, BOTTOM: 64}  # Of either factor.
 ROWS = {TOP: 3, BOTTOM: 2}  # So the top's are 24 MiB, in 24 pieces.
 
@@ -63,9 +64,13 @@ def peers(request: pytest.FixtureRequest) -> Iterator[tuple[list[Peer], list[Pro
     with contextlib.ExitStack() as stack:
         workers = [Peer(stack, rank, request.param) for rank in range(2)]
         there = workers[1].server
-        proxies = [stack.enter_context(Proxy(there.address))]
+        proxies = [stack.enter_context(Proxy(there.address, buffer_bytes=BUFFER_BYTES))]
         if there.lanes is not None:
-            proxies.append(stack.enter_context(Proxy(f"127.0.0.1:{there.lanes.port}")))
+            proxies.append(
+                stack.enter_context(
+                    Proxy(f"127.0.0.1:{there.lanes.port}", buffer_bytes=BUFFER_BYTES)
+                )
+            )
             there.lanes.port = int(proxies[1].address.rpartition(":")[2])
         addresses = {0: workers[0].server.address, 1: proxies[0].address}
         for worker in workers:

@@ -25,6 +25,8 @@ class Proxy:
       reset_after: bytes, both directions together, after which each connection is reset; one
         number per connection, in order. Connections after the last one are left alone.
       silent_s: how long a new connection carries nothing.
+      buffer_bytes: of what comes for the target and is not read, so much the kernel holds; it may
+        be twice as much. By default megabytes.
 
     Attributes:
       address: to connect to instead of `target`.
@@ -34,13 +36,20 @@ class Proxy:
     """
 
     def __init__(
-        self, target: str, reset_after: Iterable[int] = (), *, silent_s: float = 0.0
+        self,
+        target: str,
+        reset_after: Iterable[int] = (),
+        *,
+        silent_s: float = 0.0,
+        buffer_bytes: int | None = None,
     ) -> None:
         self.target = target
         self._silent_s = silent_s
         self._is_leaving = threading.Event()
         self._limits: Iterator[int | None] = itertools.chain(reset_after, itertools.repeat(None))
         self._listener = socket.create_server(("127.0.0.1", 0))
+        if buffer_bytes is not None:  # Connections have it from their listener.
+            self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_bytes)
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
         self.num_connections = self.num_resets = self.num_bytes = 0
         self._is_hostile = False
