@@ -8,6 +8,7 @@ gradient is in the queues. Argument: the directory of the timeline.
 
 import collections
 import itertools
+import socket
 import sys
 import threading
 from collections.abc import Callable
@@ -45,7 +46,18 @@ def wait_for(is_so: Callable[[], bool]) -> None:
             raise TimeoutError(f"{put}, {came}")
 
 
+create_server = socket.create_server
+
+
+def create_server_with_small_buffers(*args: Any, **options: Any) -> socket.socket:
+    """What the kernel has taken cannot be overtaken; by default it takes megabytes."""
+    listener = create_server(*args, **options)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 128 * 1024)
+    return listener
+
+
 if config.rank == 0:
+    socket.create_server = create_server_with_small_buffers
     server = ServerProcess(config, index=0, address=config.servers[0], on_received=on_received)
     threading.Thread(target=server.serve, daemon=True).start()
     send = ServerSyncer.send
