@@ -11,7 +11,7 @@ import pytest
 
 from tests_engines.engine import ROOT, SCRIPTS, Folder, recipe
 
-pytestmark = pytest.mark.processes
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(500)]
 PYTHON = str(ROOT / ".venv-ray" / "bin" / "python")
 ENVIRON = {"RAY_USAGE_STATS_ENABLED": "0"}
 
@@ -31,7 +31,7 @@ def session(
 ) -> Iterator[tuple[Folder, dict[str, Any]]]:
     """One session of Ray with several fits, and what it says of them."""
     folder = Folder(tmp_path_factory.mktemp("ray"), python=PYTHON)
-    ended = folder.run(f"python {SCRIPTS / 'ray_fits.py'}", environ=ENVIRON, timeout_s=280.0)
+    ended = folder.run(f"python {SCRIPTS / 'ray_fits.py'}", environ=ENVIRON, timeout_s=400.0)
     assert ended.code == 0, ended.output[-6000:]
     yield folder, json.loads((folder.path / "said.json").read_text())
     folder.end()
