@@ -24,7 +24,7 @@ def environ_in(path: Path) -> dict[str, str]:
 def test_spark_trains_the_same_weights(tmp_path: Path, digest: str) -> None:
     folder = Folder(tmp_path, python=PYTHON)
     try:
-        assert folder.digest(RECIPE, environ=environ_in(tmp_path)) == digest
+        assert folder.digest(RECIPE, environ=environ_in(tmp_path), timeout_s=300.0) == digest
     finally:
         folder.end()
 
