@@ -10,6 +10,7 @@ from poseidon_tf.coordinator.messages import Figures, MemberKey, Role
 from poseidon_tf.coordinator.roster import Roster
 
 Presence: TypeAlias = Literal["expected", "here", "left"]
+_MOST_NAMES = 3
 _NOTICEABLY = 1.1  # How much longer the own part of a step is where a worker is called slow.
 
 
@@ -71,6 +72,14 @@ class Status:
             return "ended"
         is_starting = any(member.presence == "expected" for member in self.members)
         return "starting" if is_starting else "running"
+
+    @property
+    def arrivals(self) -> str:
+        """How many have arrived, and who has not."""
+        missing = [member.name for member in self.members if member.presence == "expected"]
+        text = f"{len(self.members) - len(missing)} of {len(self.members)} members are here"
+        more = f" and {len(missing) - _MOST_NAMES} more" * (len(missing) > _MOST_NAMES)
+        return f"{text}; waiting for {', '.join(missing[:_MOST_NAMES])}{more}" if missing else text
 
     @property
     def reporting(self) -> list[tuple[MemberStatus, Figures]]:

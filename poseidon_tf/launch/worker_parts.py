@@ -24,6 +24,7 @@ from poseidon_tf.launch.rendezvous import check_own_address
 from poseidon_tf.launch.server_main import PORT_PATIENCE_S
 from poseidon_tf.session.deadlines import Deadlines
 from poseidon_tf.session.naming import WorkerNames
+from poseidon_tf.session.progress import showing
 from poseidon_tf.session.reporting import Reporter
 from poseidon_tf.session.session import Session
 from poseidon_tf.session.worker import Worker
@@ -212,7 +213,8 @@ class WorkerParts:
                 settings=self._settings,
                 on_ended=self._own_server_ended,
             )
-        view = self.client.join(timeout_s=start_s)
+        with self._arrivals_shown():
+            view = self.client.join(timeout_s=start_s)
         self._names.learn(view.worker_addresses)
         if self._own_server is not None:
             self._own_server.name = f"server {rank} ({view.server_addresses[rank]})"
@@ -222,6 +224,16 @@ class WorkerParts:
         self._has_arrived = True
         _log.info("rank %d is in run %d of the job", rank, view.incarnation)
         return view
+
+    def _arrivals_shown(self) -> contextlib.AbstractContextManager[None]:
+        """On rank 0, while it waits for everyone: who has arrived."""
+        if self.coordinator is None:
+            return contextlib.nullcontext()
+        status, address = self.coordinator.status, self._config.coordinator_address
+        return showing(
+            lambda: status().arrivals,
+            lambda: f"{status().arrivals} (the coordinator is {address})",
+        )
 
     def _where(self) -> str:
         if self.client.is_arriving or self.job_failure.over.is_set():

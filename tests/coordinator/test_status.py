@@ -48,6 +48,11 @@ def test_before_everyone_is_here_it_says_who_is_missing() -> None:
     assert [m.address for m in status.members] == [ADDRESSES[key] for key in EVERYONE]
     (wait,) = status.waits
     assert wait.startswith("waiting for worker rank 0 (10.0.0.1:2222), worker rank 2 (")
+    assert status.arrivals == (
+        "1 of 5 members are here; waiting for worker rank 0 (10.0.0.1:2222), worker rank 2 "
+        "(10.0.0.3:2222), server 0 (10.0.0.8:2222) and 1 more"
+    )
+    assert now(complete_roster()).arrivals == "5 of 5 members are here"
 
 
 def test_it_says_who_waits_for_whom_to_do_what() -> None:

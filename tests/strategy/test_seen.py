@@ -105,7 +105,7 @@ def refused_by(address: str, security: Security) -> str:
 def summary(printed: str) -> list[str]:
     """The lines of the summaries."""
     lines = printed.splitlines()
-    starts = [at for at, line in enumerate(lines) if line.startswith("poseidon_tf: ")]
+    starts = [at for at, line in enumerate(lines) if re.match(r"poseidon_tf: \d+ steps? ", line)]
     return [line for at in starts for line in lines[at : at + 4]]
 
 
@@ -189,3 +189,13 @@ def test_a_process_that_is_asked_to_writes_its_last_events_and_goes_on(seen: See
     for flight, name in ((worker, "worker 1"), (server, "server 0")):
         assert flight["otherData"]["process"] == name
         assert len([row for row in flight["traceEvents"] if row["ph"] == "i"]) <= 1001
+
+
+def test_rank_0_alone_says_that_everyone_has_arrived(seen: Seen) -> None:
+    """In one line where there is no terminal, with the address that `status` wants."""
+    lines = [re.findall(r"^poseidon_tf: .* are here.*$", text, re.M) for text in seen.printed]
+    (line,) = lines[0]
+    assert lines[1] == []
+    where = re.escape(seen.addresses[0])
+    wanted = rf"poseidon_tf: 3 of 3 members are here \(the coordinator is {where}\), after [\d.]+ s"
+    assert re.fullmatch(wanted, line), line

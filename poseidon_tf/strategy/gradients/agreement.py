@@ -24,11 +24,15 @@ from poseidon_tf.planner import (
     make_plan,
     merged,
 )
+from poseidon_tf.planner.table import human_bytes
 from poseidon_tf.session.gathers import Places
+from poseidon_tf.session.progress import showing
 from poseidon_tf.session.worker import Worker
 from poseidon_tf.strategy import tf_internals
 from poseidon_tf.strategy.options import Options
 from poseidon_tf.wire.dtypes import Array
+
+_LONG_S = 2.0  # Giving values that takes less is not worth a line.
 
 
 def agree_on_plan(
@@ -160,7 +164,19 @@ def _take_values_of_rank_0(worker: Worker, take: str, parts: Sequence[Sequence[A
 
     if worker.rank == 0:
         num_bytes = sum(part[0].dtype.size * part[0].shape.num_elements() for part in parts)
-        worker.gather_stream(take, num_bytes, given(), lambda rank, piece: None)
+        num_given = 0
+
+        def count(rank: int, piece: memoryview) -> None:
+            nonlocal num_given
+            num_given += len(piece) * (rank == 0)
+
+        words = f"{human_bytes(num_bytes)} of rank 0's values"
+        with showing(
+            lambda: f"{human_bytes(num_given)} of {words} given to all workers",
+            lambda: f"{words} given to all workers",
+            least_s=_LONG_S,
+        ):
+            worker.gather_stream(take, num_bytes, given(), count)
         return
     places = Places(taken())
 
