@@ -7,6 +7,7 @@
   against no strategy.
 - small: communication time of many small variables between two workers with servers of their own,
   against the same program as two workers that know nothing of each other, at the same time.
+- seeing: what measuring and recording steps, and telling the coordinator of them, costs.
 - memory: of two workers and their servers over many steps, against one worker alone.
 
 Sides take turns within each round, with all their processes alive, and a ratio or difference is
@@ -115,6 +116,30 @@ def small(options: argparse.Namespace) -> Part:
     return [row], results
 
 
+def seeing(options: argparse.Namespace) -> Part:
+    """Which part of a step goes into measuring it, recording its events, and reports.
+
+    Of many small variables: it is by exchange, whatever the exchange's size.
+    """
+    net = {"net": "chain", "rows": 16, "units": (), "variables": options.variables}
+    with contextlib.ExitStack() as stack:
+        members = start(stack, "cluster", NUM_WORKERS)
+        members.ask("build", **net)
+        members.ask("time_steps", warm_up=WARM_UP_STEPS, steps=options.steps)
+        measured = members.ask("seeing", repeats=options.steps)
+    parts = [100 * each["seeing_s"] / each["step_s"] for each in measured]
+    row = {
+        "what": f"{options.variables} small variables: measuring, recording and reporting",
+        "ms": 1e3 * statistics.median(each["seeing_s"] for each in measured),
+        "other ms": 1e3 * statistics.median(each["step_s"] for each in measured),
+        "result": max(parts),
+        "unit": "% of a step",
+        "min..max": span(parts),
+        "target": "<= 0.5",
+    }
+    return [row], measured
+
+
 def memory(options: argparse.Namespace) -> Part:
     """Memory of workers and servers: how much, and whether it grows."""
     samples: dict[str, list[list[Row]]] = {}
@@ -170,7 +195,7 @@ def span(values: list[float]) -> str:
 
 def main() -> None:
     """Measure the parts asked for; a table and a JSON file each."""
-    parts = {"one": one, "small": small, "memory": memory}
+    parts = {"one": one, "small": small, "seeing": seeing, "memory": memory}
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--parts", nargs="+", choices=parts, default=list(parts))
     parser.add_argument("--steps", type=int, default=50, help="steps that count, per round")

@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import threading
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +24,9 @@ from overhead_models import chain, mlp, random_batch
 from protocol import obey
 
 import poseidon_tf
+from poseidon_tf.session.reporting import PERIOD_S
+from poseidon_tf.session.step_times import StepTimes
+from poseidon_tf.trace import Recorder
 
 
 def strategy_of(name: str) -> Any:
@@ -58,6 +63,34 @@ def time_steps(warm_up: int, steps: int) -> list[float]:
     return timed_fit(keras, model, dataset, warm_up=warm_up, steps=steps)
 
 
+def seeing(repeats: int) -> dict[str, float]:
+    """Seconds of a step, and what of them goes into measuring and recording it."""
+    told = STRATEGY.statistics()
+    exchanges = round((told.ps.exchanges + told.sfb.exchanges) / told.steps)
+    times, recorder, lock = StepTimes(), Recorder("benchmark", directory=None), threading.Lock()
+    began_s = time.perf_counter()
+    for step in range(repeats):
+        for _ in range(exchanges):
+            recorder.event("gradient ready", "fc/kernel", step)
+            with lock:
+                times.begin(step, time.monotonic())
+            recorder.event("sent", "fc/kernel", step, server=0)
+            recorder.event("received", "fc/kernel", step)
+            with lock:
+                times.end(time.monotonic())
+    measured_s = (time.perf_counter() - began_s) / repeats
+    began_s = time.perf_counter()
+    for _ in range(repeats):
+        STRATEGY.statistics()  # All that a report takes, but for the bytes of a message.
+    told_s = (time.perf_counter() - began_s) / repeats
+    step_s = told.step_times.step_s
+    return {
+        "exchanges": exchanges,
+        "step_s": step_s,
+        "seeing_s": measured_s + told_s * step_s / PERIOD_S,
+    }
+
+
 def sample_memory(steps: int, every: int) -> list[dict[str, Any]]:
     """Memory after every `every` of `steps` steps, trained in one go."""
     from memory_samples import MemorySamples  # It needs psutil; timing steps does not.
@@ -67,4 +100,11 @@ def sample_memory(steps: int, every: int) -> list[dict[str, Any]]:
     return samples.samples
 
 
-obey({"build": build, "time_steps": time_steps, "sample_memory": sample_memory})
+obey(
+    {
+        "build": build,
+        "time_steps": time_steps,
+        "seeing": seeing,
+        "sample_memory": sample_memory,
+    }
+)

@@ -81,6 +81,14 @@ def test_overhead_gives_communication_time_and_memory(tmp_path: Path) -> None:
 
 
 @pytest.mark.thorough
+def test_overhead_says_which_part_of_a_step_is_seeing_it(tmp_path: Path) -> None:
+    """The step is measured by what is being measured."""
+    run("bench_overhead.py", tmp_path, "--parts seeing --steps 6 --variables 7")
+    ((row,),) = rows(tmp_path / "overhead-seeing.json").values()
+    assert 0 < row["ms"] < row["other ms"] and row["unit"] == "% of a step"
+
+
+@pytest.mark.thorough
 def test_startup_says_what_each_part_of_the_way_costs(tmp_path: Path) -> None:
     """The parts add up to the whole, and a server process is looked at alone."""
     sizes = "--workers 2 --repeats 1 --units 16 16 4 --server-repeats 1"
