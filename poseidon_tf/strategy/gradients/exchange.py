@@ -9,9 +9,10 @@ than was agreed on, such as no longer as one product, is sent whole on the same 
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, final
 
 import tensorflow as tf
@@ -34,6 +35,25 @@ from poseidon_tf.strategy.graph.products import source_of
 from poseidon_tf.strategy.options import Options
 
 _log = logging.getLogger("poseidon_tf")
+
+
+@dataclass(frozen=True, slots=True)
+class _Contribution:
+    """What a replica has to give in a step, and on which units.
+
+    Attributes:
+      gradients, compact: by position, as `OpenUnit.exchange` takes them.
+      parts: a plain variable for each.
+      scale: by which the sums are multiplied; None for not at all.
+    """
+
+    units: Sequence[OpenUnit]
+    gradients: Sequence[Gradient]
+    compact: Mapping[int, Compact]
+    parts: Sequence[tf.Variable]
+    rows: Any
+    check: Any
+    scale: tf.Tensor | None
 
 
 @final
@@ -80,6 +100,7 @@ class GradientExchange:
         self._weights: dict[tuple[Any, ...], OpenWeights] = {}
         self._open: dict[tuple[Any, ...], list[OpenUnit]] = {}
         self._tables: set[str] = set()  # Variables of which all workers have sparse gradients.
+        self._updates: dict[str, Iterator[int]] = {}  # By variable, numbers of its updates.
         self._plans: list[Plan] = []
         self._num_units = 0
 
@@ -96,6 +117,48 @@ class GradientExchange:
         Raises:
           PlanError: the workers' models or options differ, or a gradient was summed before.
         """
+        own = self._contribution(optimizer, gradients, variables)
+        summed: dict[int, Gradient] = {}
+        for each in own.units:
+            summed |= each.exchange(
+                own.gradients, own.compact, own.parts, rows=own.rows, check=own.check
+            )
+        in_order = [summed[position] for position in range(len(gradients))]
+        scale = own.scale
+        return in_order if scale is None else [multiplied(each, scale) for each in in_order]
+
+    def send(
+        self, optimizer: Any, gradients: Sequence[Gradient], variables: Sequence[Any]
+    ) -> Sequence[OpenUnit]:
+        """The first half of `sum`, in a graph: on which units it has contributed.
+
+        Raises:
+          PlanError: as `sum`.
+        """
+        assert not self.weighs_samples, "weighted sums are exchanged as a whole"
+        own = self._contribution(optimizer, gradients, variables)
+        for each in own.units:
+            each.send(own.gradients, own.compact, own.parts, rows=own.rows, check=own.check)
+        return own.units
+
+    def receive(
+        self, optimizer: Any, like: Sequence[Gradient], variables: Sequence[Any]
+    ) -> list[Gradient]:
+        """The second half, in this or another graph: the sums, in the same order.
+
+        Args:
+          like: gradients of the same kinds and dtypes as those that were sent.
+        """
+        parts = [tf_internals.components(variable)[0] for variable in variables]
+        summed: dict[int, Gradient] = {}
+        for each in self._open[self._key_of(optimizer, variables)]:
+            summed |= each.receive(like, parts)
+        return [summed[position] for position in range(len(like))]
+
+    def _contribution(
+        self, optimizer: Any, gradients: Sequence[Gradient], variables: Sequence[Any]
+    ) -> _Contribution:
+        """What there is to contribute, on units that are opened where they are not yet."""
         weighted, share = self._sample_weights, None
         if weighted is not None:
             share = weighted.rows(optimizer)
@@ -126,13 +189,15 @@ class GradientExchange:
             )
         elif not getattr(optimizer, "gradient_accumulation_steps", None):
             rows = self._shares.rows_to_check()
-        parts = [tf_internals.components(variable)[0] for variable in variables]
-        check = self.checks.for_gradients_of(optimizer)
-        summed: dict[int, Gradient] = {}
-        for each in self._open[key]:
-            summed |= each.exchange(gradients, compact, parts, rows=rows, check=check)
-        in_order = [summed[position] for position in range(len(gradients))]
-        return in_order if scale is None else [multiplied(each, scale) for each in in_order]
+        return _Contribution(
+            self._open[key],
+            gradients,
+            compact,
+            [tf_internals.components(variable)[0] for variable in variables],
+            rows,
+            self.checks.for_gradients_of(optimizer),
+            scale,
+        )
 
     def eager_units(self, variables: Sequence[Any]) -> list[OpenUnit]:
         """The units in which these eager gradients, of no known optimizer, have been summed."""
@@ -175,14 +240,18 @@ class GradientExchange:
         self._worker.session.fail(error)
 
     def record_applied(self, variables: Sequence[Any]) -> None:
-        """Note, for the timeline, when each of these variables has been updated in this step."""
+        """Note, for the timeline, when each of these variables is updated, in the traced graph.
+
+        The step is how often that was so before: an update may be part of the next step's graph.
+        """
         recorder = self._worker.session.recorder
         if not recorder.is_recording or tf_internals.replica_id() != 0:
             return
         for name, variable in zip(unique_names(variables), variables, strict=True):
+            steps = self._updates.setdefault(tf_internals.variable_id(variable), itertools.count())
 
-            def record(_: Any, name: str = name) -> None:
-                recorder.event("applied", name, self._worker.last_step())
+            def record(_: Any, name: str = name, steps: Iterator[int] = steps) -> None:
+                recorder.event("applied", name, next(steps))
 
             # Read after the update, as the program has it; one element is enough.
             value = tf_internals.components(variable)[0].read_value()

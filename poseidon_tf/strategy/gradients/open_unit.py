@@ -98,6 +98,27 @@ class OpenUnit(ABC):
         results = route.exchange(self.contribution(gradients, compact, variables))
         return self.sums(results, gradients, variables)
 
+    def send(
+        self,
+        gradients: Gradients,
+        compact: Mapping[int, Compact],
+        variables: Sequence[tf.Variable],
+        *,
+        rows: Any,
+        check: Any,
+    ) -> None:
+        """The first half of `exchange`, in a graph."""
+        route = self.route.unless_empty(rows).checking(check)
+        route.send(self.contribution(gradients, compact, variables))
+
+    def receive(self, like: Gradients, variables: Sequence[tf.Variable]) -> dict[int, Gradient]:
+        """The second half, in this or another graph.
+
+        Args:
+          like: by position, gradients of the same kind and dtype as those that were sent.
+        """
+        return self.sums(self.route.receive(), like, variables)
+
     @abstractmethod
     def contribution(
         self,

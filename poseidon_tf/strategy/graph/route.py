@@ -98,15 +98,29 @@ class GraphRoute:
         if tf.executing_eagerly():
             self.push(tensors)
             return self.pull()
-        is_replica = len(self._queues) > 1 and tf_internals.is_in_replica()
-        replica = tf_internals.replica_id() if is_replica else None
-        queues = self._queues if replica is None else [self._queues[replica]]
-        scope = "".join(c if c.isalnum() or c in "_./-" else "_" for c in self.name).strip("_/-.")
-        with tf.name_scope(f"poseidon/{scope}"), tf.device(_HOST):
-            contribute = functools.partial(self._push, replica)
+        return self.receive(after=[self.send(tensors)])
+
+    def send(self, tensors: Sequence[tf.Tensor]) -> tf.Operation:
+        """Contribute `tensors` in the graph that is traced; a `receive` comes in it or in another.
+
+        It contributes for whom `exchange` does, and starts as soon as `tensors` are there.
+        """
+        with tf.name_scope(self._scope), tf.device(_HOST):
+            contribute = functools.partial(self._push, self._replica())
             push = tf.numpy_function(contribute, [*tensors, *self._extras()], [], name="push")
             tf_internals.run_independently(push)
-            with tf.control_dependencies([push]):
+        return push
+
+    def receive(self, *, after: Sequence[tf.Operation] = ()) -> list[tf.Tensor]:
+        """The results of what was sent first of all that was not received yet, in a graph.
+
+        Args:
+          after: what has to come before it.
+        """
+        replica = self._replica()
+        queues = self._queues if replica is None else [self._queues[replica]]
+        with tf.name_scope(self._scope), tf.device(_HOST):
+            with tf.control_dependencies(after):
                 pulls = [queue.dequeue(name="pull") for queue in queues]
             for error, *_ in pulls:
                 tf_internals.run_independently(error.op)
@@ -115,6 +129,21 @@ class GraphRoute:
             tf_internals.run_independently(check)
             with tf.control_dependencies([check, *(results[0].op for _, *results in pulls[1:])]):
                 return [tf.identity(result) for result in results]
+
+    @property
+    def num_pushes(self) -> int:
+        """How often something was contributed."""
+        return self._route.next_step
+
+    @property
+    def _scope(self) -> str:
+        scope = "".join(c if c.isalnum() or c in "_./-" else "_" for c in self.name).strip("_/-.")
+        return f"poseidon/{scope}"
+
+    def _replica(self) -> int | None:
+        """The replica that is traced, if it stands for itself alone."""
+        is_replica = len(self._queues) > 1 and tf_internals.is_in_replica()
+        return tf_internals.replica_id() if is_replica else None
 
     def push(self, tensors: Sequence[tf.Tensor]) -> None:
         """Contribute eager `tensors` and go on; one `pull` must come before the next push."""
