@@ -31,7 +31,12 @@ from poseidon_tf.strategy.arithmetic import arithmetic_facts
 from poseidon_tf.strategy.data.seeds import seed_difference
 from poseidon_tf.strategy.options import Options, takes
 from poseidon_tf.strategy.runtime import Runtime
-from poseidon_tf.strategy.strategy import ClusterStrategy, checked_devices, local_devices
+from poseidon_tf.strategy.strategy import (
+    ClusterStrategy,
+    checked_devices,
+    local_devices,
+    runtime_of,
+)
 from poseidon_tf.transport.address import Address
 
 _log = logging.getLogger("poseidon_tf")
@@ -76,6 +81,11 @@ class PoseidonStrategy(ClusterStrategy):
       write_on: where callbacks of Keras that write files or send events do so, and where a
         script's own `save`, `save_weights`, `export` and `tf.train.Checkpoint` write: "chief",
         rank 0 only, or "all" workers.
+      defer_updates: whether `fit` updates a variable at the beginning of the next step, before that
+        reads it, so that sums may still come while the layers below are computed. The values are
+        the same bits, and whoever looks at a variable between two steps sees them. "auto" does so
+        wherever it can; `statistics().updates` and the line below the plan say why not. True makes
+        that an error, False never does it.
       loss_weighting: what a step on unequal shares of a batch gives, such as a partial last one:
         "replica", the mean of the replicas' means, an empty share counting zero, as under
         TensorFlow's own strategies, or "sample", what one process gives on the joined batch.
@@ -230,6 +240,7 @@ class PoseidonStrategy(ClusterStrategy):
             options,
             arithmetic=[m.info["arithmetic"] for m in self._membership.view.workers],
             announce=self._announce,
+            show=self._show,
             reporter=self._membership.reporter,
             status=self._membership.status,
         )
@@ -271,15 +282,20 @@ class PoseidonStrategy(ClusterStrategy):
             self._membership.leave_now()
 
     def _announce(self, plan: Plan) -> None:
-        if self.rank != 0:
-            return
-        if self._membership is not None:
+        if self.rank == 0 and self._membership is not None:
             about = self._membership.worker.session.recorder.about
             about.setdefault("plans", []).append(plan.table())
+        runtime = runtime_of(self)
+        self._show(plan.table() + (f"\n{runtime.updates.line}" if runtime else ""))
+
+    def _show(self, text: str) -> None:
+        """Show a plan, or what has changed since."""
+        if self.rank != 0:
+            return
         if self._show_plan == "print":
-            print(plan.table(), flush=True)
+            print(text, flush=True)
         elif self._show_plan == "log":
-            _log.info("plan:\n%s", plan.table())
+            _log.info("plan:\n%s", text)
 
 
 def _as_tensorflow_reads_it() -> tf.distribute.cluster_resolver.ClusterResolver:

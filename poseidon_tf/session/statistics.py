@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from poseidon_tf.session.step_times import Medians
@@ -61,6 +61,21 @@ class PeerStatistics:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UpdateStatistics:
+    """When this worker's variables were updated.
+
+    Attributes:
+      deferred: updates that were made at the beginning of the next step.
+      flushes: updates that had to be made between two steps, by what needed them.
+      why_in_step: why updates are made in the step, as of the last `fit`; empty if they are not.
+    """
+
+    deferred: int = 0
+    flushes: Mapping[str, int] = field(default_factory=dict)
+    why_in_step: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Statistics:
     """A worker's communication since it joined.
 
@@ -76,6 +91,7 @@ class Statistics:
       step_times: medians of the last steps, 1000 at most.
       ring_all_reduce_bytes: what this worker would have sent if a ring had summed the same
         gradients: 2 (P1 - 1) / P1 of their bytes; sparse rows as they were sent.
+      updates: when variables were updated.
     """
 
     steps: int = 0
@@ -90,6 +106,7 @@ class Statistics:
     communicating_s: float = 0.0
     step_times: Medians = Medians()
     ring_all_reduce_bytes: int = 0
+    updates: UpdateStatistics = field(default_factory=UpdateStatistics)
 
     @property
     def hidden(self) -> float:

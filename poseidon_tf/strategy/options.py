@@ -29,6 +29,7 @@ from poseidon_tf.transport.security import Security
 Clip = Literal["sum", "local"]
 WriteOn = Literal["chief", "all"]
 LossWeighting = Literal["replica", "sample"]
+DeferUpdates = Literal["auto", True, False]
 Show = Literal["print", "log", "none"]
 _P = ParamSpec("_P")
 
@@ -51,6 +52,7 @@ class Options:
     devices: Sequence[str] | None = None
     write_on: WriteOn = "chief"
     loss_weighting: LossWeighting = "replica"
+    defer_updates: DeferUpdates = "auto"
     drift_check_steps: int = 1000
     check_numerics: bool = False
     show_plan: Show = "print"
@@ -76,6 +78,7 @@ class Options:
             ("clip", Clip),
             ("write_on", WriteOn),
             ("loss_weighting", LossWeighting),
+            ("defer_updates", DeferUpdates),
             ("show_plan", Show),
             ("show_summary", Show),
         ):
@@ -108,7 +111,7 @@ class Options:
         check_wire_dtype(self.wire_dtype)
 
 
-def _check(name: str, value: object, choices: Sequence[str]) -> None:
+def _check(name: str, value: object, choices: Sequence[object]) -> None:
     if value not in choices:
         *first, last = [repr(choice) for choice in choices]
         raise ConfigError(f"{name} must be {', '.join(first)} or {last}, got {value!r}")

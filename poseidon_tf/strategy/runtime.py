@@ -20,6 +20,7 @@ from poseidon_tf.strategy.options import Options
 from poseidon_tf.strategy.stops import Stops
 from poseidon_tf.strategy.tape.marks import TapeMarks
 from poseidon_tf.strategy.tape.sums import TapeSums
+from poseidon_tf.strategy.updates import Updates
 from poseidon_tf.strategy.values.reductions import Reductions
 from poseidon_tf.strategy.writing import Writing
 
@@ -34,6 +35,7 @@ class Runtime:
       cluster: how many workers and servers there are.
       arithmetic: by rank, what the bits of a product depend on.
       announce: called with each new plan.
+      show: shows the user what has changed since.
 
     Attributes:
       worker: the connections: rank, number of workers and of its replicas, gathers, the failure.
@@ -41,6 +43,7 @@ class Runtime:
       data: rows of batches and shares, and the one end of a dataset.
       gradients: the plan, and a route for each gradient.
       sums: of the gradients that an optimizer or a tape is given.
+      updates: whether variables are updated in the step, or at the beginning of the next.
       tape: sums for `poseidon_tf.GradientTape`.
       first_values: which variables have been given rank 0's.
       reductions: of values that the program or a layer reduces by itself.
@@ -59,11 +62,13 @@ class Runtime:
         *,
         arithmetic: Sequence[Mapping[str, Any]],
         announce: Callable[[Plan], None],
+        show: Callable[[str], None],
         reporter: Reporter,
         status: Callable[[], Status] | None,
     ) -> None:
         self.reporter, self.status = reporter, status
         self.worker, self.options = worker, options
+        self.updates = Updates(show)
         self.data = JointData(worker, rows_per_step=options.rows_per_step)
         self.first_values = AgreedValues(worker)
         self.gradients = GradientExchange(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import tensorflow as tf
@@ -56,7 +57,10 @@ class ClusterStrategy(tf.distribute.Strategy):  # type: ignore[misc]
 
     def statistics(self) -> Statistics:
         """What this worker has sent, received and waited for until now, as a frozen object."""
-        return self._runtime.worker.statistics() if self._runtime else Statistics()
+        if self._runtime is None:
+            return Statistics()
+        updates = self._runtime.updates.statistics()
+        return replace(self._runtime.worker.statistics(), updates=updates)
 
     def check_drift(self, variables: Sequence[Any]) -> None:
         """Compare `variables` on all workers and replicas, by digest; all workers call it together.
