@@ -28,28 +28,39 @@ _SAME_EVERYWHERE: Mapping[str, Any] = {
 
 
 def agree_on_start(
-    runtime: Runtime, model: Any, arguments: Mapping[str, Any], callbacks: Sequence[Any]
+    runtime: Runtime,
+    model: Any,
+    arguments: Mapping[str, Any],
+    callbacks: Sequence[Any],
+    *,
+    refusal: str = "",
 ) -> bool:
     """Compare what `fit` was given; whether some callback may change values when it begins.
 
+    Args:
+      refusal: why this worker cannot do what it was told; empty if it can.
+
     Raises:
-      ConfigError: on all workers, if one was given other arguments; names the first of them.
+      ConfigError: on all workers, if one was given other arguments or refuses; names the first.
     """
     mine = {name: arguments.get(name, default) for name, default in _SAME_EVERYWHERE.items()}
     mine["validation_data"] = "none" if arguments.get("validation_data") is None else "given"
     mine["steps_per_execution of compile"] = model.steps_per_execution
     mine["run_eagerly of compile"] = bool(model.run_eagerly)
     changes = any(_may_change_values(callback) for callback in callbacks)
-    text = json.dumps([mine, changes], default=str).encode()
+    text = json.dumps([mine, changes, refusal], default=str).encode()
     everyone = [json.loads(part) for part in runtime.worker.gather("call fit", text)]
-    for rank, (theirs, _) in enumerate(everyone):
+    for rank, (theirs, _, _) in enumerate(everyone):
         for name, value in everyone[0][0].items():
             if theirs[name] != value:
                 raise ConfigError(
                     f"the workers called fit with different arguments: {name} is {value} on rank 0 "
                     f"and {theirs[name]} on rank {rank}; give all workers the same"
                 )
-    return any(changes for _, changes in everyone)
+    for rank, (_, _, refused) in enumerate(everyone):
+        if refused:
+            raise ConfigError(f"{runtime.worker.names.one(rank)}: {refused}")
+    return any(changes for _, changes, _ in everyone)
 
 
 def _may_change_values(callback: Any) -> bool:

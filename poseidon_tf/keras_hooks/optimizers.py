@@ -14,10 +14,25 @@ from typing import Any
 import tensorflow as tf
 
 from poseidon_tf.errors import ConfigError
+from poseidon_tf.keras_hooks.deferred_steps import send_instead
 from poseidon_tf.keras_hooks.hook import Hook
 from poseidon_tf.strategy import tf_internals
 from poseidon_tf.strategy.runtime import Runtime
 from poseidon_tf.strategy.strategy import ClusterStrategy, runtime_of_replica
+
+
+def apply(original: Callable[..., Any]) -> Callable[..., Any]:
+    """A step that leaves its update to the next one sends its gradients, and that is all."""
+
+    def apply(self: Any, grads: Any, trainable_variables: Any = None) -> Any:
+        send = send_instead()
+        if send is None:
+            return original(self, grads, trainable_variables)
+        _check_made_in_scope(self)
+        send(self, list(grads), trainable_variables)
+        return None
+
+    return apply
 
 
 def update_step(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -125,6 +140,12 @@ def _summed(
 
 
 HOOKS = (
+    Hook(
+        tf_internals.TFOptimizer,
+        "apply",
+        apply,
+        "a step whose update belongs to the beginning of the next one only sends its gradients",
+    ),
     Hook(
         tf_internals.TFOptimizer,
         "_backend_update_step",

@@ -35,6 +35,7 @@ def predict(original: Callable[..., Any]) -> Callable[..., Any]:
         runtime = runtime_of(self.distribute_strategy)
         if runtime is None:
             return original(self, x, batch_size, verbose, steps, callbacks)
+        runtime.updates.flush("predict")
         outputs: list[OutputFacts] = []
         # Several steps in one execution come back as one batch, in which ranks cannot take turns.
         steps_per_execution, self.steps_per_execution = self.steps_per_execution, 1

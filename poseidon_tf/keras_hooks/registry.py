@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from poseidon_tf.keras_hooks import (
     data,
+    deferred,
     optimizers,
     predictions,
     randomness,
@@ -19,6 +20,7 @@ from poseidon_tf.strategy.replacements import replace_method, restore_method
 
 HOOKS: tuple[Hook, ...] = (
     *optimizers.HOOKS,
+    *deferred.HOOKS,
     *trainer.HOOKS,
     *predictions.HOOKS,
     *data.HOOKS,

@@ -21,23 +21,31 @@ from poseidon_tf.strategy.runtime import Runtime
 
 @final
 class StopTogether(keras.callbacks.Callback):  # type: ignore[misc]
-    """Agrees on every wish to stop; comes after all callbacks that could have one."""
+    """Agrees on every wish to stop; comes after all callbacks that could have one.
+
+    Args:
+      execution: makes of a model what is called in place of its training function, if anything.
+    """
 
     # Keras calls no batch hooks in its own threads where a callback of the user's has one; where
     # none has, ours must not be what changes that.
     async_safe = True
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, execution: Callable[[Any], Any] | None = None) -> None:
         super().__init__()
         self._runtime, self._stops = runtime, runtime.stops
+        self._execution_of = execution
         self._thread = threading.get_ident()
         self._train_function: Callable[[Any], Any] | None = None
+        self._execution: Callable[[Any], Any] | None = None
         self.next_epoch: int | None = None  # Where a `fit` goes on that is ended now.
 
     def on_train_begin(self, logs: Any = None) -> None:
         self._stops.advance(Stopping.pause)
         self._stops.end_if_preempted()
-        self._train_function = self.model.train_function
+        self._train_function = self._execution = self.model.train_function
+        if self._execution_of is not None:
+            self._execution = self._execution_of(self.model)
         self.model.train_function = self._execute
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
@@ -49,10 +57,10 @@ class StopTogether(keras.callbacks.Callback):  # type: ignore[misc]
             self.model.train_function = self._train_function
 
     def _execute(self, iterator: Any) -> Any:
-        assert self._train_function is not None
+        assert self._execution is not None
         self._stops.advance(Stopping.begin)
         try:
-            logs = self._train_function(iterator)
+            logs = self._execution(iterator)
         except (StopIteration, tf.errors.OutOfRangeError):
             # The data has ended, on all workers alike: this counts as an execution.
             self._stops.advance(Stopping.end)
@@ -60,7 +68,7 @@ class StopTogether(keras.callbacks.Callback):  # type: ignore[misc]
         # Part of the execution: who is asked to stop meanwhile must not take it for finished.
         self._runtime.drift.took(
             self.model.steps_per_execution,
-            lambda: trained_variables_of(self.model),
+            self._trained_variables,
             own=lambda: own_variables_of(self.model),
         )
         if self._stops.advance(Stopping.end):
@@ -68,6 +76,10 @@ class StopTogether(keras.callbacks.Callback):  # type: ignore[misc]
         else:
             self._agree()
         return logs
+
+    def _trained_variables(self) -> list[Any]:
+        self._runtime.updates.flush("comparison of variables")
+        return trained_variables_of(self.model)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         if threading.get_ident() == self._thread:

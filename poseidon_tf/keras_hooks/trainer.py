@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,6 +17,7 @@ import tensorflow as tf
 
 from poseidon_tf.coordinator.stopping import Stopping
 from poseidon_tf.errors import ConfigError
+from poseidon_tf.keras_hooks.deferred import DeferredUpdates, impossible
 from poseidon_tf.keras_hooks.fit_start import (
     FirstValues,
     RestoredValues,
@@ -29,6 +31,7 @@ from poseidon_tf.keras_hooks.hook import Hook
 from poseidon_tf.keras_hooks.metrics import results_of_all
 from poseidon_tf.keras_hooks.preemption import save_backups
 from poseidon_tf.keras_hooks.stopping import StopTogether
+from poseidon_tf.keras_hooks.why_in_step import first_observer, why_in_step
 from poseidon_tf.keras_hooks.writers import arranged, for_rank
 from poseidon_tf.session.preemption import Preempted
 from poseidon_tf.strategy import random_seeds, tf_internals
@@ -79,9 +82,17 @@ def fit(original: Callable[..., Any]) -> Callable[..., Any]:
             )
         named = dict(zip(_FIT_ARGUMENTS, args, strict=False)) | kwargs
         callbacks = named.get("callbacks")
-        stop = StopTogether(runtime)
+        own = for_rank(runtime.writing, callbacks)
+        if why := why_in_step(runtime.options, self, own):
+            runtime.updates.in_step(why)
+            deferred = None
+        else:
+            deferred = DeferredUpdates(runtime, observer=first_observer(own))
+        must_defer = runtime.options.defer_updates not in ("auto", False)
+        refusal = impossible(why) if why and must_defer else ""
+        stop = StopTogether(runtime, deferred.train_function if deferred else None)
         last: list[Any] = [stop]
-        if agree_on_start(runtime, self, named, for_rank(runtime.writing, callbacks)):
+        if agree_on_start(runtime, self, named, own, refusal=refusal):
             last.insert(0, RestoredValues(runtime))
         random_seeds.other_graphs()
         named["verbose"] = verbosity(runtime, named.get("verbose", "auto"))
@@ -94,7 +105,8 @@ def fit(original: Callable[..., Any]) -> Callable[..., Any]:
         ):
             summary = SummaryOfFit(runtime, named["verbose"])
             try:
-                history = original(self, **named | {"callbacks": arrangement})
+                with deferred.deferring() if deferred else contextlib.nullcontext():
+                    history = original(self, **named | {"callbacks": arrangement})
                 summary.show()
                 return history
             except Preempted as preempted:
@@ -128,6 +140,7 @@ def evaluate(original: Callable[..., Any]) -> Callable[..., Any]:
         runtime = runtime_of(self.distribute_strategy)
         if runtime is None:
             return original(self, *args, **kwargs)
+        runtime.updates.flush("evaluate")
         named = dict(zip(_EVALUATE_ARGUMENTS, args, strict=False)) | kwargs
         named["verbose"] = verbosity(runtime, named.get("verbose", "auto"))
         callbacks = named.get("callbacks")
@@ -150,6 +163,7 @@ def metrics_result(original: Callable[..., Any]) -> Callable[..., Any]:
         if runtime is None:
             return original(self, logs)
         if not _is_evaluating.get():
+            runtime.updates.flush("end of epoch")
             runtime.reporter.report()  # Before rank 0 can have all that is gathered here.
             runtime.stops.advance(Stopping.pause)  # The epoch of a `fit` is over.
             runtime.stops.end_if_preempted()

@@ -83,8 +83,8 @@ try:
     keras.layers.BatchNormalization._moments  # noqa: B018
     tf.train.Checkpoint._write  # noqa: B018
     random_seed.get_seed  # noqa: B018
-    tf.data.Dataset._functions  # noqa: B018
-    tf.data.Dataset._inputs  # noqa: B018
+    tf.data.Dataset._functions, tf.data.Dataset._inputs  # noqa: B018
+    keras.Variable._maybe_autocast  # noqa: B018 - whatever reads a variable comes by it.
 except (ImportError, AttributeError) as failure:
     raise ConfigError(
         f"poseidon_tf needs TensorFlow {'.'.join(map(str, OLDEST_TENSORFLOW))} or newer with Keras "
