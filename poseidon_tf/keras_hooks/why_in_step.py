@@ -5,15 +5,20 @@ What can be known before the first step is here; what only its trace shows is in
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from poseidon_tf.planner.table import human_bytes
 from poseidon_tf.strategy import tf_internals
 from poseidon_tf.strategy.options import Options
 
+# Of a smaller model the sums are here before the forward pass could use the time, and to trace it
+# twice takes longer than many of its steps.
+LEAST_BYTES = 1 << 20
 _BATCH_HOOKS = ("on_batch_begin", "on_batch_end", "on_train_batch_begin", "on_train_batch_end")
 # Their batch hooks look at logs, at the time, or at nothing; the others' may save the model.
 _LOOK_AT_LOGS = (
@@ -46,7 +51,18 @@ def why_in_step(options: Options, model: Any, callbacks: Sequence[Any]) -> str:
         return reason
     if model.steps_per_execution == 1 and (observer := first_observer(callbacks)):
         return f"{observer} has a batch hook, which may look at variables after every step"
+    if options.defer_updates == "auto" and model.built:
+        num_bytes = sum(_num_bytes(variable) for variable in model.trainable_variables)
+        if num_bytes < LEAST_BYTES:
+            return (
+                f"the model trains {human_bytes(num_bytes)}, and below {human_bytes(LEAST_BYTES)} "
+                "little would be hidden"
+            )
     return ""
+
+
+def _num_bytes(variable: Any) -> int:
+    return math.prod(variable.shape) * int(tf.as_dtype(variable.dtype).size)
 
 
 def _of_optimizer(options: Options, optimizer: Any) -> str:

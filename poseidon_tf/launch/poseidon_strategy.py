@@ -84,8 +84,8 @@ class PoseidonStrategy(ClusterStrategy):
       defer_updates: whether `fit` updates a variable at the beginning of the next step, before that
         reads it, so that sums may still come while the layers below are computed. The values are
         the same bits, and whoever looks at a variable between two steps sees them. "auto" does so
-        wherever it can; `statistics().updates` and the line below the plan say why not. True makes
-        that an error, False never does it.
+        wherever it can, for models that train 1 MiB or more; `statistics().updates` and the line
+        below the plan say why not. True makes that an error, False never does it.
       loss_weighting: what a step on unequal shares of a batch gives, such as a partial last one:
         "replica", the mean of the replicas' means, an empty share counting zero, as under
         TensorFlow's own strategies, or "sample", what one process gives on the joined batch.

@@ -41,6 +41,13 @@ class OwnRule(SGD):
         super().update_step(gradient / 2, variable, learning_rate)
 
 
+@pytest.fixture(autouse=True)
+def small_models_count(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others have two numbers to train."""
+    if request.function is not test_a_small_model_is_not_worth_it:
+        monkeypatch.setattr("poseidon_tf.keras_hooks.why_in_step.LEAST_BYTES", 0)
+
+
 def model(optimizer: Any = None, kind: Any = keras.Sequential, **options: Any) -> Any:
     made = kind([keras.Input((2,)), keras.layers.Dense(1)])
     made.compile(optimizer or SGD(0.1), "mse", **options)
@@ -104,6 +111,19 @@ def test_what_can_be_deferred_has_no_reason(
     options: dict[str, Any], make: Callable[[], Any]
 ) -> None:
     assert why_in_step(Options(**options), make(), []) == ""
+
+
+def test_a_small_model_is_not_worth_it() -> None:
+    """Unless it is asked for; of one that is not built yet nothing is known."""
+    why = why_in_step(Options(), model(), [])
+    assert why == "the model trains 12 B, and below 1.0 MiB little would be hidden"
+    assert why_in_step(Options(defer_updates=True), model(), []) == ""
+    unbuilt = keras.Sequential([keras.layers.Dense(1)])
+    unbuilt.compile(SGD(0.1), "mse")
+    assert why_in_step(Options(), unbuilt, []) == ""
+    large = keras.Sequential([keras.Input((512,)), keras.layers.Dense(512, use_bias=False)])
+    large.compile(SGD(0.1), "mse")
+    assert why_in_step(Options(), large, []) == ""
 
 
 def test_functions_that_run_eagerly_are_no_graph_to_read_ahead_in() -> None:
