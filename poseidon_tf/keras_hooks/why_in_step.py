@@ -62,7 +62,7 @@ def why_in_step(options: Options, model: Any, callbacks: Sequence[Any]) -> str:
 
 
 def _num_bytes(variable: Any) -> int:
-    return math.prod(variable.shape) * int(tf.as_dtype(variable.dtype).size)
+    return int(math.prod(variable.shape)) * int(tf.as_dtype(variable.dtype).size)
 
 
 def _of_optimizer(options: Options, optimizer: Any) -> str:

@@ -13,8 +13,6 @@ import tensorflow as tf
 from poseidon_tf.keras_hooks.why_in_step import first_observer, why_in_step
 from poseidon_tf.strategy.options import Options
 
-SGD = keras.optimizers.SGD
-
 
 class OwnStep(keras.Sequential):
     def train_step(self, data: Any) -> Any:
@@ -26,17 +24,17 @@ class OwnFunction(keras.Sequential):
         return super().make_train_function(force)
 
 
-class OwnApply(SGD):
+class OwnApply(keras.optimizers.SGD):
     def apply(self, grads: Any, trainable_variables: Any = None) -> None:
         super().apply(grads, trainable_variables)
 
 
-class OwnDecay(SGD):
+class OwnDecay(keras.optimizers.SGD):
     def exclude_from_weight_decay(self, var_list: Any = None, var_names: Any = None) -> None:
         super().exclude_from_weight_decay(var_list, var_names)
 
 
-class OwnRule(SGD):
+class OwnRule(keras.optimizers.SGD):
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         super().update_step(gradient / 2, variable, learning_rate)
 
@@ -50,7 +48,7 @@ def small_models_count(request: pytest.FixtureRequest, monkeypatch: pytest.Monke
 
 def model(optimizer: Any = None, kind: Any = keras.Sequential, **options: Any) -> Any:
     made = kind([keras.Input((2,)), keras.layers.Dense(1)])
-    made.compile(optimizer or SGD(0.1), "mse", **options)
+    made.compile(optimizer or keras.optimizers.SGD(0.1), "mse", **options)
     return made
 
 
@@ -73,18 +71,26 @@ def replaced() -> Any:
         ({}, lambda: model(OwnDecay()), "OwnDecay has a exclude_from_weight_decay of its own"),
         (
             {},
-            lambda: model(keras.optimizers.LossScaleOptimizer(SGD())),
+            lambda: model(keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD())),
             "LossScaleOptimizer has an apply of its own",
         ),
-        ({}, lambda: model(SGD(global_clipnorm=1.0)), "global_clipnorm=1.0 needs every sum"),
-        ({}, lambda: model(SGD(gradient_accumulation_steps=2)), "gradient_accumulation_steps=2"),
-        ({}, lambda: model(SGD(loss_scale_factor=3.0)), "loss_scale_factor=3.0"),
         (
             {},
-            lambda: model(SGD(use_ema=True, ema_overwrite_frequency=2)),
+            lambda: model(keras.optimizers.SGD(global_clipnorm=1.0)),
+            "global_clipnorm=1.0 needs every sum",
+        ),
+        (
+            {},
+            lambda: model(keras.optimizers.SGD(gradient_accumulation_steps=2)),
+            "gradient_accumulation_steps=2",
+        ),
+        ({}, lambda: model(keras.optimizers.SGD(loss_scale_factor=3.0)), "loss_scale_factor=3.0"),
+        (
+            {},
+            lambda: model(keras.optimizers.SGD(use_ema=True, ema_overwrite_frequency=2)),
             "ema_overwrite_frequency=2",
         ),
-        ({"clip": "local"}, lambda: model(SGD(clipvalue=1.0)), 'clip="local"'),
+        ({"clip": "local"}, lambda: model(keras.optimizers.SGD(clipvalue=1.0)), 'clip="local"'),
     ],
 )
 def test_the_first_reason_is_named(
@@ -99,7 +105,7 @@ def test_the_first_reason_is_named(
         ({}, model),
         ({"defer_updates": True}, model),
         ({}, lambda: model(OwnRule())),
-        ({}, lambda: model(SGD(clipnorm=1.0, weight_decay=0.1, use_ema=True))),
+        ({}, lambda: model(keras.optimizers.SGD(clipnorm=1.0, weight_decay=0.1, use_ema=True))),
         ({"clip": "local"}, model),
         *(
             ({}, lambda name=name: model(getattr(keras.optimizers, name)()))
@@ -119,10 +125,10 @@ def test_a_small_model_is_not_worth_it() -> None:
     assert why == "the model trains 12 B, and below 1.0 MiB little would be hidden"
     assert why_in_step(Options(defer_updates=True), model(), []) == ""
     unbuilt = keras.Sequential([keras.layers.Dense(1)])
-    unbuilt.compile(SGD(0.1), "mse")
+    unbuilt.compile(keras.optimizers.SGD(0.1), "mse")
     assert why_in_step(Options(), unbuilt, []) == ""
     large = keras.Sequential([keras.Input((512,)), keras.layers.Dense(512, use_bias=False)])
-    large.compile(SGD(0.1), "mse")
+    large.compile(keras.optimizers.SGD(0.1), "mse")
     assert why_in_step(Options(), large, []) == ""
 
 

@@ -88,7 +88,7 @@ class Lookup(keras.metrics.Mean):
         super().update_state(tf.reduce_sum(self.model.trainable_variables[0]))
 
 
-class Noise(layers.Layer):
+class Noise(keras.layers.Layer):
     """Random numbers whose state TensorFlow keeps in the graph."""
 
     def call(self, inputs: Any, training: bool = False) -> Any:

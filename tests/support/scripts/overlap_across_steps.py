@@ -63,7 +63,7 @@ why_in_step.LEAST_BYTES = 0  # The nets here are small.
 strategy = poseidon_tf.PoseidonStrategy(
     schemes={"*": "ps"},
     coalesce_bytes=0,
-    defer_updates={"auto": "auto", "in-step": False}[sys.argv[1]],
+    defer_updates="auto" if sys.argv[1] == "auto" else False,
 )
 with strategy.scope():
     model = keras.Sequential(
