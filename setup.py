@@ -43,6 +43,7 @@ setup(
     install_requires=[
         "tensorflow>=2.16",
         "keras>=3.10",
+        "h5py",  # What Keras writes weights with; a backup says in its file where the data was.
         # Older ones answer no keepalive while the process holds its interpreter.
         "grpcio>=1.80",
         "protobuf>=4.25",

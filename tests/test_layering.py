@@ -63,6 +63,7 @@ LIBRARIES = {
     "session": {"numpy"},
     "strategy": {"numpy", "tensorflow", "keras"},
     "keras_hooks": {"numpy", "tensorflow", "keras"},
+    "keras_hooks/place.py": {"h5py"},
     "launcher/cli.py": {"click"},
     "launcher/plan_command.py": {"click"},
     "launcher/status_command.py": {"click", "rich"},
@@ -78,7 +79,7 @@ LIBRARIES = {
 INTERNALS = ("tensorflow.python", "keras.src")
 READS_INTERNALS = "strategy/tf_internals.py"
 # Private attributes of others are read there; a class that derives from TensorFlow's has its own.
-READS_PRIVATE = {READS_INTERNALS, "strategy/extended.py"}
+READS_PRIVATE = {READS_INTERNALS, "strategy/fit_internals.py", "strategy/extended.py"}
 PROMISED = {"_replace", "_asdict", "_fields", "_getframe", "_exit"}  # Private by their names alone.
 READS_ENVIRONMENT = "launch/cluster_env.py"
 ENVIRONMENT = {"environ", "environb", "getenv", "getenvb", "putenv", "unsetenv"}

@@ -21,6 +21,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from poseidon_tf.keras_hooks import progress
 from poseidon_tf.keras_hooks.hook import Hook
 from poseidon_tf.keras_hooks.optimizers import runtime_that_sums
 from poseidon_tf.strategy import tf_internals
@@ -39,10 +40,17 @@ def _open_epochs(original: Callable[..., Any]) -> Callable[..., Any]:
         # Keras names all arguments.
         x: Any = kwargs.get("x")
         ends_by_steps = bool(kwargs.get("steps_per_epoch"))
+        fit = progress.current()
+        fit = fit if fit is not None and fit.epochs is None else None  # Of the training data only.
+        if fit is not None:
+            fit.keep_batches(kwargs)
         is_shuffled = isinstance(x, keras.utils.PyDataset) and kwargs.get("shuffle")
         if is_shuffled and x.num_batches is not None:
-            drawn = random.getrandbits(63).to_bytes(8, "little")
-            seed = int.from_bytes(runtime.worker.gather("call fit", drawn)[0], "little")
+            drawn = (fit and fit.restored_order_seed) or random.getrandbits(63)
+            part = runtime.worker.gather("call fit", drawn.to_bytes(8, "little"))[0]
+            seed = int.from_bytes(part, "little")
+            if fit is not None:
+                fit.order_seed = seed
             kwargs["x"] = InOneOrder(x, seed=seed, is_read_on=ends_by_steps)
             kwargs["shuffle"] = False
         with runtime.data.read_by_keras(
@@ -52,6 +60,8 @@ def _open_epochs(original: Callable[..., Any]) -> Callable[..., Any]:
             may_be_the_users=_is_made_by_python(kwargs.get("x")),
         ):
             original(self, distribute_strategy, *args, **kwargs)
+            if fit is not None:
+                fit.reads(self, kwargs.get("x"))
         _take_num_batches(self)
 
     return __init__

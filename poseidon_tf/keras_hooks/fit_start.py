@@ -10,7 +10,11 @@ import keras
 import tensorflow as tf
 
 from poseidon_tf.errors import ConfigError
-from poseidon_tf.strategy import tf_internals
+from poseidon_tf.keras_hooks import place
+from poseidon_tf.keras_hooks.place import Place
+from poseidon_tf.keras_hooks.progress import Progress
+from poseidon_tf.keras_hooks.resuming import go_on
+from poseidon_tf.strategy import fit_internals, tf_internals
 from poseidon_tf.strategy.runtime import Runtime
 
 # Arguments that decide which steps there are; with others a worker would wait for steps that
@@ -34,33 +38,52 @@ def agree_on_start(
     callbacks: Sequence[Any],
     *,
     refusal: str = "",
-) -> bool:
-    """Compare what `fit` was given; whether some callback may change values when it begins.
+) -> tuple[bool, Place | None]:
+    """Compare what `fit` was given; all workers learn what decides on how it begins.
 
     Args:
       refusal: why this worker cannot do what it was told; empty if it can.
 
+    Returns:
+      Whether some callback may change values when it begins; the place in rank 0's backup.
+
     Raises:
-      ConfigError: on all workers, if one was given other arguments or refuses; names the first.
+      ConfigError: on all workers, if one was given other arguments or refuses; names the first. On
+        rank 0, if its backup's place cannot be read.
     """
     mine = {name: arguments.get(name, default) for name, default in _SAME_EVERYWHERE.items()}
     mine["validation_data"] = "none" if arguments.get("validation_data") is None else "given"
     mine["steps_per_execution of compile"] = model.steps_per_execution
     mine["run_eagerly of compile"] = bool(model.run_eagerly)
     changes = any(_may_change_values(callback) for callback in callbacks)
-    text = json.dumps([mine, changes, refusal], default=str).encode()
+    there = _place_in_backup(callbacks) if runtime.worker.rank == 0 else None
+    text = json.dumps([mine, changes, there and there.to_json(), refusal], default=str).encode()
     everyone = [json.loads(part) for part in runtime.worker.gather("call fit", text)]
-    for rank, (theirs, _, _) in enumerate(everyone):
+    for rank, (theirs, *_) in enumerate(everyone):
         for name, value in everyone[0][0].items():
             if theirs[name] != value:
                 raise ConfigError(
                     f"the workers called fit with different arguments: {name} is {value} on rank 0 "
                     f"and {theirs[name]} on rank {rank}; give all workers the same"
                 )
-    for rank, (_, _, refused) in enumerate(everyone):
+    for rank, (*_, refused) in enumerate(everyone):
         if refused:
             raise ConfigError(f"{runtime.worker.names.one(rank)}: {refused}")
-    return any(changes for _, changes, _ in everyone)
+    found = everyone[0][2]
+    return any(changes for _, changes, *_ in everyone), found and Place.from_json(found)
+
+
+def _place_in_backup(callbacks: Sequence[Any]) -> Place | None:
+    backups = [each for each in callbacks if isinstance(each, keras.callbacks.BackupAndRestore)]
+    try:
+        return place.read(backups)
+    except (KeyError, TypeError, ValueError) as failure:
+        folders = ", ".join(str(backup.backup_dir) for backup in backups)
+        raise ConfigError(
+            f"the backup in {folders} does not say where the data was in a way that this version "
+            f"of poseidon_tf reads ({failure!r}); delete it, or go on with the version that wrote "
+            "it"
+        ) from failure
 
 
 def _may_change_values(callback: Any) -> bool:
@@ -123,14 +146,21 @@ class FirstValues(keras.callbacks.Callback):  # type: ignore[misc]
 
 @final
 class RestoredValues(keras.callbacks.Callback):  # type: ignore[misc]
-    """Gives all workers what callbacks have changed on rank 0: values, and the first epoch."""
+    """Gives all workers what callbacks have changed on rank 0: values, and where `fit` begins."""
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, progress: Progress) -> None:
         super().__init__()
-        self._runtime = runtime
+        self._runtime, self._progress = runtime, progress
 
     def on_train_begin(self, logs: Any = None) -> None:
+        self._progress.restore_random_states(self.model)
         self._runtime.first_values.agree(variables_of(self.model), what="values restored")
-        mine = json.dumps(tf_internals.initial_epoch(self.model)).encode()
-        first, *_ = self._runtime.worker.gather("begin fit", mine)
-        tf_internals.set_initial_epoch(self.model, json.loads(first))
+        mine = None
+        if self._runtime.worker.rank == 0:
+            there = self._progress.to_go_on(self.model)
+            mine = there or (fit_internals.initial_epoch(self.model), 0, None)
+        first, *_ = self._runtime.worker.gather("begin fit", json.dumps(mine).encode())
+        epoch, batch, first_epoch = json.loads(first)
+        fit_internals.set_initial_epoch(self.model, epoch)
+        if first_epoch is not None:
+            go_on(self._progress, epoch, batch, first_epoch)

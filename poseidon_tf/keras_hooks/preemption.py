@@ -7,31 +7,33 @@ from typing import Any
 
 import keras
 
+from poseidon_tf.keras_hooks.progress import Progress
 from poseidon_tf.keras_hooks.writers import for_rank
 from poseidon_tf.session.preemption import EXIT_CODE, Preempted
-from poseidon_tf.strategy import tf_internals
+from poseidon_tf.strategy import fit_internals
 from poseidon_tf.strategy.writing import Writing
 
 _log = logging.getLogger("poseidon_tf")
 
 
-def save_backups(writing: Writing, callbacks: Any, epoch: int | None, preempted: Preempted) -> None:
+def save_backups(
+    writing: Writing, callbacks: Any, progress: Progress, preempted: Preempted
+) -> None:
     """Have each BackupAndRestore write its backup, on rank 0, or wherever callbacks write.
 
     Args:
       callbacks: what `fit` was given.
-      epoch: at whose beginning `fit` is to go on, with the values of this moment: Keras keeps no
-        place within an epoch. None: training has not begun, so there is nothing new to save.
+      progress: of the `fit` that ends. If training has not begun there is nothing new to save.
     """
     own = for_rank(writing, callbacks)
     backups = [each for each in own if isinstance(each, keras.callbacks.BackupAndRestore)]
-    if epoch is None:
+    if not progress.has_begun:
         saved = "training had not begun, nothing is saved"
     elif backups:
         for backup in backups:
-            tf_internals.write_backup(backup, epoch)
+            fit_internals.write_backup(backup)
         folders = ", ".join(str(backup.backup_dir) for backup in backups)
-        saved = f"saved in {folders}, to go on at the beginning of epoch {epoch}"
+        saved = f"saved in {folders}, to go on {progress.said()}"
     elif not writing.is_here:
         saved = "what is saved is saved by rank 0"
     else:

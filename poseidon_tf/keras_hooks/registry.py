@@ -12,6 +12,7 @@ from poseidon_tf.keras_hooks import (
     optimizers,
     predictions,
     randomness,
+    resuming,
     script_writers,
     trainer,
 )
@@ -25,6 +26,7 @@ HOOKS: tuple[Hook, ...] = (
     *predictions.HOOKS,
     *data.HOOKS,
     *randomness.HOOKS,
+    *resuming.HOOKS,
     *script_writers.HOOKS,
 )
 

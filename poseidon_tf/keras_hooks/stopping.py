@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from poseidon_tf.coordinator.stopping import Stopping
 from poseidon_tf.keras_hooks.fit_start import own_variables_of, trained_variables_of
+from poseidon_tf.keras_hooks.progress import Progress
 from poseidon_tf.strategy.runtime import Runtime
 
 
@@ -31,14 +32,18 @@ class StopTogether(keras.callbacks.Callback):  # type: ignore[misc]
     # none has, ours must not be what changes that.
     async_safe = True
 
-    def __init__(self, runtime: Runtime, execution: Callable[[Any], Any] | None = None) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        progress: Progress,
+        execution: Callable[[Any], Any] | None = None,
+    ) -> None:
         super().__init__()
-        self._runtime, self._stops = runtime, runtime.stops
+        self._runtime, self._stops, self._progress = runtime, runtime.stops, progress
         self._execution_of = execution
         self._thread = threading.get_ident()
         self._train_function: Callable[[Any], Any] | None = None
         self._execution: Callable[[Any], Any] | None = None
-        self.next_epoch: int | None = None  # Where a `fit` goes on that is ended now.
 
     def on_train_begin(self, logs: Any = None) -> None:
         self._stops.advance(Stopping.pause)
@@ -47,9 +52,6 @@ class StopTogether(keras.callbacks.Callback):  # type: ignore[misc]
         if self._execution_of is not None:
             self._execution = self._execution_of(self.model)
         self.model.train_function = self._execute
-
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        self.next_epoch = epoch
 
     def release(self) -> None:
         """Give the model its training function back."""
@@ -65,6 +67,7 @@ class StopTogether(keras.callbacks.Callback):  # type: ignore[misc]
             # The data has ended, on all workers alike: this counts as an execution.
             self._stops.advance(Stopping.end)
             raise
+        self._progress.took(self.model.steps_per_execution)
         # Part of the execution: who is asked to stop meanwhile must not take it for finished.
         self._runtime.drift.took(
             self.model.steps_per_execution,
@@ -96,7 +99,6 @@ class StopTogether(keras.callbacks.Callback):  # type: ignore[misc]
         mine = bytes([bool(wants), self._stops.state.is_agreed])
         everyone = self._runtime.worker.gather("end the epoch of fit", mine)
         self.model.stop_training = any(wants for wants, _ in everyone)
-        self.next_epoch = epoch + 1
         self._stops.end_if_preempted()
         # Who knows of an agreement has told before the others could come here without it.
         if any(is_agreed for _, is_agreed in everyone):

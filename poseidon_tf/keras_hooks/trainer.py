@@ -30,6 +30,7 @@ from poseidon_tf.keras_hooks.fit_summary import SummaryOfFit
 from poseidon_tf.keras_hooks.hook import Hook
 from poseidon_tf.keras_hooks.metrics import results_of_all
 from poseidon_tf.keras_hooks.preemption import save_backups
+from poseidon_tf.keras_hooks.progress import Progress, TellsProgress
 from poseidon_tf.keras_hooks.stopping import StopTogether
 from poseidon_tf.keras_hooks.why_in_step import first_observer, why_in_step
 from poseidon_tf.keras_hooks.writers import arranged, for_rank
@@ -90,17 +91,18 @@ def fit(original: Callable[..., Any]) -> Callable[..., Any]:
             deferred = DeferredUpdates(runtime, observer=first_observer(own))
         must_defer = runtime.options.defer_updates not in ("auto", False)
         refusal = impossible(why) if why and must_defer else ""
-        stop = StopTogether(runtime, deferred.train_function if deferred else None)
-        last: list[Any] = [stop]
-        if agree_on_start(runtime, self, named, own, refusal=refusal):
-            last.insert(0, RestoredValues(runtime))
-        random_seeds.other_graphs()
+        changes, restored = agree_on_start(runtime, self, named, own, refusal=refusal)
+        graph_seed = random_seeds.other_graphs(restored.graph_seed if restored else None)
+        progress = Progress(runtime, restored, graph_seed=graph_seed, given_rows=_batch_size(named))
+        stop = StopTogether(runtime, progress, deferred.train_function if deferred else None)
+        last = [RestoredValues(runtime, progress), stop] if changes else [stop]
         named["verbose"] = verbosity(runtime, named.get("verbose", "auto"))
         runtime.tape.marks.forget()
-        first = [FirstValues(runtime)]
+        first = [FirstValues(runtime), TellsProgress(progress)]
         with (
             runtime.stops.watching(),
-            runtime.data.in_fit(_batch_size(named)),
+            progress.running(),
+            runtime.data.in_fit(progress.batch_rows),
             arranged(runtime.writing, callbacks, self, first=first, last=last) as arrangement,
         ):
             summary = SummaryOfFit(runtime, named["verbose"])
@@ -110,7 +112,7 @@ def fit(original: Callable[..., Any]) -> Callable[..., Any]:
                 summary.show()
                 return history
             except Preempted as preempted:
-                save_backups(runtime.writing, callbacks, stop.next_epoch, preempted)
+                save_backups(runtime.writing, callbacks, progress, preempted)
                 raise
             finally:
                 stop.release()

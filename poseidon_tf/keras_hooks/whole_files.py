@@ -6,12 +6,26 @@ Keras writes them in place: whoever reads meanwhile, or after a kill in the midd
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 # What Keras saves as one file.
 _SUFFIXES = (".keras", ".h5")
+_add: contextvars.ContextVar[Callable[[str], None] | None] = contextvars.ContextVar(
+    "_add", default=None
+)
+
+
+@contextlib.contextmanager
+def adding(add: Callable[[str], None]) -> Iterator[None]:
+    """Within: `add` is called with the path of each saved file before that appears."""
+    token = _add.set(add)
+    try:
+        yield
+    finally:
+        _add.reset(token)
 
 
 def save_whole(
@@ -35,6 +49,8 @@ def save_whole(
         os.unlink(unfinished)  # Of a process that was killed.
     try:
         result = save(unfinished, *args, **kwargs)
+        if add := _add.get():
+            add(unfinished)
         os.replace(unfinished, path)
     finally:
         with contextlib.suppress(FileNotFoundError):

@@ -47,9 +47,11 @@ class _OpenSeeds:
         self._in_graphs[graph] = count + 1
         return self._graph_seed, count
 
-    def other_graphs(self) -> None:
+    def other_graphs(self, seed: int | None = None) -> int:
         """Graphs that are traced from now on draw other numbers than those before."""
-        self._graph_seed = self._random.randrange(1, _SEEDS)
+        drawn = self._random.randrange(1, _SEEDS)
+        self._graph_seed = seed or drawn
+        return self._graph_seed
 
 
 _open: _OpenSeeds | None = None
@@ -62,13 +64,15 @@ def begin(seed: int) -> None:
     _open = _OpenSeeds(seed)
 
 
-def other_graphs() -> None:
+def other_graphs(seed: int | None = None) -> int:
     """Let what is traced from now on draw other numbers; all workers call it together.
 
     Else a `fit` after another would have the samples in the same orders.
+
+    Args:
+      seed: what an earlier call has returned, to draw what was drawn after that.
     """
-    if _open is not None:
-        _open.other_graphs()
+    return 0 if _open is None else _open.other_graphs(seed)
 
 
 def end() -> None:

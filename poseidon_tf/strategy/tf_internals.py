@@ -79,6 +79,8 @@ try:
     LossScaleOptimizer._tf_apply  # noqa: B018
     TensorFlowTrainer._get_metrics_result_or_logs  # noqa: B018
     TensorFlowTrainer._maybe_symbolic_build  # noqa: B018
+    TFEpochIterator._enumerate_iterator  # noqa: B018
+    keras.callbacks.BackupAndRestore._save_model  # noqa: B018
     TFOptimizer._backend_apply_gradients  # noqa: B018
     keras.layers.BatchNormalization._moments  # noqa: B018
     tf.train.Checkpoint._write  # noqa: B018
@@ -185,27 +187,6 @@ def gradient_accumulators(optimizer: Any) -> list[Any]:
     return [v for v in getattr(inner, "_accumulated_gradients", ()) if v is not None]
 
 
-def initial_epoch(model: Any) -> int | None:
-    """The epoch at which a callback lets `fit` begin; Keras has no public name for it."""
-    epoch: int | None = model._initial_epoch
-    return epoch
-
-
-def set_initial_epoch(model: Any, epoch: int | None) -> None:
-    """Let `fit` begin at `epoch`; called when training begins."""
-    model._initial_epoch = epoch
-
-
-def write_backup(callback: Any, epoch: int) -> None:
-    """Have a BackupAndRestore save now, for a `fit` that begins at `epoch`.
-
-    Keras has no public way to ask for a backup, and what the callback takes for the epoch is 0
-    until one has ended under it, also after it has restored a later one.
-    """
-    callback._current_epoch = epoch
-    callback._save_model()
-
-
 def build_symbolically(model: Any, batch: Any) -> None:
     """Make the variables of a model and its optimizer, as `train_on_batch` is about to."""
     model._maybe_symbolic_build(data_batch=batch)
@@ -230,6 +211,11 @@ def sources(dataset: Any) -> list[tf.data.Dataset]:
 def function_graphs(dataset: Any) -> list[Any]:
     """The `GraphDef` of every function that a dataset calls by itself."""
     return [wrapper.function.graph.as_graph_def() for wrapper in dataset._functions()]
+
+
+def captured_by_functions(dataset: Any) -> list[Any]:
+    """What the functions that a dataset calls by itself have from outside: a list for each."""
+    return [wrapper.function.captured_inputs for wrapper in dataset._functions()]
 
 
 @contextlib.contextmanager

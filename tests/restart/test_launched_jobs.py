@@ -133,8 +133,8 @@ def thorough(*case: object) -> Any:
 def test_a_launcher_that_is_asked_to_end_has_its_job_save_and_leaves_nothing(
     tmp_path: Path, num_servers: int, signum: signal.Signals
 ) -> None:
-    """The code is the documented one, and the next run begins with the epoch that was cut short;
-    of this one no process, port, shared memory or temporary file stays."""
+    """The code is the documented one, and the next run goes on in the epoch that was cut short; of
+    this one no process, port, shared memory or temporary file stays."""
     with Training(tmp_path, num_servers=num_servers) as job:
         # Each listens for calls, and for lanes.
         assert len(job.traces.ports) == 2 * (2 + (num_servers or 2))
@@ -154,7 +154,7 @@ def test_a_launcher_that_is_asked_to_end_has_its_job_save_and_leaves_nothing(
     with Job("preempted.py", "fit", str(tmp_path), "nobody:1", num_servers=num_servers) as job:
         for results in job.results():
             assert results["epochs"] == [1, 2]
-            assert results["ended"][2] == iterations + 2 * 50
+            assert results["ended"][2] == 3 * 50
 
 
 @pytest.mark.parametrize("num_servers", [0, thorough(1)])

@@ -99,7 +99,8 @@ def test_sigterm_ends_fit_on_all_and_a_rerun_goes_on(
     tmp_path: Path, who: list[str], num_servers: int
 ) -> None:
     """All end with 143 after the same step; the backup has that step's values; `on_train_end`,
-    which would delete it, has not run. The rerun begins with the epoch that was cut short."""
+    which would delete it, has not run. The rerun goes on after that step, in the epoch that was
+    cut short."""
     with asked("fit", tmp_path, sigterm_to(*who), num_servers=num_servers) as job:
         assert codes(job) == [143] * (2 + num_servers), outputs(job)
         first, second = (worker.results() for worker in job.workers)
@@ -110,13 +111,14 @@ def test_sigterm_ends_fit_on_all_and_a_rerun_goes_on(
         assert "on_train_end" not in first and "on_train_end" not in second
         for worker in job.workers:
             assert re.search(rf"({said(job, who)}) was asked to end \(SIGTERM\)", worker.output())
-        assert f"saved in {tmp_path}/backup" in job.workers[0].output()
+        there = f"to go on after batch {batch + 1} of epoch 1"
+        assert f"saved in {tmp_path}/backup, {there}" in job.workers[0].output()
     metadata = json.loads((tmp_path / "backup" / "training_metadata.json").read_text())
     assert metadata["epoch"] == 1
     with Job("preempted.py", "fit", str(tmp_path), "nobody:1", num_servers=num_servers) as job:
         for results in job.results(timeout_s=TIMEOUT_S):
             assert results["epochs"] == [1, 2]
-            assert results["ended"][2] == iterations + 2 * 50
+            assert results["ended"][2] == 3 * 50
             assert results["threads"] == []  # After `shutdown`.
     assert not (tmp_path / "backup").exists()
 

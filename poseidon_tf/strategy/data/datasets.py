@@ -55,7 +55,7 @@ class Datasets:
             refuse_single_samples(dataset.element_spec)
         if self._joint is not None:
             dataset = self._joint.in_own_memory(dataset)
-            self._joint.saw_batch_of_all(_batch_size(dataset))
+            self._joint.saw_batch_of_all(rows_of_batches(dataset))
         distributed = tf_internals.input_util.get_distributed_dataset(
             dataset,
             self._readers(input_workers),
@@ -82,7 +82,7 @@ class Datasets:
             dataset = dataset_fn(context)
             made.append(dataset)
             if self._joint is not None:
-                self._joint.saw_batch_of_replica(_batch_size(dataset))
+                self._joint.saw_batch_of_replica(rows_of_batches(dataset))
             return dataset
 
         distributed = tf_internals.input_util.get_distributed_datasets_from_function(
@@ -123,7 +123,7 @@ def _refuse_per_replica(options: Any) -> None:
         )
 
 
-def _batch_size(dataset: Any) -> int | None:
+def rows_of_batches(dataset: Any) -> int | None:
     """Rows of one batch, or None if it cannot be told; on scalars TensorFlow would fail."""
     specs = tf.nest.flatten(dataset.element_spec)
     has_scalars = any(getattr(spec, "shape", None) == () for spec in specs)

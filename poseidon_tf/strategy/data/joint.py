@@ -31,6 +31,7 @@ class JointData:
     Attributes:
       batches: remember how many rows a worker's batch has.
       shares: know how many rows a replica's share has, and which datasets have equal ones.
+      newest: what Keras distributed last, while it reads it: the dataset, and what is known of it.
     """
 
     def __init__(self, worker: Worker, *, rows_per_step: int | None) -> None:
@@ -42,6 +43,7 @@ class JointData:
         self._num_batches: Callable[[], int | None] = lambda: None
         self._ends_by_steps = False
         self._may_be_the_users = False
+        self.newest: tuple[tf.data.Dataset, DataFacts] | None = None
 
     @contextlib.contextmanager
     def read_by_keras(
@@ -65,6 +67,7 @@ class JointData:
         finally:
             self._num_batches, self._ends_by_steps = lambda: None, False
             self._may_be_the_users = False
+            self.newest = None
 
     def in_fit(self, batch_size: int | None) -> contextlib.AbstractContextManager[None]:
         """Within: `fit` runs, and the first dataset it distributes is the training data.
@@ -116,6 +119,7 @@ class JointData:
             seed=tf_internals.global_seed() if policy in SHARED else None,
             seeds=seeds_of(given) if policy in SHARED else (),
         )
+        self.newest = given, mine
         parts = self._worker.gather(
             f"distribute dataset number {number}, as fit, evaluate and predict do and "
             "strategy.experimental_distribute_dataset",
