@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .machines import Machines
-from .questions import BUILT, COMPARED, NOT_BUILT, WAYS, Answer, Point
+from .questions import WAYS, Answer, Point
 from .simulate import Prediction
 
 
@@ -86,7 +86,7 @@ def curve_text(points: Sequence[Point]) -> str:
         [point.num_workers, *(f"{point.predictions[way].speedup:.2f}" for way in WAYS)]
         for point in points
     ]
-    headers = ["workers", *BUILT, *COMPARED, *(f"{way} *" for way in NOT_BUILT)]
+    headers = ["workers", *WAYS]
     table = tabulate(
         rows,
         headers=[header.replace(" ", "\n", 1) for header in headers],
@@ -94,20 +94,15 @@ def curve_text(points: Sequence[Point]) -> str:
         colalign=("right",) * len(headers),
         disable_numparse=True,
     )
-    return f"speedup over one worker\n{table}\n* not available yet: what it would be"
+    return f"speedup over one worker\n{table}"
 
 
 def curve_json(points: Sequence[Point]) -> list[dict[str, Any]]:
     """A row for each number of workers."""
-
-    def ways(point: Point, names: Sequence[str]) -> dict[str, Any]:
-        return {name: _prediction_json(point.predictions[name]) for name in names}
-
     return [
         {
             "workers": point.num_workers,
-            **ways(point, (*BUILT, *COMPARED)),
-            "not_available_yet": ways(point, NOT_BUILT),
+            **{way: _prediction_json(point.predictions[way]) for way in WAYS},
         }
         for point in points
     ]

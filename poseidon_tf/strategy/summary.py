@@ -18,6 +18,8 @@ class FitSummary:
 
     Attributes:
       times: medians of its last steps on this worker, 1000 at most; without the first one.
+      is_deferred: whether sums were still on their way while the next step was computed. Then only
+        bounds are known of what was waited for.
       network_bytes: by scheme, this worker's share of what all have sent over the network.
       ring_bytes: what it would have sent of the same gradients in a ring.
       slowest: the worker with the longest own part of a step, in words; empty if they are alike.
@@ -26,6 +28,7 @@ class FitSummary:
 
     steps: int
     times: Medians
+    is_deferred: bool = False
     network_bytes: dict[str, int] = field(default_factory=dict)
     ring_bytes: int = 0
     slowest: str = ""
@@ -36,14 +39,15 @@ class FitSummary:
         lines = [f"poseidon_tf: {self.steps} step{'s' * (self.steps != 1)}"]
         times = self.times
         if times.steps:
+            least, most = ("at least ", "at most ") if self.is_deferred else ("", "")
             lines[0] += (
-                f" of {_ms(times.step_s)} (median): {_ms(times.own_s)} without waiting, "
-                f"{_ms(times.waiting_s)} waiting for sums"
+                f" of {_ms(times.step_s)} (median): {least}{_ms(times.own_s)} without waiting, "
+                f"{most}{_ms(times.waiting_s)} waiting for sums"
             )
             hidden = hidden_part(times.communicating_s, times.waiting_s)
             lines.append(
                 f"communication: {_ms(times.communicating_s)} of each step, "
-                f"{100 * hidden:.0f} % of it hidden behind computation"
+                f"{least}{100 * hidden:.0f} % of it hidden behind computation"
             )
         sent = {scheme: count for scheme, count in self.network_bytes.items() if count}
         by_scheme = ", ".join(f"{scheme} {self._a_step(sent[scheme])}" for scheme in sent)
@@ -81,6 +85,7 @@ def summary_of(
     return FitSummary(
         steps=steps,
         times=times,
+        is_deferred=after.updates.deferred > before.updates.deferred,
         network_bytes={
             "ps": after.ps.network_bytes - before.ps.network_bytes,
             "sfb": after.sfb.network_bytes - before.sfb.network_bytes,

@@ -23,6 +23,7 @@ from poseidon_tf.planner import (
     predict,
     read_times,
 )
+from poseidon_tf.planner.questions import WAYS
 from tests.planner.planner_models import vgg19_22k
 
 SIZES = [224] * 2 + [112] * 2 + [56] * 4 + [28] * 4 + [14] * 4 + [1] * 3
@@ -171,18 +172,15 @@ def test_a_type_that_nothing_is_rounded_to_is_refused(file: str, value: str) -> 
     assert "expected PATTERN=bfloat16, =float16 or =float32, got" in result.stderr
 
 
-def test_the_curve_doubles_the_workers_and_marks_what_is_not_there(file: str) -> None:
+def test_the_curve_doubles_the_workers_and_has_every_way(file: str) -> None:
     result = plan(file, *STEP, "--curve", "1:12")
     assert result.exit_code == 0, result.output
     table = result.stdout.partition("speedup over one worker\n")[2].splitlines()
-    assert [line.split()[0] for line in table[3:-1]] == ["1", "2", "4", "8", "12"]
-    assert table[-1] == "* not available yet: what it would be"
+    assert [line.split()[0] for line in table[3:]] == ["1", "2", "4", "8", "12"]
     data = foretold(file, "--curve", "8:8")
     (row,) = data["curve"]
     assert row["workers"] == 8 and row["hybrid"]["speedup"] == data["prediction"]["speedup"]
-    assert {"PS", "SFB", "hybrid", "hybrid in 16 bits", "ring all-reduce"} < row.keys()
-    assert all("across" in way for way in row["not_available_yet"])
-    assert not any("across" in way for way in row)
+    assert row.keys() == {"workers", *WAYS}
 
 
 @pytest.mark.processes

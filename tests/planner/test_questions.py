@@ -20,7 +20,7 @@ from poseidon_tf.planner import (
     make_plan,
     predict,
 )
-from poseidon_tf.planner.questions import BUILT, COMPARED, NOT_BUILT, WAYS, answer, curve
+from poseidon_tf.planner.questions import WAYS, answer, curve
 from tests.planner.planner_models import dense, plain
 
 TIMES = Timeline(3.0, {"bottom": 3.0, "top": 2.0}, {"bottom": 0.0, "top": 0.5})
@@ -104,7 +104,7 @@ def test_the_curve_has_every_way_at_every_number_of_workers() -> None:
     """All are 1 for one worker. The hybrid is at least about as fast as what it chooses from."""
     found = points()
     assert [point.num_workers for point in found] == [1, 2, 4, 1024]
-    assert {*WAYS} == {*BUILT, *COMPARED, *NOT_BUILT} == set(found[0].predictions)
+    assert {*WAYS} == set(found[0].predictions)
     assert all(each.speedup == 1.0 for each in found[0].predictions.values())
     for point in found[1:]:
         speedup = {way: each.speedup for way, each in point.predictions.items()}
