@@ -174,12 +174,14 @@ class DeferredUpdates:
 
     def _refuse_if_told_to_defer(self) -> None:
         if self._runtime.options.defer_updates != "auto":
-            raise ConfigError(impossible(self._steps.why_not))
+            raise impossible(self._steps.why_not)
 
 
-def impossible(why: str) -> str:
-    """What to say where updates cannot be deferred, and must be."""
-    return f'defer_updates=True, but updates must be made in the step: {why}; take "auto"'
+def impossible(why: str) -> ConfigError:
+    """What to raise where updates cannot be deferred, and must be."""
+    return ConfigError(
+        f'defer_updates=True, but updates must be made in the step: {why}; take "auto"'
+    )
 
 
 def read(original: Callable[..., Any]) -> Callable[..., Any]:

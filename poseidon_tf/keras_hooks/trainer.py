@@ -90,7 +90,7 @@ def fit(original: Callable[..., Any]) -> Callable[..., Any]:
         else:
             deferred = DeferredUpdates(runtime, observer=first_observer(own))
         must_defer = runtime.options.defer_updates not in ("auto", False)
-        refusal = impossible(why) if why and must_defer else ""
+        refusal = str(impossible(why)) if why and must_defer else ""
         changes, restored = agree_on_start(runtime, self, named, own, refusal=refusal)
         graph_seed = random_seeds.other_graphs(restored.graph_seed if restored else None)
         progress = Progress(runtime, restored, graph_seed=graph_seed, given_rows=_batch_size(named))
