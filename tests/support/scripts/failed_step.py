@@ -28,7 +28,7 @@ class Raising(keras.layers.Layer):
         return checked(inputs)
 
 
-strategy = poseidon_tf.PoseidonStrategy(schemes={"*": "ps"})
+strategy = poseidon_tf.PoseidonStrategy(schemes={"*": "ps"}, defer_updates=True)
 with strategy.scope():
     layers = [keras.layers.Dense(16), Raising(), keras.layers.Dense(1)]
     model = keras.Sequential([keras.Input((8,)), *layers])
