@@ -135,6 +135,7 @@ def test_the_default_selection_takes_less_than_an_hour(grid: tuple[Any, Any]) ->
     assert sorted(in_jobs, key=str) == sorted(cells, key=str)
 
 
+@pytest.mark.thorough
 @pytest.mark.processes
 def test_overlap_and_factors_are_faster_than_neither_and_a_run_goes_on_where_it_ended(
     tmp_path: Path,

@@ -52,6 +52,7 @@ def test_transport_compares_sums_with_echoes_and_pushes_with_the_link(tmp_path: 
         assert all(row["ratio to iperf3"] > 0 for row in found["push alone"])
 
 
+@pytest.mark.thorough
 def test_overhead_compares_one_worker_with_tensorflows_own(tmp_path: Path) -> None:
     """Both nets, each against a device strategy and against none."""
     sizes = "--steps 3 --rounds 1 --repeats 1 --units 16 16 4 --variables 7"

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.processes
 LEGACY = {"TF_USE_LEGACY_KERAS": "1"}  # With which `tf.keras` is Keras 2.
 
 
+@pytest.mark.thorough
 def test_the_pages_script_gives_what_it_gave_under_mirrored_strategy() -> None:
     """Two workers against two replicas in one process, from the same seed: history, weights, and
     the checkpoint, which rank 0 alone has written."""

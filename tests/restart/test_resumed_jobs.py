@@ -78,7 +78,10 @@ Pair = tuple[Ended, Ended]
 @pytest.fixture(
     scope="module",
     params=[
-        pytest.param(MOMENTS, id="at-five-moments"),
+        pytest.param({kind: MOMENTS[kind] for kind in ("arrays", "generator")}, id="few"),
+        pytest.param(
+            MOMENTS, id="at-five-moments", marks=[pytest.mark.thorough, pytest.mark.timeout(600)]
+        ),
         pytest.param(
             MORE_MOMENTS, id="more", marks=[pytest.mark.thorough, pytest.mark.timeout(600)]
         ),

@@ -21,7 +21,8 @@ def test_times_bytes_and_who_is_slow() -> None:
     assert text(is_deferred=False) == [
         "poseidon_tf: 10 steps of 100 ms (median): 75 ms without waiting, 25 ms waiting for sums",
         "  communication: 50 ms of each step, 50 % of it hidden behind computation",
-        "  sent per step and worker: 2.0 KiB (ps 2.0 KiB); a ring all-reduce would have sent 4.0 KiB",
+        "  sent per step and worker: 2.0 KiB (ps 2.0 KiB); "
+        "a ring all-reduce would have sent 4.0 KiB",
         "  no worker is noticeably slower than another; 0 reconnections",
     ]
 
