@@ -37,6 +37,7 @@ class DeferredUpdates:
         # Held by a step or a flush; and by whoever wants a flush, or waits for another thread's.
         self._lock, self._flushing = threading.RLock(), threading.RLock()
         self._is_running = self._is_pending = False
+        self._first_logs: Any = None
 
     @contextmanager
     def deferring(self) -> Iterator[None]:
@@ -59,7 +60,7 @@ class DeferredUpdates:
         self._steps = steps_of(self._runtime, model)
         if self._steps.why_not:  # An earlier `fit` has found that out.
             self._refuse_if_told_to_defer()
-            self._updates.in_step(self._steps.why_not)
+            self._updates.no_more(self._steps.why_not)
         return self._execute
 
     def flush(self) -> bool:
@@ -76,19 +77,26 @@ class DeferredUpdates:
                 self._is_running = True
                 try:
                     self._steps.flush()
-                finally:  # If it fails it does not come again.
+                except BaseException as failure:
+                    self._fail(failure)  # It may be half of an update, and does not come again.
+                    raise
+                finally:
                     self._is_running = self._is_pending = False
                 return True
             finally:
                 self._lock.release()
 
-    def flush_for(self, variable: Any) -> None:
-        """Make the pending update if it changes this variable of Keras, which is about to be read.
+    def flush_for(self, variable: Any, what: str) -> None:
+        """Make the pending update if it changes this variable of Keras.
 
         Any thread may call it.
+
+        Args:
+          what: is about to happen to the variable.
         """
-        if self._is_pending and id(variable) in self._steps.updated:
-            self._updates.flush("read of a variable")
+        is_pending = self._is_pending and not self._is_running
+        if is_pending and id(variable) in self._steps.updated:
+            self._updates.flush(f"{what} of a variable")
 
     def _execute(self, iterator: Any) -> Any:
         """One execution, of one or several steps."""
@@ -102,6 +110,9 @@ class DeferredUpdates:
                 logs = self._take_steps(iterator)
             except (StopIteration, tf.errors.OutOfRangeError) as end_of_data:
                 end = end_of_data  # No step was taken, and what was pending still is.
+                if self._taken(before) != {0}:  # Something else has ended, within a step.
+                    self._settle(end_of_data, self._taken(before))
+                    raise
             except CannotDefer:
                 pass  # Nor here: `why_not` says why.
             except BaseException as failure:
@@ -127,7 +138,7 @@ class DeferredUpdates:
     def _take_steps(self, iterator: Any) -> Any:
         if self._is_pending:
             return self._steps.steady(iterator)
-        logs = self._steps.first(iterator)
+        logs = self._first_logs = self._steps.first(iterator)
         self._is_pending = True
         if self._steps.num > 1:
             with suppress(StopIteration, tf.errors.OutOfRangeError):  # There was data for one step.
@@ -147,10 +158,16 @@ class DeferredUpdates:
                 self._is_pending = self._is_pending or taken != {0}
                 return
         was_pending, self._is_pending = self._is_pending, False
-        if was_pending and self._runtime.worker.session.failure is None:
+        if was_pending:
+            self._fail(failure)
+
+    def _fail(self, failure: BaseException) -> None:
+        """End the job, unless it has ended: of an update some variables may have been made."""
+        session = self._runtime.worker.session
+        if session.failure is None:
             self._runtime.gradients.fail(
                 PoseidonError(
-                    f"{self._runtime.worker.session.name}: a step failed that began with the "
+                    f"{session.name}: a step failed that began with the "
                     "update of the step before, so this worker's variables may be between two "
                     "steps; go on from a checkpoint, or take defer_updates=False to have the "
                     f"values of the step before: {type(failure).__name__}: {failure}"
@@ -165,12 +182,16 @@ class DeferredUpdates:
         if not taken:
             return self._in_step(iterator)
         model = self._model
-        rest = Execution(
-            model.train_step,
-            steps=self._steps.num - taken,
-            unrolled=model.unrolled_steps_per_execution,
-        )
-        return rest.train_function(iterator)
+        with model.distribute_strategy.scope():
+            rest = Execution(
+                model.train_step,
+                steps=self._steps.num - taken,
+                unrolled=model.unrolled_steps_per_execution,
+            )
+        try:
+            return rest.train_function(iterator)
+        except (StopIteration, tf.errors.OutOfRangeError):  # There was data for those steps.
+            return self._first_logs
 
     def _refuse_if_told_to_defer(self) -> None:
         if self._runtime.options.defer_updates != "auto":
@@ -184,21 +205,32 @@ def impossible(why: str) -> ConfigError:
     )
 
 
-def read(original: Callable[..., Any]) -> Callable[..., Any]:
-    def read(self: Any, value: Any) -> Any:
-        if _fits and tf.executing_eagerly():
-            for fit in list(_fits):
-                fit.flush_for(self)
-        return original(self, value)
+def _before(what: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """A hook of a method with a value: before it, what is pending of the variable is made."""
 
-    return read
+    def hook(original: Callable[..., Any]) -> Callable[..., Any]:
+        def hooked(self: Any, value: Any) -> Any:
+            if _fits and tf.executing_eagerly():
+                for fit in list(_fits):
+                    fit.flush_for(self, what)
+            return original(self, value)
+
+        return hooked
+
+    return hook
 
 
 HOOKS = (
     Hook(
         keras.Variable,
         "_maybe_autocast",
-        read,
+        _before("read"),
         "whoever reads a variable between two steps gets it with its last update",
+    ),
+    Hook(
+        keras.Variable,
+        "assign",
+        _before("assignment"),
+        "what is assigned between two steps comes after the update of the last one",
     ),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 import keras
 import tensorflow as tf
@@ -31,21 +31,39 @@ _SAME_EVERYWHERE: Mapping[str, Any] = {
 }
 
 
+class Start(NamedTuple):
+    """What all workers know when `fit` begins.
+
+    Attributes:
+      changes: whether some callback may change values when it begins.
+      place: in rank 0's backup.
+      why_in_step: why all update in the step, since one of them has to; empty if none has to.
+      observer: a callback of any worker that may look at variables between two executions. All
+        make what is pending before it: their graphs, and so what is reduced in them, stay alike.
+    """
+
+    changes: bool
+    place: Place | None
+    why_in_step: str
+    observer: str
+
+
 def agree_on_start(
     runtime: Runtime,
     model: Any,
     arguments: Mapping[str, Any],
     callbacks: Sequence[Any],
     *,
+    why_in_step: str = "",
+    observer: str = "",
     refusal: str = "",
-) -> tuple[bool, Place | None]:
+) -> Start:
     """Compare what `fit` was given; all workers learn what decides on how it begins.
 
     Args:
-      refusal: why this worker cannot do what it was told; empty if it can.
-
-    Returns:
-      Whether some callback may change values when it begins; the place in rank 0's backup.
+      why_in_step: why this worker cannot defer its updates; empty if it can.
+      observer: its callback that may look at variables between two executions; empty for none.
+      refusal: why it cannot do what it was told; empty if it can.
 
     Raises:
       ConfigError: on all workers, if one was given other arguments or refuses; names the first. On
@@ -57,20 +75,32 @@ def agree_on_start(
     mine["run_eagerly of compile"] = bool(model.run_eagerly)
     changes = any(_may_change_values(callback) for callback in callbacks)
     there = _place_in_backup(callbacks) if runtime.worker.rank == 0 else None
-    text = json.dumps([mine, changes, there and there.to_json(), refusal], default=str).encode()
+    said = {
+        "changes": changes,
+        "place": there and there.to_json(),
+        "why_in_step": why_in_step,
+        "observer": observer,
+        "refusal": refusal,
+    }
+    text = json.dumps([mine, said], default=str).encode()
     everyone = [json.loads(part) for part in runtime.worker.gather("call fit", text)]
-    for rank, (theirs, *_) in enumerate(everyone):
+    for rank, (theirs, _) in enumerate(everyone):
         for name, value in everyone[0][0].items():
             if theirs[name] != value:
                 raise ConfigError(
                     f"the workers called fit with different arguments: {name} is {value} on rank 0 "
                     f"and {theirs[name]} on rank {rank}; give all workers the same"
                 )
-    for rank, (*_, refused) in enumerate(everyone):
-        if refused:
-            raise ConfigError(f"{runtime.worker.names.one(rank)}: {refused}")
-    found = everyone[0][2]
-    return any(changes for _, changes, *_ in everyone), found and Place.from_json(found)
+    for rank, (_, says) in enumerate(everyone):
+        if says["refusal"]:
+            raise ConfigError(f"{runtime.worker.names.one(rank)}: {says['refusal']}")
+    found = everyone[0][1]["place"]
+    return Start(
+        any(says["changes"] for _, says in everyone),
+        found and Place.from_json(found),
+        next((says["why_in_step"] for _, says in everyone if says["why_in_step"]), ""),
+        next((says["observer"] for _, says in everyone if says["observer"]), ""),
+    )
 
 
 def _place_in_backup(callbacks: Sequence[Any]) -> Place | None:

@@ -84,14 +84,20 @@ def fit(original: Callable[..., Any]) -> Callable[..., Any]:
         named = dict(zip(_FIT_ARGUMENTS, args, strict=False)) | kwargs
         callbacks = named.get("callbacks")
         own = for_rank(runtime.writing, callbacks)
-        if why := why_in_step(runtime.options, self, own):
-            runtime.updates.in_step(why)
-            deferred = None
-        else:
-            deferred = DeferredUpdates(runtime, observer=first_observer(own))
+        why = why_in_step(runtime.options, self, own)
         must_defer = runtime.options.defer_updates not in ("auto", False)
-        refusal = str(impossible(why)) if why and must_defer else ""
-        changes, restored = agree_on_start(runtime, self, named, own, refusal=refusal)
+        changes, restored, why, observer = agree_on_start(
+            runtime,
+            self,
+            named,
+            own,
+            why_in_step=why,
+            observer=first_observer(own),
+            refusal=str(impossible(why)) if why and must_defer else "",
+        )
+        deferred = None if why else DeferredUpdates(runtime, observer=observer)
+        if why:
+            runtime.updates.in_step(why)
         graph_seed = random_seeds.other_graphs(restored.graph_seed if restored else None)
         progress = Progress(runtime, restored, graph_seed=graph_seed, given_rows=_batch_size(named))
         stop = StopTogether(runtime, progress, deferred.train_function if deferred else None)

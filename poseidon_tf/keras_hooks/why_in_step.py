@@ -52,6 +52,12 @@ def why_in_step(options: Options, model: Any, callbacks: Sequence[Any]) -> str:
     if model.steps_per_execution == 1 and (observer := first_observer(callbacks)):
         return f"{observer} has a batch hook, which may look at variables after every step"
     if options.defer_updates == "auto" and model.built:
+        if model.steps_per_execution > 1 and model.non_trainable_weights:
+            # Workers reduce such values in the step, under names that tell its place in the graph;
+            # a read on one worker alone would make that another one.
+            return (
+                f"steps_per_execution={model.steps_per_execution}, and layers may assign variables"
+            )
         num_bytes = sum(_num_bytes(variable) for variable in model.trainable_variables)
         if num_bytes < LEAST_BYTES:
             return (

@@ -44,14 +44,21 @@ class Updates:
             yield
         finally:
             self._flush = before[0]
+            if self._flush is not None:  # This was a `fit` within another one.
+                self._why_in_step = before[1]
 
     def in_step(self, why: str) -> None:
-        """From now on they are made in the step, for this reason."""
-        self._flush, self._why_in_step = None, why
+        """A `fit` makes them in the step, for this reason; not one within another that defers."""
+        if self._flush is None:
+            self._why_in_step = why
+
+    def no_more(self, why: str) -> None:
+        """Whoever defers them does so no more, for this reason."""
+        self._why_in_step = why
 
     def change_to_in_step(self, why: str) -> None:
         """The same where the user has been told otherwise."""
-        self.in_step(why)
+        self.no_more(why)
         self._show(self.line)
 
     def deferred(self, steps: int) -> None:
@@ -67,7 +74,8 @@ class Updates:
         Raises:
           tf.errors.OpError, PoseidonError: its sums did not come, as in a step.
         """
-        if self._flush is not None and self._flush():
+        flush = self._flush  # Another thread may leave its `fit` meanwhile.
+        if flush is not None and flush():
             self._flushes[cause] += 1
 
     @property

@@ -258,6 +258,40 @@ def observed() -> None:
     result("thread-saw", model.seen)
 
 
+class Probe(keras.callbacks.Callback):
+    """Trains another model, in the step, while `fit` runs."""
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        other = compiled(net, lambda: SGD(0.1, loss_scale_factor=2.0))
+        other.fit(x[:24], y[:24], batch_size=BATCH, verbose=0, shuffle=False)
+
+
+class Assigns(keras.Sequential):
+    """Where `fit` asks between two steps whether to stop, the learning rate is set."""
+
+    rates: Iterator[float] | None = None
+
+    @property
+    def stop_training(self) -> bool:
+        if self.rates is not None:
+            self.optimizer.learning_rate = next(self.rates)
+        return False
+
+    @stop_training.setter
+    def stop_training(self, value: bool) -> None:
+        pass
+
+
+def within() -> None:
+    """What happens between two steps, on all workers or on one."""
+    fit("within", compiled(net, lambda: SGD(0.1, momentum=0.9)), callbacks=[Probe()])
+    model = compiled(lambda: Assigns(net().layers), lambda: SGD(0.1, momentum=0.9))
+    model.rates = (0.1 / n for n in range(1, 99))
+    fit("assigned", model)
+    model = compiled(net, lambda: Adam(0.01), steps_per_execution=3)
+    fit("one looks", model, reader=BatchReader() if strategy.rank == 0 else Reader())
+
+
 def refused() -> None:
     for name, optimizer in (
         ("refused at once", lambda: SGD(0.1, global_clipnorm=0.1)),
@@ -283,6 +317,7 @@ def chosen() -> Iterator[Callable[[], None]]:
         found_in_trace,
         observed,
         interrupted,
+        within,
     )
     all_cases = {each.__name__: each for each in groups}
     for name in sys.argv[3].split(","):
