@@ -30,6 +30,8 @@ _log = logging.getLogger("poseidon_tf")
 FLIGHT_EVENTS = 1000  # That every process keeps.
 _TIMELINE_EVENTS = 200_000
 _TRACE, _FLIGHT = ".trace.json", ".flight.trace.json"
+# A file system that hangs must not keep a failure from those who wait for it.
+_DUMP_S = 1.0
 
 
 class Event(NamedTuple):
@@ -102,7 +104,7 @@ class Recorder:
         """Write the newest 1000 events to `<process>.<pid>.flight.trace.json`, over an earlier one.
 
         It goes into the directory of the timeline, or else the working directory. None where there
-        is nothing to write, or it cannot be written, which is logged.
+        is nothing to write, or it cannot be written within a second, which is logged.
 
         Args:
           why: kept in the file.
@@ -111,12 +113,22 @@ class Recorder:
             return None
         self.about["written because"] = why
         directory = self._directory or Path()
-        try:
-            return self._write(directory, f".{os.getpid()}{_FLIGHT}", FLIGHT_EVENTS).absolute()
-        except OSError as failure:
-            where = os.fspath(directory)
-            _log.warning("the last events cannot be written into %r: %s", where, failure)
-            return None
+        done: list[Path] = []
+
+        def write() -> None:
+            try:
+                suffix = f".{os.getpid()}{_FLIGHT}"
+                done.append(self._write(directory, suffix, FLIGHT_EVENTS).absolute())
+            except Exception as failure:  # Whatever it is, there is a worse one to be told of.
+                where = os.fspath(directory)
+                _log.warning("the last events cannot be written into %r: %s", where, failure)
+
+        writing = threading.Thread(target=write, name="poseidon-flight", daemon=True)
+        writing.start()
+        writing.join(_DUMP_S)
+        if writing.is_alive():
+            _log.warning("%r takes long to write the last events into", os.fspath(directory))
+        return done[0] if done else None
 
     def _write(self, directory: Path, suffix: str, most_events: int) -> Path:
         with self._lock:

@@ -224,3 +224,17 @@ def test_a_file_that_is_no_trace_is_named(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(ConfigError, match="other.trace.json"):
         merge([path])
+
+
+def test_a_file_system_that_hangs_keeps_nobody_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever has a failure to tell goes on, without a file to name."""
+    recorder = Recorder("worker 3", directory=tmp_path)
+    recorder.event("sent", "kernel", 0)
+    answers = threading.Event()
+    monkeypatch.setattr("poseidon_tf.trace._DUMP_S", 0.05)
+    monkeypatch.setattr(Recorder, "_write", lambda *_: answers.wait(30.0))
+    assert recorder.dump("a stall") is None
+    assert "takes long to write the last events into" in caplog.text
+    answers.set()

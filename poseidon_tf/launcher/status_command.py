@@ -47,7 +47,8 @@ def status(address: str, once: bool, is_json: bool, interval: float, timeout: fl
     from poseidon_tf.transport.connections import ConnectionSettings
 
     settings = ConnectionSettings(security=read_security(current_environ()))
-    console = Console(width=None if sys.stdout.isatty() else 200)
+    width = None if sys.stdout.isatty() else 200
+    console = Console(width=width, markup=False, emoji=False, highlight=False)
     with contextlib.ExitStack() as parts:
         parts.enter_context(contextlib.suppress(KeyboardInterrupt))
         question = StatusQuestion(address, settings)
@@ -60,8 +61,11 @@ def status(address: str, once: bool, is_json: bool, interval: float, timeout: fl
             except (PeerLost, StartTimeout):
                 if seen is None:
                     raise
-                click.echo("the job is over: its coordinator is gone", err=True)
-                break
+                click.echo(
+                    "the coordinator is gone: the job is over, and how it ended is not known here",
+                    err=True,
+                )
+                sys.exit(1)
             seen = found
             if is_json:
                 click.echo(json.dumps(as_json(found)))

@@ -29,7 +29,7 @@ class Account:
         sent, received = syncer.payload_bytes()
         network = sent
         if isinstance(syncer, ServerSyncer):  # What a server sends has no other account.
-            network = sent + received - syncer.shared_bytes
+            network = max(0, sent + received - syncer.shared_bytes)
         return PayloadStatistics(
             sent_bytes=sent,
             received_bytes=received,

@@ -33,12 +33,19 @@ def showing(
       stream: standard error if None.
     """
     stream = sys.stderr if stream is None else stream
+    if stream is None:  # A process may have none.
+        yield
+        return
     over, began_s = threading.Event(), time.monotonic()
+
+    def show(text: str) -> None:
+        with contextlib.suppress(OSError, ValueError):  # The terminal has hung up, or it is closed.
+            stream.write(text)
+            stream.flush()
 
     def draw() -> None:
         while not over.wait(_PERIOD_S):
-            stream.write(f"{_CLEAR}poseidon_tf: {now()}")
-            stream.flush()
+            show(f"{_CLEAR}poseidon_tf: {now()}")
 
     thread = threading.Thread(target=draw, name="poseidon-progress", daemon=True)
     if stream.isatty():
@@ -49,8 +56,7 @@ def showing(
         over.set()
         if thread.ident is not None:
             thread.join()
-            stream.write(_CLEAR)
-            stream.flush()
+            show(_CLEAR)
     lasted_s = time.monotonic() - began_s
     if lasted_s >= least_s:
-        print(f"poseidon_tf: {end()}, after {lasted_s:.1f} s", file=stream, flush=True)
+        show(f"poseidon_tf: {end()}, after {lasted_s:.1f} s\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -12,6 +13,8 @@ from poseidon_tf.coordinator.messages import Figures
 from poseidon_tf.session.session import Session
 from poseidon_tf.session.statistics import Statistics
 from poseidon_tf.transport.base import shortened
+
+_log = logging.getLogger("poseidon_tf")
 
 PERIOD_S = 2.0
 _MOST_STEPS = 100  # Of which the medians are.
@@ -86,7 +89,10 @@ class Reporter:
 
     def _run(self) -> None:
         while not self._closing.wait(self._period_s):
-            self.report()
+            try:
+                self.report()
+            except Exception:  # The next report may come through; training needs none.
+                _log.warning("the coordinator was not told of this worker's figures", exc_info=True)
 
     def _steps_per_s(self, steps: int) -> float:
         now_s = time.monotonic()

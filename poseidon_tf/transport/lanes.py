@@ -63,7 +63,8 @@ class Lane:
         try:
             connection.settimeout(None)
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            _set_where_known(connection, "TCP_NOTSENT_LOWAT", UNSENT_BYTES)
+            with contextlib.suppress(OSError):  # Less is overtaken then; nothing is lost.
+                _set_where_known(connection, "TCP_NOTSENT_LOWAT", UNSENT_BYTES)
             _keep_alive(connection, keepalive_s)
         except OSError as failure:
             connection.close()

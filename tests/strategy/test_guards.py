@@ -79,7 +79,8 @@ def test_a_weight_that_one_worker_changes_stops_both(compared: list[dict[str, An
     texts = set()
     for rank, worker in enumerate(compared):
         assert worker["error"]["kind"] == "DriftError"
-        text, _, where = worker["error"]["text"].rpartition("; ")
+        text, where, events = worker["error"]["text"].rsplit("; ", 2)
+        assert events.startswith("its last events are in ")
         wanted = (
             r"after step \d+: 'sequential(_\d+)?/last/kernel' is not the same everywhere: "
             rf"{names[0]} holds one value, {names[1]} does not hold it; "

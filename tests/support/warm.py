@@ -284,7 +284,7 @@ def become(order: Mapping[str, Any]) -> None:
         stream.reconfigure(write_through=True)  # type: ignore[union-attr]
     sys.argv = list(order["argv"])
     if sys.argv[0] == "-m":
-        sys.path[0] = os.getcwd()
+        sys.path[0] = str(Path(__file__).parents[2])
         _, module, *sys.argv[1:] = sys.argv
         runpy.run_module(module, run_name="__main__", alter_sys=True)
         return
