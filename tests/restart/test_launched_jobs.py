@@ -124,7 +124,7 @@ def thorough(*case: object) -> Any:
 @pytest.mark.parametrize(
     "num_servers, signum",
     [
-        (1, signal.SIGINT),
+        thorough(1, signal.SIGINT),
         (0, signal.SIGTERM),
         thorough(1, signal.SIGTERM),
         thorough(0, signal.SIGINT),

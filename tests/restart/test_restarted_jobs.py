@@ -2,15 +2,13 @@
 
 import functools
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
 
+from tests.support import launched
 from tests.support.jobs import SCRIPTS, Job
 from tests.support.supervised import run_supervised, turns_of
 
@@ -63,21 +61,13 @@ def test_the_launcher_restarts_a_job_of_which_a_process_was_killed(
     undisturbed: Undisturbed, tmp_path: Path, victim: str, named: str
 ) -> None:
     """`poseidon-tf run --max-restarts 1`: SIGKILL in an epoch costs that epoch and no bit."""
-    command = [sys.executable, "-m", "poseidon_tf", "run", "--workers", "2", "--servers", "1"]
-    done = subprocess.run(
-        [*command, "--max-restarts", "1", str(SCRIPTS / "restarted.py"), str(tmp_path), victim],
-        env={
-            **os.environ,
-            "TF_CPP_MIN_LOG_LEVEL": "3",
-            "TF_NUM_INTRAOP_THREADS": "1",
-            "TF_NUM_INTEROP_THREADS": "4",
-            "CUDA_VISIBLE_DEVICES": "-1",
-        },
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
+    done = launched.run(
+        *("run", "--workers", "2", "--servers", "1", "--max-restarts", "1"),
+        *(str(SCRIPTS / "restarted.py"), str(tmp_path), victim),
+        environ={"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "4"},
+        timeout_s=TIMEOUT_S,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.code == 0, done.stdout + done.stderr
     assert f"[poseidon-tf] {named} ended with code 137; restart 1 of 1" in done.stderr
     for rank in (0, 1):
         check(results_of(done.stdout, f"[worker {rank}] RESULT "), undisturbed(1))

@@ -20,6 +20,7 @@ def planned(path: Path, *options: str) -> str:
     return done.output
 
 
+@pytest.mark.thorough
 @pytest.mark.processes
 def test_the_command_and_the_running_job_have_the_same_plan(tmp_path: Path) -> None:
     """For nets of plain and other dense layers, attention and words, to the last field."""

@@ -37,7 +37,9 @@ def reference(
         return request.param, found, dict(file)
 
 
-@pytest.fixture(scope="module", params=["replica", "sample"])
+@pytest.fixture(
+    scope="module", params=["sample", pytest.param("replica", marks=pytest.mark.thorough)]
+)
 def job(
     request: pytest.FixtureRequest,
     reference: Reference,

@@ -145,6 +145,7 @@ def test_neither_protocol_nor_memory_changes_a_bit(job: Trained, tmp_path: Path)
     assert len(digests) == 1
 
 
+@pytest.mark.thorough
 def test_several_replicas_are_joined_in_float32(tmp_path: Path) -> None:
     """Each rounds what it contributes, and its worker what they contribute together."""
     cases = ["momentum", "eager"]
