@@ -32,6 +32,7 @@ def rows(path: Path) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
+@pytest.mark.thorough
 def test_transport_compares_sums_with_echoes_and_pushes_with_the_link(tmp_path: Path) -> None:
     """Every side is there, and the ratios with a target; those to iperf3 where there is one."""
     sizes = "--mib 2 --pair-kib 128 --factor-kib 256 --steps 2 --push-steps 2"

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.processes
 THOROUGH = pytest.mark.thorough
 FEW = "two_optimizers"
 OTHERS = "optimizers"
-EXECUTIONS, ENDS = "executions", "unknown,ends"
+EXECUTIONS, ENDS = "executions", "uneven,unknown,ends"
 SEEN = "found_in_trace,observed,interrupted,within"
 STEPS, EPOCHS = 5, 2  # Of most cases.
 

@@ -164,6 +164,9 @@ def executions() -> None:
         model = compiled(net, lambda: Adam(0.01), steps_per_execution=steps)
         fit(f"{steps} steps", model, reader=reader)
     fit("read", compiled(net, lambda: Adam(0.01)), reader=BatchReader())
+
+
+def uneven() -> None:
     for steps in (1, 2, 3):
         model = compiled(net, lambda: Adam(0.01), steps_per_execution=steps)
         fit(f"uneven, {steps} steps", model, x=x[:45], y=y[:45])
@@ -312,6 +315,7 @@ def chosen() -> Iterator[Callable[[], None]]:
         two_optimizers,
         optimizers,
         executions,
+        uneven,
         unknown,
         ends,
         found_in_trace,
