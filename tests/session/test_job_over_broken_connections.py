@@ -116,6 +116,8 @@ def test_twenty_steps_have_the_same_bits_though_every_connection_breaks(
     for each in statistics:
         assert (each.steps, each.ps.exchanges) == (NUM_STEPS, NUM_STEPS * len(SIZES))
         assert each.ps.sent_bytes == each.ps.received_bytes == NUM_STEPS * 4 * sum(SIZES.values())
-    num_resets = NUM_STEPS // 2 if of_lanes else NUM_STEPS
+    # Each is asked to in every step, or in every second one; what is being connected again just
+    # then, because it has carried its bytes, has nothing to reset.
+    num_resets = NUM_STEPS // 4 if of_lanes else NUM_STEPS
     assert all(proxy.num_resets >= num_resets for proxy in [*proxies, *of_lanes])
     assert proxies[2].num_connections > num_resets
