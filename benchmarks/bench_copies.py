@@ -21,12 +21,11 @@ import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, final
 
 from lab.hosts import Hosts, LoopbackHosts
 from lab.members import Members
-from lab.placed import Placed
+from lab.placed import Borrowed, Placed
 from lab.report import RESULTS, save
 
 from poseidon_tf.transport.connections import Protocol
@@ -38,38 +37,17 @@ Copies = Counter[tuple[str, ...]]
 
 
 @final
-class CountedHosts:
+class CountedHosts(Borrowed):
     """`hosts`, each process of which counts its copies and leaves the result in `folder`."""
 
-    is_shaped = False
-
     def __init__(self, hosts: Hosts, folder: Path) -> None:
-        self._hosts, self._folder = hosts, folder
-
-    def __enter__(self) -> CountedHosts:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        return None
-
-    def addresses(self) -> list[str]:
-        return self._hosts.addresses()
+        super().__init__(hosts)
+        self._folder = folder
 
     def command(self, host: int, command: Sequence[str]) -> list[str]:
         valgrind = ["valgrind", "--quiet", "--tool=dhat", "--mode=copy"]
         output = f"--dhat-out-file={self._folder / f'{host}.json'}"
-        return [*valgrind, output, *self._hosts.command(host, command)]
-
-    def set_rate(self, bits_per_s: float | None) -> None:
-        self._hosts.set_rate(bits_per_s)
-
-    def link_bytes(self, host: int) -> tuple[int, int]:
-        return self._hosts.link_bytes(host)
+        return [*valgrind, output, *super().command(host, command)]
 
 
 def copies(profile: dict[str, Any]) -> Copies:

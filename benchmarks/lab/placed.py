@@ -1,4 +1,4 @@
-"""More processes than hosts: says on which host each of them runs."""
+"""Hosts that somebody else keeps, seen in another way by those who run processes on them."""
 
 from __future__ import annotations
 
@@ -9,21 +9,17 @@ from typing import final
 from lab.hosts import Hosts
 
 
-@final
-class Placed:
-    """`hosts` as `Members` sees them, where process i runs on host `places[i]`.
+class Borrowed:
+    """`hosts` as they are. Whoever made them keeps them: leaving this one removes nothing."""
 
-    Whoever made `hosts` keeps them: leaving this one removes nothing.
-    """
-
-    def __init__(self, hosts: Hosts, places: Sequence[int]) -> None:
-        self._hosts, self._places = hosts, places
+    def __init__(self, hosts: Hosts) -> None:
+        self._hosts = hosts
 
     @property
     def is_shaped(self) -> bool:
         return self._hosts.is_shaped
 
-    def __enter__(self) -> Placed:
+    def __enter__(self) -> Borrowed:
         return self
 
     def __exit__(
@@ -35,14 +31,32 @@ class Placed:
         return None
 
     def addresses(self) -> list[str]:
-        # Asked anew for each: two on one host must not get the same port.
-        return [self._hosts.addresses()[place] for place in self._places]
+        return self._hosts.addresses()
 
     def command(self, host: int, command: Sequence[str]) -> list[str]:
-        return self._hosts.command(self._places[host], command)
+        return self._hosts.command(host, command)
 
     def set_rate(self, bits_per_s: float | None) -> None:
         self._hosts.set_rate(bits_per_s)
 
     def link_bytes(self, host: int) -> tuple[int, int]:
-        return self._hosts.link_bytes(self._places[host])
+        return self._hosts.link_bytes(host)
+
+
+@final
+class Placed(Borrowed):
+    """More processes than hosts: process i runs on host `places[i]`."""
+
+    def __init__(self, hosts: Hosts, places: Sequence[int]) -> None:
+        super().__init__(hosts)
+        self._places = places
+
+    def addresses(self) -> list[str]:
+        # Asked anew for each: two on one host must not get the same port.
+        return [self._hosts.addresses()[place] for place in self._places]
+
+    def command(self, host: int, command: Sequence[str]) -> list[str]:
+        return super().command(self._places[host], command)
+
+    def link_bytes(self, host: int) -> tuple[int, int]:
+        return super().link_bytes(self._places[host])
