@@ -116,7 +116,7 @@ class Progress:
         """Keras reads the training data by `epochs`, which it has just made of `x`."""
         self.epochs = epochs
         data = ReadData(
-            _kind_of(x),
+            kind_of(x),
             rows=self.batch_rows,
             given_rows=self._given_rows,
             steps_per_epoch=epochs.steps_per_epoch,
@@ -248,7 +248,8 @@ class Progress:
         return ""
 
 
-def _kind_of(x: Any) -> str:
+def kind_of(x: Any) -> str:
+    """What `fit` was given to train on, in a word: "arrays", "tf.data", ..."""
     if isinstance(x, tf.data.Dataset):
         return "tf.data"
     if isinstance(x, tf.distribute.DistributedDataset):
@@ -271,7 +272,7 @@ def _shapes(dataset: tf.data.Dataset) -> list[Any]:
 
 def _can_be_read_again(x: Any) -> bool:
     """Whether what Keras makes of `x` can be opened again, and then gives the same."""
-    return _kind_of(x) in {"tf.data", "DistributedDataset", "PyDataset", "arrays"}
+    return kind_of(x) in {"tf.data", "DistributedDataset", "PyDataset", "arrays"}
 
 
 def _random_states(model: Any) -> list[Any]:

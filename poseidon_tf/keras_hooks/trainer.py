@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
-import tensorflow as tf
 
 from poseidon_tf.coordinator.stopping import Stopping
 from poseidon_tf.errors import ConfigError
@@ -30,7 +29,7 @@ from poseidon_tf.keras_hooks.fit_summary import SummaryOfFit
 from poseidon_tf.keras_hooks.hook import Hook
 from poseidon_tf.keras_hooks.metrics import results_of_all
 from poseidon_tf.keras_hooks.preemption import save_backups
-from poseidon_tf.keras_hooks.progress import Progress, TellsProgress
+from poseidon_tf.keras_hooks.progress import Progress, TellsProgress, kind_of
 from poseidon_tf.keras_hooks.stopping import StopTogether
 from poseidon_tf.keras_hooks.why_in_step import first_observer, why_in_step
 from poseidon_tf.keras_hooks.writers import arranged, for_rank
@@ -131,9 +130,7 @@ def _batch_size(named: Mapping[str, Any]) -> int | None:
 
     Whatever brings its own batches tells by itself, or cannot tell.
     """
-    batched = (tf.data.Dataset, tf.distribute.DistributedDataset, keras.utils.PyDataset)
-    x = named.get("x")
-    if isinstance(x, batched) or not hasattr(tf.nest.flatten(x)[0], "shape"):
+    if kind_of(named.get("x")) != "arrays":
         return None
     return named.get("batch_size") or _KERAS_BATCH_SIZE
 
