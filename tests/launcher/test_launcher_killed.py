@@ -54,8 +54,9 @@ def test_nothing_of_a_job_stays(tmp_path: Path, how: str) -> None:
         ready = [tmp_path / name for name in MEMBERS]
         wait_until(lambda: all(file.exists() for file in ready))
         if how == "kill -9":
-            # The launcher, its guardian, and three members with a child each.
-            assert len(marked(mark)) == 8
+            # The launcher, its guardian, and three members with a child each. A process shows its
+            # environment only once the kernel has finished its exec.
+            wait_until(lambda: len(marked(mark)) == 8)
             launcher.kill()
         elif how == "Ctrl-C":
             launcher.send_signal(signal.SIGINT)
