@@ -160,17 +160,25 @@ class DeferredUpdates:
         was_pending, self._is_pending = self._is_pending, False
         if was_pending:
             self._fail(failure)
+        elif taken != {0}:
+            self._fail(failure, "after some of its gradients had left for the other workers")
 
-    def _fail(self, failure: BaseException) -> None:
-        """End the job, unless it has ended: of an update some variables may have been made."""
+    def _fail(self, failure: BaseException, when: str = "") -> None:
+        """End the job, unless it has ended.
+
+        Args:
+          when: the step has failed; empty where some variables may have its update already.
+        """
         session = self._runtime.worker.session
+        when = when or (
+            "that began with the update of the step before, so this worker's variables may be "
+            "between two steps; go on from a checkpoint, or take defer_updates=False to have the "
+            "values of the step before"
+        )
         if session.failure is None:
             self._runtime.gradients.fail(
                 PoseidonError(
-                    f"{session.name}: a step failed that began with the "
-                    "update of the step before, so this worker's variables may be between two "
-                    "steps; go on from a checkpoint, or take defer_updates=False to have the "
-                    f"values of the step before: {type(failure).__name__}: {failure}"
+                    f"{session.name}: a step failed {when}: {type(failure).__name__}: {failure}"
                 )
             )
 

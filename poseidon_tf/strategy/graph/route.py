@@ -60,7 +60,7 @@ class GraphRoute:
             self._queues = [
                 tf.queue.FIFOQueue(
                     capacity=2**30,
-                    dtypes=[tf.string, *self._dtypes],
+                    dtypes=[tf.string, tf.int64, *self._dtypes],
                     shared_name=f"poseidon_{next(_numbers)}",
                 )
                 for _ in range(num_replicas)
@@ -96,39 +96,44 @@ class GraphRoute:
         of any replica, they stand for all replicas of this worker.
         """
         if tf.executing_eagerly():
-            self.push(tensors)
-            return self.pull()
-        return self.receive(after=[self.send(tensors)])
+            return self.pull(self.push(tensors))
+        return self.receive(self.send(tensors))
 
-    def send(self, tensors: Sequence[tf.Tensor]) -> tf.Operation:
+    def send(self, tensors: Sequence[tf.Tensor]) -> tf.Tensor:
         """Contribute `tensors` in the graph that is traced; a `receive` comes in it or in another.
 
         It contributes for whom `exchange` does, and starts as soon as `tensors` are there.
+
+        Returns:
+          The step that they belong to, an int64.
         """
         with tf.name_scope(self._scope), tf.device(_HOST):
             contribute = functools.partial(self._push, self._replica())
-            push = tf.numpy_function(contribute, [*tensors, *self._extras()], [], name="push")
-            tf_internals.run_independently(push)
-        return push
+            step = tf.numpy_function(contribute, [*tensors, *self._extras()], tf.int64, name="push")
+            tf_internals.run_independently(step.op)
+        return step
 
-    def receive(self, *, after: Sequence[tf.Operation] = ()) -> list[tf.Tensor]:
+    def receive(self, sent: tf.Tensor | None = None) -> list[tf.Tensor]:
         """The results of what was sent first of all that was not received yet, in a graph.
 
         Args:
-          after: what has to come before it.
+          sent: what `send` has returned in this graph, which comes before, and whose results are
+            expected.
         """
         replica = self._replica()
         queues = self._queues if replica is None else [self._queues[replica]]
         with tf.name_scope(self._scope), tf.device(_HOST):
-            with tf.control_dependencies(after):
+            with tf.control_dependencies([] if sent is None else [sent]):
                 pulls = [queue.dequeue(name="pull") for queue in queues]
-            for error, *_ in pulls:
+            checks = []
+            for error, step, *_ in pulls:
                 tf_internals.run_independently(error.op)
-            error, *results = pulls[0]
-            check = tf.debugging.Assert(tf.equal(error, ""), [error], name="check")
-            tf_internals.run_independently(check)
-            with tf.control_dependencies([check, *(results[0].op for _, *results in pulls[1:])]):
-                return [tf.identity(result) for result in results]
+                if sent is not None:
+                    error = tf.where(tf.equal(step, sent), error, self._of_another_step)
+                checks.append(tf.debugging.Assert(tf.equal(error, ""), [error], name="check"))
+                tf_internals.run_independently(checks[-1])
+            with tf.control_dependencies(checks):
+                return [tf.identity(result) for result in pulls[0][2:]]
 
     @property
     def num_pushes(self) -> int:
@@ -145,38 +150,56 @@ class GraphRoute:
         is_replica = len(self._queues) > 1 and tf_internals.is_in_replica()
         return tf_internals.replica_id() if is_replica else None
 
-    def push(self, tensors: Sequence[tf.Tensor]) -> None:
-        """Contribute eager `tensors` and go on; one `pull` must come before the next push."""
-        extras = [np.asarray(extra) for extra in self._extras()]
-        self._push(None, *(tensor.numpy() for tensor in tensors), *extras)
+    def push(self, tensors: Sequence[tf.Tensor]) -> int:
+        """Contribute eager `tensors` and go on; one `pull` must come before the next push.
 
-    def pull(self) -> list[tf.Tensor]:
-        """The results of the last `push`, as eager tensors; waits for them."""
+        Returns:
+          The step that they belong to.
+        """
+        extras = [np.asarray(extra) for extra in self._extras()]
+        return self._push(None, *(tensor.numpy() for tensor in tensors), *extras)
+
+    def pull(self, pushed: int) -> list[tf.Tensor]:
+        """The results of the last `push`, as eager tensors; waits for them.
+
+        Args:
+          pushed: what it has returned.
+        """
         with tf.device(_HOST):
             pulls = [queue.dequeue() for queue in self._queues]
-        error, *results = pulls[0]
+        error, step, *results = pulls[0]
         if text := error.numpy().decode():
             failure = self._failure()
             raise type(failure)(text) if failure is not None else PoseidonError(text)
+        if int(step) != pushed:
+            raise PoseidonError(self._of_another_step)
         return list(results)
+
+    @property
+    def _of_another_step(self) -> str:
+        return (
+            f"the sum that came for {self.name!r} is that of an earlier step: an error or Ctrl-C "
+            "has ended that step after its gradient had left, and training went on. Nobody knows "
+            "whether all workers are at the same step: start the job again, from a checkpoint if "
+            "there is one. To leave out a batch, decide so inside of the step, on all workers"
+        )
 
     def _extras(self) -> list[Any]:
         """What the push looks at besides the contribution itself."""
         return [extra for extra in (self._rows, self._check) if extra is not None]
 
-    def _push(self, replica: int | None, *contribution: Any) -> None:
+    def _push(self, replica: int | None, *contribution: Any) -> int:
         arrays = [np.asarray(array) for array in contribution]
         check = self._check is not None and bool(arrays.pop())
         if self._rows is not None and not arrays.pop():
             # Indices of sparse rows stay: row 0 is not touched instead.
             arrays = [each if each.dtype.kind == "i" else np.zeros_like(each) for each in arrays]
-        self._route.push(arrays, replica, check=check)
+        return self._route.push(arrays, replica, check=check)
 
     def _deliver(self, step: int, results: list[Any], error: str) -> None:
-        del step  # Elements come in order.
         if error:
             results = [np.zeros(0, dtype.as_numpy_dtype) for dtype in self._dtypes]
-        element = [_text(error) if error else self._no_error]
+        element = [_text(error) if error else self._no_error, _number(step)]
         for result, dtype in zip(results, self._dtypes, strict=True):
             element.append(_as_tensor(result, dtype))
         for queue in self._queues:
@@ -188,6 +211,13 @@ class GraphRoute:
 def _text(value: str) -> tf.Tensor:
     with tf.device(_HOST):
         return tf.constant(value)
+
+
+@functools.lru_cache(maxsize=64)
+def _number(step: int) -> tf.Tensor:
+    """`step` as a tensor; it takes as long as to deliver one, so all routes of a step share it."""
+    with tf.device(_HOST):
+        return tf.constant(step, tf.int64)
 
 
 def _as_tensor(array: Any, dtype: tf.DType) -> tf.Tensor:

@@ -72,7 +72,7 @@ class BackwardPass:
             for open_unit in group.units
             for at in open_unit.unit.variables
         }
-        self._pushed: set[int] = set()
+        self._pushed: dict[int, int] = {}  # By the unit's `id`: the step of its push.
         self._rows = exchange.rows_to_check
         self._is_over = False
 
@@ -106,7 +106,7 @@ class BackwardPass:
         sums: list[Any] = [None] * len(gradients)
         for group in self._groups:
             for open_unit in group.units:
-                results = open_unit.route.pull()
+                results = open_unit.route.pull(self._pushed[id(open_unit)])
                 pushed, _, parts = self._contributed(group, open_unit)
                 total = open_unit.sums(results, pushed, parts)
                 for at, each in total.items():
@@ -140,8 +140,8 @@ class BackwardPass:
     def _push(self, group: _Group, open_unit: OpenUnit) -> None:
         contribution = open_unit.contribution(*self._contributed(group, open_unit))
         check = self._exchange.checks.for_gradients_of(None)
-        open_unit.route.unless_empty(self._rows).checking(check).push(contribution)
-        self._pushed.add(id(open_unit))
+        route = open_unit.route.unless_empty(self._rows).checking(check)
+        self._pushed[id(open_unit)] = route.push(contribution)
 
     def _contributed(
         self, group: _Group, open_unit: OpenUnit
