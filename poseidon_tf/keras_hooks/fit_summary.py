@@ -22,7 +22,7 @@ class SummaryOfFit:
     def __init__(self, runtime: Runtime, verbose: Any) -> None:
         self._runtime, self._verbose = runtime, verbose
         self._before = runtime.worker.statistics()
-        runtime.reporter.begin(self._before.steps)
+        runtime.reporter.begin()
 
     def show(self) -> None:
         """`fit` has ended in order."""

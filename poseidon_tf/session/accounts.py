@@ -50,7 +50,6 @@ def statistics_of(
     accounts: Iterable[Account],
     *,
     session: Session,
-    steps: int,
     num_workers: int,
     traffic_of_servers: Sequence[Sequence[Traffic]],
     own_server: int | None,
@@ -59,7 +58,6 @@ def statistics_of(
     """A worker's statistics.
 
     Args:
-      steps: that it has begun.
       traffic_of_servers: of its streams to each server.
       own_server: which of these is its own.
     """
@@ -70,7 +68,7 @@ def statistics_of(
     others = [each for at, each in enumerate(traffic_of_servers) if at != own_server]
     own = [each for at, each in enumerate(traffic_of_servers) if at == own_server]
     return Statistics(
-        steps=steps,
+        steps=session.steps,
         ps=payloads["ps"],
         sfb=payloads["sfb"],
         rows=payloads["rows"],

@@ -47,10 +47,11 @@ class Reporter:
         self._thread = threading.Thread(target=self._run, name="poseidon-report", daemon=True)
         self._thread.start()
 
-    def begin(self, steps: int) -> None:
-        """Another training begins after `steps` steps: medians are of its steps alone."""
+    def begin(self) -> None:
+        """Another training begins: medians are of its steps alone."""
+        self._session.interrupt_steps()
         with self._lock:
-            self._first_step = steps
+            self._first_step = self._session.steps
 
     def report(self) -> None:
         """Tell how this worker is doing now."""

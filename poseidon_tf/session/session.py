@@ -196,6 +196,17 @@ class Session:
         with self._lock:
             return self._times.communicating_s
 
+    @property
+    def steps(self) -> int:
+        """How many training steps this worker has begun, of all its models."""
+        with self._lock:
+            return self._times.steps
+
+    def interrupt_steps(self) -> None:
+        """The next gradient begins another step; the time until it is no step's."""
+        with self._lock:
+            self._times.interrupt()
+
     def step_times(self, most_steps: int | None = None) -> Medians:
         """Of the last `most_steps` steps, and of the last 1000 at most."""
         with self._lock:
@@ -228,7 +239,7 @@ class Session:
             if failure is None:
                 now_s = self._waiting[route, step] = time.monotonic()
                 if route.is_gradient:
-                    self._times.begin(step, now_s)
+                    self._times.begin(route, now_s)
         if failure is not None:
             route.deliver(step, [], str(failure))
         return is_open

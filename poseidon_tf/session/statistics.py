@@ -80,7 +80,8 @@ class Statistics:
     """A worker's communication since it joined.
 
     Attributes:
-      steps: training steps finished: how often the most used gradient was exchanged.
+      steps: training steps begun, of all models. A step ends where a gradient is exchanged again
+        that it has exchanged already, and where `fit` begins.
       ps, sfb, rows: gradients, by the scheme of the plan.
       all_reduce: values that the program or a layer reduced by itself; they are in no plan.
       servers: parameter servers on other hosts.

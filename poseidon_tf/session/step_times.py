@@ -1,14 +1,16 @@
 """How long steps take, and which part of them is communication. No threads, no clock.
 
 A step begins with its first gradient. So its time is that from one step's first gradient to the
-next one's, whatever program trains; the first of all, with its tracing, has none before it.
+next one's, whatever program trains; the first of all, with its tracing, has none before it. A step
+has one gradient of each route: with the second of any the next one has begun, however often other
+routes, such as those of a model before, were used.
 """
 
 from __future__ import annotations
 
 import collections
 import statistics
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, final
 
@@ -46,13 +48,15 @@ class StepTimes:
     """One worker's. Whoever feeds it holds one lock; times never go back.
 
     Attributes:
+      steps: that have begun.
       communicating_s: seconds in which some gradient was on its way.
     """
 
     def __init__(self) -> None:
+        self.steps = 0
         self.communicating_s = 0.0
         self._closed_waiting_s = 0.0
-        self._step = -1
+        self._in_step: set[Hashable] = set()  # The routes that have contributed to it.
         self._step_began_s = self._communicating_before_s = 0.0
         self._last_begin_s = self._last_end_s = self._busy_since_s = 0.0
         self._in_flight = 0
@@ -63,11 +67,14 @@ class StepTimes:
         """Seconds in which all gradients of a step were sent and some sum was still missing."""
         return self._closed_waiting_s + (0.0 if self._in_flight else self._waited_in_step_s())
 
-    def begin(self, step: int, now_s: float) -> None:
-        """A gradient of `step` is contributed."""
-        if step > self._step:
+    def begin(self, route: Hashable, now_s: float) -> None:
+        """A gradient is contributed by `route`."""
+        if not self._in_step or route in self._in_step:
             self._close(now_s)
-            self._step, self._step_began_s = step, now_s
+            self._in_step.clear()
+            self.steps += 1
+            self._step_began_s = now_s
+        self._in_step.add(route)
         if not self._in_flight:
             self._busy_since_s = now_s
         self._in_flight += 1
@@ -79,6 +86,10 @@ class StepTimes:
         self._last_end_s = now_s
         if not self._in_flight:
             self.communicating_s += now_s - self._busy_since_s
+
+    def interrupt(self) -> None:
+        """What comes next is another step; the time until it is no step's."""
+        self._in_step.clear()
 
     @property
     def recent(self) -> list[StepTime]:
@@ -92,9 +103,9 @@ class StepTimes:
         communicating_s = self.communicating_s
         if self._in_flight:  # Sums of this step that come during the next.
             communicating_s += now_s - self._busy_since_s
-        if self._step >= 0:
-            waiting_s = self._waited_in_step_s()
-            self._closed_waiting_s += waiting_s
+        waiting_s = self._waited_in_step_s()
+        self._closed_waiting_s += waiting_s
+        if self._in_step:
             lasted_s = now_s - self._step_began_s
             its_own_s = communicating_s - self._communicating_before_s
             self._recent.append(StepTime(lasted_s, waiting_s, its_own_s))

@@ -345,7 +345,6 @@ class Worker:
         return accounts.statistics_of(
             self._routes,
             session=self.session,
-            steps=self.last_step() + 1,
             num_workers=self.num_workers,
             traffic_of_servers=[link.traffic() for link in self._links],
             own_server=self._own_server,

@@ -71,6 +71,37 @@ def test_a_step_that_is_not_whole_is_left_out() -> None:
     assert [step.number for step in read(cut).steps] == [0, 1]
 
 
+def test_the_steps_of_a_second_model_are_steps_of_their_own() -> None:
+    """Its units count from 0 again, while the first model's have come far."""
+    units = {"one/top": "ps", "one/low": "ps", "two/top": "ps"}
+    rows = []
+    for step in range(4):  # Rank 1 sends in another order.
+        for pid, at in ((1, 10.0 * step), (2, 10.0 * step + 1)):
+            for unit in ("one/top", "one/low")[:: 1 if pid == 1 else -1]:
+                rows.append(row(pid, "gradient ready", unit, step, at))
+                rows.append(row(pid, "received", unit, step, at + 5))
+    for step in range(2):
+        for pid in (1, 2):
+            rows.append(row(pid, "gradient ready", "two/top", step, 100.0 + 20 * step))
+            rows.append(row(pid, "received", "two/top", step, 107.0 + 20 * step))
+    processes = [{"process": f"worker {rank}", "units": units} for rank in range(2)]
+    rows.sort(key=lambda each: float(each["ts"]))
+    steps = read({"traceEvents": rows, "otherData": {"processes": processes}}).steps
+    found = [
+        (step.number, sorted(each.unit for each in step.workers[1].exchanges)) for step in steps
+    ]
+    both = ["one/low", "one/top"]
+    assert found == [(0, both), (1, both), (2, both), (3, [*both, "two/top"]), (1, ["two/top"])]
+    assert steps[2].lasted_us == 11_000.0
+
+
+def test_a_record_that_begins_within_a_step_has_the_steps_after_it() -> None:
+    """Such as what a process has in memory when something fails."""
+    cut = trace()
+    cut["traceEvents"] = [each for each in cut["traceEvents"] if each["ts"] > 110_000.0]
+    assert [step.number for step in read(cut).steps] == [2]
+
+
 def test_the_page_shows_what_there_is_and_says_what_is_missing() -> None:
     """Names are text, not HTML."""
     text = page(read(trace()))

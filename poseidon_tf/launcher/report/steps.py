@@ -9,15 +9,18 @@ import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, final
+from typing import Any, NamedTuple, TypeAlias, final
 
 _MARKS = ("gradient ready", "sent", "received")
+_Contribution: TypeAlias = tuple[str, int]  # A unit, and how often it was exchanged before.
+_Marks: TypeAlias = dict[str, float]  # When what happened to it.
 
 
 class Exchange(NamedTuple):
-    """One unit of one worker in one step."""
+    """One unit of one worker in one step; `number` is how often it was exchanged before."""
 
     unit: str
+    number: int
     ready_us: float
     sent_us: float
     received_us: float
@@ -64,6 +67,7 @@ class Step:
     """One step of all workers, in rank order.
 
     Attributes:
+      number: how often its units were exchanged before.
       released_us: by unit, when its sum had left the last server.
     """
 
@@ -122,29 +126,72 @@ def read(merged: Mapping[str, Any]) -> Timeline:
         for unit, scheme in each.get("units", {}).items()
         if scheme != "all_reduce"
     }
-    found: dict[tuple[int, int], dict[str, dict[str, float]]] = defaultdict(dict)
-    released: dict[int, dict[str, float]] = defaultdict(dict)
+    taken = {rank: _Taken(rank) for rank in sorted(ranks.values())}
+    released_us: dict[_Contribution, float] = {}
     for row in merged["traceEvents"]:
         if row.get("cat") != "event":
             continue
-        unit, step = row["args"]["variable"], row["args"]["step"]
+        unit, number = row["args"]["variable"], row["args"]["step"]
         if row["pid"] in ranks and unit in schemes and row["name"] in _MARKS:
-            marks = found[step, ranks[row["pid"]]].setdefault(unit, {})
-            if row["name"] == "gradient ready":  # The first counts, of the others the last.
-                marks.setdefault(row["name"], row["ts"])
-            else:
-                marks[row["name"]] = row["ts"]
+            taken[ranks[row["pid"]]].mark(row["name"], (unit, number), row["ts"])
         elif row["name"] == "released":
-            released[step][unit.rpartition("#")[0]] = row["ts"]
-    workers = {key: _whole(units) for key, units in found.items()}
-    numbers = sorted({step for step, _ in workers})
+            released_us[unit.rpartition("#")[0], number] = row["ts"]
+    first, *others = [each.whole() for each in taken.values()] or [{}]
     steps = []
-    for number in numbers:
-        of_all = [workers.get((number, rank), ()) for rank in sorted(ranks.values())]
-        if all(of_all):
-            steps.append(_step(number, of_all, sorted(ranks.values()), workers, released[number]))
+    for key, of_first in first.items():
+        if all(key in workers for workers in others):
+            workers = (of_first, *(workers[key] for workers in others))
+            released = {
+                each.unit: released_us[each.unit, each.number]
+                for each in of_first.exchanges
+                if (each.unit, each.number) in released_us
+            }
+            steps.append(Step(key[1], workers, released))
     about = {names[pid]: each for pid, each in enumerate(processes, start=1)}
     return Timeline(tuple(steps), schemes, about)
+
+
+class _Taken:
+    """The steps that one worker took, as its events come; a unit's second gradient begins another.
+
+    The number of a contribution is that of its unit, and several models have units of their own.
+    """
+
+    def __init__(self, rank: int) -> None:
+        self._rank = rank
+        self._steps: list[dict[_Contribution, _Marks]] = []
+        self._marks: dict[_Contribution, _Marks] = {}  # Of all steps.
+        self._in_step: set[str] = set()
+        self._torn: set[int] = set()  # Numbers of contributions whose beginning was not kept.
+
+    def mark(self, name: str, contribution: _Contribution, at_us: float) -> None:
+        """Note one event; they come in the order of their times."""
+        unit, number = contribution
+        if name == "gradient ready":
+            if not self._steps or unit in self._in_step:
+                self._steps.append({})
+                self._in_step.clear()
+            self._in_step.add(unit)
+            self._steps[-1][contribution] = self._marks[contribution] = {name: at_us}
+        elif contribution in self._marks:
+            self._marks[contribution][name] = at_us  # The last one counts.
+        else:
+            self._torn.add(number)
+
+    def whole(self) -> dict[_Contribution, WorkerStep]:
+        """Steps that have begun and ended, by what they have on all workers: their least
+        contribution."""
+        found: dict[_Contribution, WorkerStep] = {}
+        before: tuple[Exchange, ...] = ()
+        for marks in self._steps:
+            exchanges = _whole(marks)
+            if exchanges and not self._torn & {number for _, number in marks}:
+                begin_us = exchanges[0].ready_us
+                ended = [each.received_us for each in before if each.received_us <= begin_us]
+                step = WorkerStep(self._rank, exchanges, max(ended, default=begin_us))
+                found[min(marks)] = step
+            before = exchanges
+        return found
 
 
 def _rank(name: str) -> int | None:
@@ -152,36 +199,21 @@ def _rank(name: str) -> int | None:
     return int(rank) if role == "worker" and rank.isdecimal() else None
 
 
-def _whole(units: Mapping[str, Mapping[str, float]]) -> tuple[Exchange, ...]:
-    """The exchanges that have begun and ended; () if one has not."""
-    if any("gradient ready" not in marks or "received" not in marks for marks in units.values()):
+def _whole(marks_of: Mapping[_Contribution, _Marks]) -> tuple[Exchange, ...]:
+    """The exchanges of a step, all of which have ended; () if one has not."""
+    if any("received" not in marks for marks in marks_of.values()):
         return ()
     exchanges = [
         Exchange(
             unit,
+            number,
             marks["gradient ready"],
             marks.get("sent", marks["gradient ready"]),
             marks["received"],
         )
-        for unit, marks in units.items()
+        for (unit, number), marks in marks_of.items()
     ]
     return tuple(sorted(exchanges, key=lambda each: each.ready_us))
-
-
-def _step(
-    number: int,
-    of_all: Iterable[tuple[Exchange, ...]],
-    ranks: Iterable[int],
-    workers: Mapping[tuple[int, int], tuple[Exchange, ...]],
-    released_us: Mapping[str, float],
-) -> Step:
-    found = []
-    for rank, exchanges in zip(ranks, of_all, strict=True):
-        before = workers.get((number - 1, rank), ())
-        begin_us = exchanges[0].ready_us
-        ended = [each.received_us for each in before if each.received_us <= begin_us]
-        found.append(WorkerStep(rank, exchanges, max(ended, default=begin_us)))
-    return Step(number, tuple(found), released_us)
 
 
 class Lateness(NamedTuple):
