@@ -31,6 +31,7 @@ from poseidon_tf.keras_hooks.metrics import results_of_all
 from poseidon_tf.keras_hooks.preemption import save_backups
 from poseidon_tf.keras_hooks.progress import Progress, TellsProgress, kind_of
 from poseidon_tf.keras_hooks.stopping import StopTogether
+from poseidon_tf.keras_hooks.tensorboard import scalars_for
 from poseidon_tf.keras_hooks.why_in_step import first_observer, why_in_step
 from poseidon_tf.keras_hooks.writers import arranged, for_rank
 from poseidon_tf.session.preemption import Preempted
@@ -101,6 +102,7 @@ def fit(original: Callable[..., Any]) -> Callable[..., Any]:
         progress = Progress(runtime, restored, graph_seed=graph_seed, given_rows=_batch_size(named))
         stop = StopTogether(runtime, progress, deferred.train_function if deferred else None)
         last = [RestoredValues(runtime, progress), stop] if changes else [stop]
+        last += scalars_for(runtime, own)
         named["verbose"] = verbosity(runtime, named.get("verbose", "auto"))
         runtime.tape.marks.forget()
         first = [FirstValues(runtime), TellsProgress(progress)]

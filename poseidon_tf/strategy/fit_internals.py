@@ -36,3 +36,11 @@ def backup_paths(callback: Any) -> tuple[str, str]:
     Keras says only in which folder they are.
     """
     return callback._weights_path, callback._prev_weights_path
+
+
+def writer_of_training(callback: Any) -> Any:
+    """The summary writer of a TensorBoard callback for what is trained; open while `fit` runs.
+
+    Keras makes it the default one between batches alone, and only with some `update_freq`.
+    """
+    return callback._train_writer

@@ -65,6 +65,26 @@ class FitSummary:
         return human_bytes(round(num_bytes / self.steps))
 
 
+def step_figures(before: Statistics, after: Statistics, times: Medians) -> dict[str, float]:
+    """What a step was like between two looks at this worker's statistics, by the names there.
+
+    Times are in ms, `hidden` is a part of 1, bytes are of a step; no times where `times` has none.
+    """
+    steps = after.steps - before.steps
+    figures: dict[str, float] = {}
+    if times.steps:
+        figures["step_ms"] = 1000 * times.step_s
+        figures["own_ms"] = 1000 * times.own_s
+        figures["waiting_ms"] = 1000 * times.waiting_s
+        figures["communicating_ms"] = 1000 * times.communicating_s
+        figures["hidden"] = hidden_part(times.communicating_s, times.waiting_s)
+    if steps > 0:
+        ring_bytes = after.ring_all_reduce_bytes - before.ring_all_reduce_bytes
+        figures["network_bytes"] = (after.network_bytes - before.network_bytes) / steps
+        figures["ring_all_reduce_bytes"] = ring_bytes / steps
+    return figures
+
+
 def summary_of(
     before: Statistics, after: Statistics, times: Medians, status: Status
 ) -> FitSummary | None:

@@ -24,6 +24,8 @@ from tests.support.jobs import Job, Member
 pytestmark = pytest.mark.processes
 
 STEPS = 12  # Of one fit.
+FEWER_STEPS = 6  # Of the models after it.
+SMALL_BYTES = 4 * (32 * 8 + 8 + 8 * 8 + 8)  # What they have; the last one has it twice.
 ROWS = 4  # Of one worker's share of a batch.
 # float32: the kernel and bias of "top", by the server; what the kernel and bias of "big" are.
 TOP_BYTES, BIG_BYTES = 4 * (256 * 8 + 8), 4 * (32 * 256 + 256)
@@ -102,17 +104,18 @@ def refused_by(address: str, security: Security) -> str:
         question.close()
 
 
-def summary(printed: str) -> list[str]:
-    """The lines of the summaries."""
+def summaries(printed: str) -> list[list[str]]:
+    """The lines of each summary."""
     lines = printed.splitlines()
     starts = [at for at, line in enumerate(lines) if re.match(r"poseidon_tf: \d+ steps? ", line)]
-    return [line for at in starts for line in lines[at : at + 4]]
+    return [lines[at : at + 4] for at in starts]
 
 
 def test_rank_0_alone_sums_up_a_fit_that_prints(seen: Seen) -> None:
     """The fit with verbose=0 prints nothing, and other ranks never do."""
-    assert summary(seen.printed[1]) == []
-    first, second, sent, last = summary(seen.printed[0])
+    assert summaries(seen.printed[1]) == []
+    (first, second, sent, last), *others = summaries(seen.printed[0])
+    assert len(others) == 2, "of the three fits that print"
     assert re.fullmatch(
         rf"poseidon_tf: {STEPS} steps of [\d.e+]+ ms \(median\): [\d.e+]+ ms without waiting, "
         r"[\d.e+]+ ms waiting for sums",
@@ -128,11 +131,47 @@ def test_rank_0_alone_sums_up_a_fit_that_prints(seen: Seen) -> None:
 
 def test_the_slowest_worker_is_named(seen: Seen) -> None:
     """Rank 1 takes longer for its own part of each step; rank 0 waits for it."""
-    last = summary(seen.printed[0])[-1]
+    last = summaries(seen.printed[0])[0][-1]
     assert f"slowest: worker rank 1 ({seen.addresses[1]}), " in last
     quick, slow = (found["after"]["step_times"] for found in seen.found)
     assert slow["own_s"] > 0.05 > quick["own_s"]
     assert quick["waiting_s"] > slow["waiting_s"]
+
+
+def test_a_later_model_has_a_summary_of_its_own_steps(seen: Seen) -> None:
+    """After another with many more steps; and two models of one step, with an optimizer each."""
+    _, other, pair = summaries(seen.printed[0])
+    for (first, _, sent, last), num_bytes in ((other, 1.3), (pair, 2.6)):
+        assert first.startswith(f"poseidon_tf: {FEWER_STEPS} steps of "), first
+        step_ms = float(first.split(" ")[4])
+        assert 50.0 < step_ms < 5000.0, "rank 1 works for 50 ms in each step, and began long ago"
+        assert f"a ring all-reduce would have sent {num_bytes} KiB" in sent
+        assert f"slowest: worker rank 1 ({seen.addresses[1]}), " in last
+    for found in seen.found:
+        assert found["other"] == found["pair"] == FEWER_STEPS
+
+
+def test_tensorboard_shows_what_the_summary_says(seen: Seen) -> None:
+    """Where Keras's callback writes: on rank 0, at the end of an epoch, or after some batches."""
+    names = {"step_ms", "own_ms", "waiting_ms", "communicating_ms", "hidden"}
+    names |= {"network_bytes", "ring_all_reduce_bytes"}
+    first, second = seen.found
+    assert second["other-scalars"] == second["pair-scalars"] == {}
+    of_epochs: dict[str, Any] = first["other-scalars"]
+    ours = {tag: values for tag, values in of_epochs.items() if tag.startswith("poseidon")}
+    assert set(ours) == {f"poseidon/{name}" for name in names}
+    assert "epoch_loss" in of_epochs
+    ((epoch, step_ms),) = ours["poseidon/step_ms"]
+    ((_, own_ms),) = ours["poseidon/own_ms"]
+    ((_, waiting_ms),) = ours["poseidon/waiting_ms"]
+    assert epoch == 0 and step_ms > max(own_ms, waiting_ms) > 0.0
+    assert f" of {step_ms:.3g} ms (median)" in summaries(seen.printed[0])[1][0]
+    assert ours["poseidon/ring_all_reduce_bytes"] == [[0, SMALL_BYTES]]
+    of_batches: dict[str, Any] = first["pair-scalars"]
+    assert {f"poseidon_batch/{name}" for name in names} < set(of_batches)
+    assert [batch for batch, _ in of_batches["poseidon_batch/step_ms"]] == [2, 4, 6]
+    rings = of_batches["poseidon_batch/ring_all_reduce_bytes"]
+    assert rings == [[batch, 2 * SMALL_BYTES] for batch in (2, 4, 6)]
 
 
 def test_the_same_is_there_as_data(seen: Seen) -> None:

@@ -1,6 +1,7 @@
 """Trains twice, printing and not, with a slow rank 1, and says what a strategy counts.
 
-Then it trains until a file is there. Arguments: that file, and the port for metrics, if any.
+Then it trains until a file is there, and at last other models, with TensorBoard and for fewer
+steps. Arguments: that file, and the port for metrics, if any.
 """
 
 import dataclasses
@@ -11,6 +12,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 from report import result
 
 import poseidon_tf
@@ -23,6 +25,42 @@ class Slow(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         time.sleep(SLOW_S)
+
+
+def small(name: str) -> Any:
+    """With the layers that the schemes name."""
+    layers = [keras.layers.Dense(8, name=layer) for layer in ("big", "top")]
+    return keras.Sequential([keras.Input((32,)), *layers], name=name)
+
+
+class Pair(keras.Model):
+    """Two models with two optimizers, which one step trains."""
+
+    def __init__(self) -> None:
+        super().__init__(name="pair")
+        self.one, self.two = small("one"), small("two")
+        self.sgd, self.adam = keras.optimizers.SGD(0.01), keras.optimizers.Adam(0.01)
+        self.built = True
+
+    def train_step(self, data: Any) -> Any:
+        x, y = data
+        for model, optimizer in ((self.one, self.sgd), (self.two, self.adam)):
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_mean((model(x, training=True) - y) ** 2)
+            gradients = tape.gradient(loss, model.trainable_variables)
+            optimizer.apply(gradients, model.trainable_variables)
+        return {"loss": loss}
+
+
+def written(folder: Path) -> dict[str, list[list[float]]]:
+    """What is in the event files of a folder: by tag, steps and values."""
+    found: dict[str, list[list[float]]] = {}
+    for file in folder.rglob("*tfevents*"):
+        for event in tf.compat.v1.train.summary_iterator(str(file)):
+            for value in event.summary.value:
+                scalar = float(tf.make_ndarray(value.tensor))
+                found.setdefault(value.tag, []).append([event.step, scalar])
+    return found
 
 
 class UntilThere(keras.callbacks.Callback):
@@ -55,4 +93,16 @@ result("after", {**dataclasses.asdict(found), "hidden": found.hidden, "sent": fo
 model.fit(x, y, batch_size=8, verbose=0, callbacks=callbacks)
 callbacks.append(UntilThere())
 model.fit(x, y, batch_size=8, epochs=1000, verbose=0, callbacks=callbacks)
+with strategy.scope():
+    other = small("other")
+    other.compile("sgd", "mse")
+    pair = Pair()
+    pair.compile()
+for last, freq in ((other, "epoch"), (pair, 2)):
+    steps = strategy.statistics().steps
+    folder = Path(f"{sys.argv[1]}-{last.name}-{strategy.rank}")
+    board = keras.callbacks.TensorBoard(folder, update_freq=freq, write_graph=False)
+    last.fit(x, y, batch_size=16, verbose=2, callbacks=[*callbacks[:-1], board])
+    result(last.name, strategy.statistics().steps - steps)
+    result(f"{last.name}-scalars", written(folder))
 result("rank", strategy.rank)
