@@ -14,6 +14,7 @@ import socket
 import socketserver
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from typing import Any, final
@@ -27,7 +28,7 @@ from poseidon_tf.transport.security import Security
 
 _log = logging.getLogger("poseidon_tf")
 _MOST_CLIENTS = 32
-_CLIENT_S = 10.0  # For a client to send its question, and to take the answer.
+_CLIENT_S = 10.0  # For a client to send its question and to take the answer, all in all.
 # Of every worker: name, what it is, and where it stands in its figures.
 _COUNTERS = (
     ("poseidon_steps", "Training steps that the worker has begun.", "steps"),
@@ -116,7 +117,7 @@ class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         found = socket.getaddrinfo(host, where.port, type=socket.SOCK_STREAM)
         self.address_family, *_, address = found[0]
         self._lock = threading.Lock()
-        self._clients: dict[threading.Thread, socket.socket] = {}
+        self._clients: dict[threading.Thread, tuple[socket.socket, float]] = {}  # And until when.
         super().__init__(address, handler)  # type: ignore[arg-type]
 
     def process_request(self, request: Any, client_address: Any) -> None:
@@ -130,7 +131,7 @@ class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         with self._lock:
             is_too_many = len(self._clients) >= _MOST_CLIENTS
             if not is_too_many:
-                self._clients[thread] = request
+                self._clients[thread] = request, time.monotonic() + _CLIENT_S
         if is_too_many:
             self.shutdown_request(request)
         else:
@@ -143,18 +144,30 @@ class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
             with self._lock:
                 del self._clients[threading.current_thread()]
 
+    def service_actions(self) -> None:
+        """Hang up on who takes too long, byte by byte; called twice a second."""
+        now_s = time.monotonic()
+        with self._lock:
+            late = [request for request, until_s in self._clients.values() if until_s <= now_s]
+        for request in late:
+            _hang_up(request)
+
     def hang_up(self) -> None:
         """End every client that is still there."""
         with self._lock:
             clients = dict(self._clients)
-        for thread, request in clients.items():
-            with contextlib.suppress(OSError):  # It has hung up itself.
-                request.shutdown(socket.SHUT_RDWR)
+        for thread, (request, _) in clients.items():
+            _hang_up(request)
             thread.join(_CLIENT_S)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that has hung up, or cannot shake hands, is its own trouble."""
         _log.debug("a client of the metrics (%s) failed", client_address, exc_info=True)
+
+
+def _hang_up(client: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # It has hung up itself.
+        client.shutdown(socket.SHUT_RDWR)
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):

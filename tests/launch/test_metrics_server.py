@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
 import socket
 import ssl
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -18,6 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from poseidon_tf.coordinator.messages import Figures
 from poseidon_tf.coordinator.status import MemberStatus, Status
 from poseidon_tf.errors import ConfigError
+from poseidon_tf.launch import metrics_server
 from poseidon_tf.launch.metrics_server import MetricsServer
 from poseidon_tf.transport.security import Security
 from tests.support.certificates import Authority
@@ -131,6 +134,35 @@ def test_a_job_with_tls_serves_https(serve: Serve, tmp_path: Path) -> None:
         assert "poseidon_steps_total" in fetch(f"https://{address}/metrics", context=known)
     with pytest.raises(OSError):
         fetch(f"http://{address}/metrics")
+
+
+@pytest.mark.parametrize("begin", [b"GET /metrics HTTP/1.0\r\n", b""])
+def test_clients_that_send_byte_by_byte_do_not_keep_the_port(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, begin: bytes
+) -> None:
+    """As many as are let in: each has so long for its question, however often it sends some."""
+    monkeypatch.setattr(metrics_server, "_CLIENT_S", 0.5)
+    address = serve()
+    host, port = address.rsplit(":", 1)
+    with ExitStack() as stack:
+        slow = [
+            stack.enter_context(socket.create_connection((host, int(port)), timeout=20))
+            for _ in range(metrics_server._MOST_CLIENTS)
+        ]
+        for client in slow:
+            client.sendall(begin or b"G")
+        deadline_s = time.monotonic() + 20.0
+        answer = ""
+        while not answer:
+            assert time.monotonic() < deadline_s, "no place has become free"
+            for client in list(slow):
+                try:
+                    client.sendall(b"a")
+                except OSError:  # The server has hung up.
+                    slow.remove(client)
+            with contextlib.suppress(OSError):
+                answer = fetch(f"http://{address}/metrics")
+    assert "poseidon_steps_total" in answer
 
 
 def test_another_path_is_not_there(serve: Serve) -> None:
