@@ -2,8 +2,9 @@
 
 Python runs a signal's handler in the main thread, between two of its own instructions; a step of
 TensorFlow is one. So a thread of ours is woken as well, by the byte that Python writes for each
-signal to a descriptor. Nothing is changed where the script has a handler of its own, and a program
-that takes the descriptor later, as asyncio does, keeps it: then the handler does it.
+signal to a descriptor. Nothing is changed where the script has a handler of its own, one that it
+sets later has the signal to itself, and a program that takes the descriptor later, as asyncio does,
+keeps it: then the handler does it.
 """
 
 from __future__ import annotations
@@ -78,7 +79,8 @@ class FlightSignal:
 
     def _run(self) -> None:
         while signals := self._woken.recv(64):
-            if signal.SIGUSR2 in signals:
+            # The byte comes whoever's handler it is for by now.
+            if signal.SIGUSR2 in signals and signal.getsignal(signal.SIGUSR2) == self._handle:
                 self._write()
 
     def _write(self) -> None:

@@ -73,7 +73,18 @@ def test_a_handler_of_the_script_is_left_alone(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_handler_that_the_script_sets_later_takes_its_place(tmp_path: Path) -> None:
+def test_a_handler_that_the_script_sets_later_has_the_signal_to_itself(tmp_path: Path) -> None:
+    """Nothing is written, and nothing is said; `close` ends after all that has come before it."""
+    after = "theirs = threading.Event()\nsignal.signal(signal.SIGUSR2, lambda *_: theirs.set())"
+    wait = "theirs.wait(60)\nflight.close()\nprint('their own', flush=True)"
+    with started(tmp_path, after=after, wait=wait) as process:
+        process.send_signal(signal.SIGUSR2)
+        out, err = process.communicate(timeout=20)
+    assert (out, err, process.returncode) == ("their own\n", "", 0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_the_script_sets_later_stays_when_the_worker_leaves(tmp_path: Path) -> None:
     """What was there before stays as it is when the worker leaves."""
     wait = "flight.close()\nthreading.Event().wait(60)"
     with started(tmp_path, after=USERS_OWN, wait=wait) as process:
