@@ -58,7 +58,8 @@ class Recorder:
         200,000 for a timeline, else 1000.
 
     Attributes:
-      about: what else a reader of the files may want to know of the process; must be JSON.
+      about: what else a reader of the files may want to know of the process; must be JSON. `run`
+        is the number of its run of the job.
     """
 
     def __init__(
@@ -150,25 +151,58 @@ class Recorder:
         return path
 
 
-def merge(paths: Iterable[str | os.PathLike[str]]) -> dict[str, Any]:
-    """One trace of several written ones: a process per file, in the order of `paths`.
+class Run(NamedTuple):
+    """What the processes of one attempt at the job have written.
 
-    What a process has written when something failed is left out where its timeline has all of it.
+    Attributes:
+      number: nanoseconds since the epoch when it began, by the coordinator's clock; 0 if the files
+        do not say.
+      traces: one of each file.
+    """
+
+    number: int
+    traces: list[dict[str, Any]]
+
+    @property
+    def processes(self) -> list[str]:
+        """Their names, in order, each once."""
+        return sorted({_process_of(trace)[0] for trace in self.traces})
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why last events were written, if they were, each once."""
+        said = [_about(trace).get("written because") for trace in self.traces]
+        return list(dict.fromkeys(str(why) for why in said if why))
+
+    def merged(self) -> dict[str, Any]:
+        """One trace of all of them: a process per file, in their order.
+
+        What a process has written when something failed is left out where its timeline has all of
+        it.
+        """
+        whole = {_process_of(trace) for trace in self.traces if _is_whole(trace)}
+        traces = [t for t in self.traces if _is_whole(t) or _process_of(t) not in whole]
+        events: list[dict[str, Any]] = []
+        for pid, trace in enumerate(traces, start=1):
+            events += [{**event, "pid": pid} for event in trace["traceEvents"]]
+        # Names first, then time: viewers and readers expect neither to go back.
+        events.sort(key=lambda event: event.get("ts", float("-inf")))
+        about = {"processes": [trace.get("otherData") for trace in traces]}
+        return {"traceEvents": events, "displayTimeUnit": "ms", "otherData": about}
+
+
+def runs(paths: Iterable[str | os.PathLike[str]]) -> list[Run]:
+    """The runs that have written these files, the newest first.
 
     Raises:
       ConfigError: a file cannot be read, or is no trace.
     """
-    traces = [_read(path) for path in paths]
-    whole = {_process_of(trace) for trace in traces if _is_whole(trace)}
-    traces = [t for t in traces if _is_whole(t) or _process_of(t) not in whole]
-    events: list[dict[str, Any]] = []
-    processes: list[Any] = []
-    for pid, trace in enumerate(traces, start=1):
-        events += [{**event, "pid": pid} for event in trace["traceEvents"]]
-        processes.append(trace.get("otherData"))
-    # Names first, then time: viewers and readers expect neither to go back.
-    events.sort(key=lambda event: event.get("ts", float("-inf")))
-    return {"traceEvents": events, "displayTimeUnit": "ms", "otherData": {"processes": processes}}
+    by_number: dict[int, list[dict[str, Any]]] = {}
+    for path in paths:
+        trace = _read(path)
+        number = _about(trace).get("run")
+        by_number.setdefault(number if isinstance(number, int) else 0, []).append(trace)
+    return [Run(number, by_number[number]) for number in sorted(by_number, reverse=True)]
 
 
 def _is_whole(trace: Mapping[str, Any]) -> bool:

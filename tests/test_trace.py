@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from poseidon_tf.errors import ConfigError
-from poseidon_tf.trace import Recorder, merge
+from poseidon_tf.trace import Recorder, runs
 
 
 class Clock:
@@ -33,6 +33,11 @@ def written(recorder: Recorder) -> Path:
     path = recorder.write()
     assert path is not None
     return path
+
+
+def merged(*paths: Path) -> dict[str, Any]:
+    (run,) = runs(paths)
+    return run.merged()
 
 
 def rows(trace: dict[str, Any], phase: str) -> list[dict[str, Any]]:
@@ -90,14 +95,14 @@ def test_a_process_that_has_a_timeline_is_not_shown_twice(tmp_path: Path) -> Non
     recorder.event("sent", "fc1/kernel", 0)
     flight = recorder.dump("a stall")
     assert flight is not None and flight.parent == tmp_path
-    alone = merge([flight])
+    alone = merged(flight)
     assert [about["process"] for about in alone["otherData"]["processes"]] == ["worker 0"]
-    both = merge([flight, written(recorder)])
+    both = merged(flight, written(recorder))
     assert [about["is_whole"] for about in both["otherData"]["processes"]] == [True]
     other = json.loads(flight.read_text())
     other["otherData"]["pid"] += 1
     flight.write_text(json.dumps(other))
-    assert len(merge([flight, written(recorder)])["otherData"]["processes"]) == 2
+    assert len(merged(flight, written(recorder))["otherData"]["processes"]) == 2
 
 
 def test_a_file_has_a_track_per_variable_an_instant_per_event_and_a_slice_per_step(
@@ -200,7 +205,7 @@ def test_merged_files_share_one_timeline_with_a_process_each(tmp_path: Path) -> 
     for recorder in (right, fast):
         recorder.event("sent", "v", 0)
         recorder.event("received", "v", 0)
-    trace = merge([written(right), written(fast)])
+    trace = merged(written(right), written(fast))
     names = {row["pid"]: row["args"]["name"] for row in rows(trace, "M") if row["tid"] == 0}
     assert names == {1: "worker 0", 2: "worker 1"}
     instants = [(row["pid"], row["name"], row["ts"]) for row in rows(trace, "i")]
@@ -213,6 +218,26 @@ def test_merged_files_share_one_timeline_with_a_process_each(tmp_path: Path) -> 
     assert json.loads(json.dumps(trace)) == trace
 
 
+def test_the_runs_of_a_job_are_kept_apart(tmp_path: Path) -> None:
+    """One failed with three workers, and the next has ended with two; of an old file no number
+    is known."""
+    paths = []
+    for number, names in ((7, "abc"), (9, "ab"), (None, "d")):
+        for name in names:
+            recorder = Recorder(name, directory=tmp_path / str(number))
+            recorder.event("sent", "v", 0)
+            if number is not None:
+                recorder.about["run"] = number
+            path = recorder.dump("a is gone") if number == 7 else recorder.write()
+            assert path is not None
+            paths.append(path)
+    found = runs(paths)
+    assert [run.number for run in found] == [9, 7, 0]
+    assert [run.processes for run in found] == [["a", "b"], ["a", "b", "c"], ["d"]]
+    assert [run.reasons for run in found] == [[], ["a is gone"], []]
+    assert [len(rows(run.merged(), "i")) for run in found] == [2, 3, 1]
+
+
 @pytest.mark.parametrize(
     "text",
     ["", "{", "[]", "{}", '{"traceEvents": 1}', '{"traceEvents": [1]}', "[" * 100_000]
@@ -223,7 +248,7 @@ def test_a_file_that_is_no_trace_is_named(tmp_path: Path, text: str) -> None:
     path = tmp_path / "other.trace.json"
     path.write_text(text)
     with pytest.raises(ConfigError, match="other.trace.json"):
-        merge([path])
+        runs([path])
 
 
 def test_a_file_system_that_hangs_keeps_nobody_waiting(

@@ -192,6 +192,7 @@ class ServerProcess:
             service.learn(view.worker_addresses)
             self._begin(ToldServers.read(view.workers[0].info), client, server)
             assert self._recorder is not None
+            self._recorder.about["run"] = view.incarnation
             name = f"server {self._index} ({server.address})"
             taking_part.callback(FlightSignal(self._recorder, name).close)
             _log.info("server %d serves on %s", self._index, server.address)

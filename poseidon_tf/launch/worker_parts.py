@@ -221,6 +221,7 @@ class WorkerParts:
         _check_replicas(view, give_up=self._give_up)
         _connect(self.worker, view, self._settings, timeout_s=start_s, give_up=self._give_up)
         self._recorder.offset_s = self.client.clock_offset_s
+        self._recorder.about["run"] = view.incarnation
         self._has_arrived = True
         _log.info("rank %d is in run %d of the job", rank, view.incarnation)
         return view

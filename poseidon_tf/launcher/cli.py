@@ -144,7 +144,15 @@ def server(keepalive: float, resume: float, ports: tuple[int, int] | None) -> No
 @click.argument("directory", type=click.Path(exists=True, file_okay=False))
 @click.option("--output", default="timeline.json", show_default=True, help="File to write.")
 @click.option("--html", metavar="FILE", help="Write a report for a browser instead.")
-def timeline(directory: str, output: str, html: str | None) -> None:
+@click.option(
+    "--run",
+    "at",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Which run of a job that was restarted, counted back from the last one.",
+)
+def timeline(directory: str, output: str, html: str | None, at: int) -> None:
     """Join the traces that a job left in DIRECTORY into one file that Perfetto opens.
 
     With --html they become a report: what a step looks like, who waited for whom, and the plan.
@@ -153,20 +161,26 @@ def timeline(directory: str, output: str, html: str | None) -> None:
     from pathlib import Path
 
     from poseidon_tf.errors import ConfigError
-    from poseidon_tf.trace import merge
+    from poseidon_tf.trace import runs
 
     paths = sorted(Path(directory).glob("*.trace.json"))
     if not paths:
         raise ConfigError(f"no *.trace.json in {directory!r}; give PoseidonStrategy a timeline_dir")
+    found = runs(paths)
+    if at > len(found):
+        raise ConfigError(f"--run {at}: {directory!r} has the traces of {len(found)} run(s)")
+    run = found[at - 1]
     if html is not None:
         from poseidon_tf.launcher.report.page import page
         from poseidon_tf.launcher.report.steps import read
 
-        Path(html).write_text(page(read(merge(paths))), encoding="utf-8")
-        click.echo(f"{len(paths)} traces in {html}; open it in a browser")
-        return
-    Path(output).write_text(json.dumps(merge(paths)))
-    click.echo(f"{len(paths)} traces in {output}; open it at ui.perfetto.dev")
+        Path(html).write_text(page(read(run.merged()), found, at), encoding="utf-8")
+        click.echo(f"{len(run.traces)} traces in {html}; open it in a browser")
+    else:
+        Path(output).write_text(json.dumps(run.merged()))
+        click.echo(f"{len(run.traces)} traces in {output}; open it at ui.perfetto.dev")
+    if len(found) > 1:
+        click.echo(f"they are of run {at} of {len(found)}, counted back from the last; see --run")
 
 
 main.add_command(plan)

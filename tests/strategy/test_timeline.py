@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from poseidon_tf.launcher.cli import main
-from poseidon_tf.trace import merge
+from poseidon_tf.trace import Recorder, runs
 from tests.support.jobs import Job
 
 pytestmark = pytest.mark.processes
@@ -56,6 +57,36 @@ def test_the_report_shows_a_step_and_the_plan(folder: Path, tmp_path: Path) -> N
     assert "as planned: " in text and "P1 = 2 workers" in text
 
 
+def test_after_a_restart_the_report_is_of_the_last_run(folder: Path, tmp_path: Path) -> None:
+    """And has a list of those before, which can be asked for. All processes of a job know its
+    number."""
+    (run,) = runs(folder.glob("*.trace.json"))
+    assert run.number > 1e18, "it is the time of its beginning, in nanoseconds"
+    earlier = Recorder("worker 2", directory=tmp_path)
+    earlier.about["run"] = run.number - 60 * 10**9
+    earlier.event("sent", "a/kernel", 0)
+    assert earlier.dump("worker <rank> 0 is gone") is not None
+    for path in folder.glob("*.trace.json"):
+        shutil.copy(path, tmp_path)
+    report = tmp_path / "report.html"
+
+    def shown(*options: str) -> str:
+        done = CliRunner().invoke(
+            main, ["timeline", str(tmp_path), "--html", str(report), *options]
+        )
+        assert done.exit_code == 0 and "of 2, counted back from the last" in done.output
+        return report.read_text()
+
+    last = shown()
+    assert "worker rank 1: backward, " in last and "<td>1 (this report)</td>" in last
+    assert "<td>worker 2</td><td>worker &lt;rank&gt; 0 is gone</td>" in last
+    assert "worker rank 2" not in last
+    before = shown("--run", "2")
+    assert "<td>2 (this report)</td>" in before and "worker rank 1: backward" not in before
+    done = CliRunner().invoke(main, ["timeline", str(tmp_path), "--run", "3"])
+    assert done.exit_code == 2 and "has the traces of 2 run(s)" in done.output
+
+
 def test_events_are_in_causal_order_although_one_clock_is_ahead(folder: Path) -> None:
     """Ready, sent, released, received, applied: in this order over processes, in every step."""
     names = ("worker-0", "worker-1", "server-0")
@@ -74,6 +105,7 @@ def test_events_are_in_causal_order_although_one_clock_is_ahead(folder: Path) ->
             assert min(released[step]) <= received + SLACK_US
             assert received <= applied
             assert set(times(trace, "sent", "sequential/big/kernel")) == {0, 1, 2}
-    merged = merge(sorted(folder.glob("*.trace.json")))
+    (run,) = runs(sorted(folder.glob("*.trace.json")))
+    merged = run.merged()
     stamps = [event["ts"] for event in merged["traceEvents"] if event["name"] == "released"]
     assert max(stamps) - min(stamps) < 5e6, "the shifted clock shows"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
@@ -16,6 +17,7 @@ from poseidon_tf.launcher.report.steps import (
 )
 from poseidon_tf.planner.table import human_bytes
 from poseidon_tf.session.statistics import hidden_part
+from poseidon_tf.trace import Run
 
 _MOST_UNITS = 20
 _STYLE = """
@@ -35,15 +37,47 @@ svg { width: 100%; height: auto; margin-top: .6em } .name { font-size: 10px; fil
 """
 
 
-def page(timeline: Timeline) -> str:
-    """The report of a timeline, as HTML."""
-    sections = [_summary(timeline.about), _step(timeline), _late(timeline.steps), _plan(timeline)]
+def page(timeline: Timeline, runs: Sequence[Run] = (), at: int = 1) -> str:
+    """The report of a timeline, as HTML.
+
+    Args:
+      runs: of the job, the newest first; the timeline is of number `at`, counted from 1.
+    """
+    sections = [
+        _runs(runs, at),
+        _summary(timeline.about),
+        _step(timeline),
+        _late(timeline.steps),
+        _plan(timeline),
+    ]
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         "<title>poseidon_tf: report of a job</title>"
         f"<style>{_STYLE}</style></head><body>\n<h1>Report of a job</h1>\n"
         + "\n".join(sections)
         + "\n</body></html>\n"
+    )
+
+
+def _runs(runs: Sequence[Run], at: int) -> str:
+    if len(runs) < 2:
+        return ""
+    rows = []
+    for number, run in enumerate(runs, start=1):
+        began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(run.number / 1e9))
+        rows.append(
+            [
+                f"{number}{' (this report)' * (number == at)}",
+                began if run.number else "not known",
+                ", ".join(run.processes),
+                "; ".join(run.reasons),
+            ]
+        )
+    table = _table(["--run", "began", "traces of", "last events written because of"], rows)
+    return (
+        f"<h2>Runs of the job</h2>{table}"
+        '<p class="note">The job was started anew. A process that ends in order takes the place of '
+        "the same one of the run before; of others there is what they had in memory.</p>"
     )
 
 
