@@ -73,6 +73,7 @@ LIBRARIES = {
     "launch/poseidon_strategy.py": {"tensorflow", "keras"},
     "launch/cluster_env.py": {"psutil"},
     "launch/metrics_server.py": {"prometheus_client"},
+    "launch/metric_families.py": {"prometheus_client"},
     "launch/sources/by_mpi.py": {"mpi4py"},
 }
 # Names that promise nothing: TensorFlow and Keras may change them in any release.

@@ -18,7 +18,6 @@ from poseidon_tf.coordinator.messages import (
     Announce,
     Announced,
     Ended,
-    Figures,
     Gather,
     Goodbye,
     Join,
@@ -30,6 +29,7 @@ from poseidon_tf.coordinator.messages import (
     Role,
     RosterView,
     StopOffer,
+    Told,
 )
 from poseidon_tf.coordinator.presence import Presence, State, Step
 from poseidon_tf.coordinator.stopping import Stopping
@@ -292,7 +292,7 @@ class CoordinatorClient:
         """Tell the other workers something; see `tell`."""
         return self.tell(Announce(topic, payload))
 
-    def tell(self, message: Announce | Figures) -> bool:
+    def tell(self, message: Told) -> bool:
         """Say what nobody waits for; False if nobody is told: not all are here, or it leaves."""
         # Without the lock: a signal's handler calls this.
         is_in = self._presence.state is State.JOINED

@@ -35,11 +35,17 @@ from poseidon_tf.coordinator.messages import (
     Pong,
     Role,
     RosterView,
+    ServerFigures,
     StopAgreed,
     StopAsked,
     StopOffer,
 )
-from poseidon_tf.coordinator.status_codec import decoded_figures, encoded_figures
+from poseidon_tf.coordinator.status_codec import (
+    decoded_figures,
+    decoded_server_figures,
+    encoded_figures,
+    encoded_server_figures,
+)
 from poseidon_tf.errors import (
     ConfigError,
     DriftError,
@@ -115,6 +121,8 @@ def encode_member_message(message: MemberMessage) -> bytes:
             envelope.announce.payload = payload
         case Figures():
             envelope.figures.CopyFrom(encoded_figures(message))
+        case ServerFigures():
+            envelope.server_figures.CopyFrom(encoded_server_figures(message))
     return bytes(envelope.SerializeToString())
 
 
@@ -150,6 +158,8 @@ def _member_message(body: Any) -> MemberMessage:
             return Announce(body.topic, body.payload)
         case pb.Figures():
             return decoded_figures(body)
+        case pb.ServerFigures():
+            return decoded_server_figures(body)
         case _:
             return Ping(body.t)
 

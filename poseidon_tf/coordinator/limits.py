@@ -9,6 +9,7 @@ from poseidon_tf.coordinator.messages import (
     Join,
     MemberFailure,
     MemberMessage,
+    ServerFigures,
 )
 from poseidon_tf.errors import ProtocolError
 from poseidon_tf.transport.base import MAX_MESSAGE_BYTES, shortened
@@ -47,7 +48,7 @@ def check(message: MemberMessage) -> None:
         case Announce(topic, payload):
             _at_most(len(topic), MAX_NAME_CHARS, "a topic of {} characters")
             _at_most(len(payload), MAX_ANNOUNCE_BYTES, "an announcement of {} bytes")
-        case Figures():
+        case Figures() | ServerFigures():
             _at_most(len(message.waits_for), MAX_NAME_CHARS, "a wait told in {} characters")
 
 

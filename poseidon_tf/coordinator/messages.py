@@ -124,9 +124,37 @@ class Figures:
     waits_for: str = ""
 
 
-MemberMessage: TypeAlias = (
-    Join | Gather | MemberFailure | Goodbye | Ping | StopOffer | Announce | Figures
-)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerFigures:
+    """How a server is doing. Totals are since it began; "lately" is in the last two seconds.
+
+    Attributes:
+      sums: that have left, in all.
+      received_bytes, sent_bytes: of contributions and sums, over the network, in all.
+      summing_s: seconds in which it took contributions and added them, in all.
+      sums_per_s, summing: sums in a second, and the part of the time in which it added, lately.
+      last_rank: the worker whose contribution sums waited for longest, lately; -1 for none.
+      last_part: the part of the sums, from 0 to 1, that had its contribution last.
+      late_s: how many seconds after the one before it came in those, in the mean.
+      oldest_wait_s: for how long the oldest unfinished sum has waited.
+      waits_for: for whose contribution to what, in words; empty where there is none.
+    """
+
+    sums: int = 0
+    received_bytes: int = 0
+    sent_bytes: int = 0
+    summing_s: float = 0.0
+    sums_per_s: float = 0.0
+    summing: float = 0.0
+    last_rank: int = -1
+    last_part: float = 0.0
+    late_s: float = 0.0
+    oldest_wait_s: float = 0.0
+    waits_for: str = ""
+
+
+Told: TypeAlias = Announce | Figures | ServerFigures  # What nobody waits for.
+MemberMessage: TypeAlias = Join | Gather | MemberFailure | Goodbye | Ping | StopOffer | Told
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

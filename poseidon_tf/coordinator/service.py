@@ -35,6 +35,7 @@ from poseidon_tf.coordinator.messages import (
     Notice,
     Ping,
     Pong,
+    ServerFigures,
     StopOffer,
 )
 from poseidon_tf.coordinator.roster import HOST, Action, Roster
@@ -173,7 +174,10 @@ class CoordinatorService:
                 return self._roster.offer_stop(member, message, self._clock())
             case Announce():
                 return self._roster.announce(member, message)
-            case Figures():
+            case Figures() if member.role == "worker":
+                self._figures[member] = KnownFigures(message, self._clock())
+                return []
+            case ServerFigures() if member.role == "server":
                 self._figures[member] = KnownFigures(message, self._clock())
                 return []
             case MemberFailure():

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
 
-from poseidon_tf.coordinator.messages import Figures, MemberKey, Role
+from poseidon_tf.coordinator.messages import Figures, MemberKey, Role, ServerFigures
 from poseidon_tf.coordinator.roster import Roster
 
 Presence: TypeAlias = Literal["expected", "here", "left"]
@@ -15,9 +15,9 @@ _NOTICEABLY = 1.1  # How much longer the own part of a step is where a worker is
 
 
 class KnownFigures(NamedTuple):
-    """What a worker has told last, and when, by the coordinator's clock."""
+    """What a member has told last, and when, by the coordinator's clock."""
 
-    figures: Figures
+    figures: Figures | ServerFigures
     told_s: float
 
 
@@ -27,7 +27,8 @@ class MemberStatus:
 
     Attributes:
       address: where it is, or is expected; empty if that is not known.
-      figures: what it has told last, `figures_age_s` seconds ago; None if nothing.
+      figures: what a worker has told last, `figures_age_s` seconds ago; None if nothing.
+      server_figures: the same of a server.
     """
 
     role: Role
@@ -36,6 +37,7 @@ class MemberStatus:
     presence: Presence
     figures: Figures | None = None
     figures_age_s: float = 0.0
+    server_figures: ServerFigures | None = None
 
     @property
     def name(self) -> str:
@@ -88,6 +90,17 @@ class Status:
         return [(member, figures) for member, figures in told if figures.step_s > 0.0]
 
     @property
+    def summing(self) -> list[tuple[MemberStatus, ServerFigures]]:
+        """The servers that have told what they sum."""
+        told = [(member, member.server_figures) for member in self.members]
+        return [(member, figures) for member, figures in told if figures is not None]
+
+    def name_of_worker(self, rank: int) -> str:
+        """With its address, if that is known."""
+        names = [m.name for m in self.members if (m.role, m.rank) == ("worker", rank)]
+        return names[0] if names else str(MemberKey("worker", rank))
+
+    @property
     def slowest(self) -> tuple[MemberStatus, float] | None:
         """The worker with the longest own part of a step, and how many times the fastest's.
 
@@ -110,7 +123,7 @@ def status_of(
     running_s: float,
     restarts: int,
 ) -> Status:
-    """What `roster` and the figures that workers have `told` say at `now_s`."""
+    """What `roster` and the figures that members have `told` say at `now_s`."""
     return Status(
         members=tuple(_member(roster, key, told.get(key), now_s) for key in roster.expected),
         running_s=running_s,
@@ -127,11 +140,13 @@ def _member(
     presence: Presence = "expected"
     if roster.has_joined(key):
         presence = "here" if roster.is_present(key) else "left"
+    figures = None if known is None else known.figures
     return MemberStatus(
         role=key.role,
         rank=key.rank,
         address=roster.address_of(key),
         presence=presence,
-        figures=None if known is None else known.figures,
+        figures=figures if isinstance(figures, Figures) else None,
+        server_figures=figures if isinstance(figures, ServerFigures) else None,
         figures_age_s=0.0 if known is None else max(0.0, now_s - known.told_s),
     )

@@ -1,19 +1,20 @@
-"""A worker's figures, and the status of a job, as messages of the wire and back."""
+"""A member's figures, and the status of a job, as messages of the wire and back."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import asdict, fields
+from typing import TypeVar
 
 from google.protobuf.message import DecodeError
 
 from poseidon_tf.coordinator import limits
-from poseidon_tf.coordinator.messages import Figures, Role
+from poseidon_tf.coordinator.messages import Figures, Role, ServerFigures
 from poseidon_tf.coordinator.status import MemberStatus, Presence, Status
 from poseidon_tf.errors import ProtocolError
 from poseidon_tf.wire import coordinator_pb2 as pb
 
-_NAMES = tuple(field.name for field in fields(Figures))
+_Figures = TypeVar("_Figures", Figures, ServerFigures)
 _ROLES: dict[Role, pb.Role] = {"worker": pb.ROLE_WORKER, "server": pb.ROLE_SERVER}
 _PRESENCES: dict[Presence, pb.Presence] = {
     "expected": pb.PRESENCE_EXPECTED,
@@ -27,12 +28,29 @@ def encoded_figures(figures: Figures) -> pb.Figures:
     return pb.Figures(**asdict(figures))
 
 
+def encoded_server_figures(figures: ServerFigures) -> pb.ServerFigures:
+    """The message that says `figures`."""
+    return pb.ServerFigures(**asdict(figures))
+
+
 def decoded_figures(body: pb.Figures) -> Figures:
     """What the message says. Raises ProtocolError where a number cannot be."""
-    figures = Figures(**{name: getattr(body, name) for name in _NAMES})
+    return _decoded(Figures, body)
+
+
+def decoded_server_figures(body: pb.ServerFigures) -> ServerFigures:
+    """What the message says. Raises ProtocolError where a number cannot be."""
+    figures = _decoded(ServerFigures, body)
+    if figures.last_rank < -1:
+        raise ProtocolError(f"a server's last_rank is {figures.last_rank}: not a rank")
+    return figures
+
+
+def _decoded(kind: type[_Figures], body: pb.Figures | pb.ServerFigures) -> _Figures:
+    figures = kind(**{field.name: getattr(body, field.name) for field in fields(kind)})
     for name, value in asdict(figures).items():
         if isinstance(value, float) and not 0.0 <= value < math.inf:
-            raise ProtocolError(f"a worker's {name} is {value!r}: not a time or a rate")
+            raise ProtocolError(f"a member's {name} is {value!r}: not a time or a rate")
     return figures
 
 
@@ -73,6 +91,9 @@ def _encoded_member(member: MemberStatus) -> pb.MemberStatus:
         presence=_PRESENCES[member.presence],
         figures=None if member.figures is None else encoded_figures(member.figures),
         figures_age_s=member.figures_age_s,
+        server_figures=(
+            None if member.server_figures is None else encoded_server_figures(member.server_figures)
+        ),
     )
 
 
@@ -88,6 +109,9 @@ def _decoded_member(body: pb.MemberStatus) -> MemberStatus:
         presence=presences[0],
         figures=decoded_figures(body.figures) if body.HasField("figures") else None,
         figures_age_s=_seconds("figures_age_s", body.figures_age_s),
+        server_figures=(
+            decoded_server_figures(body.server_figures) if body.HasField("server_figures") else None
+        ),
     )
 
 

@@ -22,6 +22,7 @@ class SummaryOfFit:
     def __init__(self, runtime: Runtime, verbose: Any) -> None:
         self._runtime, self._verbose = runtime, verbose
         self._before = runtime.worker.statistics()
+        self._status_before = runtime.status() if runtime.status is not None else None
         runtime.reporter.begin()
 
     def show(self) -> None:
@@ -36,9 +37,10 @@ class SummaryOfFit:
 
     def _made(self) -> FitSummary | None:
         worker, status = self._runtime.worker, self._runtime.status
-        if status is None:  # Rank 0 speaks for all.
+        if status is None or self._status_before is None:  # Rank 0 speaks for all.
             return None
         after = worker.statistics()
         # The last step ends with the first gradient of the next, and has ended for none.
         num_timed = max(0, after.steps - self._before.steps - 1)
-        return summary_of(self._before, after, worker.session.step_times(num_timed), status())
+        times = worker.session.step_times(num_timed)
+        return summary_of(self._before, after, times, self._status_before, status())

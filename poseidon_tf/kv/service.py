@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import final
 
 from google.protobuf.message import DecodeError
 
 from poseidon_tf.errors import ProtocolError
+from poseidon_tf.kv.accounts import SumAccount, SumFigures
 from poseidon_tf.kv.store import Action, Credit, Deserted, KeySpec, Release, Store
 from poseidon_tf.transport.frame_queue import FRAME_BYTES, FrameQueue
 from poseidon_tf.transport.server import Server
@@ -98,6 +100,7 @@ class KVService:
         self._num_workers, self._num_streams = num_workers, num_streams
         self._specs: list[KeySpec] = []  # By key number.
         self._on_received, self._on_released = on_received, on_released
+        self._account = SumAccount(time.monotonic())
         self._lock = threading.Lock()
         self._queues: dict[tuple[int, int], FrameQueue] = {}
         self._goodbyes: dict[int, set[int]] = {}  # rank -> its streams that have ended in order
@@ -190,12 +193,14 @@ class KVService:
                 raise ProtocolError(f"rank {rank} shares no memory with this server")
             payload = place = self._memory.view(part.place - 1, part.length)
         with self._lock:
+            began_s = time.monotonic()
             actions = self._store.push(
                 rank, part.key, part.step, payload, place, may_write=may_write
             )
             if part.place:
                 self._places[part.key, part.step] = part.place
             deliveries = [self._with_place(action, part) for action in actions]
+            self._account_for(rank, part, deliveries, began_s)
         if self._on_received is not None:
             self._on_received(rank, self._specs[part.key].name, part.step)
         self._act(deliveries, index)
@@ -209,6 +214,32 @@ class KVService:
                 return action, self._places.pop((part.key, part.step), 0)
             case _:
                 return action, 0
+
+    def _account_for(
+        self, rank: int, part: Part, deliveries: list[tuple[Action, int]], began_s: float
+    ) -> None:
+        """Note a contribution that came at `began_s`; the caller holds the lock."""
+        account = self._account
+        if not part.place:
+            account.received_bytes += part.length
+        sums = [(action, place) for action, place in deliveries if isinstance(action, Release)]
+        for action, place in sums:  # What goes through memory crosses no network.
+            account.sent_bytes += len(action.payload) * (self._num_workers - bool(place))
+        account.took(
+            rank,
+            part.key,
+            part.step,
+            began_s=began_s,
+            ended_s=time.monotonic(),
+            is_last=bool(sums),
+        )
+
+    def look(self) -> tuple[SumFigures, str]:
+        """How this server is doing since the look before, and what it waits for now, in words."""
+        with self._lock:
+            figures = self._account.look(time.monotonic())
+            oldest = self._account.oldest
+            return figures, "" if oldest is None else self._store.awaited(*oldest)
 
     def leave(self, rank: int, index: int, last_step: int) -> None:
         """`rank` has said goodbye on its stream `index`; it has left when it has on all."""

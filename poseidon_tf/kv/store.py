@@ -41,6 +41,7 @@ MAX_PRIORITY = MAX_KEYS
 MAX_NAME_CHARS = 1024
 # Steps of one key whose sums are not finished. A worker waits for a sum before it pushes the next.
 MAX_OPEN_STEPS = 16
+_MOST_NAMES = 3  # Of workers that a sum waits for.
 
 
 def key_name(name: str, index: int) -> str:
@@ -257,6 +258,14 @@ class Store:
             for state in self._keys
             for step in state.sums
         ]
+
+    def awaited(self, key: int, step: int) -> str:
+        """Whose shares the sum of `key` and `step` waits for, in words."""
+        state = self._keys[key]
+        missing = [rank for rank, count in enumerate(state.next_step) if count <= step]
+        names = ", ".join(self._name(rank) for rank in missing[:_MOST_NAMES])
+        more = f" and {len(missing) - _MOST_NAMES} more" * (len(missing) > _MOST_NAMES)
+        return f"{names}{more}: {state.spec.name!r} of step {step}"
 
     def _checked(self, rank: int, key: int, step: int, payload: memoryview) -> _KeyState:
         self._check_rank(rank)

@@ -17,10 +17,13 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import final
 
 from poseidon_tf.coordinator.client import CoordinatorClient
 from poseidon_tf.coordinator.job_failure import JobFailure
+from poseidon_tf.coordinator.limits import MAX_NAME_CHARS
+from poseidon_tf.coordinator.messages import ServerFigures
 from poseidon_tf.errors import ConfigError, MemberError, PoseidonError
 from poseidon_tf.kv.service import KVService, streams_per_server
 from poseidon_tf.launch import failure_text, sigterm
@@ -35,8 +38,10 @@ from poseidon_tf.launch.reports import tell_launcher
 from poseidon_tf.launch.security_env import read_security
 from poseidon_tf.launch.told_servers import ToldServers
 from poseidon_tf.session import preemption
+from poseidon_tf.session.periodic import Periodic
 from poseidon_tf.trace import Recorder
 from poseidon_tf.transport.address import Address
+from poseidon_tf.transport.base import shortened
 from poseidon_tf.transport.connections import ConnectionSettings
 from poseidon_tf.transport.server import Server
 from poseidon_tf.transport.shared_memory import SharedMemory
@@ -195,6 +200,7 @@ class ServerProcess:
             self._recorder.about["run"] = view.incarnation
             name = f"server {self._index} ({server.address})"
             taking_part.callback(FlightSignal(self._recorder, name).close)
+            taking_part.callback(Periodic(lambda: client.tell(_figures(service))).close)
             _log.info("server %d serves on %s", self._index, server.address)
             self._over.wait()
             if self._job_failure.cause is None and not self._has_ended:
@@ -262,6 +268,12 @@ class ServerProcess:
         block = failure_text.told_block(failure, where)
         tell_launcher(current_environ(), block, is_own=False)
         self._on_failed(failure)
+
+
+def _figures(service: KVService) -> ServerFigures:
+    figures, waits_for = service.look()
+    waits_for = shortened(waits_for, most_chars=MAX_NAME_CHARS)
+    return ServerFigures(**asdict(figures), waits_for=waits_for)
 
 
 def main(*, keepalive_s: float, resume_s: float, ports: tuple[int, int] | None = None) -> int:

@@ -31,6 +31,8 @@ def as_json(status: Status) -> dict[str, Any]:
 def as_table(status: Status) -> RenderableType:
     """The status as `rich` draws it."""
     parts: list[RenderableType] = [_headline(status), _table(status)]
+    if status.summing:
+        parts.append(_servers(status))
     if status.slowest is not None:
         member, times = status.slowest
         parts.append(Text(f"slowest: {member.name}, {times:.1f} times the fastest without waiting"))
@@ -61,6 +63,34 @@ def _table(status: Status) -> Table:
         figures = member.figures
         row = [] if figures is None else _row(member, figures)
         table.add_row(key, member.address, member.presence, *row)
+    return table
+
+
+def _servers(status: Status) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("server")
+    for name in ("sums", "sums/s", "summing", "came in", "went out"):
+        table.add_column(name, justify="right")
+    table.add_column("last to come")
+    table.add_column("waits now for")
+    for member, figures in status.summing:
+        last = waits = ""
+        if figures.last_rank >= 0:
+            rank = MemberKey("worker", figures.last_rank)
+            last = f"{rank}: {100 * figures.last_part:.0f} % of sums, by {_ms(figures.late_s)}"
+        if member.presence == "here" and figures.waits_for:
+            waited_s = figures.oldest_wait_s + member.figures_age_s
+            waits = f"{figures.waits_for} ({waited_s:.0f} s)"
+        table.add_row(
+            str(MemberKey(member.role, member.rank)),
+            str(figures.sums),
+            f"{figures.sums_per_s:.3g}",
+            f"{100 * figures.summing:.1f} %",
+            human_bytes(figures.received_bytes),
+            human_bytes(figures.sent_bytes),
+            last,
+            waits,
+        )
     return table
 
 

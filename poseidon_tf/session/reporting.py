@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable
@@ -10,13 +9,11 @@ from typing import final
 
 from poseidon_tf.coordinator.limits import MAX_NAME_CHARS
 from poseidon_tf.coordinator.messages import Figures
+from poseidon_tf.session.periodic import PERIOD_S, Periodic
 from poseidon_tf.session.session import Session
 from poseidon_tf.session.statistics import Statistics
 from poseidon_tf.transport.base import shortened
 
-_log = logging.getLogger("poseidon_tf")
-
-PERIOD_S = 2.0
 _MOST_STEPS = 100  # Of which the medians are.
 _RATE_S = 1.0  # Steps in less than that say little about how many there are in a second.
 
@@ -39,13 +36,10 @@ class Reporter:
         period_s: float = PERIOD_S,
     ) -> None:
         self._session, self._statistics, self._tell = session, statistics, tell
-        self._period_s = period_s
         self._lock = threading.Lock()
         self._counted, self._counted_s, self._rate = 0, time.monotonic(), 0.0
         self._first_step = 0
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="poseidon-report", daemon=True)
-        self._thread.start()
+        self._periodic = Periodic(self.report, period_s=period_s)
 
     def begin(self) -> None:
         """Another training begins: medians are of its steps alone."""
@@ -85,15 +79,7 @@ class Reporter:
 
     def close(self) -> None:
         """End the thread."""
-        self._closing.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._closing.wait(self._period_s):
-            try:
-                self.report()
-            except Exception:  # The next report may come through; training needs none.
-                _log.warning("the coordinator was not told of this worker's figures", exc_info=True)
+        self._periodic.close()
 
     def _steps_per_s(self, steps: int) -> float:
         now_s = time.monotonic()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from poseidon_tf.coordinator.messages import ServerFigures
 from poseidon_tf.session.step_times import Medians
 from poseidon_tf.transport.base import Traffic
 
@@ -93,6 +94,8 @@ class Statistics:
       ring_all_reduce_bytes: what this worker would have sent if a ring had summed the same
         gradients: 2 (P1 - 1) / P1 of their bytes; sparse rows as they were sent.
       updates: when variables were updated.
+      told_by_servers: by index, what each server has told rank 0 last, at most a few seconds ago;
+        empty on other ranks.
     """
 
     steps: int = 0
@@ -108,6 +111,7 @@ class Statistics:
     step_times: Medians = Medians()
     ring_all_reduce_bytes: int = 0
     updates: UpdateStatistics = field(default_factory=UpdateStatistics)
+    told_by_servers: Mapping[int, ServerFigures] = field(default_factory=dict)
 
     @property
     def hidden(self) -> float:

@@ -59,8 +59,10 @@ class ClusterStrategy(tf.distribute.Strategy):  # type: ignore[misc]
         """What this worker has sent, received and waited for until now, as a frozen object."""
         if self._runtime is None:
             return Statistics()
-        updates = self._runtime.updates.statistics()
-        return replace(self._runtime.worker.statistics(), updates=updates)
+        updates, status = self._runtime.updates.statistics(), self._runtime.status
+        told = {} if status is None else {m.rank: figures for m, figures in status().summing}
+        found = self._runtime.worker.statistics()
+        return replace(found, updates=updates, told_by_servers=told)
 
     def check_drift(self, variables: Sequence[Any]) -> None:
         """Compare `variables` on all workers and replicas, by digest; all workers call it together.

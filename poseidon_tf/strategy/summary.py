@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import final
 
+from poseidon_tf.coordinator.messages import ServerFigures
 from poseidon_tf.coordinator.status import Status
 from poseidon_tf.planner.table import human_bytes
 from poseidon_tf.session.statistics import Statistics, hidden_part
@@ -24,6 +25,8 @@ class FitSummary:
       ring_bytes: what it would have sent of the same gradients in a ring.
       slowest: the worker with the longest own part of a step, in words; empty if they are alike.
       reconnections: of all workers, since they have joined.
+      busiest_server: what the server did that summed for the longest time, in words; empty if no
+        server has told.
     """
 
     steps: int
@@ -33,6 +36,7 @@ class FitSummary:
     ring_bytes: int = 0
     slowest: str = ""
     reconnections: int = 0
+    busiest_server: str = ""
 
     def text(self) -> str:
         """The lines that are shown."""
@@ -59,6 +63,8 @@ class FitSummary:
         slowest = self.slowest or "no worker is noticeably slower than another"
         many = self.reconnections != 1
         lines.append(f"{slowest}; {self.reconnections} reconnection{'s' * many}")
+        if self.busiest_server:
+            lines.append(self.busiest_server)
         return "\n  ".join(lines)
 
     def _a_step(self, num_bytes: int) -> str:
@@ -86,13 +92,13 @@ def step_figures(before: Statistics, after: Statistics, times: Medians) -> dict[
 
 
 def summary_of(
-    before: Statistics, after: Statistics, times: Medians, status: Status
+    before: Statistics, after: Statistics, times: Medians, status_before: Status, status: Status
 ) -> FitSummary | None:
     """Of what has happened between two looks at this worker's statistics; None if no step has.
 
     Args:
       times: of the steps between them.
-      status: of the job, after them.
+      status_before, status: of the job, before and after them.
     """
     steps = after.steps - before.steps
     if steps <= 0:
@@ -114,7 +120,38 @@ def summary_of(
         ring_bytes=after.ring_all_reduce_bytes - before.ring_all_reduce_bytes,
         slowest=slowest,
         reconnections=sum(figures.reconnections for figures in known),
+        busiest_server=_busiest_server(status_before, status),
     )
+
+
+def _busiest_server(before: Status, after: Status) -> str:
+    """Of those that have told of sums between the two."""
+    known = {member.rank: (member, figures) for member, figures in before.summing}
+    found = []
+    for member, figures in after.summing:
+        told_s = after.running_s - member.figures_age_s
+        member_before, figures_before = known.get(member.rank, (member, ServerFigures()))
+        lasted_s = told_s - before.running_s
+        if member.rank in known:
+            lasted_s += member_before.figures_age_s
+        summing_s = figures.summing_s - figures_before.summing_s
+        if figures.sums > figures_before.sums and lasted_s > 0.0:
+            received = figures.received_bytes - figures_before.received_bytes
+            sent = figures.sent_bytes - figures_before.sent_bytes
+            found.append((summing_s / lasted_s, member, figures, received, sent))
+    if not found:
+        return ""
+    part, member, figures, received, sent = max(found, key=lambda each: each[0])
+    text = (
+        f"busiest server: {member.name}, which summed in {100 * part:.1f} % of the time; "
+        f"{human_bytes(received)} came in and {human_bytes(sent)} went out"
+    )
+    if figures.last_rank >= 0:
+        text += (
+            f"; of its last sums {100 * figures.last_part:.0f} % waited for "
+            f"{after.name_of_worker(figures.last_rank)}, for {_ms(figures.late_s)}"
+        )
+    return text
 
 
 def _ms(seconds: float) -> str:

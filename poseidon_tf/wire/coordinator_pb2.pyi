@@ -52,7 +52,7 @@ PRESENCE_HERE: Presence
 PRESENCE_LEFT: Presence
 
 class MemberMessage(_message.Message):
-    __slots__ = ("join", "gather", "failure", "goodbye", "ping", "stop_offer", "announce", "figures")
+    __slots__ = ("join", "gather", "failure", "goodbye", "ping", "stop_offer", "announce", "figures", "server_figures")
     JOIN_FIELD_NUMBER: _ClassVar[int]
     GATHER_FIELD_NUMBER: _ClassVar[int]
     FAILURE_FIELD_NUMBER: _ClassVar[int]
@@ -61,6 +61,7 @@ class MemberMessage(_message.Message):
     STOP_OFFER_FIELD_NUMBER: _ClassVar[int]
     ANNOUNCE_FIELD_NUMBER: _ClassVar[int]
     FIGURES_FIELD_NUMBER: _ClassVar[int]
+    SERVER_FIGURES_FIELD_NUMBER: _ClassVar[int]
     join: Join
     gather: Gather
     failure: MemberFailure
@@ -69,7 +70,8 @@ class MemberMessage(_message.Message):
     stop_offer: StopOffer
     announce: Announce
     figures: Figures
-    def __init__(self, join: _Optional[_Union[Join, _Mapping]] = ..., gather: _Optional[_Union[Gather, _Mapping]] = ..., failure: _Optional[_Union[MemberFailure, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., ping: _Optional[_Union[Ping, _Mapping]] = ..., stop_offer: _Optional[_Union[StopOffer, _Mapping]] = ..., announce: _Optional[_Union[Announce, _Mapping]] = ..., figures: _Optional[_Union[Figures, _Mapping]] = ...) -> None: ...
+    server_figures: ServerFigures
+    def __init__(self, join: _Optional[_Union[Join, _Mapping]] = ..., gather: _Optional[_Union[Gather, _Mapping]] = ..., failure: _Optional[_Union[MemberFailure, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., ping: _Optional[_Union[Ping, _Mapping]] = ..., stop_offer: _Optional[_Union[StopOffer, _Mapping]] = ..., announce: _Optional[_Union[Announce, _Mapping]] = ..., figures: _Optional[_Union[Figures, _Mapping]] = ..., server_figures: _Optional[_Union[ServerFigures, _Mapping]] = ...) -> None: ...
 
 class CoordinatorMessage(_message.Message):
     __slots__ = ("roster", "gathered", "notice", "failure", "left", "ended", "pong", "stop_asked", "stop_agreed", "announced")
@@ -195,25 +197,53 @@ class Figures(_message.Message):
     waits_for: str
     def __init__(self, steps: _Optional[int] = ..., steps_per_s: _Optional[float] = ..., step_s: _Optional[float] = ..., own_s: _Optional[float] = ..., waiting_s: _Optional[float] = ..., communicating_s: _Optional[float] = ..., total_waiting_s: _Optional[float] = ..., total_communicating_s: _Optional[float] = ..., ps_bytes: _Optional[int] = ..., sfb_bytes: _Optional[int] = ..., rows_bytes: _Optional[int] = ..., ring_all_reduce_bytes: _Optional[int] = ..., reconnections: _Optional[int] = ..., oldest_wait_s: _Optional[float] = ..., waits_for: _Optional[str] = ...) -> None: ...
 
+class ServerFigures(_message.Message):
+    __slots__ = ("sums", "received_bytes", "sent_bytes", "summing_s", "sums_per_s", "summing", "last_rank", "last_part", "late_s", "oldest_wait_s", "waits_for")
+    SUMS_FIELD_NUMBER: _ClassVar[int]
+    RECEIVED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SENT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SUMMING_S_FIELD_NUMBER: _ClassVar[int]
+    SUMS_PER_S_FIELD_NUMBER: _ClassVar[int]
+    SUMMING_FIELD_NUMBER: _ClassVar[int]
+    LAST_RANK_FIELD_NUMBER: _ClassVar[int]
+    LAST_PART_FIELD_NUMBER: _ClassVar[int]
+    LATE_S_FIELD_NUMBER: _ClassVar[int]
+    OLDEST_WAIT_S_FIELD_NUMBER: _ClassVar[int]
+    WAITS_FOR_FIELD_NUMBER: _ClassVar[int]
+    sums: int
+    received_bytes: int
+    sent_bytes: int
+    summing_s: float
+    sums_per_s: float
+    summing: float
+    last_rank: int
+    last_part: float
+    late_s: float
+    oldest_wait_s: float
+    waits_for: str
+    def __init__(self, sums: _Optional[int] = ..., received_bytes: _Optional[int] = ..., sent_bytes: _Optional[int] = ..., summing_s: _Optional[float] = ..., sums_per_s: _Optional[float] = ..., summing: _Optional[float] = ..., last_rank: _Optional[int] = ..., last_part: _Optional[float] = ..., late_s: _Optional[float] = ..., oldest_wait_s: _Optional[float] = ..., waits_for: _Optional[str] = ...) -> None: ...
+
 class StatusRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class MemberStatus(_message.Message):
-    __slots__ = ("role", "rank", "address", "presence", "figures", "figures_age_s")
+    __slots__ = ("role", "rank", "address", "presence", "figures", "figures_age_s", "server_figures")
     ROLE_FIELD_NUMBER: _ClassVar[int]
     RANK_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     PRESENCE_FIELD_NUMBER: _ClassVar[int]
     FIGURES_FIELD_NUMBER: _ClassVar[int]
     FIGURES_AGE_S_FIELD_NUMBER: _ClassVar[int]
+    SERVER_FIGURES_FIELD_NUMBER: _ClassVar[int]
     role: Role
     rank: int
     address: str
     presence: Presence
     figures: Figures
     figures_age_s: float
-    def __init__(self, role: _Optional[_Union[Role, str]] = ..., rank: _Optional[int] = ..., address: _Optional[str] = ..., presence: _Optional[_Union[Presence, str]] = ..., figures: _Optional[_Union[Figures, _Mapping]] = ..., figures_age_s: _Optional[float] = ...) -> None: ...
+    server_figures: ServerFigures
+    def __init__(self, role: _Optional[_Union[Role, str]] = ..., rank: _Optional[int] = ..., address: _Optional[str] = ..., presence: _Optional[_Union[Presence, str]] = ..., figures: _Optional[_Union[Figures, _Mapping]] = ..., figures_age_s: _Optional[float] = ..., server_figures: _Optional[_Union[ServerFigures, _Mapping]] = ...) -> None: ...
 
 class StatusReply(_message.Message):
     __slots__ = ("members", "running_s", "waits", "failure", "has_ended", "restarts")

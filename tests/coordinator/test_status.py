@@ -9,7 +9,7 @@ import click.testing
 import pytest
 
 from poseidon_tf.coordinator.asking import StatusQuestion
-from poseidon_tf.coordinator.messages import Figures, MemberKey
+from poseidon_tf.coordinator.messages import Figures, MemberKey, ServerFigures
 from poseidon_tf.coordinator.status import KnownFigures, MemberStatus, Status, status_of
 from poseidon_tf.coordinator.status_codec import decode_status, encode_status
 from poseidon_tf.errors import MemberError, ProtocolError, StartTimeout
@@ -31,6 +31,10 @@ from tests.coordinator.rosters import (
 from tests.support.ports import free_addresses
 
 QUICK = Figures(steps=9, step_s=0.2, own_s=0.1, waiting_s=0.1, communicating_s=0.15)
+SUMS = ServerFigures(
+    sums=40, sums_per_s=8.0, summing=0.125, received_bytes=2**20, sent_bytes=2**21, last_rank=1
+)
+SUMS = replace(SUMS, last_part=0.75, late_s=0.05, oldest_wait_s=3.0, waits_for="rank 1: 'fc'")
 SLOW = replace(QUICK, own_s=0.19, waiting_s=0.01)
 
 
@@ -93,7 +97,11 @@ def test_the_slowest_is_who_has_the_longest_own_part_of_a_step() -> None:
 
 
 def test_a_status_comes_back_equal() -> None:
-    told = {W0: KnownFigures(replace(QUICK, waits_for="'fc'", sfb_bytes=2**63), 1029.0)}
+    told = {
+        W0: KnownFigures(replace(QUICK, waits_for="'fc'", sfb_bytes=2**63), 1029.0),
+        S0: KnownFigures(SUMS, 1028.0),
+    }
+    assert now(complete_roster(), told).members[3].server_figures == SUMS
     roster = complete_roster()
     roster.gather(W0, part("predict"), 1000.0)
     for status in (now(roster, told), now(make_roster()), replace(now(roster), failure="x")):
@@ -107,6 +115,10 @@ def test_figures_that_cannot_be_are_refused(wrong: float) -> None:
     )
     with pytest.raises(ProtocolError, match="own_s is "):
         decode_status(encode_status(Status(members=(member,), running_s=1.0)))
+    for figures in (replace(SUMS, late_s=wrong), replace(SUMS, last_rank=-2)):
+        server = replace(member, role="server", figures=None, server_figures=figures)
+        with pytest.raises(ProtocolError, match="late_s is |last_rank is "):
+            decode_status(encode_status(Status(members=(server,), running_s=1.0)))
 
 
 @pytest.fixture
@@ -149,13 +161,29 @@ def test_a_stranger_may_tell_no_figures(started: Job) -> None:
 
 
 @pytest.mark.connections
+def test_each_role_tells_figures_of_its_own(started: Job) -> None:
+    """A worker that speaks as a server is refused, and the other way round; nothing is kept."""
+    first, _, server = started.joined()
+    assert first.tell(SUMS) and server.tell(QUICK)
+    for member, refusal in ((first, "sent a ServerFigures"), (server, "sent a Figures")):
+        assert member.job_failure.over.wait(WAIT_S)
+        assert refusal in str(member.job_failure.failure)
+    question = StatusQuestion(started.address, ConnectionSettings())
+    try:
+        members = question.ask(timeout_s=WAIT_S).members
+        assert {(m.figures, m.server_figures) for m in members} == {(None, None)}
+    finally:
+        question.close()
+
+
+@pytest.mark.connections
 def test_the_command_shows_it_as_a_table_and_as_json(started: Job) -> None:
     """The exit code says whether the job has failed."""
-    first, second, _ = started.joined()
-    assert first.tell(QUICK) and second.tell(SLOW)
+    first, second, server = started.joined()
+    assert server.tell(SUMS) and first.tell(QUICK) and second.tell(SLOW)
     runner = click.testing.CliRunner()
     told: dict[str, Any] = {}
-    while len([m for m in told.get("members", []) if m["figures"]]) < 2:
+    while len([m for m in told.get("members", []) if m["figures"] or m["server_figures"]]) < 3:
         done = runner.invoke(main, ["status", started.address, "--once", "--json"])
         assert done.exit_code == 0, done.output
         told = json.loads(done.output)
@@ -165,6 +193,14 @@ def test_the_command_shows_it_as_a_table_and_as_json(started: Job) -> None:
     assert shown.output.startswith("running: ") and "3 of 3 members here, restart 2" in shown.output
     assert "slowest: worker rank 1 (worker-1:1), 1.9 times the fastest" in shown.output
     (row,) = [line for line in shown.output.splitlines() if "worker-0:1" in line]
+    (of_server,) = [line for line in shown.output.splitlines() if "50 ms" in line]
+    assert (
+        of_server.split()
+        == (
+            "server 0 40 8 12.5 % 1.0 MiB 2.0 MiB worker rank 1: 75 % of sums, by 50 ms "
+            "rank 1: 'fc' (3 s)"
+        ).split()
+    )
     assert row.split()[3:] == "worker-0:1 here 9 0 200 ms 100 ms 100 ms 33 % 0 B 0 B".split()
     first.job_failure.fail(MemberError("disk full"))
     assert started.next_heard("worker", 1)

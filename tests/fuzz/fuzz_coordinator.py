@@ -22,6 +22,7 @@ from poseidon_tf.coordinator.messages import (
     MemberKey,
     NotNow,
     Ping,
+    ServerFigures,
     StopOffer,
 )
 from poseidon_tf.coordinator.roster import Roster
@@ -133,7 +134,7 @@ def _join(member: MemberKey) -> Join:
 
 def _message(choices: Choices, member: MemberKey) -> Any:
     usual = choices.of(("join", "gather", "gather", "stop", "announce"))
-    match choices.mostly(usual, "bye", "fail", "ping", "figures"):
+    match choices.mostly(usual, "bye", "fail", "ping", "figures", "server_figures"):
         case "join":
             rank = choices.mostly(member.rank, 7, 2**32 - 1)
             return replace(
@@ -166,6 +167,13 @@ def _message(choices: Choices, member: MemberKey) -> Any:
             return Figures(
                 steps=choices.of((0, 2**64 - 1)),
                 step_s=choices.mostly(0.1, float("nan"), -1.0, float("inf")),
+                waits_for=choices.mostly("", "x" * 1025),
+            )
+        case "server_figures":
+            return ServerFigures(
+                sums=choices.of((0, 2**64 - 1)),
+                last_rank=choices.mostly(1, -1, -2, 2**31 - 1),
+                late_s=choices.mostly(0.1, float("nan"), -1.0),
                 waits_for=choices.mostly("", "x" * 1025),
             )
         case _:

@@ -24,6 +24,7 @@ from poseidon_tf.coordinator.messages import (
     Ping,
     Pong,
     RosterView,
+    ServerFigures,
     StopAgreed,
     StopAsked,
     StopOffer,
@@ -46,6 +47,7 @@ _MEMBER_MESSAGES: list[MemberMessage] = [
     StopOffer(number=1, after=2, timeout_s=0.5),
     Announce("data", b"\x00"),
     Figures(steps=7, step_s=0.5, own_s=0.25, ps_bytes=2**40, waits_for="'fc/kernel'"),
+    ServerFigures(sums=7, summing=0.5, last_rank=1, late_s=0.25, waits_for="'fc/kernel'"),
 ]
 COORDINATOR_MESSAGES: list[CoordinatorMessage] = [
     RosterView(
@@ -81,7 +83,13 @@ _STATUS = Status(
             figures=Figures(steps=7, step_s=0.5),
             figures_age_s=1.5,
         ),
-        MemberStatus(role="server", rank=0, address="", presence="expected"),
+        MemberStatus(
+            role="server",
+            rank=0,
+            address="",
+            presence="expected",
+            server_figures=ServerFigures(sums=7, summing=0.5),
+        ),
     ),
     running_s=3.5,
     waits=("waiting for server 0",),

@@ -97,7 +97,7 @@ class Cluster:
         self.server = Server(
             "127.0.0.1:0", max_streams=KVService.streams_needed(num_workers), **options
         )
-        KVService(
+        self.service = KVService(
             self.server,
             num_workers=num_workers,
             memory=memory,

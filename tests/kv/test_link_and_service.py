@@ -30,6 +30,32 @@ def test_every_worker_gets_every_sum(cluster: MakeCluster) -> None:
     assert links[0].inspect() == ({"a": (1, 1), "b": (1, 1)}, 0)
 
 
+def test_a_server_knows_what_it_has_summed_and_whom_it_waited_for(cluster: MakeCluster) -> None:
+    """What has come and gone in bytes; whose contribution came last; what it waits for now."""
+    server = cluster(2, addresses=["a:1", "b:1"])
+    links = [server.link(rank) for rank in range(2)]
+    for link in links:
+        link.register("a", "b")
+    for step in range(3):
+        links[1].push(step, k0=ONES)
+        server.wait_received({(1, "a", step)})
+        links[0].push(step, k0=ONES)
+        server.wait_received({(0, "a", step)})
+        assert [link.sum()[1] for link in links] == [step] * 2
+    links[0].push(0, k1=ONES)
+    server.wait_received({(0, "b", 0)})
+    figures, waits_for = server.service.look()
+    assert (figures.sums, figures.received_bytes, figures.sent_bytes) == (3, 7 * 16, 6 * 16)
+    assert (figures.last_rank, figures.last_part) == (0, 1.0)
+    assert figures.late_s > 0.0 and figures.oldest_wait_s > 0.0
+    assert 0.0 < figures.summing_s and 0.0 < figures.summing < 1.0 and figures.sums_per_s > 0.0
+    assert waits_for == "worker rank 1 (b:1): 'b' of step 0"
+    links[1].push(0, k1=ONES)
+    assert links[0].sum()[0] == 1
+    figures, waits_for = server.service.look()
+    assert (figures.sums, figures.last_rank, waits_for) == (4, 1, "")
+
+
 def test_a_key_announced_otherwise_is_refused(cluster: MakeCluster) -> None:
     """The second worker hears which key and how it was announced before; the server goes on."""
     server = cluster(2)

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from poseidon_tf.coordinator.messages import Figures
+from poseidon_tf.coordinator.messages import Figures, ServerFigures
 from poseidon_tf.coordinator.status import MemberStatus, Status
 from poseidon_tf.errors import ConfigError
 from poseidon_tf.launch import metrics_server
@@ -44,7 +44,16 @@ STATUS = Status(
             role="worker", rank=0, address="a:1", presence="here", figures=FIGURES, figures_age_s=1
         ),
         MemberStatus(role="worker", rank=1, address="", presence="expected"),
-        MemberStatus(role="server", rank=0, address="s:1", presence="here"),
+        MemberStatus(
+            role="server",
+            rank=0,
+            address="s:1",
+            presence="here",
+            figures_age_s=2,
+            server_figures=ServerFigures(
+                sums=30, received_bytes=2**41, sent_bytes=8, summing_s=1.5, last_rank=1, late_s=0.5
+            ),
+        ),
     ),
     running_s=12.5,
     waits=("waiting for worker rank 1",),
@@ -105,7 +114,16 @@ def test_the_clients_own_parser_reads_the_state_of_the_job(serve: Serve) -> None
     assert values["poseidon_running_seconds",] == 12.5
     assert (values["poseidon_restarts",], values["poseidon_failed",]) == (2, 0)
     assert values["poseidon_waits",] == 1
-    assert not any(("worker", "1") in key for key in values), "it has told nothing"
+    server = ("server", "0")
+    assert values["poseidon_server_sums_total", server] == 30
+    assert values["poseidon_server_received_bytes_total", server] == 2**41
+    assert values["poseidon_server_sent_bytes_total", server] == 8
+    assert values["poseidon_server_summing_seconds_total", server] == 1.5
+    assert values["poseidon_server_oldest_wait_seconds", server] == 0
+    assert values["poseidon_server_figures_age_seconds", server] == 2
+    assert values["poseidon_server_late_seconds", server, ("worker", "1")] == 0.5
+    of_worker_1 = [key[0] for key in values if ("worker", "1") in key]
+    assert of_worker_1 == ["poseidon_server_late_seconds"], "it has told nothing itself"
     assert all(family.documentation for family in families.values())
     counters = {name for name, family in families.items() if family.type == "counter"}
     assert {f"{name}_total" for name in counters} == {k[0] for k in values if "_total" in k[0]}

@@ -71,7 +71,8 @@ def seen_from_outside(address: str, security: Security) -> Status:
         deadline_s = time.monotonic() + 120.0
         while True:
             found = question.ask(timeout_s=60.0)
-            if sum(figures.steps > STEPS for _, figures in found.reporting) == 2:
+            is_told = sum(figures.steps > STEPS for _, figures in found.reporting) == 2
+            if is_told and any(figures.sums > 2 * STEPS for _, figures in found.summing):
                 return found
             assert time.monotonic() < deadline_s, found
             time.sleep(0.1)
@@ -207,6 +208,19 @@ def test_a_running_job_tells_who_asks_how_it_is_doing(seen: Seen) -> None:
         assert 2 * done * TOP_BYTES <= figures.ps_bytes <= 2 * figures.steps * TOP_BYTES
         model_bytes = TOP_BYTES + BIG_BYTES
         assert done * model_bytes <= figures.ring_all_reduce_bytes <= figures.steps * model_bytes
+
+
+def test_a_running_job_tells_what_its_server_sums_and_whom_it_waits_for(seen: Seen) -> None:
+    """The unit of "top" comes from both workers, and its sum goes to both; rank 1 is late."""
+    ((member, figures),) = seen.status.summing
+    assert (member.role, member.rank) == ("server", 0)
+    assert figures.sent_bytes == 2 * figures.sums * TOP_BYTES
+    assert figures.received_bytes - figures.sent_bytes in (0, TOP_BYTES), "one share may be there"
+    assert (figures.last_rank, figures.sums_per_s > 1.0) == (1, True)
+    assert figures.last_part > 0.9 and figures.late_s > 0.03
+    assert 0.0 < figures.summing < 0.5
+    (first, second) = (found["told"] for found in seen.found)
+    assert set(first) == {"0"} and first["0"]["sums"] >= figures.sums and second == {}
 
 
 def test_who_asks_a_worker_that_hosts_no_coordinator_is_told_whom_to_ask(seen: Seen) -> None:

@@ -93,6 +93,7 @@ result("after", {**dataclasses.asdict(found), "hidden": found.hidden, "sent": fo
 model.fit(x, y, batch_size=8, verbose=0, callbacks=callbacks)
 callbacks.append(UntilThere())
 model.fit(x, y, batch_size=8, epochs=1000, verbose=0, callbacks=callbacks)
+result("told", dataclasses.asdict(strategy.statistics())["told_by_servers"])
 with strategy.scope():
     other = small("other")
     other.compile("sgd", "mse")
