@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Any, final
 
+from poseidon_tf.coordinator.status import Status
+from poseidon_tf.planner import predicted_step
 from poseidon_tf.strategy.runtime import Runtime
 from poseidon_tf.strategy.summary import FitSummary, summary_of
 
@@ -43,4 +46,19 @@ class SummaryOfFit:
         # The last step ends with the first gradient of the next, and has ended for none.
         num_timed = max(0, after.steps - self._before.steps - 1)
         times = worker.session.step_times(num_timed)
-        return summary_of(self._before, after, times, self._status_before, status())
+        summary = summary_of(self._before, after, times, self._status_before, status())
+        return summary and replace(summary, predicted_s=self._predicted_s(summary, status()))
+
+    def _predicted_s(self, summary: FitSummary, status: Status) -> float:
+        """What a step lets expect whose computation is the slowest worker's; 0 if not known."""
+        plan, machines = self._runtime.gradients.plan, self._runtime.machines
+        computation_s = max((figures.own_s for _, figures in status.reporting), default=0.0)
+        if plan is None or machines is None or computation_s <= 0.0 or not summary.times.steps:
+            return 0.0
+        return predicted_step(
+            plan,
+            self._runtime.gradients.contributed_s(),
+            computation_s=computation_s,
+            machines=machines,
+            across_step=summary.is_deferred,
+        ).step_s

@@ -15,6 +15,7 @@
     machines  what links, hosts and devices can do
     exchanges what a plan asks of them
     simulate  the model of a step: how long it takes (queueing: what one link does)
+    hindsight the same of a step that was measured
     description a model as a file, for all of it
 
 Pure: the standard library only. Nothing here knows TensorFlow, sockets or threads.
@@ -24,6 +25,7 @@ from .description import ModelDescription as ModelDescription
 from .fixed import Choices as Choices
 from .fixed import choices_of as choices_of
 from .fixed import read_plan as read_plan
+from .hindsight import predicted_step as predicted_step
 from .machines import Host as Host
 from .machines import Link as Link
 from .machines import Machines as Machines

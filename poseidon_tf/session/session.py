@@ -12,7 +12,7 @@ import functools
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Protocol, final
 
 from poseidon_tf.coordinator.job_failure import JobFailure
@@ -206,6 +206,11 @@ class Session:
         """The next gradient begins another step; the time until it is no step's."""
         with self._lock:
             self._times.interrupt()
+
+    def contributed_s(self) -> Mapping[Hashable, float]:
+        """By route: how long after a step's first gradient it contributed in the last steps."""
+        with self._lock:
+            return self._times.contributed_s()
 
     def step_times(self, most_steps: int | None = None) -> Medians:
         """Of the last `most_steps` steps, and of the last 1000 at most."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, final
 
 _MOST_STEPS = 1000
+_MOST_STEPS_BY_ROUTE = 20
 
 
 class StepTime(NamedTuple):
@@ -56,7 +57,10 @@ class StepTimes:
         self.steps = 0
         self.communicating_s = 0.0
         self._closed_waiting_s = 0.0
-        self._in_step: set[Hashable] = set()  # The routes that have contributed to it.
+        # By route that has contributed to the step: how long after the step's beginning.
+        self._in_step: dict[Hashable, float] = {}
+        self._by_route: collections.deque[dict[Hashable, float]]
+        self._by_route = collections.deque(maxlen=_MOST_STEPS_BY_ROUTE)
         self._step_began_s = self._communicating_before_s = 0.0
         self._last_begin_s = self._last_end_s = self._busy_since_s = 0.0
         self._in_flight = 0
@@ -71,10 +75,10 @@ class StepTimes:
         """A gradient is contributed by `route`."""
         if not self._in_step or route in self._in_step:
             self._close(now_s)
-            self._in_step.clear()
+            self._in_step = {}
             self.steps += 1
             self._step_began_s = now_s
-        self._in_step.add(route)
+        self._in_step[route] = now_s - self._step_began_s
         if not self._in_flight:
             self._busy_since_s = now_s
         self._in_flight += 1
@@ -88,8 +92,18 @@ class StepTimes:
             self.communicating_s += now_s - self._busy_since_s
 
     def interrupt(self) -> None:
-        """What comes next is another step; the time until it is no step's."""
-        self._in_step.clear()
+        """What comes next is another step, of another training; the time until it is no step's."""
+        self._in_step = {}
+        self._by_route.clear()
+
+    def contributed_s(self) -> dict[Hashable, float]:
+        """By route: how long after the first gradient of a step it contributed; medians of the last
+        20 steps since the interruption, in which it did."""
+        times: dict[Hashable, list[float]] = {}
+        for step in self._by_route:
+            for route, after_s in step.items():
+                times.setdefault(route, []).append(after_s)
+        return {route: statistics.median(after_s) for route, after_s in times.items()}
 
     @property
     def recent(self) -> list[StepTime]:
@@ -108,6 +122,7 @@ class StepTimes:
         if self._in_step:
             lasted_s = now_s - self._step_began_s
             its_own_s = communicating_s - self._communicating_before_s
+            self._by_route.append(self._in_step)
             self._recent.append(StepTime(lasted_s, waiting_s, its_own_s))
         self._communicating_before_s = communicating_s
 

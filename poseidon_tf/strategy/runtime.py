@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, final
 
 from poseidon_tf.coordinator.status import Status
-from poseidon_tf.planner import ClusterSpec, Plan
+from poseidon_tf.planner import ClusterSpec, Machines, Plan
 from poseidon_tf.session.reporting import Reporter
 from poseidon_tf.session.worker import Worker
 from poseidon_tf.strategy import tf_internals
@@ -52,6 +52,8 @@ class Runtime:
       writing: whether this worker writes files.
       reporter: tells the coordinator how this worker is doing.
       status: how the job is doing; None where this is not rank 0.
+      machines: what links and hosts can do, where somebody has measured that; then the summary of
+        a `fit` says what step that lets expect.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Runtime:
         status: Callable[[], Status] | None,
     ) -> None:
         self.reporter, self.status = reporter, status
+        self.machines: Machines | None = None
         self.worker, self.options = worker, options
         self.updates = Updates(show)
         self.data = JointData(worker, rows_per_step=options.rows_per_step)

@@ -21,6 +21,8 @@ class FitSummary:
       times: medians of its last steps on this worker, 1000 at most; without the first one.
       is_deferred: whether sums were still on their way while the next step was computed. Then only
         bounds are known of what was waited for.
+      predicted_s: what the model of a step says of one, from its computation and what links and
+        hosts were measured to do; 0 if they were not.
       network_bytes: by scheme, this worker's share of what all have sent over the network.
       ring_bytes: what it would have sent of the same gradients in a ring.
       slowest: the worker with the longest own part of a step, in words; empty if they are alike.
@@ -32,6 +34,7 @@ class FitSummary:
     steps: int
     times: Medians
     is_deferred: bool = False
+    predicted_s: float = 0.0
     network_bytes: dict[str, int] = field(default_factory=dict)
     ring_bytes: int = 0
     slowest: str = ""
@@ -53,6 +56,11 @@ class FitSummary:
                 f"communication: {_ms(times.communicating_s)} of each step, "
                 f"{least}{100 * hidden:.0f} % of it hidden behind computation"
             )
+            if self.predicted_s:
+                lines.append(
+                    f"a step was predicted to take {_ms(self.predicted_s)}, from its computation "
+                    f"and the links; it took {_ms(times.step_s)}"
+                )
         sent = {scheme: count for scheme, count in self.network_bytes.items() if count}
         by_scheme = ", ".join(f"{scheme} {self._a_step(sent[scheme])}" for scheme in sent)
         lines.append(

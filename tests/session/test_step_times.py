@@ -73,6 +73,18 @@ def test_two_models_that_take_turns_are_trained_in_one_step() -> None:
     assert times.steps == 8
 
 
+def test_it_is_known_when_in_a_step_each_route_contributes() -> None:
+    """Medians of the last 20 steps, of what has trained since the last interruption."""
+    times = StepTimes()
+    take_step(times, 0.0, "before")
+    take_step(times, 10.0, "before")
+    times.interrupt()
+    for step in range(31):
+        times.begin("top", 100.0 + 10.0 * step)
+        times.begin("bottom", 103.0 + 10.0 * step + (step < 18))
+    assert times.contributed_s() == {"top": 0.0, "bottom": 3.0}
+
+
 def test_the_last_thousand_steps_are_remembered() -> None:
     times = StepTimes()
     for step in range(2000):

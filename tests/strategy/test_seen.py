@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import signal
@@ -109,13 +110,17 @@ def summaries(printed: str) -> list[list[str]]:
     """The lines of each summary."""
     lines = printed.splitlines()
     starts = [at for at, line in enumerate(lines) if re.match(r"poseidon_tf: \d+ steps? ", line)]
-    return [lines[at : at + 4] for at in starts]
+    return [[lines[at], *itertools.takewhile(_is_more, lines[at + 1 :])] for at in starts]
+
+
+def _is_more(line: str) -> bool:
+    return line.startswith("  ")
 
 
 def test_rank_0_alone_sums_up_a_fit_that_prints(seen: Seen) -> None:
     """The fit with verbose=0 prints nothing, and other ranks never do."""
     assert summaries(seen.printed[1]) == []
-    (first, second, sent, last), *others = summaries(seen.printed[0])
+    (first, second, sent, last, *_), *others = summaries(seen.printed[0])
     assert len(others) == 2, "of the three fits that print"
     assert re.fullmatch(
         rf"poseidon_tf: {STEPS} steps of [\d.e+]+ ms \(median\): [\d.e+]+ ms without waiting, "
@@ -132,7 +137,7 @@ def test_rank_0_alone_sums_up_a_fit_that_prints(seen: Seen) -> None:
 
 def test_the_slowest_worker_is_named(seen: Seen) -> None:
     """Rank 1 takes longer for its own part of each step; rank 0 waits for it."""
-    last = summaries(seen.printed[0])[0][-1]
+    last = summaries(seen.printed[0])[0][3]
     assert f"slowest: worker rank 1 ({seen.addresses[1]}), " in last
     quick, slow = (found["after"]["step_times"] for found in seen.found)
     assert slow["own_s"] > 0.05 > quick["own_s"]
@@ -142,7 +147,8 @@ def test_the_slowest_worker_is_named(seen: Seen) -> None:
 def test_a_later_model_has_a_summary_of_its_own_steps(seen: Seen) -> None:
     """After another with many more steps; and two models of one step, with an optimizer each."""
     _, other, pair = summaries(seen.printed[0])
-    for (first, _, sent, last), num_bytes in ((other, 1.3), (pair, 2.6)):
+    for (first, _, *more), num_bytes in ((other, 1.3), (pair, 2.6)):
+        sent, last, *_ = (line for line in more if "predicted" not in line)
         assert first.startswith(f"poseidon_tf: {FEWER_STEPS} steps of "), first
         step_ms = float(first.split(" ")[4])
         assert 50.0 < step_ms < 5000.0, "rank 1 works for 50 ms in each step, and began long ago"
@@ -150,6 +156,20 @@ def test_a_later_model_has_a_summary_of_its_own_steps(seen: Seen) -> None:
         assert f"slowest: worker rank 1 ({seen.addresses[1]}), " in last
     for found in seen.found:
         assert found["other"] == found["pair"] == FEWER_STEPS
+
+
+def test_where_links_are_known_a_summary_says_what_they_let_expect(seen: Seen) -> None:
+    """Of the units that were trained, with the computation of the slower worker."""
+    first, other, pair = summaries(seen.printed[0])
+    assert not any("predicted" in line for line in (*first, *other))
+    found = re.fullmatch(
+        r"  a step was predicted to take ([\d.e+]+) ms, from its computation and the links; it "
+        r"took ([\d.e+]+) ms",
+        pair[2],
+    )
+    assert found, pair
+    assert f" of {found[2]} ms (median)" in pair[0]
+    assert 50.0 < float(found[1]) < 2.0 * float(found[2]), "rank 1 works for 50 ms in each step"
 
 
 def test_tensorboard_shows_what_the_summary_says(seen: Seen) -> None:

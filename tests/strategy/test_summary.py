@@ -37,6 +37,13 @@ def test_where_sums_come_during_the_next_step_only_bounds_are_known() -> None:
     assert second.endswith("at least 50 % of it hidden behind computation")
 
 
+def test_a_prediction_is_compared_with_what_was_measured() -> None:
+    summary = FitSummary(steps=10, times=TIMES, predicted_s=0.095)
+    assert summary.text().splitlines()[2] == (
+        "  a step was predicted to take 95 ms, from its computation and the links; it took 100 ms"
+    )
+
+
 def told(running_s: float, *servers: ServerFigures | None) -> Status:
     """What two workers' servers have said a second ago."""
     members = [

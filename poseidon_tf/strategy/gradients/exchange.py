@@ -109,6 +109,15 @@ class GradientExchange:
         """The plans of all models so far, as one; None before the first step."""
         return Plan.joined(self._plans) if self._plans else None
 
+    def contributed_s(self) -> dict[int, float]:
+        """By unit of `plan`: how long after the first gradient of a step it was complete, lately.
+
+        Units of models that have not trained since the last `fit` began are not in it.
+        """
+        by_route = self._worker.session.contributed_s()
+        routes = [each.route.of_session for units in self._open.values() for each in units]
+        return {at: by_route[route] for at, route in enumerate(routes) if route in by_route}
+
     def sum(
         self, optimizer: Any, gradients: Sequence[Gradient], variables: Sequence[Any]
     ) -> list[Gradient]:

@@ -70,6 +70,11 @@ class GraphRoute:
         self._rows: Any = None
         self._check: Any = None
 
+    @property
+    def of_session(self) -> Route:
+        """What it leads to."""
+        return self._route
+
     def unless_empty(self, rows: Any) -> GraphRoute:
         """The same way for a share of `rows` rows: where there are none, zeros are contributed.
 

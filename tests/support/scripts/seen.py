@@ -16,6 +16,8 @@ import tensorflow as tf
 from report import result
 
 import poseidon_tf
+from poseidon_tf.planner import Link, Machines
+from poseidon_tf.strategy.strategy import runtime_of
 
 SLOW_S = 0.05  # Far more than a step of this model takes.
 
@@ -104,6 +106,7 @@ for last, freq in ((other, "epoch"), (pair, 2)):
     folder = Path(f"{sys.argv[1]}-{last.name}-{strategy.rank}")
     board = keras.callbacks.TensorBoard(folder, update_freq=freq, write_graph=False)
     last.fit(x, y, batch_size=16, verbose=2, callbacks=[*callbacks[:-1], board])
+    runtime_of(strategy).machines = Machines(link=Link(bits_per_s=1e9))  # For the last one.
     result(last.name, strategy.statistics().steps - steps)
     result(f"{last.name}-scalars", written(folder))
 result("rank", strategy.rank)
