@@ -35,7 +35,7 @@ def draw_curve(points: Sequence[Point], machines: Machines, path: str) -> None:
     axes.plot(counts, counts, "k:", linewidth=1, label="ideal")
     for way in WAYS:
         speedups = [point.predictions[way].speedup for point in points]
-        axes.plot(counts, speedups, "--" if "ring" in way else "-", marker=".", label=way)
+        axes.plot(counts, speedups, "--" if "all-reduce" in way else "-", marker=".", label=way)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log", base=2)
     axes.set(xlabel="workers", ylabel="speedup over one worker")

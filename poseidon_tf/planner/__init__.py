@@ -22,6 +22,7 @@ Pure: the standard library only. Nothing here knows TensorFlow, sockets or threa
 """
 
 from .description import ModelDescription as ModelDescription
+from .exchanges import Summing as Summing
 from .fixed import Choices as Choices
 from .fixed import choices_of as choices_of
 from .fixed import read_plan as read_plan

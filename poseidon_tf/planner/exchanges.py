@@ -7,10 +7,13 @@ The letters are those of `cost`. `b` is the bytes of a unit's gradient. Per step
     PS, dedicated   b                        b P1 / P2              2
     SFB, rows       K (P1-1) (M+N) values    -                      1
     ring            2 b (P1-1) / P1          -                      2 (P1-1)
+    hierarchical    2 b (P1-1) / P1          -                      2 (g-1) + 2 (P1/g - 1)
 """
 
 from __future__ import annotations
 
+import enum
+import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -18,6 +21,14 @@ from typing import NamedTuple
 from .plan import Plan, Scheme, Unit, VariablePlan
 from .specs import DTYPE_BYTES
 from .timeline import Timeline
+
+
+class Summing(enum.Enum):
+    """Who adds up what does not travel as factors or rows."""
+
+    SERVERS = "servers"
+    RING = "a ring of all workers"
+    HIERARCHICAL = "rings of g workers, then rings across them, then the first ones again"
 
 
 class Exchange(NamedTuple):
@@ -69,12 +80,10 @@ def bytes_of_variables(plan: Plan, timeline: Timeline) -> list[Exchange]:
     return found if plan.cluster.num_workers > 1 else []
 
 
-def exchanges_of(plan: Plan, timeline: Timeline, *, ring: bool = False) -> list[Exchange]:
-    """Every unit of the plan, in its order; none for one worker.
-
-    Args:
-        ring: what servers sum goes round a ring of all workers instead.
-    """
+def exchanges_of(
+    plan: Plan, timeline: Timeline, *, summing: Summing = Summing.SERVERS
+) -> list[Exchange]:
+    """Every unit of the plan, in its order; none for one worker."""
     if plan.cluster.num_workers == 1:
         return []
     counts = Counter(pair.unit for pair in plan.pairs)
@@ -92,8 +101,8 @@ def exchanges_of(plan: Plan, timeline: Timeline, *, ring: bool = False) -> list[
         )
         if unit.scheme is not Scheme.PS:
             found.append(_by_factors(first, plan, members))
-        elif ring:
-            found.append(_by_ring(first, plan, unit))
+        elif summing is not Summing.SERVERS:
+            found.append(_by_rings(first, plan, unit, summing))
         else:
             found.append(_by_servers(first, plan, unit, members, counts[unit.index]))
     return found
@@ -128,16 +137,28 @@ def _by_factors(first: Exchange, plan: Plan, members: Sequence[VariablePlan]) ->
     )
 
 
-def _by_ring(first: Exchange, plan: Plan, unit: Unit) -> Exchange:
+def _by_rings(first: Exchange, plan: Plan, unit: Unit, summing: Summing) -> Exchange:
+    """Rings of g, and across them of P1 / g, carry together what one ring of P1 does.
+
+    Within its group a worker sends 2 b (g - 1) / g, and across groups as much of what is then its
+    g-th part: the sum is that of one ring, with fewer latencies after one another.
+    """
     P1 = plan.cluster.num_workers
+    g = group_size(P1) if summing is Summing.HIERARCHICAL else P1
+    hops = 2 * (g - 1) + 2 * (P1 // g - 1)
     b, summed = unit.num_elements * DTYPE_BYTES[unit.dtype], _summed_bytes(unit)
     return first._replace(
         node_bytes=2 * b * (P1 - 1) / P1,
-        hops=2 * (P1 - 1),
-        messages=4 * (P1 - 1),
+        hops=hops,
+        messages=2 * hops,
         summed_bytes=summed * (P1 - 1) / P1,
         device_bytes=summed,
     )
+
+
+def group_size(num_workers: int) -> int:
+    """g of hierarchical all-reduce: the largest part of P1 up to its root, so latencies are few."""
+    return next(g for g in range(math.isqrt(num_workers), 0, -1) if num_workers % g == 0)
 
 
 def _summed_bytes(unit: Unit) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from .exchanges import exchanges_of
+from .exchanges import Summing, exchanges_of
 from .machines import Machines
 from .plan import Plan
 from .planner import make_plan
@@ -106,8 +106,9 @@ WAYS = (
     "hybrid in 16 bits",
     "hybrid across the step in 16 bits",
     "ring all-reduce",
+    "hierarchical all-reduce",
 )
-"""What a curve compares; all but the ring is there to train with."""
+"""What a curve compares; all but the two kinds of all-reduce are there to train with."""
 SIXTEEN_BITS = "bfloat16"
 
 
@@ -156,7 +157,10 @@ def curve(
                     "PS": predict(ps, timeline, machines),
                     "SFB": predict(sfb, timeline, machines),
                     "hybrid": predict(hybrid, timeline, machines),
-                    "ring all-reduce": predict(ps, timeline, machines, ring=True),
+                    "ring all-reduce": predict(ps, timeline, machines, summing=Summing.RING),
+                    "hierarchical all-reduce": predict(
+                        ps, timeline, machines, summing=Summing.HIERARCHICAL
+                    ),
                     "hybrid across the step": predict(hybrid, timeline, machines, across_step=True),
                     "hybrid in 16 bits": predict(narrow, timeline, machines),
                     "hybrid across the step in 16 bits": predict(

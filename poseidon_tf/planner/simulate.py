@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from .exchanges import Exchange, bytes_of_variables, exchanges_of
+from .exchanges import Exchange, Summing, bytes_of_variables, exchanges_of
 from .machines import Link, Machines
 from .plan import Plan
 from .queueing import finish_times
@@ -62,18 +62,18 @@ def predict(
     machines: Machines,
     *,
     across_step: bool = False,
-    ring: bool = False,
+    summing: Summing = Summing.SERVERS,
 ) -> Prediction:
     """How long a step takes.
 
     Args:
         across_step: variables are updated at the top of the next step, each before it is read.
-        ring: see `exchanges_of`.
+        summing: who adds up what the plan gives to servers.
 
     Raises:
         PlanError: the timeline lacks a variable of the plan.
     """
-    exchanges = exchanges_of(plan, timeline, ring=ring)
+    exchanges = exchanges_of(plan, timeline, summing=summing)
     return predict_exchanges(
         exchanges,
         machines,

@@ -16,6 +16,7 @@ from poseidon_tf.planner import (
     Machines,
     Plan,
     Prediction,
+    Summing,
     Timeline,
     VariableSpec,
     gradient_times,
@@ -23,7 +24,7 @@ from poseidon_tf.planner import (
     predict,
     read_times,
 )
-from poseidon_tf.planner.exchanges import Exchange, exchanges_of
+from poseidon_tf.planner.exchanges import Exchange, exchanges_of, group_size
 from poseidon_tf.planner.simulate import predict_exchanges
 from tests.planner.every_message import followed_step_s
 from tests.planner.planner_models import conv, dense
@@ -46,8 +47,8 @@ TWO = ClusterSpec(num_workers=2, num_servers=2, co_located=True)
 TIMES = Timeline(3.0, {"bottom": 3.0, "top": 2.0}, {"bottom": 0.0, "top": 0.5})
 
 
-def step_s(plan: Plan, machines: Machines, **how: bool) -> float:
-    return predict(plan, TIMES, machines, **how).step_s
+def step_s(plan: Plan, machines: Machines, summing: Summing = Summing.SERVERS) -> float:
+    return predict(plan, TIMES, machines, summing=summing).step_s
 
 
 def test_in_the_step_everything_is_waited_for() -> None:
@@ -194,10 +195,25 @@ def test_a_ring_carries_what_co_located_servers_do_but_for_its_latency() -> None
     cluster = ClusterSpec(num_workers=5, num_servers=5, co_located=True)
     plan = two_layers({"*": "ps"}, cluster)
     link = Link(bits_per_s=500 * BYTE_PER_S)
-    at_once = step_s(plan, Machines(link=link), ring=True)
+    at_once = step_s(plan, Machines(link=link), summing=Summing.RING)
     assert at_once == pytest.approx(2.0 + 2 * 1000 * 8 / 5 / 500)
-    late = step_s(plan, Machines(link=replace(link, latency_s=0.01)), ring=True)
+    late = step_s(plan, Machines(link=replace(link, latency_s=0.01)), summing=Summing.RING)
     assert late - at_once == pytest.approx(0.08)
+
+
+def test_rings_across_rings_carry_the_same_bytes_with_fewer_latencies() -> None:
+    """12 workers in groups of 3: 2 latencies there and back, and 3 across the 4 groups.
+
+    One way a worker sends 2 x 1000 x 2/3 bytes of each layer within its group, and of its third
+    2 x 1000 / 3 x 3/4 across them: 1833 bytes, as in one ring of 12, whose latencies are 22.
+    """
+    plan = two_layers({"*": "ps"}, ClusterSpec(num_workers=12, num_servers=12, co_located=True))
+    found = {how: exchanges_of(plan, TIMES, summing=how)[0] for how in Summing}
+    one, several = found[Summing.RING], found[Summing.HIERARCHICAL]
+    assert several.node_bytes == one.node_bytes == pytest.approx(2 * 1000 * (2 / 3 + 1 / 4))
+    assert (one.hops, several.hops) == (2 * 11, 2 * 2 + 2 * 3)
+    assert (one.messages, several.messages) == (44, 20)
+    assert [group_size(count) for count in (2, 7, 16, 24, 4096)] == [1, 1, 4, 4, 64]
 
 
 def test_one_worker_exchanges_nothing() -> None:
