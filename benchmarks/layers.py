@@ -33,10 +33,20 @@ class Layer:
         return math.prod(self.kernel) + len(self.vectors) * self.kernel[-1]
 
 
+def vgg16() -> list[Layer]:
+    """Simonyan and Zisserman's network D on 224 x 224."""
+    return _vgg(3, num_classes=1000)
+
+
 def vgg19(num_classes: int = 1000) -> list[Layer]:
     """Simonyan and Zisserman's network E on 224 x 224."""
+    return _vgg(4, num_classes)
+
+
+def _vgg(deep: int, num_classes: int) -> list[Layer]:
+    """With `deep` convolutions in each of the upper three stages."""
     layers, channels = [], 3
-    stages = [(224, 64, 2), (112, 128, 2), (56, 256, 4), (28, 512, 4), (14, 512, 4)]
+    stages = [(224, 64, 2), (112, 128, 2), (56, 256, deep), (28, 512, deep), (14, 512, deep)]
     for stage, (size, width, count) in enumerate(stages, start=1):
         for at in range(1, count + 1):
             layers.append(_conv(f"conv{stage}_{at}", size, 3, 3, channels, width))
@@ -144,13 +154,23 @@ def inception_v3() -> list[Layer]:
     return layers + _dense_layers([channels, 1000])
 
 
+def resnet50() -> list[Layer]:
+    """ResNet-50 v1, as Keras has it: convolutions with bias, then a normalization."""
+    return _resnet(3, 4, 6, 3)
+
+
 def resnet152() -> list[Layer]:
     """ResNet-152 v1, as Keras has it: convolutions with bias, then a normalization."""
+    return _resnet(3, 8, 36, 3)
+
+
+def _resnet(*blocks_by_stage: int) -> list[Layer]:
     vectors = ("bias", "gamma", "beta")
     layers = [_conv("conv1", 112, 7, 7, 3, 64, vectors=vectors)]
     channels = 64
-    stages = [(56, 3, 64), (28, 8, 128), (14, 36, 256), (7, 3, 512)]
-    for stage, (size, blocks, width) in enumerate(stages, start=2):
+    sizes_and_widths = [(56, 64), (28, 128), (14, 256), (7, 512)]
+    stages = zip(sizes_and_widths, blocks_by_stage, strict=True)
+    for stage, ((size, width), blocks) in enumerate(stages, start=2):
         for block in range(1, blocks + 1):
             sides = [(1, channels, width), (3, width, width), (1, width, 4 * width)]
             if block == 1:

@@ -116,6 +116,34 @@ def draw_traffic(traffic: dict[str, Any], folder: Path) -> list[Path]:
     return [_save(figure, title, folder / "traffic.svg")]
 
 
+def draw_published(rows: Sequence[Any], path: Path) -> Path:
+    """`published.Row`s: curves with their predictions, and every point against its prediction."""
+    figure, (curves, points) = plt.subplots(1, 2, figsize=(10, 4.5))
+    by_curve: dict[str, list[Any]] = {}
+    for row in rows:
+        by_curve.setdefault(f"{row.name}, {row.net}", []).append(row)
+    for at, (name, found) in enumerate(by_curve.items()):
+        color = f"C{at}"
+        workers = [row.workers for row in found]
+        published, predicted = ([getattr(row, of) for row in found] for of in _OF_PUBLISHED)
+        if len(found) > 1:
+            curves.plot(workers, published, "o", color=color, markersize=4)
+            curves.plot(workers, predicted, "-", color=color, linewidth=1)
+        points.plot(published, predicted, "o", color=color, markersize=4, label=name)
+    most = max(row.workers for row in rows)
+    points.plot([0.5, most], [0.5, most], "k:", linewidth=1)
+    curves.set(title="published (dots) and predicted (lines)", xlabel="workers", ylabel="speedup")
+    points.set(title="all points", xlabel="published speedup", ylabel="predicted speedup")
+    for panel in (curves, points):
+        panel.set_xscale("log", base=2)
+        panel.set_yscale("log", base=2)
+    points.legend(fontsize="xx-small", loc="lower right")
+    return _save(figure, "The model of a step against what others have published", path)
+
+
+_OF_PUBLISHED = ("published", "predicted")
+
+
 def draw_timeline(trace: dict[str, Any], mode: str, folder: Path) -> list[Path]:
     """The last step of one worker: each unit from "gradient ready" to "received"."""
     events = [event for event in trace["traceEvents"] if event["ph"] != "M"]

@@ -24,6 +24,7 @@ from poseidon_tf.planner import (
     ClusterSpec,
     Plan,
     Scheme,
+    Timeline,
     VariableSpec,
     gradient_times,
     make_plan,
@@ -218,6 +219,15 @@ def specs(net: Net) -> list[VariableSpec]:
             for vector in layer.vectors
         ]
     return found
+
+
+def timeline(net: Net, *, overlaps: bool = True) -> Timeline:
+    """Of one worker's step, which takes the network's time on its device.
+
+    Args:
+      overlaps: False where nothing is sent before all gradients exist.
+    """
+    return Timeline(net.device_s, _gradient_times(net, overlaps=overlaps), _read_times(net))
 
 
 @functools.cache
