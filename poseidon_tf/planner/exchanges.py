@@ -46,6 +46,8 @@ class Exchange(NamedTuple):
         summed_bytes, server_summed_bytes: added up on the two hosts.
         device_bytes: that one device contributes.
         rebuild_flops: of the products over the other workers' rows.
+        updated_bytes: of the gradient by which variables are updated.
+        stream_bytes: from a worker to one server.
     """
 
     name: str
@@ -61,6 +63,8 @@ class Exchange(NamedTuple):
     server_summed_bytes: float = 0.0
     device_bytes: float = 0.0
     rebuild_flops: float = 0.0
+    updated_bytes: float = 0.0
+    stream_bytes: float = 0.0
 
 
 def bytes_of_variables(plan: Plan, timeline: Timeline) -> list[Exchange]:
@@ -98,6 +102,7 @@ def exchanges_of(
             exists_s=max(exists_s for _, exists_s in times),
             needed_s=min(needed_s for needed_s, _ in times),
             node_bytes=sum(variable.node_bytes for variable in members) / 2,
+            updated_bytes=_summed_bytes(unit),
         )
         if unit.scheme is not Scheme.PS:
             found.append(_by_factors(first, plan, members))
@@ -113,7 +118,9 @@ def _by_servers(
 ) -> Exchange:
     P1, P2 = plan.cluster.num_workers, plan.cluster.num_servers
     b, summed = unit.num_elements * DTYPE_BYTES[unit.dtype], _summed_bytes(unit)
-    first = first._replace(last_bytes=b / max(num_pairs, 1), hops=2, device_bytes=summed)
+    first = first._replace(
+        last_bytes=b / max(num_pairs, 1), hops=2, device_bytes=summed, stream_bytes=b / P2
+    )
     if plan.cluster.co_located:
         return first._replace(
             messages=2 * num_pairs * (P1 + P2 - 2) / P2, summed_bytes=P1 * summed / P2

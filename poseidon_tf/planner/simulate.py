@@ -18,10 +18,10 @@ last piece the others.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .exchanges import Exchange, Summing, bytes_of_variables, exchanges_of
-from .machines import Link, Machines
+from .machines import Host, Link, Machines
 from .plan import Plan
 from .queueing import finish_times
 from .timeline import Timeline
@@ -92,14 +92,17 @@ def predict_exchanges(
     across_step: bool = False,
 ) -> Prediction:
     """How long a step takes that makes these exchanges."""
-    arrived_s = arrivals(exchanges, machines, across_step=across_step)
-    rebuild_s = [_rebuild_s(exchange, machines) for exchange in exchanges]
+    device_s = [_device_s(exchange, machines) for exchange in exchanges]
+    # Alone, a device updates as soon as it has computed; here, when results are there.
+    updates_s = sum(exchange.updated_bytes for exchange in exchanges) * machines.update_byte_s
+    computed_s = max(compute_s - updates_s, 0.0)
+    arrived_s = arrivals(exchanges, machines, across_step=across_step, computed_s=computed_s)
     end = end_of_next_reads if across_step else end_of_step
     at_once = [exchange._replace(exists_s=0.0) for exchange in exchanges]
     return Prediction(
         num_workers=num_workers,
         compute_s=compute_s,
-        step_s=end(exchanges, arrived_s, rebuild_s, compute_s=compute_s),
+        step_s=end(exchanges, arrived_s, device_s, compute_s=computed_s),
         communication_s=max(arrivals(at_once, machines), default=0.0),
     )
 
@@ -135,18 +138,30 @@ def speedup_bound(
 
 
 def arrivals(
-    exchanges: Sequence[Exchange], machines: Machines, *, across_step: bool = False
+    exchanges: Sequence[Exchange],
+    machines: Machines,
+    *,
+    across_step: bool = False,
+    computed_s: float = 0.0,
 ) -> list[float]:
     """When the result of each exchange is there, in seconds from the beginning of the step.
 
     Args:
         across_step: the first that is needed goes first. Without it, the first that exists.
+        computed_s: until when computation may keep cores of a worker's host busy.
     """
     ready_s = [x.exists_s for x in exchanges]
     urgency = [x.needed_s if across_step else x.exists_s for x in exchanges]
     passed_s = [
-        finish_times(ready_s, work_s, urgency) for work_s in _work_s(exchanges, machines) if work_s
+        finish_times(ready_s, work_s, urgency) for work_s in _link_work_s(exchanges, machines)
     ]
+    if machines.host is not None:
+        own, servers = _host_work_s(exchanges, machines, machines.host)
+        idle = replace(machines.host, computing=0.0)
+        passed_s += [
+            _passed_host_s(ready_s, own, urgency, machines.host, computed_s),
+            _passed_host_s(ready_s, servers, urgency, idle, computed_s),
+        ]
     links = {*machines.worker_links, *machines.server_links}
     return [
         max((queue[at] for queue in passed_s), default=x.exists_s)
@@ -159,19 +174,23 @@ def arrivals(
 def end_of_step(
     exchanges: Sequence[Exchange],
     arrived_s: Sequence[float],
-    rebuild_s: Sequence[float],
+    device_s: Sequence[float],
     *,
     compute_s: float,
 ) -> float:
-    """When all results are there and rebuilt, which the device does when it has computed."""
+    """When all results are there, and the device has worked on them, after its computation.
+
+    Args:
+        device_s: what the device does with each result: rebuild it, update variables.
+    """
     ready_s = [max(compute_s, arrived) for arrived in arrived_s]
-    return max(finish_times(ready_s, rebuild_s, ready_s), default=compute_s)
+    return max(finish_times(ready_s, device_s, ready_s), default=compute_s)
 
 
 def end_of_next_reads(
     exchanges: Sequence[Exchange],
     arrived_s: Sequence[float],
-    rebuild_s: Sequence[float],
+    device_s: Sequence[float],
     *,
     compute_s: float,
 ) -> float:
@@ -179,15 +198,15 @@ def end_of_next_reads(
 
     A forward pass ends when it has read everything, and no gradient exists before that: so the
     links are empty then, and each step is like the one before it. While the device waits for what
-    it reads next, it rebuilds what has arrived.
+    it reads next, it works on what has arrived.
     """
-    left_s = list(rebuild_s)
-    to_rebuild = sorted((at for at, s in enumerate(left_s) if s), key=lambda at: arrived_s[at])
+    left_s = list(device_s)
+    to_do = sorted((at for at, s in enumerate(left_s) if s), key=lambda at: arrived_s[at])
     now_s, read_s = compute_s, 0.0
     for at in sorted(range(len(exchanges)), key=lambda at: exchanges[at].needed_s):
         now_s += exchanges[at].needed_s - read_s
         read_s = exchanges[at].needed_s
-        for other in to_rebuild:
+        for other in to_do:
             start_s = max(now_s, arrived_s[other])
             if start_s >= arrived_s[at]:
                 break
@@ -199,8 +218,24 @@ def end_of_next_reads(
     return now_s - read_s
 
 
-def _work_s(exchanges: Sequence[Exchange], machines: Machines) -> list[list[float]]:
-    """What each exchange asks of each link and processor."""
+def _passed_host_s(
+    ready_s: Sequence[float],
+    work_s: Sequence[float],
+    urgency: Sequence[float],
+    host: Host,
+    computed_s: float,
+) -> list[float]:
+    """When a host's processor is done: a queue by the clock of what is free of it."""
+    ready = [host.done_until(each, computed_s=computed_s) for each in ready_s]
+    done = finish_times(ready, work_s, urgency)
+    return [
+        host.done_at(each, computed_s=computed_s) if work else at
+        for each, work, at in zip(done, work_s, ready_s, strict=True)
+    ]
+
+
+def _link_work_s(exchanges: Sequence[Exchange], machines: Machines) -> list[list[float]]:
+    """How long each exchange takes on each link, and by the credit of a stream to a server."""
     work_s = [[link.seconds(x.node_bytes) for x in exchanges] for link in machines.worker_links]
     if any(x.server_bytes for x in exchanges):
         work_s += [
@@ -208,23 +243,26 @@ def _work_s(exchanges: Sequence[Exchange], machines: Machines) -> list[list[floa
         ]
     elif machines.slow_server is not None:  # On a worker's host.
         work_s.append([machines.slow_server.seconds(x.node_bytes) for x in exchanges])
-    host = machines.host
-    if host is not None:
-        joined = machines.devices - 1
-        work_s.append(
-            [
-                host.seconds(x.messages, 2 * x.node_bytes, x.summed_bytes + joined * x.device_bytes)
-                for x in exchanges
-            ]
-        )
-        work_s.append(
-            [
-                host.seconds(x.server_messages, 2 * x.server_bytes, x.server_summed_bytes)
-                for x in exchanges
-            ]
-        )
+    round_trip_s = 2 * machines.link.latency_s
+    work_s.append([x.stream_bytes / machines.credit_bytes * round_trip_s for x in exchanges])
     return work_s
 
 
-def _rebuild_s(exchange: Exchange, machines: Machines) -> float:
-    return exchange.rebuild_flops / machines.flops_per_s if machines.flops_per_s else 0.0
+def _host_work_s(
+    exchanges: Sequence[Exchange], machines: Machines, host: Host
+) -> tuple[list[float], list[float]]:
+    """CPU seconds on a worker's host, and on that of a dedicated server."""
+    joined = machines.devices - 1
+    own = [
+        host.work_s(x.messages, 2 * x.node_bytes, x.summed_bytes + joined * x.device_bytes)
+        for x in exchanges
+    ]
+    servers = [
+        host.work_s(x.server_messages, 2 * x.server_bytes, x.server_summed_bytes) for x in exchanges
+    ]
+    return own, servers
+
+
+def _device_s(exchange: Exchange, machines: Machines) -> float:
+    rebuild_s = exchange.rebuild_flops / machines.flops_per_s if machines.flops_per_s else 0.0
+    return rebuild_s + exchange.updated_bytes * machines.update_byte_s

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from poseidon_tf.errors import PlanError
+from poseidon_tf.kv.client import WINDOW_BYTES
 from poseidon_tf.planner import (
     ClusterSpec,
     Host,
@@ -25,6 +26,7 @@ from poseidon_tf.planner import (
     read_times,
 )
 from poseidon_tf.planner.exchanges import Exchange, exchanges_of, group_size
+from poseidon_tf.planner.machines import CREDIT_BYTES
 from poseidon_tf.planner.simulate import predict_exchanges
 from tests.planner.every_message import followed_step_s
 from tests.planner.planner_models import conv, dense
@@ -147,6 +149,100 @@ def test_a_dedicated_servers_processor_may_be_what_is_waited_for() -> None:
     assert predicted(found, machines).step_s == pytest.approx(8.0, abs=1e-3)
 
 
+def test_cores_that_compute_are_not_free_for_communication() -> None:
+    """5 s of work per layer as above, on 2 cores, of which computation takes 1.5 until 3 s.
+
+    The top's begins at 2 s with half a core, has 4.5 s left at 3 s, and ends at 5.25 s; the
+    bottom's ends at 7.75 s. If all cores compute, both begin at 3 s: until 5.5 and 8 s.
+    """
+    found = [exchange._replace(messages=30, summed_bytes=0.0) for exchange in exchanges()]
+    host = Host(cores=2, computing=1.5, message_s=0.1, byte_s=1e-3, sum_byte_s=0.0)
+    machines = Machines(link=Link(bits_per_s=1e9), host=host)
+    assert predicted(found, machines).step_s == pytest.approx(7.75, abs=1e-3)
+    for computing in (2.0, 3.0):
+        busy = replace(machines, host=replace(host, computing=computing))
+        assert predicted(found, busy).step_s == pytest.approx(8.0, abs=1e-3)
+
+
+def test_hosts_that_share_cores_have_their_part_of_them() -> None:
+    """4 hosts on 2 cores have half a core each: 5 s of work take 10 s, from 2 to 12, and to 22 s.
+
+    Messages of both layers cost more than any link does, though each host's would not.
+    """
+    found = [exchange._replace(messages=30) for exchange in exchanges()]
+    host = Host(cores=2 / 4, message_s=0.1, byte_s=1e-3)
+    machines = Machines(link=Link(bits_per_s=1e9), host=host)
+    assert predicted(found, machines).step_s == pytest.approx(22.0, abs=1e-3)
+
+
+def test_credit_limits_what_a_stream_carries_in_a_round_trip() -> None:
+    """500 bytes may be at a server at a time, and 0.5 s pass until they are credited again.
+
+    So 1000 bytes to it take 1 s: from 2 to 3 s, and to 4 s.
+    """
+    found = [exchange._replace(stream_bytes=1000.0) for exchange in exchanges()]
+    link = Link(bits_per_s=1e9, latency_s=0.25)
+    machines = Machines(link=link, credit_bytes=500.0)
+    assert predicted(found, machines).step_s == pytest.approx(4.0, abs=1e-3)
+
+
+def test_the_window_of_a_stream_is_the_models_credit() -> None:
+    assert CREDIT_BYTES == WINDOW_BYTES
+
+
+def test_variables_are_updated_when_their_results_are_there() -> None:
+    """A step alone takes 4 s: 3 of computation, and 0.5 s for the update of each layer.
+
+    The top's result is there at 4 s and applied at 4.5 s, the bottom's at 6 and 6.5 s. Across the
+    step the bottom's is there at 5 s: it is applied at 5.5 s, its layer has been passed at 6 s,
+    when the top's is there, which is applied at 6.5 s. Half a second of that is the next step's.
+    """
+    found = [exchange._replace(updated_bytes=1000.0) for exchange in exchanges()]
+    machines = Machines(link=Link(bits_per_s=500 * BYTE_PER_S), update_byte_s=0.5e-3)
+    times = [
+        predict_exchanges(found, machines, num_workers=2, compute_s=4.0, across_step=across).step_s
+        for across in (False, True)
+    ]
+    assert times == pytest.approx([6.5, 6.0])
+    alone = predict_exchanges([], machines, num_workers=1, compute_s=4.0)
+    assert alone.step_s == 4.0
+
+
+def test_what_an_exchange_by_servers_asks_of_every_machine() -> None:
+    """4 workers, 2 servers, 1000 bytes in one KV pair.
+
+    Co-located, a host sends on average b (P1 + P2 - 2) / P2 = 2000 bytes: as worker half of its
+    gradient to the other server, as server half of a sum to 3 workers. That is 2 messages out and
+    2 in. Its server adds 4 contributions of half a gradient. Dedicated, a worker sends all of its
+    gradient in 1 message and gets 1; a server sends and gets half of it from each of 4.
+    """
+    together, apart = (
+        exchanges_of(
+            two_layers({"*": "ps"}, ClusterSpec(num_workers=4, num_servers=2, co_located=where)),
+            TIMES,
+        )[0]
+        for where in (True, False)
+    )
+    assert (together.node_bytes, together.server_bytes, apart.node_bytes) == (2000, 0, 1000)
+    assert (together.messages, together.summed_bytes) == (4, 2000)
+    assert (apart.server_bytes, apart.messages, apart.server_messages) == (2000, 2, 4)
+    assert (apart.summed_bytes, apart.server_summed_bytes) == (0, 2000)
+    assert {together.stream_bytes, apart.stream_bytes} == {500}
+    assert {together.updated_bytes, together.device_bytes} == {1000}
+
+
+def test_what_an_exchange_by_factors_asks_of_every_machine() -> None:
+    """4 workers with K = 1 row of 25 + 10 floats: 140 bytes to each of 3 others, and from them.
+
+    3 products of 2 x 1 x 25 x 10 operations are made of theirs.
+    """
+    cluster = ClusterSpec(num_workers=4, num_servers=4, co_located=True)
+    found = exchanges_of(two_layers({"*": "sfb"}, cluster), TIMES)[0]
+    assert (found.node_bytes, found.device_bytes, found.messages) == (420, 140, 6)
+    assert (found.hops, found.rebuild_flops) == (1, 1500)
+    assert (found.updated_bytes, found.stream_bytes) == (1000, 0)
+
+
 def test_factors_are_multiplied_when_the_device_has_computed() -> None:
     """They are there at 4 and 6 s; each product takes 1.5 s: from 4 to 5.5 s, and from 6 s on.
 
@@ -230,6 +326,9 @@ def test_one_worker_exchanges_nothing() -> None:
         lambda: Link(bits_per_s=1, latency_s=-1),
         lambda: Link(bits_per_s=1, payload_share=1.5),
         lambda: Host(cores=0),
+        lambda: Host(cores=1, computing=-1),
+        lambda: Machines(link=Link(bits_per_s=1), update_byte_s=-1),
+        lambda: Machines(link=Link(bits_per_s=1), credit_bytes=0),
         lambda: Machines(link=Link(bits_per_s=1), devices=0),
         lambda: Machines(link=Link(bits_per_s=1), flops_per_s=0),
     ],
