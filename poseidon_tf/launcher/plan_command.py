@@ -55,6 +55,14 @@ PAYLOAD_SHARE = 0.956
     help="Round float32 gradients to bfloat16 or float16 before they leave; as float32 they stay.",
 )
 @click.option(
+    "--plan-by",
+    type=click.Choice(["bytes", "time"]),
+    default="bytes",
+    show_default=True,
+    help="Choose the schemes with the fewest bytes, or those with the shortest step; the latter "
+    "needs --link.",
+)
+@click.option(
     "--step-seconds",
     type=click.FloatRange(min=0, min_open=True),
     help="Time of one step of one worker alone; adds the bandwidth that a node then needs.",
@@ -112,6 +120,7 @@ def plan(
     co_located: bool | None,
     schemes: dict[str, str],
     wire_dtype: dict[str, str],
+    plan_by: str,
     step_seconds: float | None,
     link: float | None,
     latency: float,
@@ -129,12 +138,14 @@ def plan(
 
     MODEL is a Keras model in a file, or the description of one (see --describe).
     """
-    from poseidon_tf.planner import ClusterSpec, make_plan
+    from poseidon_tf.planner import ClusterSpec, Outlook, make_plan, plan_in_time
 
     if link is not None and step_seconds is None:
         raise click.UsageError("--link needs --step-seconds: what a step takes one worker alone")
     if counts and link is None:
         raise click.UsageError("--curve needs --link")
+    if plan_by == "time" and link is None:
+        raise click.UsageError("--plan-by time needs --link: over which a step is to be short")
     if plot and not counts:
         raise click.UsageError("--plot draws --curve; say which, as in --curve 1:4096")
     description = None
@@ -151,7 +162,22 @@ def plan(
         num_servers=workers if servers is None else servers,
         co_located=servers is None if co_located is None else co_located,
     )
-    result = make_plan(specs, cluster, schemes=schemes, wire_dtype=wire_dtype)
+    outlook = None
+    if link is not None and step_seconds is not None and description is not None:
+        machines = _machines(
+            link=link,
+            latency=latency,
+            slow_worker=slow_worker,
+            slow_server=slow_server,
+            cores=cores,
+            devices=devices,
+            flops_per_s=device_flops or description.step_flops / step_seconds or None,
+        )
+        outlook = Outlook(timeline=description.timeline(step_seconds), machines=machines)
+    if plan_by == "time" and outlook is not None:
+        result = plan_in_time(specs, cluster, outlook, schemes=schemes, wire_dtype=wire_dtype)
+    else:
+        result = make_plan(specs, cluster, schemes=schemes, wire_dtype=wire_dtype)
     if step_seconds is None:
         click.echo(result.to_json() if as_json else result.table())
         return
@@ -162,19 +188,10 @@ def plan(
         result.table(),
         f"each node needs {gbit_per_s:.2f} Gbit/s at {step_seconds:g} s a step",
     ]
-    if link is not None and description is not None:
+    if outlook is not None:
         from poseidon_tf.planner import answers, questions
 
-        timeline = description.timeline(step_seconds)
-        machines = _machines(
-            link=link,
-            latency=latency,
-            slow_worker=slow_worker,
-            slow_server=slow_server,
-            cores=cores,
-            devices=devices,
-            flops_per_s=device_flops or description.step_flops / step_seconds or None,
-        )
+        timeline, machines = outlook.timeline, outlook.machines
         found = questions.answer(result, timeline, machines)
         data["prediction"] = json.dumps(answers.answer_json(found))
         texts += ["", answers.answer_text(found, machines)]

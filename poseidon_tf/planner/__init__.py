@@ -16,6 +16,7 @@
     exchanges what a plan asks of them
     simulate  the model of a step: how long it takes (queueing: what one link does)
     hindsight the same of a step that was measured
+    in_time   a plan by the model of a step, instead of by bytes
     description a model as a file, for all of it
 
 Pure: the standard library only. Nothing here knows TensorFlow, sockets or threads.
@@ -27,6 +28,8 @@ from .fixed import Choices as Choices
 from .fixed import choices_of as choices_of
 from .fixed import read_plan as read_plan
 from .hindsight import predicted_step as predicted_step
+from .in_time import Outlook as Outlook
+from .in_time import plan_in_time as plan_in_time
 from .machines import Host as Host
 from .machines import Link as Link
 from .machines import Machines as Machines

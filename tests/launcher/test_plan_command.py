@@ -239,3 +239,25 @@ def test_a_model_needs_a_batch_size(tmp_path: Path) -> None:
     path.touch()
     result = plan(str(path))
     assert (result.exit_code, "Missing option '--batch-size'" in result.stderr) == (2, True)
+
+
+def test_a_plan_by_time_is_never_slower(file: str) -> None:
+    """Factors of a device that multiplies slowly take longer than the bytes that they save."""
+    slow = ["--device-flops", "1e11"]
+    by_bytes = foretold(file, *slow)
+    by_time = foretold(file, "--plan-by", "time", *slow)
+    fc6, was = (
+        next(each for each in found["plan"]["variables"] if each["name"] == "fc6/kernel")
+        for found in (by_time, by_bytes)
+    )
+    assert (was["scheme"], fc6["scheme"]) == ("sfb", "ps")
+    assert fc6["reason"].endswith("by SFB, which has fewer bytes")
+    step_s, was_s = (each["prediction"]["step_seconds"] for each in (by_time, by_bytes))
+    assert step_s < 0.9 * was_s
+    assert foretold(file, "--plan-by", "time")["plan"] == foretold(file)["plan"]
+
+
+def test_a_plan_by_time_needs_a_link(file: str) -> None:
+    result = plan(file, "--plan-by", "time", "--step-seconds", "1")
+    assert result.exit_code == 2
+    assert "--plan-by time needs --link" in result.output
