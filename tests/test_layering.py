@@ -66,6 +66,8 @@ LIBRARIES = {
     "keras_hooks/place.py": {"h5py"},
     "launcher/cli.py": {"click"},
     "launcher/plan_command.py": {"click"},
+    "launcher/probe_command.py": {"click"},
+    "launcher/probe_view.py": {"tabulate"},
     "launcher/status_command.py": {"click", "rich"},
     "launcher/status_view.py": {"rich"},
     "launcher/option_values.py": {"click"},

@@ -138,6 +138,10 @@ class ServerLink:
         """
         self._channels[0].reach("the server", timeout_s=timeout_s, over=over)
 
+    def round_trip_s(self, *, timeout_s: float, over: threading.Event | None = None) -> float:
+        """How long the server takes to answer a question; see `reach`."""
+        return self._channels[0].round_trip_s("the server", timeout_s=timeout_s, over=over)
+
     def register(self, specs: Sequence[KeySpec], *, timeout_s: float) -> list[int]:
         """Announce keys; their numbers, in order.
 

@@ -13,17 +13,9 @@ import tensorflow as tf
 
 from poseidon_tf.errors import ConfigError
 from poseidon_tf.keras_hooks import registry
-from poseidon_tf.launch.cluster import ClusterConfig
-from poseidon_tf.launch.cluster_env import (
-    INTERFACE,
-    current_environ,
-    drop_empty_config,
-    read_cluster,
-)
+from poseidon_tf.launch.cluster_env import current_environ, drop_empty_config
+from poseidon_tf.launch.found import find_cluster
 from poseidon_tf.launch.join import join
-from poseidon_tf.launch.protocol_env import read_protocol
-from poseidon_tf.launch.rendezvous import located
-from poseidon_tf.launch.security_env import read_security
 from poseidon_tf.launch.server_main import ServerProcess
 from poseidon_tf.planner import ClusterSpec, Plan
 from poseidon_tf.strategy import random_seeds, tf_internals
@@ -37,7 +29,6 @@ from poseidon_tf.strategy.strategy import (
     local_devices,
     runtime_of,
 )
-from poseidon_tf.transport.address import Address
 
 _log = logging.getLogger("poseidon_tf")
 
@@ -138,19 +129,14 @@ class PoseidonStrategy(ClusterStrategy):
     def __init__(self, **given: Any) -> None:
         options = Options(**given)
         drop_empty_config()
-        environ, start_s = current_environ(), options.deadlines.start_s
-        config = ClusterConfig.single()
-        if not options.alone:
-            config = read_cluster(
-                resolver=options.cluster_resolver, ports=options.ports, timeout_s=start_s
-            )
-            interface = options.interface or environ.get(INTERFACE, "")
-            config = located(config, interface=interface, timeout_s=start_s)
-        security = read_security(environ, options.security)
-        here = Address.parse(config.address, lowest_port=0) if config.address else None
-        security.check(here.name_in_certificates if here else None)
-        settings = options.deadlines.connections(
-            security, read_protocol(environ, options.protocol), options.ports
+        config, settings = find_cluster(
+            deadlines=options.deadlines,
+            resolver=options.cluster_resolver,
+            alone=options.alone,
+            ports=options.ports,
+            interface=options.interface,
+            protocol=options.protocol,
+            security=options.security,
         )
         if config.role == "server":
             sys.exit(

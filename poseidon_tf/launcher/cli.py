@@ -11,6 +11,7 @@ import click
 
 from poseidon_tf.errors import ConfigError, PlanError, PoseidonError
 from poseidon_tf.launcher.plan_command import plan
+from poseidon_tf.launcher.probe_command import probe
 from poseidon_tf.launcher.status_command import status
 
 
@@ -184,4 +185,5 @@ def timeline(directory: str, output: str, html: str | None, at: int) -> None:
 
 
 main.add_command(plan)
+main.add_command(probe)
 main.add_command(status)

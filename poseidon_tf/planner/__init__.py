@@ -13,6 +13,7 @@
     plan      the result: frozen, printable, the same on every worker
     timeline  when a step reads each variable, and when each gradient exists
     machines  what links, hosts and devices can do
+    measured  the same, as the workers of a job have measured it
     exchanges what a plan asks of them
     simulate  the model of a step: how long it takes (queueing: what one link does)
     hindsight the same of a step that was measured
@@ -33,6 +34,7 @@ from .in_time import plan_in_time as plan_in_time
 from .machines import Host as Host
 from .machines import Link as Link
 from .machines import Machines as Machines
+from .measured import Measured as Measured
 from .plan import KVPair as KVPair
 from .plan import Plan as Plan
 from .plan import Scheme as Scheme

@@ -24,6 +24,10 @@ class ExpectedSums:
         """Sums of this pair are the syncer's from now on."""
         self._units[pair.key] = (syncer, pair)
 
+    def drop(self, syncer: ServerSyncer) -> None:
+        """No more sums of this syncer's pairs are expected."""
+        self._units = {key: each for key, each in self._units.items() if each[0] is not syncer}
+
     def unit(self, key: int) -> str:
         """The name of the unit that the key is of."""
         return self._units[key][0].name

@@ -30,7 +30,7 @@ from poseidon_tf.session.preemption import Preemption
 from poseidon_tf.session.replicas import ReplicaJoin, stacking, summing
 from poseidon_tf.session.session import Deliver, Route, Session
 from poseidon_tf.session.statistics import Statistics
-from poseidon_tf.session.syncers import FactorSyncer, Pair, ServerSyncer
+from poseidon_tf.session.syncers import Done, FactorSyncer, Pair, ServerSyncer
 from poseidon_tf.sfb.exchange import CompleteSet
 from poseidon_tf.sfb.factors import RowSpec
 from poseidon_tf.sfb.service import FactorService
@@ -78,7 +78,7 @@ class Worker:
         self.rank, self.num_workers, self.num_replicas = rank, num_workers, num_replicas
         self.names = names
         self.session, self.coordinator, self.factors = session, coordinator, factors
-        self._own_server, self._memory = own_server, memory
+        self.own_server, self._memory = own_server, memory
         self._links: list[ServerLink] = []
         self._expected: list[ExpectedSums] = []  # By server, as the links are.
         self._key_numbers: dict[tuple[int, KeySpec], int] = {}  # By server.
@@ -96,6 +96,11 @@ class Worker:
             timeout_s=session.deadlines.step_s,
         )
         session.on_left.append(self.data_ends.left)
+
+    @property
+    def links(self) -> Sequence[ServerLink]:
+        """To the servers."""
+        return self._links
 
     def connect(
         self, servers: Sequence[Member], *, settings: ConnectionSettings, timeout_s: float
@@ -119,7 +124,7 @@ class Worker:
                     on_sent=self._sent_recorder(index),
                     room=expected.room,
                     num_streams=streams_per_server(len(servers)),
-                    memory=self._memory if index == self._own_server else None,
+                    memory=self._memory if index == self.own_server else None,
                     settings=settings,
                 )
             )
@@ -177,6 +182,29 @@ class Worker:
         if pairs is None:
             server = zlib.crc32(name.encode()) % len(self._links)
             pairs = [KVPair(unit=0, index=0, offset=0, length=num_elements, server=server)]
+
+        def done(step: int, results: list[Array]) -> None:
+            self.session.done(route, step, results)
+
+        syncer = self.open_server_syncer(name, dtype, pairs, done, priority=priority)
+        join = ReplicaJoin(self.num_replicas, summing(dtype))
+        route = Route(
+            self.session,
+            syncer,
+            deliver,
+            join,
+            variables=variables,
+            contents=[f"the gradient of {variable!r}" for variable in variables],
+            is_gradient=purpose != "all_reduce",
+        )
+        dense_bytes = num_elements * wire_dtype(dtype).itemsize
+        self._note(Account(purpose, route, dense_bytes=dense_bytes))
+        return route
+
+    def open_server_syncer(
+        self, name: str, dtype: str, pairs: Sequence[KVPair], done: Done, *, priority: int = 0
+    ) -> ServerSyncer:
+        """The same without a route: who sends by it counts its own steps, and waits by itself."""
         itemsize = wire_dtype(dtype).itemsize
         self.announce_sums([(name, dtype, pairs, priority)])
         specs = key_specs(name, dtype, [pair.length for pair in pairs], priority=priority)
@@ -189,25 +217,10 @@ class Worker:
             )
             for pair, spec in zip(pairs, specs, strict=True)
         ]
-
-        def done(step: int, results: list[Array]) -> None:
-            self.session.done(route, step, results)
-
         syncer = ServerSyncer(name, dtype, placed, done, priority=priority)
-        join = ReplicaJoin(self.num_replicas, summing(dtype))
-        route = Route(
-            self.session,
-            syncer,
-            deliver,
-            join,
-            variables=variables,
-            contents=[f"the gradient of {variable!r}" for variable in variables],
-            is_gradient=purpose != "all_reduce",
-        )
         for planned, pair in zip(pairs, placed, strict=True):
             self._expected[planned.server].add(syncer, pair)
-        self._note(Account(purpose, route, dense_bytes=num_elements * itemsize))
-        return route
+        return syncer
 
     def open_factors(
         self,
@@ -247,9 +260,18 @@ class Worker:
             variables=variables,
             contents=[f"{what} of {spec.name!r}" for what in _CONTENTS[purpose]],
         )
-        self._factor_syncers[key] = syncer
+        self.add_factor_syncer(key, syncer)
         self._note(Account(purpose, route, dense_bytes=spec.dense_bytes))
         return route
+
+    def add_factor_syncer(self, key: int, syncer: FactorSyncer) -> None:
+        """Sets of this key are the syncer's from now on, with a route or without."""
+        self._factor_syncers[key] = syncer
+
+    def close_syncer(self, syncer: ServerSyncer) -> None:
+        """Nothing comes for it any more; its memory is free."""
+        for expected in self._expected:
+            expected.drop(syncer)
 
     def _note(self, account: Account) -> None:
         self._routes.append(account)
@@ -347,7 +369,7 @@ class Worker:
             session=self.session,
             num_workers=self.num_workers,
             traffic_of_servers=[link.traffic() for link in self._links],
-            own_server=self._own_server,
+            own_server=self.own_server,
             traffic_of_workers=self.factors.traffic(),
         )
 
@@ -370,6 +392,8 @@ class Worker:
         recorder = self.session.recorder
 
         def record(key: int, step: int) -> None:
-            recorder.event("sent", self._expected[server].unit(key), step, server=server)
+            unit = self._expected[server].unit(key)
+            if unit in recorder.about.get("units", ()):  # A route, whose steps are recorded.
+                recorder.event("sent", unit, step, server=server)
 
         return record

@@ -37,6 +37,10 @@ class FactorService:
       on_complete: hears of every complete set, on a reading thread; must not block.
       on_lost: hears, with the peer's rank, of a broken stream, a refusal, or a peer that left
         too early.
+
+    Attributes:
+      on_piece: hears, with the peer's rank and the key, of every piece that has come; must not
+        block.
     """
 
     def __init__(
@@ -53,6 +57,7 @@ class FactorService:
         self._exchange = FactorExchange(num_workers=num_workers, rank=rank)
         self._num_workers, self._rank = num_workers, rank
         self._on_complete, self._on_lost = on_complete, on_lost
+        self.on_piece: Callable[[int, int], None] = lambda rank, key: None
         self._lock = threading.Lock()
         self._connected: set[int] = set()
         self._incoming: dict[int, Stream] = {}  # By rank, also one that has ended.
@@ -134,6 +139,23 @@ class FactorService:
             outcomes = self._exchange.add_own(key, step, rows, packed)
         self._act(outcomes)
 
+    def round_trips_s(
+        self, *, timeout_s: float, over: threading.Event | None = None
+    ) -> dict[int, float]:
+        """By rank, how long each peer takes to answer a question, one after the other.
+
+        Args:
+          over: as for `connect`.
+
+        Raises:
+          StartTimeout, ConfigError: as `connect`.
+        """
+        peers = [rank for rank in range(self._num_workers) if rank != self._rank]
+        return {
+            rank: channel.round_trip_s(f"worker rank {rank}", timeout_s=timeout_s, over=over)
+            for rank, channel in zip(peers, self._channels, strict=True)
+        }
+
     def missing(self) -> list[tuple[str, int, list[int]]]:
         """Per incomplete set: the variable, the step, and the ranks waited for."""
         with self._lock:
@@ -179,6 +201,7 @@ class FactorService:
             outcomes = self._exchange.add(
                 rank, part.key, part.step, part.rows, part.offset, part.total, piece
             )
+        self.on_piece(rank, part.key)
         self._act(outcomes)
 
     def left(self, rank: int, last_step: int) -> None:

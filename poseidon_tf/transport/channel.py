@@ -80,6 +80,17 @@ class Channel:
                 f"({self.unready_reason or 'no answer'})"
             )
 
+    def round_trip_s(
+        self, who: str, *, timeout_s: float, over: threading.Event | None = None
+    ) -> float:
+        """How long the other side, which has answered before, takes to answer; see `reach`.
+
+        Anyone answers at once: nobody has to have come to a certain place.
+        """
+        begun_s = time.perf_counter()
+        self.reach(who, timeout_s=timeout_s, over=over)
+        return time.perf_counter() - begun_s
+
     def call(self, method: str, request: bytes, *, timeout_s: float) -> bytes:
         """One question, one answer; asked again when the connection breaks meanwhile.
 

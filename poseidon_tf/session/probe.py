@@ -1,0 +1,356 @@
+"""Measures what the links and this worker's processor can do, over the streams that steps use.
+
+All workers probe at once, with keys that no variable has: small sums for latency and the price of
+a message, then sums and factors as large as fit into a tenth of a second. Sizes are agreed on.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple, final
+
+import numpy as np
+
+from poseidon_tf.errors import PoseidonError, StepTimeout
+from poseidon_tf.planner import KVPair
+from poseidon_tf.planner.measured import Measured, Seen, Way, joined
+from poseidon_tf.session.syncers import Done, FactorSyncer, ServerSyncer, Syncer
+from poseidon_tf.session.worker import Worker
+from poseidon_tf.sfb.factors import Columns, RowSpec
+from poseidon_tf.transport.base import Traffic
+from poseidon_tf.wire.dtypes import Array
+
+KEY = 2**32 - 1
+"""Of the probe's factors: no plan has so many units."""
+ROUND_TRIPS = 3
+SMALL_SUMS = 20
+LARGE_ROUNDS = 2
+"""The first one warms up memory and connections; the better one counts."""
+FIRST_BYTES = 256 * 1024
+MOST_BYTES = 32 * 1024 * 1024
+ROUND_S = 0.1
+PAIR_BYTES = 1024 * 1024
+LEAST_PAIR_BYTES = 64 * 1024
+PAIRS_PER_SERVER = 16
+_ROW = Columns(4096, "float32")
+_DTYPE = "float32"
+_ITEM_BYTES = 4
+_SUM_BYTES = 4 * 1024 * 1024
+_WHAT = "probe the links, which PoseidonStrategy does if it is asked to, and `poseidon-tf probe`"
+
+
+def probe(worker: Worker, *, flops_per_s: Callable[[], float] | None = None) -> Measured:
+    """What all workers measure, who call this at the same place in their programs.
+
+    Args:
+      flops_per_s: measures how fast this worker's device multiplies.
+
+    Raises:
+      PoseidonError: someone did not come in time, or the job failed.
+    """
+    return _Probe(worker).measure(flops_per_s)
+
+
+class _Used(NamedTuple):
+    """What this process has spent and carried until now."""
+
+    cpu_s: float
+    messages: int
+    num_bytes: int
+
+    def since(self, before: _Used) -> _Used:
+        return _Used(
+            self.cpu_s - before.cpu_s,
+            self.messages - before.messages,
+            self.num_bytes - before.num_bytes,
+        )
+
+
+class _Rates(NamedTuple):
+    """Bits a second, by member; seconds that the slowest took; and bytes that it was about."""
+
+    bits_per_s: list[float]
+    took_s: float
+    num_bytes: int = 0
+
+
+@final
+class _Probe:
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self._changed = worker.session.job_failure.changed
+        self._num_servers, self._num_workers = len(worker.links), worker.num_workers
+        self._others = [rank for rank in range(self._num_workers) if rank != worker.rank]
+        self._names = iter(range(1 << 30))
+
+    def measure(self, flops_per_s: Callable[[], float] | None) -> Measured:
+        worker = self._worker
+        worker.gather(_WHAT, b"")
+        begun_s = time.monotonic()
+        speed = None if flops_per_s is None else flops_per_s()
+        sum_byte_s = _sum_byte_s()
+        trips = self._round_trips()
+        before = self._used()
+        sum_s = self._small_sums()
+        small = self._used().since(before)
+        message_s = small.cpu_s / max(1, small.messages)
+        before = self._used()
+        sums = self._sized(self._sums)
+        factors = self._sized(self._factors) if self._others else _Rates([0.0], 0.0)
+        large = self._used().since(before)
+        byte_s = max(0.0, large.cpu_s - large.messages * message_s) / max(1, large.num_bytes)
+        seen = Seen(
+            host=platform.node(),
+            cores=len(os.sched_getaffinity(0)),
+            servers=tuple(map(Way, trips[0], sums.bits_per_s)),
+            workers=tuple(map(Way, trips[1], factors.bits_per_s)),
+            own_server=worker.own_server,
+            sum_s=sum_s,
+            sums_bits_per_s=self._link_bits_per_s(sums, sum_s),
+            message_s=message_s,
+            byte_s=byte_s,
+            sum_byte_s=sum_byte_s,
+            flops_per_s=speed,
+        )
+        texts = [text.decode() for text in worker.gather(_WHAT, seen.to_json().encode())]
+        took_s = time.monotonic() - begun_s
+        return joined(texts, num_servers=self._num_servers, took_s=took_s)
+
+    def _round_trips(self) -> tuple[list[float], list[float]]:
+        """To each server, and to each worker."""
+        session, links = self._worker.session, self._worker.links
+        start_s, over = session.deadlines.start_s, session.job_failure.over
+        to_servers, to_workers = [math.inf] * len(links), [math.inf] * self._num_workers
+        to_workers[self._worker.rank] = 0.0
+        with session.waiting_for("answers of servers and workers to the probe of links"):
+            try:
+                for _ in range(ROUND_TRIPS):
+                    for index, link in enumerate(links):
+                        took_s = link.round_trip_s(timeout_s=start_s, over=over)
+                        to_servers[index] = min(to_servers[index], took_s)
+                    answers = self._worker.factors.round_trips_s(timeout_s=start_s, over=over)
+                    for rank, took_s in answers.items():
+                        to_workers[rank] = min(to_workers[rank], took_s)
+            except PoseidonError as failure:
+                raise session.fail_together(failure) from failure
+        return to_servers, to_workers
+
+    def _small_sums(self) -> float:
+        """Seconds that the sum of one number takes, of the slowest server."""
+        arrivals = _Arrivals(self._num_servers)
+        syncers = self._open_sums(1, arrivals)
+        one = np.ones(1, np.float32)
+        shortest_s = math.inf
+        for step in range(SMALL_SUMS):
+            times_s = self._exchange(syncers, [one], step, arrivals, meets=step == 0)
+            shortest_s = min(shortest_s, max(times_s))
+        self._close(syncers)
+        return shortest_s
+
+    def _sums(self, num_bytes: int) -> _Rates:
+        """Sums of so many bytes, over all servers: bytes that each server sent back, by time."""
+        length = max(1, num_bytes // self._num_servers // _ITEM_BYTES)
+        arrivals = _Arrivals(self._num_servers)
+        syncers = self._open_sums(length, arrivals)
+        numbers = np.ones(length, np.float32)
+
+        def exchange(step: int) -> list[float]:
+            return self._exchange(syncers, [numbers], step, arrivals, meets=True)
+
+        found = self._best(exchange, [length * _ITEM_BYTES] * self._num_servers)
+        self._close(syncers)
+        return found
+
+    def _factors(self, num_bytes: int) -> _Rates:
+        """Factors of so many bytes, to all other workers together: what came from each, by time."""
+        rows = max(1, num_bytes // len(self._others) // _ROW.row_bytes)
+        arrivals = _Arrivals(self._num_workers)
+        syncer = FactorSyncer(
+            RowSpec(name="the probe of links", arrays=(_ROW,)),
+            key=KEY,
+            num_peers=len(self._others),
+            factors=self._worker.factors,
+            done=self._noted_by(arrivals, self._worker.rank),
+            on_sent=lambda step: None,
+        )
+        self._worker.add_factor_syncer(KEY, syncer)
+        self._worker.factors.on_piece = lambda rank, key: self._piece_arrived(arrivals, rank, key)
+        numbers = np.ones((rows, _ROW.width), np.float32)
+
+        def exchange(step: int) -> list[float]:
+            return self._exchange([syncer], [numbers], step, arrivals, meets=True)
+
+        num_bytes = rows * _ROW.row_bytes
+        from_each = [num_bytes * (rank != self._worker.rank) for rank in range(self._num_workers)]
+        found = self._best(exchange, from_each)
+        self._worker.factors.on_piece = lambda rank, key: None
+        return found
+
+    def _sized(self, measure: Callable[[int], _Rates]) -> _Rates:
+        """With as many bytes as all workers manage in a tenth of a second."""
+        first = measure(FIRST_BYTES)
+        slowest_s = max(map(float, self._worker.gather(_WHAT, repr(first.took_s).encode())))
+        num_bytes = min(MOST_BYTES, int(FIRST_BYTES * ROUND_S / max(slowest_s, 1e-6)))
+        return measure(num_bytes) if num_bytes > 2 * FIRST_BYTES else first
+
+    def _best(self, exchange: Callable[[int], list[float]], num_bytes: Sequence[int]) -> _Rates:
+        best = _Rates([0.0] * len(num_bytes), math.inf)
+        for step in range(LARGE_ROUNDS):
+            times_s = exchange(step)
+            rates = [8 * size / took_s for size, took_s in zip(num_bytes, times_s, strict=True)]
+            best = _Rates(
+                [max(pair) for pair in zip(best.bits_per_s, rates, strict=True)],
+                min(best.took_s, max(times_s)),
+                sum(num_bytes),
+            )
+        return best
+
+    def _link_bits_per_s(self, sums: _Rates, sum_s: float) -> float:
+        """What went through this host's link each way while the sums were made.
+
+        A co-located server's part of what its worker sends stays on the host, but what the other
+        workers send it comes to the host. The last piece crosses a link when its sum leaves, and
+        the smallest sum takes as long as all of this without bytes.
+        """
+        P1, P2, num_bytes = self._num_workers, self._num_servers, float(sums.num_bytes)
+        last_bytes = _pair_bytes(sums.num_bytes // P2)
+        if self._worker.own_server is not None:
+            num_bytes *= (P1 + P2 - 2) / P2
+        return 8 * (num_bytes + last_bytes) / max(sums.took_s - sum_s, sums.took_s / 2)
+
+    def _open_sums(self, length: int, arrivals: _Arrivals) -> list[ServerSyncer]:
+        """A sum of `length` numbers on each server."""
+        number = next(self._names)
+        pair = _pair_bytes(length * _ITEM_BYTES) // _ITEM_BYTES
+        syncers = []
+        for server in range(self._num_servers):
+            pairs = [
+                KVPair(0, index, begin, min(pair, length - begin), server)
+                for index, begin in enumerate(range(0, length, pair))
+            ]
+            name = f"the probe of links {number} on server {server}"
+            done = self._noted_by(arrivals, server)
+            syncers.append(self._worker.open_server_syncer(name, _DTYPE, pairs, done))
+        return syncers
+
+    def _close(self, syncers: Iterable[ServerSyncer]) -> None:
+        for syncer in syncers:
+            self._worker.close_syncer(syncer)
+
+    def _exchange(
+        self,
+        syncers: Sequence[Syncer],
+        arrays: Sequence[Array],
+        step: int,
+        arrivals: _Arrivals,
+        *,
+        meets: bool,
+    ) -> list[float]:
+        """Send, and wait for all that is to come: by member, after how many seconds it came.
+
+        Args:
+          meets: wait for the other workers before; they may have sent when that is over.
+        """
+        session, timeout_s = self._worker.session, self._worker.session.deadlines.start_s
+        with self._changed:
+            arrivals.clear()
+        if meets:
+            self._worker.gather(_WHAT, b"")
+        arrivals.begin()
+        for syncer in syncers:
+            syncer.send(step, arrays)
+        over = session.job_failure.over
+        with session.waiting_for("the probe of links", self._worker.describe_missing):
+            with self._changed:
+                self._changed.wait_for(lambda: arrivals.are_complete or over.is_set(), timeout_s)
+                if arrivals.are_complete:
+                    return arrivals.times_s()
+            owing = self._worker.describe_missing()
+            raise session.fail_together(
+                StepTimeout(
+                    f"{session.name} waited {timeout_s:g} s for the probe of links: {owing}"
+                )
+            )
+
+    def _noted_by(self, arrivals: _Arrivals, member: int) -> Done:
+        def done(step: int, results: list[Array]) -> None:
+            with self._changed:
+                arrivals.note(member)
+                self._changed.notify_all()
+
+        return done
+
+    def _piece_arrived(self, arrivals: _Arrivals, rank: int, key: int) -> None:
+        if key == KEY:
+            with self._changed:
+                arrivals.note(rank)
+
+    def _used(self) -> _Used:
+        streams: list[Traffic] = list(self._worker.factors.traffic())
+        for link in self._worker.links:
+            streams += link.traffic()
+        return _Used(
+            time.process_time(),
+            sum(each.sent_messages + each.received_messages for each in streams),
+            sum(each.sent_bytes + each.received_bytes for each in streams),
+        )
+
+
+@final
+class _Arrivals:
+    """When the first and the last of what each member sends has come. Its users keep a lock.
+
+    Of factors a worker's own count as come when all have.
+    """
+
+    def __init__(self, num_members: int) -> None:
+        self._num_members = num_members
+        self._begun_s = 0.0
+        self.clear()
+
+    def clear(self) -> None:
+        """Nothing has come, and nobody sends yet."""
+        self._cleared_s = time.perf_counter()
+        self._came_s: dict[int, tuple[float, float]] = {}
+
+    def begin(self) -> None:
+        """This worker sends."""
+        self._begun_s = time.perf_counter()
+
+    def note(self, member: int) -> None:
+        """Something has come from it."""
+        now_s = time.perf_counter()
+        self._came_s[member] = (self._came_s.get(member, (now_s,))[0], now_s)
+
+    @property
+    def are_complete(self) -> bool:
+        return len(self._came_s) == self._num_members
+
+    def times_s(self) -> list[float]:
+        """By member, how long it took at most: of who sent before this worker, since `clear`."""
+        came = [self._came_s[member] for member in range(self._num_members)]
+        return [
+            last_s - (self._begun_s if first_s > self._begun_s else self._cleared_s)
+            for first_s, last_s in came
+        ]
+
+
+def _pair_bytes(num_bytes: int) -> int:
+    """Of a piece of what one server sums."""
+    return min(PAIR_BYTES, max(LEAST_PAIR_BYTES, num_bytes // PAIRS_PER_SERVER))
+
+
+def _sum_byte_s() -> float:
+    """Of adding up, as servers do it, in this process."""
+    total = np.ones(_SUM_BYTES // _ITEM_BYTES, np.float32)
+    share = np.ones_like(total)
+    shortest_s = math.inf
+    for _ in range(3):
+        begun_s = time.perf_counter()
+        np.add(total, share, out=total)
+        shortest_s = min(shortest_s, time.perf_counter() - begun_s)
+    return shortest_s / _SUM_BYTES

@@ -1,0 +1,77 @@
+"""The probe of links in a whole job without TensorFlow: its figures, and what it leaves behind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from poseidon_tf.errors import PoseidonError
+from poseidon_tf.launch.join import Membership
+from poseidon_tf.planner import Measured
+from poseidon_tf.session.probe import probe
+from poseidon_tf.session.statistics import Statistics
+from tests.session.jobs_in_process import InProcess, Training
+
+pytestmark = pytest.mark.connections
+
+STEPS = 3
+
+
+def trained(num_workers: int, num_servers: int, *, probes: bool) -> list[Any]:
+    """By rank: what was measured, and the statistics after three checked steps."""
+
+    def work(member: Membership) -> tuple[Measured | None, Statistics]:
+        found = probe(member.worker, flops_per_s=lambda: 1e9) if probes else None
+        training = Training(member, num_workers, num_servers or num_workers)
+        for step in range(STEPS):
+            training.step(step)
+        return found, member.worker.statistics()
+
+    results, codes = InProcess(num_workers, num_servers).run(work)
+    assert codes == [0] * num_servers
+    return results
+
+
+@pytest.mark.parametrize(
+    "num_workers, num_servers",
+    [(2, 2), (3, 1), pytest.param(2, 0, marks=pytest.mark.processes, id="co-located")],
+)
+def test_all_workers_have_the_same_figures_and_train_as_without_them(
+    num_workers: int, num_servers: int
+) -> None:
+    """Every way has been measured; sums and factors that follow have the bits they should have."""
+    results = trained(num_workers, num_servers, probes=True)
+    plain = trained(num_workers, num_servers, probes=False)
+    first = results[0][0]
+    for rank, (found, statistics) in enumerate(results):
+        assert found.seen == first.seen
+        own = found.seen[rank]
+        assert len(own.servers) == (num_servers or num_workers)
+        assert all(way.round_trip_s > 0 and way.bits_per_s > 0 for way in own.servers)
+        for other, way in enumerate(own.workers):
+            assert (way.round_trip_s > 0, way.bits_per_s > 0) == (other != rank, other != rank)
+        assert own.own_server == (None if num_servers else rank)
+        assert min(own.sum_s, own.message_s, own.byte_s, own.sum_byte_s) > 0
+        assert own.flops_per_s == 1e9
+        assert found.machines().link.bits_per_s > 0
+        assert found.took_s < 30
+        for name in ("steps", "ps", "sfb", "rows", "all_reduce", "ring_all_reduce_bytes"):
+            assert getattr(statistics, name) == getattr(plain[rank][1], name)
+
+
+def test_who_is_gone_before_the_probe_is_named() -> None:
+    """Nobody waits for it for longer than the coordinator takes to tell."""
+
+    def work(member: Membership) -> str:
+        if member.worker.rank == 1:
+            member.leave("its disk is full")
+            return ""
+        with pytest.raises(PoseidonError) as caught:
+            probe(member.worker)
+        return str(caught.value)
+
+    (said, _, also), _ = InProcess(3, 0).run(work)
+    for text in (said, also):
+        assert "worker rank 1" in text
+        assert "its disk is full" in text
