@@ -21,6 +21,7 @@ from poseidon_tf.launch.flight_signal import FlightSignal
 from poseidon_tf.launch.memory import keep_freed_memory
 from poseidon_tf.launch.reports import tell_launcher
 from poseidon_tf.launch.restarts import read_restarts
+from poseidon_tf.launch.seed_env import read_seed
 from poseidon_tf.launch.told_servers import ToldServers
 from poseidon_tf.launch.uncaught import log_last_events, on_uncaught, own_reason
 from poseidon_tf.launch.worker_parts import WorkerParts
@@ -213,6 +214,7 @@ def join(
         metrics_port=metrics_port,
         num_replicas=num_replicas,
         restarts=read_restarts(current_environ()),
+        data_seed=read_seed(current_environ()),
         settings=settings or deadlines.connections(),
         clock=clock,
     )

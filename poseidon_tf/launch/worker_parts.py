@@ -21,6 +21,7 @@ from poseidon_tf.launch.cluster import ClusterConfig
 from poseidon_tf.launch.metrics_server import MetricsServer
 from poseidon_tf.launch.own_server import OwnServer
 from poseidon_tf.launch.rendezvous import check_own_address
+from poseidon_tf.launch.seed_env import SEEDS
 from poseidon_tf.launch.server_main import PORT_PATIENCE_S
 from poseidon_tf.session.deadlines import Deadlines
 from poseidon_tf.session.naming import WorkerNames
@@ -51,6 +52,7 @@ class WorkerParts:
     Args:
       info: what the other members get to know of it; must be JSON.
       restarts: how often the launcher has started the job anew.
+      data_seed: what rank 0 makes the job's; None: it draws one.
       timeline_dir, metrics_port, num_replicas, ports, settings, clock: see `join`.
 
     Attributes:
@@ -75,11 +77,13 @@ class WorkerParts:
         num_replicas: int,
         metrics_port: int | None,
         restarts: int,
+        data_seed: int | None,
         settings: ConnectionSettings,
         clock: Callable[[], float],
     ) -> None:
         self._deadlines = deadlines
         self._settings, self._restarts = settings, restarts
+        self._data_seed = secrets.randbelow(SEEDS) if data_seed is None else data_seed
         self._identity = new_identity()
         self.job_failure = JobFailure(verdict_s=deadlines.verdict_s, where=self._where)
         self.coordinator: CoordinatorService | None = None
@@ -143,7 +147,7 @@ class WorkerParts:
             num_servers=config.num_servers,
             worker_addresses=config.workers,
             server_addresses=config.servers,
-            data_seed=secrets.randbits(31),
+            data_seed=self._data_seed,
             incarnation=time.time_ns(),  # For people; what is refused goes by identities.
             start_timeout_s=deadlines.start_s,
             started_s=time.monotonic(),
