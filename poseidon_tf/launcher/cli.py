@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from poseidon_tf.errors import ConfigError, PlanError, PoseidonError
+from poseidon_tf.launcher.option_values import worker_range
 from poseidon_tf.launcher.plan_command import plan
 from poseidon_tf.launcher.probe_command import probe
 from poseidon_tf.launcher.status_command import status
@@ -55,7 +56,12 @@ def main() -> None:
 # Options end where the script begins: all that follows it is the script's own.
 @main.command(context_settings={"allow_interspersed_args": False})
 @click.option(
-    "--workers", type=click.IntRange(min=1), required=True, help="Workers to start on this machine."
+    "--workers",
+    required=True,
+    metavar="N|MIN:MAX",
+    callback=worker_range,
+    help="Workers to start on this machine. MIN:MAX starts MAX, and after a failure as many fewer "
+    "as were lost, but never under MIN.",
 )
 @click.option(
     "--servers",
@@ -80,7 +86,7 @@ def main() -> None:
 @click.argument("script")
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
 def run(
-    workers: int,
+    workers: tuple[int, int],
     servers: int | None,
     max_restarts: int,
     grace: float,
@@ -92,15 +98,26 @@ def run(
     Every process gets its TF_CONFIG, and every line that it prints is led by its role. When one
     fails all are ended; the exit code is that of the first that failed. On Ctrl-C or SIGTERM the
     workers get SIGTERM, on which `fit` saves and ends; the exit code is then 130 or 143.
+
+    With --workers MIN:MAX the job is started anew with one worker fewer for each that was killed,
+    as by SIGKILL. On SIGUSR1 to this command the workers save and end, and the job is started
+    anew with MAX; that is no restart. A script goes on from its BackupAndRestore.
     """
     from poseidon_tf.launch.cluster_env import current_environ
     from poseidon_tf.launcher.local import run_local
     from poseidon_tf.launcher.supervisor import Patience
 
+    least, most = workers
+    if least < most and not max_restarts:
+        raise click.UsageError(
+            f"--workers {least}:{most} is for a job that is started anew; give --max-restarts, or "
+            f"--workers {most}"
+        )
     sys.exit(
         run_local(
             [script, *args],
-            num_workers=workers,
+            num_workers=most,
+            min_workers=least,
             num_servers=servers,
             environ=current_environ(),
             patience=Patience(grace_s=grace),

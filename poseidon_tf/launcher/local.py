@@ -3,6 +3,7 @@
 Rule 1: each member leads its own process group, and every group is gone when we return, or when we
         are killed: then a guardian sees to it.
 Rule 2: the first member that fails gives the exit code; what follows is our own doing.
+Rule 3: how many workers the next try has is decided in `sizes`, and said in one line.
 
 Workers share the processors: each gets its share through ``TF_NUM_INTRAOP_THREADS`` and
 ``TF_NUM_INTEROP_THREADS``, unless the caller set them. TensorFlow takes both as defaults, so
@@ -26,9 +27,11 @@ from typing import TextIO
 from poseidon_tf.errors import ConfigError
 from poseidon_tf.launch.restarts import RESTARTS
 from poseidon_tf.launch.security_env import TOKEN, has_token
+from poseidon_tf.launch.seed_env import SEED, SEEDS
 from poseidon_tf.launcher.guardian import Guardian
 from poseidon_tf.launcher.members import Events, LocalMember
 from poseidon_tf.launcher.output import MemberOutput
+from poseidon_tf.launcher.sizes import MORE, Sizes
 from poseidon_tf.launcher.supervisor import Ending, Patience, Supervisor
 
 SERVER_COMMAND = (sys.executable, "-m", "poseidon_tf", "server")
@@ -38,6 +41,7 @@ def run_local(
     command: Sequence[str],
     *,
     num_workers: int,
+    min_workers: int | None = None,
     num_servers: int | None = None,
     environ: Mapping[str, str],
     stdout: TextIO | None = None,
@@ -50,9 +54,15 @@ def run_local(
 
     Args:
         command: A Python script or a program, and its arguments.
-        num_servers: Dedicated servers to start; None or 0: each worker brings its own.
-        environ: What every member inherits; ``TF_CONFIG`` is replaced, and a job's token added
-            if it names none.
+        num_workers: Workers to start; with ``min_workers``, the most.
+        min_workers: With how many the job may go on once others were lost; None: with all only.
+            A worker counts as lost if a signal has ended it that this process did not send, but
+            for those that tell of a fault of its own, such as SIGSEGV. SIGUSR1 to this process:
+            all workers save and end as on SIGTERM, and the job goes on with ``num_workers``.
+        num_servers: Dedicated servers to start; None or 0: each worker brings its own. Their
+            number is the same in all tries.
+        environ: What every member inherits; ``TF_CONFIG`` is replaced, and a job's token and
+            seed added if it names none.
         stdout: Where the members' output goes, each line led by ``[worker 0] ``.
         max_restarts: How often the whole job is started anew, on other ports, after a member has
             failed. When this process was asked to stop it is not.
@@ -61,22 +71,30 @@ def run_local(
         0, or the exit code of the member that failed first (128 + signal if one killed it) in the
         last try, or 128 + signal if this process was asked to stop by one.
     """
-    if not command or num_workers < 1 or (num_servers or 0) < 0 or max_restarts < 0:
+    least = num_workers if min_workers is None else min_workers
+    if not 1 <= least <= num_workers:
         raise ConfigError(
-            "a local job needs a command, at least one worker and no negative number of "
-            f"servers or restarts, got {list(command)}, {num_workers=}, {num_servers=}, "
-            f"{max_restarts=}"
+            f"a job needs at least one worker, and may not have more at least than at most: got "
+            f"{num_workers=}, {min_workers=}"
+        )
+    if not command or (num_servers or 0) < 0 or max_restarts < 0:
+        raise ConfigError(
+            "a local job needs a command and no negative number of servers or restarts, got "
+            f"{list(command)}, {num_servers=}, {max_restarts=}"
         )
     program = _runnable(command)
     if not has_token(environ):
         # Of this job alone: whoever else is on this machine is refused, another job included.
         environ = {**environ, TOKEN: secrets.token_hex(32)}
+    if not environ.get(SEED):  # Data that a script does not seed has one order in all tries.
+        environ = {**environ, SEED: str(secrets.randbelow(SEEDS))}
     events: Events = queue.SimpleQueue()
-    restarts = itertools.count()
+    starts, sizes = itertools.count(), Sizes(least, num_workers, max_restarts)
 
-    def try_once(guardian: Guardian, then: str) -> Ending:
+    def try_once(guardian: Guardian) -> tuple[Ending, bool]:
+        """How it has ended, and whether there is another try."""
         members: list[LocalMember] = []
-        told = {**environ, RESTARTS: str(next(restarts))}
+        told = {**environ, RESTARTS: str(next(starts))}
         with ExitStack() as stack:
             output = MemberOutput(
                 stdout or sys.stdout, stderr or sys.stderr, lambda: events.put(signal.SIGPIPE)
@@ -84,8 +102,8 @@ def run_local(
             stack.callback(output.close)
             stack.callback(_leave_nothing, members, guardian)
             # The numbers are free now; another program may still take one before its owner does.
-            addresses = _free_addresses(num_workers + (num_servers or 0))
-            cluster = {"worker": addresses[:num_workers], "ps": addresses[num_workers:]}
+            addresses = _free_addresses(sizes.workers + (num_servers or 0))
+            cluster = {"worker": addresses[: sizes.workers], "ps": addresses[sizes.workers :]}
             for role, job, argv in (
                 ("server", "ps", server_command),
                 ("worker", "worker", program),
@@ -96,18 +114,26 @@ def run_local(
                     guardian.watch(members[-1].process.pid)
                     output.follow(members[-1].process, members[-1].label)
             output.start()
-            supervisor = Supervisor(members, events, output.say, patience or Patience(), then=then)
-            ending = supervisor.wait_ended()
-        if ending.may_be_tried_again:  # After all that the members have printed.
+            ending = Supervisor(
+                members,
+                events,
+                output.say,
+                patience or Patience(),
+                then=sizes.then,
+                may_grow=sizes.may_grow,
+            ).wait_ended()
+        if ending.is_failure:  # After all that the members have printed.
             output.say_cause(ending.blame.lines(lambda member: output.last_error(member.label)))
-        return ending
+        goes_on = sizes.goes_on(ending)
+        if goes_on and sizes.is_elastic:
+            output.say(sizes.said(ending))
+        return ending, goes_on
 
-    with _stop_signals_into(events), Guardian() as guardian:
-        for restart in range(1, max_restarts + 1):
-            ending = try_once(guardian, f"; restart {restart} of {max_restarts}")
-            if not ending.may_be_tried_again:
-                return ending.code
-        return try_once(guardian, "").code
+    with _signals_into(events, [MORE] if sizes.is_elastic else []), Guardian() as guardian:
+        goes_on = True
+        while goes_on:
+            ending, goes_on = try_once(guardian)
+        return ending.code
 
 
 def _runnable(command: Sequence[str]) -> list[str]:
@@ -157,15 +183,16 @@ def _leave_nothing(members: list[LocalMember], guardian: Guardian) -> None:
 
 
 @contextmanager
-def _stop_signals_into(events: Events) -> Iterator[None]:
+def _signals_into(events: Events, more: Sequence[signal.Signals]) -> Iterator[None]:
+    """Have those that stop the job, and `more`, come as events."""
     if threading.current_thread() is not threading.main_thread():
         yield  # Only the main thread may set handlers; its owner decides.
         return
-    stops = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    caught = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, *more)
     # SimpleQueue.put is reentrant, which a signal handler needs.
     before = {
         each: signal.signal(each, lambda signum, _: events.put(signal.Signals(signum)))
-        for each in stops
+        for each in caught
     }
     try:
         yield

@@ -17,7 +17,11 @@ from poseidon_tf.launch.reports import ReportFile
 
 @final
 class LocalMember:
-    """One process, leader of its own group, and the thread that waits for its end."""
+    """One process, leader of its own group, and the thread that waits for its end.
+
+    Attributes:
+      killed_by: the number of the signal that has ended it; 0 as long as none has.
+    """
 
     def __init__(
         self,
@@ -28,7 +32,7 @@ class LocalMember:
         events: Events,
     ) -> None:
         self.is_worker, self.label = role == "worker", f"{role} {index}"
-        self.report = ReportFile()
+        self.report, self.killed_by = ReportFile(), 0
         pipe, null = subprocess.PIPE, subprocess.DEVNULL
         try:
             self.process = subprocess.Popen(
@@ -51,8 +55,10 @@ class LocalMember:
             # Left unreaped, so that the group's number cannot pass to a stranger meanwhile.
             end = os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT)
             assert end is not None
-            return end.si_status if end.si_code == os.CLD_EXITED else 128 + end.si_status
-        code = self.process.wait()
+            code = end.si_status if end.si_code == os.CLD_EXITED else -end.si_status
+        else:
+            code = self.process.wait()
+        self.killed_by = max(0, -code)
         return code if code >= 0 else 128 - code
 
     def signal_group(self, signum: signal.Signals) -> None:

@@ -62,3 +62,15 @@ def doubling(_ctx: click.Context, _param: click.Parameter, value: str | None) ->
         counts.append(first)
         first *= 2
     return [*counts, last]
+
+
+def worker_range(_ctx: click.Context, _param: click.Parameter, value: str) -> tuple[int, int]:
+    """A number of workers, or the least and the most of it."""
+    read = re.fullmatch(r"(\d+)(?::(\d+))?", value)
+    least = int(read[1]) if read else 0
+    most = int(read[2] or least) if read else 0
+    if not 1 <= least <= most:
+        raise click.BadParameter(
+            f"expected a number from 1 on, or MIN:MAX such as 2:4, got {value!r}"
+        )
+    return least, most

@@ -28,19 +28,26 @@ class Ending(NamedTuple):
     """How one try of a job has ended.
 
     Attributes:
-      code: 0, or that of the member that failed first, or 128 + signal if the launcher was stopped.
+      code: 0, or that of the member that failed first, or 128 + signal if the launcher was stopped
+        or asked for more workers.
       is_stopped: whether the launcher was asked to stop.
       blame: why it has failed, if it has.
+      killed: workers that a signal has ended which the launcher did not send, and its number.
+      wants_more: whether the launcher was asked to go on with more workers.
+      is_resized: whether that is why it has ended.
     """
 
     code: int
     is_stopped: bool
     blame: Blame
+    killed: tuple[tuple[str, int], ...] = ()
+    wants_more: bool = False
+    is_resized: bool = False
 
     @property
-    def may_be_tried_again(self) -> bool:
-        """Whether a member has failed, and nobody wanted the job to stop."""
-        return self.code != 0 and not self.is_stopped
+    def is_failure(self) -> bool:
+        """Whether a member has failed, and nobody wanted the job to end."""
+        return self.code != 0 and not self.is_stopped and not self.is_resized
 
 
 @final
@@ -50,6 +57,7 @@ class Supervisor:
     Args:
       say: prints a line of the launcher's own.
       then: what is said behind the line about the member that failed first.
+      may_grow: whether more workers could be started than there are.
     """
 
     def __init__(
@@ -60,13 +68,16 @@ class Supervisor:
         patience: Patience,
         *,
         then: str = "",
+        may_grow: bool = False,
     ) -> None:
         self._members = list(members)
         self._alive = set(self._members)
         self._ends: dict[LocalMember, End] = {}  # Of members that have failed by themselves.
         self._events, self._say, self._patience, self._then = events, say, patience, then
+        self._may_grow = may_grow
         self._code = 0
         self._is_ending = self._is_stopped = self._is_named = False
+        self._wants_more = self._is_resizing = self._is_unfinished = False
         self._deadline_s, self._at_deadline = math.inf, self._kill
 
     def wait_ended(self) -> Ending:
@@ -78,22 +89,49 @@ class Supervisor:
             except queue.Empty:
                 self._at_deadline()
                 continue
-            if isinstance(event, signal.Signals):
+            if event is signal.SIGUSR1:
+                self._on_more()
+            elif isinstance(event, signal.Signals):
                 self._on_stop(event)
             elif event[0] in self._alive:  # Not one of an earlier try.
                 self._on_end(*event)
         self._settle_code()
         if self._ends and not self._is_named and self._then:
             self._say(self._then.removeprefix("; "))
-        return Ending(self._code, self._is_stopped, Blame(self._members, self._ends))
+        if self._is_resizing and not self._is_stopped:
+            # Who has come to the end of the script in time is done.
+            self._code = 128 + signal.SIGUSR1 if self._is_unfinished else 0
+        killed = [(each.label, each.killed_by) for each in self._ends if each.is_worker]
+        return Ending(
+            self._code,
+            self._is_stopped,
+            Blame(self._members, self._ends),
+            killed=tuple(sorted(each for each in killed if each[1])),
+            wants_more=self._wants_more,
+            is_resized=self._is_resizing,
+        )
+
+    def _on_more(self) -> None:
+        """End the try, so that the next one has all workers, unless it ends already."""
+        if not self._may_grow:
+            return self._say("SIGUSR1: all workers run already")
+        self._wants_more = True
+        if not self._is_ending and not self._ends:
+            self._is_resizing = True
+            self._ask_workers(signal.SIGUSR1)
 
     def _on_stop(self, signum: signal.Signals) -> None:
+        is_only_resizing = self._is_resizing and not self._is_stopped
         is_asked_again, self._is_stopped = self._is_stopped or self._is_ending, True
-        if is_asked_again:
+        if is_asked_again and not is_only_resizing:
             return self._kill()  # No more patience.
-        self._is_ending = True
         self._settle_code()
         self._code = self._code or 128 + signum
+        if not is_only_resizing:  # Else they have been asked.
+            self._ask_workers(signum)
+
+    def _ask_workers(self, signum: signal.Signals) -> None:
+        self._is_ending = True
         # Workers first: what they save at the end may need the servers.
         asked = [each for each in self._alive if each.is_worker] or list(self._alive)
         self._say(f"{signum.name}: sending SIGTERM to {_labels(asked)}")
@@ -104,7 +142,8 @@ class Supervisor:
     def _on_end(self, member: LocalMember, code: int) -> None:
         self._alive.discard(member)
         is_last_worker = member.is_worker and not any(each.is_worker for each in self._alive)
-        if self._is_stopped and is_last_worker:
+        self._is_unfinished |= member.is_worker and code != 0
+        if (self._is_stopped or self._is_resizing) and is_last_worker:
             self._signal(signal.SIGTERM)
             self._set_deadline(self._patience.after_sigterm_s, self._kill)
         if self._is_ending:

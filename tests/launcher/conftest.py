@@ -21,6 +21,7 @@ def run(tmp_path: Path) -> Run:
         text: str,
         *args: str,
         workers: int = 1,
+        min_workers: int | None = None,
         servers: int | None = None,
         server: str = "",
         patience: Patience | None = None,
@@ -32,6 +33,7 @@ def run(tmp_path: Path) -> Run:
         code = run_local(
             [str(script), *args],
             num_workers=workers,
+            min_workers=min_workers,
             num_servers=servers,
             environ=dict(os.environ) if environ is None else environ,
             stdout=out,

@@ -1,0 +1,85 @@
+"""`poseidon-tf run --workers 2:3`: a job loses a worker in mid-epoch, and gets it back."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.support import launched
+from tests.support.jobs import SCRIPTS, run_alone
+
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(600)]
+EPOCHS = 3
+
+
+@dataclass
+class Run:
+    """Of a job: what the launcher has said, and each worker, in the order in which they did."""
+
+    launcher: list[str]
+    workers: list[dict[str, list[Any]]]
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("backups")
+    done = launched.run(
+        *("run", "--workers", "2:3", "--max-restarts", "3"),
+        *(str(SCRIPTS / "elastic.py"), str(folder)),
+        environ={"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "4"},
+        timeout_s=400,
+    )
+    assert done.code == 0, done.stdout + done.stderr
+    lead = "[poseidon-tf] "
+    lines = [line for line in done.stderr.splitlines() if line.startswith(lead)]
+    said = [line.removeprefix(lead) for line in lines]
+    return Run(said, [results(done.stdout, f"[worker {rank}] RESULT ") for rank in range(3)])
+
+
+def results(output: str, lead: str) -> dict[str, list[Any]]:
+    """By name, what a worker has said in one try after the other."""
+    found: dict[str, list[Any]] = {}
+    for line in output.splitlines():
+        if line.startswith(lead):
+            name, value = line.removeprefix(lead).split(" ", 1)
+            found.setdefault(name, []).append(json.loads(value))
+    return found
+
+
+def test_it_goes_on_with_two_workers_and_then_with_three_again(job: Run) -> None:
+    """The launcher says what it does, and one restart of three is used."""
+    assert [worker["started"] for worker in job.workers] == [[3, 2, 3], [3, 2, 3], [3, 3]]
+    does = [line for line in job.launcher if "again" in line or "SIGUSR1" in line]
+    assert does == [
+        "worker 2 was killed by signal 9; starting again with 2 of 3 workers (try 2 of 4)",
+        "SIGUSR1: sending SIGTERM to worker 0, worker 1",
+        "SIGUSR1 came; starting again with 3 of 3 workers (try 2 of 4)",
+    ]
+
+
+def test_each_sample_is_trained_on_once_in_each_epoch(job: Run) -> None:
+    """In the epochs in which the number of workers changed too, and whether or not the script has
+    a seed: the launcher gives the job one."""
+    for worker in job.workers:
+        for seen in worker["seen"]:
+            for epoch, counts in seen.items():
+                assert counts == [int(epoch) + 1.0] * 2
+    assert "2" in job.workers[0]["seen"][-1]
+
+
+def test_the_weights_are_those_of_the_same_batches_in_one_process(job: Run, tmp_path: Path) -> None:
+    """On all workers the same bits. Nothing is seeded but by the launcher, once for all tries."""
+    (seed,) = {seed for worker in job.workers for seed in worker["seed"]}
+    alone = run_alone(
+        "elastic.py", str(tmp_path), "alone", environ={"POSEIDON_SEED": seed}, timeout_s=240
+    )
+    assert alone["seen"]["2"] == [3.0, 3.0]
+    found = [worker["weights"] for worker in job.workers]
+    assert found[0] == found[1] == found[2] and len(found[0]) == 1
+    for mine, expected in zip(found[0][0], alone["weights"], strict=True):
+        np.testing.assert_allclose(mine, expected, rtol=1e-4, atol=1e-5)
