@@ -16,6 +16,7 @@ from poseidon_tf.keras_hooks import registry
 from poseidon_tf.launch.cluster_env import current_environ, drop_empty_config
 from poseidon_tf.launch.found import find_cluster
 from poseidon_tf.launch.join import join
+from poseidon_tf.launch.restarts import is_elastic
 from poseidon_tf.launch.server_main import ServerProcess
 from poseidon_tf.planner import ClusterSpec, Plan
 from poseidon_tf.strategy import random_seeds, tf_internals
@@ -213,9 +214,12 @@ class PoseidonStrategy(ClusterStrategy):
         return _as_tensorflow_reads_it()
 
     def _runtime_among_others(self, options: Options) -> Runtime | None:
-        if self._membership is None or self._membership.config.num_workers == 1:
+        if self._membership is None:
             return None
         config = self._membership.config
+        # Who is left alone in a job that may grow again has to keep its place for the others.
+        if config.num_workers == 1 and not is_elastic(current_environ()):
+            return None
         return Runtime(
             self._membership.worker,
             ClusterSpec(

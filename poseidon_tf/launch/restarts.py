@@ -1,11 +1,18 @@
-"""How often the job was started anew, where whoever starts it says so."""
+"""That a job is started anew, how often, and with other sizes: where whoever starts it says so."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-RESTARTS = "POSEIDON_RESTARTS"  # Set by `poseidon-tf run`.
+# Both set by `poseidon-tf run`.
+RESTARTS = "POSEIDON_RESTARTS"
+ELASTIC = "POSEIDON_ELASTIC"
 _NAMES = (RESTARTS, "SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT")
+
+
+def is_elastic(environ: Mapping[str, str]) -> bool:
+    """Whether the next try may have more workers or fewer, and goes on where this one is."""
+    return environ.get(ELASTIC) == "1"
 
 
 def read_restarts(environ: Mapping[str, str]) -> int:

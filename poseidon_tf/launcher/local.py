@@ -25,7 +25,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TextIO
 
 from poseidon_tf.errors import ConfigError
-from poseidon_tf.launch.restarts import RESTARTS
+from poseidon_tf.launch.restarts import ELASTIC, RESTARTS
 from poseidon_tf.launch.security_env import TOKEN, has_token
 from poseidon_tf.launch.seed_env import SEED, SEEDS
 from poseidon_tf.launcher.guardian import Guardian
@@ -60,7 +60,7 @@ def run_local(
             for those that tell of a fault of its own, such as SIGSEGV. SIGUSR1 to this process:
             all workers save and end as on SIGTERM, and the job goes on with ``num_workers``.
         num_servers: Dedicated servers to start; None or 0: each worker brings its own. Their
-            number is the same in all tries.
+            number is the same in all tries; but a worker that is left alone gets one.
         environ: What every member inherits; ``TF_CONFIG`` is replaced, and a job's token and
             seed added if it names none.
         stdout: Where the members' output goes, each line led by ``[worker 0] ``.
@@ -89,6 +89,8 @@ def run_local(
     if not environ.get(SEED):  # Data that a script does not seed has one order in all tries.
         environ = {**environ, SEED: str(secrets.randbelow(SEEDS))}
     events: Events = queue.SimpleQueue()
+    if least < num_workers:
+        environ = {**environ, ELASTIC: "1"}
     starts, sizes = itertools.count(), Sizes(least, num_workers, max_restarts)
 
     def try_once(guardian: Guardian) -> tuple[Ending, bool]:
@@ -102,7 +104,10 @@ def run_local(
             stack.callback(output.close)
             stack.callback(_leave_nothing, members, guardian)
             # The numbers are free now; another program may still take one before its owner does.
-            addresses = _free_addresses(sizes.workers + (num_servers or 0))
+            # One worker alone would bring no server, and take part in no job.
+            is_left_alone = sizes.is_elastic and sizes.workers == 1
+            servers = num_servers or int(is_left_alone)
+            addresses = _free_addresses(sizes.workers + servers)
             cluster = {"worker": addresses[: sizes.workers], "ps": addresses[sizes.workers :]}
             for role, job, argv in (
                 ("server", "ps", server_command),

@@ -127,8 +127,9 @@ class Supervisor:
             return self._kill()  # No more patience.
         self._settle_code()
         self._code = self._code or 128 + signum
-        if not is_only_resizing:  # Else they have been asked.
-            self._ask_workers(signum)
+        if is_only_resizing:  # They have been asked.
+            return self._say(f"{signum.name}: not starting again")
+        self._ask_workers(signum)
 
     def _ask_workers(self, signum: signal.Signals) -> None:
         self._is_ending = True

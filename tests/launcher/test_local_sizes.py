@@ -22,14 +22,16 @@ pytestmark = pytest.mark.processes
 
 # In its first two tries it waits until it is asked to end, and ends with the code it was given.
 WORKER = RANK + (
-    "import pathlib, signal, sys, threading\n"
+    "import pathlib, signal, sys, threading, time\n"
     "folder, code, asked = sys.argv[1], int(sys.argv[2]), threading.Event()\n"
     "signal.signal(signal.SIGTERM, lambda *_: asked.set())\n"
     "number = int(os.environ['POSEIDON_RESTARTS']) + 1\n"
     "log = pathlib.Path(folder, f'tries{rank}')\n"
     "with log.open('a') as file: file.write(os.environ['TF_CONFIG'] + '\\n')\n"
     "pathlib.Path(folder, f'ready-{number}-{rank}').write_text(str(os.getpid()))\n"
-    "if number < 3: asked.wait(60); sys.exit(code)\n"
+    "if number < 3: asked.wait(60)\n"
+    "while number == 2 and pathlib.Path(folder, 'saving').exists(): time.sleep(0.01)\n"
+    "if number < 3: sys.exit(code)\n"
 )
 
 
@@ -163,15 +165,17 @@ def test_a_job_that_comes_to_its_end_when_asked_for_more_workers_is_done(tmp_pat
 
 def test_a_job_that_is_stopped_after_it_was_asked_for_more_is_not_started(tmp_path: Path) -> None:
     """Its workers may still save; they are not asked twice, nor killed."""
+    (tmp_path / "saving").touch()
     with launched(tmp_path, code=143) as launcher:
-        os.kill(launcher.pid, signal.SIGSTOP)  # Both signals come at once, in this order.
+        assert launcher.stderr is not None
         launcher.send_signal(signal.SIGUSR1)
+        lines = iter(launcher.stderr.readline, "")
+        assert any("SIGUSR1: sending SIGTERM" in line for line in lines)
         launcher.send_signal(signal.SIGTERM)
-        launcher.send_signal(signal.SIGCONT)
-        _, lines = launcher.communicate(timeout=20)
-    assert launcher.returncode == 143
+        assert next(lines) == "[poseidon-tf] SIGTERM: not starting again\n"
+        (tmp_path / "saving").unlink()
+        assert launcher.wait(timeout=20) == 143
     assert sizes(tmp_path) == [(3, 0), (2, 0)]
-    assert not [line for line in said(lines) if "3 of 3" in line]
 
 
 def test_a_job_with_all_its_workers_is_not_disturbed_by_sigusr1(tmp_path: Path) -> None:
@@ -214,3 +218,34 @@ def test_fewer_at_most_than_at_least_are_refused(counts: Sequence[int | None]) -
     assert most is not None
     with pytest.raises(ConfigError, match=f"num_workers={most}, min_workers={least}"):
         run_local(["x.py"], num_workers=most, min_workers=least, environ=os.environ)
+
+
+def test_a_worker_that_is_left_alone_has_a_server_and_knows_that_others_may_come(
+    run: Run, tmp_path: Path
+) -> None:
+    """In a job of one size it has none."""
+    text = (
+        TRY + "assert os.environ['POSEIDON_ELASTIC'] == '1'\n"
+        "if number == 1: os.kill(os.getpid(), 9) if rank == 1 else time.sleep(60)\n"
+    )
+    ended = run(
+        text, str(tmp_path), workers=2, min_workers=1, patience=SHORT, max_restarts=1, environ={}
+    )
+    assert ended.code == 0
+    assert sizes(tmp_path) == [(2, 0), (1, 1)]
+    ended = run("import os; assert 'POSEIDON_ELASTIC' not in os.environ", environ={})
+    assert ended.code == 0
+
+
+def test_all_tries_of_a_job_have_one_seed(run: Run, tmp_path: Path) -> None:
+    """Another job has another; a user's stays."""
+    text = TRY + "print(os.environ['POSEIDON_SEED'], flush=True); sys.exit(number < 3)\n"
+    jobs = [tmp_path / name for name in ("first", "second", "third")]
+    seeds = []
+    for folder, environ in zip(jobs, ({}, {}, {"POSEIDON_SEED": "17"}), strict=True):
+        folder.mkdir()
+        ended = run(text, str(folder), max_restarts=2, environ=environ)
+        assert ended.code == 0 and len(ended.out) == 3
+        (said,) = set(ended.out)
+        seeds.append(said.removeprefix("[worker 0] "))
+    assert seeds[0] != seeds[1] and seeds[2] == "17"

@@ -1,4 +1,4 @@
-"""`poseidon-tf run --workers 2:3`: a job loses a worker in mid-epoch, and gets it back."""
+"""`poseidon-tf run --workers MIN:MAX`: a job loses a worker in mid-epoch, and gets it back."""
 
 from __future__ import annotations
 
@@ -25,11 +25,17 @@ class Run:
     workers: list[dict[str, list[Any]]]
 
 
+@pytest.fixture(scope="module", params=[3, pytest.param(2, marks=pytest.mark.thorough)])
+def most(request: pytest.FixtureRequest) -> int:
+    """Workers of the job; then one fewer are left, of two a lone one."""
+    return int(request.param)
+
+
 @pytest.fixture(scope="module")
-def job(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def job(most: int, tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("backups")
     done = launched.run(
-        *("run", "--workers", "2:3", "--max-restarts", "3"),
+        *("run", "--workers", f"{most - 1}:{most}", "--max-restarts", "3"),
         *(str(SCRIPTS / "elastic.py"), str(folder)),
         environ={"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "4"},
         timeout_s=400,
@@ -38,7 +44,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Run:
     lead = "[poseidon-tf] "
     lines = [line for line in done.stderr.splitlines() if line.startswith(lead)]
     said = [line.removeprefix(lead) for line in lines]
-    return Run(said, [results(done.stdout, f"[worker {rank}] RESULT ") for rank in range(3)])
+    return Run(said, [results(done.stdout, f"[worker {rank}] RESULT ") for rank in range(most)])
 
 
 def results(output: str, lead: str) -> dict[str, list[Any]]:
@@ -51,14 +57,16 @@ def results(output: str, lead: str) -> dict[str, list[Any]]:
     return found
 
 
-def test_it_goes_on_with_two_workers_and_then_with_three_again(job: Run) -> None:
+def test_it_goes_on_with_those_that_are_left_and_then_with_all_again(job: Run, most: int) -> None:
     """The launcher says what it does, and one restart of three is used."""
-    assert [worker["started"] for worker in job.workers] == [[3, 2, 3], [3, 2, 3], [3, 3]]
+    *left, lost = [worker["started"] for worker in job.workers]
+    assert left == [[most, most - 1, most]] * (most - 1) and lost == [most, most]
     does = [line for line in job.launcher if "again" in line or "SIGUSR1" in line]
     assert does == [
-        "worker 2 was killed by signal 9; starting again with 2 of 3 workers (try 2 of 4)",
-        "SIGUSR1: sending SIGTERM to worker 0, worker 1",
-        "SIGUSR1 came; starting again with 3 of 3 workers (try 2 of 4)",
+        f"worker {most - 1} was killed by signal 9; "
+        f"starting again with {most - 1} of {most} workers (try 2 of 4)",
+        f"SIGUSR1: sending SIGTERM to {', '.join(f'worker {rank}' for rank in range(most - 1))}",
+        f"SIGUSR1 came; starting again with {most} of {most} workers (try 2 of 4)",
     ]
 
 
@@ -80,6 +88,6 @@ def test_the_weights_are_those_of_the_same_batches_in_one_process(job: Run, tmp_
     )
     assert alone["seen"]["2"] == [3.0, 3.0]
     found = [worker["weights"] for worker in job.workers]
-    assert found[0] == found[1] == found[2] and len(found[0]) == 1
+    assert all(each == found[0] for each in found) and len(found[0]) == 1
     for mine, expected in zip(found[0][0], alone["weights"], strict=True):
         np.testing.assert_allclose(mine, expected, rtol=1e-4, atol=1e-5)

@@ -1,6 +1,6 @@
-"""Trains under `poseidon-tf run --workers 2:3`, loses a worker, and gets it back.
+"""Trains under `poseidon-tf run --workers MIN:MAX`, loses a worker, and gets it back.
 
-`elastic.py folder`: the third worker is killed in the first epoch. In the second one, with the two
+`elastic.py folder`: the last worker is killed in the first epoch. In the second one, with those
 that are left, rank 0 tells the launcher that there is room for all. The rows of a table count how
 often each sample was trained on. `elastic.py folder alone`: one process, with no fault, that draws
 by POSEIDON_SEED as the job does.
@@ -53,7 +53,8 @@ class Faults(keras.callbacks.Callback):
         self.epoch = epoch
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        if (self.epoch, batch) == (0, 2) and strategy.rank == 2 and self.happens("killed"):
+        is_last = strategy.rank == strategy.num_replicas_in_sync - 1
+        if (self.epoch, batch) == (0, 2) and is_last and self.happens("killed"):
             os.kill(os.getpid(), signal.SIGKILL)
         if (self.epoch, batch) == (1, 2) and strategy.rank == 0 and self.happens("room"):
             before = signal.getsignal(signal.SIGTERM)
