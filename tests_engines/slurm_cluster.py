@@ -1,4 +1,4 @@
-"""A Slurm of two nodes on this machine: munge's daemon, Slurm's, and one for each node.
+"""A Slurm of a few nodes on this machine: munge's daemon, Slurm's, and one for each node.
 
 The nodes' names are those of no hosts, and a node has one CPU. Nothing outside of its folder is
 read or written, and all daemons are children of this process. Needs Debian's slurm-wlm and munge.
@@ -16,7 +16,6 @@ from pathlib import Path
 from poseidon_tf.transport.address import Address
 from tests.support.ports import free_addresses
 
-NODES = ("n1", "n2")
 _START_S, _LOOK_S = 60.0, 0.2
 _CONF = """\
 ClusterName=test
@@ -41,18 +40,26 @@ StateSaveLocation={folder}
 SlurmdSpoolDir={folder}/%n
 SlurmdPidFile={folder}/%n.pid
 SlurmctldPidFile={folder}/slurmctld.pid
-NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=1
-NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=1
+{nodes}
 PartitionName=usual Nodes=ALL Default=YES State=UP PriorityTier=1 GraceTime=60
 PartitionName=urgent Nodes=ALL State=UP PriorityTier=2 PreemptMode=OFF
 """
 
 
-class SlurmCluster:
-    """A context manager. `environ` is what Slurm's commands need to find it."""
+_NODE = "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=1"
 
-    def __init__(self, folder: Path) -> None:
+
+class SlurmCluster:
+    """A context manager. `environ` is what Slurm's commands need to find it.
+
+    Args:
+      folder: for its files.
+      num_nodes: they are called n1, n2, ...
+    """
+
+    def __init__(self, folder: Path, *, num_nodes: int = 2) -> None:
         self._folder = folder
+        self._nodes = [f"n{number}" for number in range(1, num_nodes + 1)]
         self._daemons: list[subprocess.Popen[bytes]] = []
         self.environ = {"SLURM_CONF": str(folder / "slurm.conf")}
 
@@ -60,9 +67,13 @@ class SlurmCluster:
         folder, key = self._folder, self._folder / "munge.key"
         key.write_bytes(secrets.token_bytes(128))
         key.chmod(0o400)
-        ports = [Address.parse(address).port for address in free_addresses(3)]
+        ports = [Address.parse(address).port for address in free_addresses(1 + len(self._nodes))]
         host = socket.gethostname().partition(".")[0]
-        text = _CONF.format(folder=folder, host=host, ports=ports)
+        nodes = "\n".join(
+            _NODE.format(name=name, host=host, port=port)
+            for name, port in zip(self._nodes, ports[1:], strict=True)
+        )
+        text = _CONF.format(folder=folder, host=host, ports=ports, nodes=nodes)
         (folder / "slurm.conf").write_text(text)
         try:
             self._start(
@@ -72,7 +83,7 @@ class SlurmCluster:
             )
             self._wait(["munge", "-n", f"--socket={folder}/munge.socket"], "MUNGE:")
             self._start("slurmctld", "-D")
-            for node in NODES:
+            for node in self._nodes:
                 self._start("slurmd", "-D", "-N", node)
             self._wait(["sinfo", "--noheader", "--format=%T", "--partition=usual"], "idle")
         except BaseException:

@@ -25,6 +25,17 @@ def test_ray_train_trains_the_same_weights(tmp_path: Path, digest: str) -> None:
         folder.end()
 
 
+def test_a_range_of_workers_is_as_many_as_there_is_room_for(tmp_path: Path, digest: str) -> None:
+    """The least of the range; they train as a job of that size."""
+    folder = Folder(tmp_path, python=PYTHON)
+    commands = recipe("ray.md", "With as many workers as there is room for")
+    commands = commands.replace("python", f"python {SCRIPTS / 'ray_room.py'}")
+    try:
+        assert folder.digest(commands, environ=ENVIRON) == digest
+    finally:
+        folder.end()
+
+
 @pytest.fixture(scope="module")
 def session(
     tmp_path_factory: pytest.TempPathFactory,

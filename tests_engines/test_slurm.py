@@ -77,3 +77,31 @@ def test_a_preempted_job_goes_on_where_it_was(folder: Folder, cluster: SlurmClus
     first, went_on, last = folder.numbers("end-0", "begin-1", "end-1")
     assert 0 < first == went_on < last
     folder.check_nothing_runs()
+
+
+def test_a_job_goes_on_with_the_nodes_that_are_free(
+    folder: Folder, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Another job has taken one of its three."""
+    submit = recipe("slurm.md", "With as many nodes as are free")
+    submit = submit.replace("--wait", "--parsable").replace(
+        "train.py", str(SCRIPTS / "backed_up.py")
+    )
+    with SlurmCluster(tmp_path_factory.mktemp("slurm"), num_nodes=3) as cluster:
+        job = folder.run(submit, environ=cluster.environ).output.strip()
+        folder.wait_for(lambda: folder.has("end-0"))
+        urgent = folder.start(
+            "exec srun -p urgent -N 1 -n 1 sleep 1000", folder.path / "urgent.txt", cluster.environ
+        )
+        folder.wait_for(lambda: cluster.state(job) == "PENDING 1")
+        cluster.start_now(job)
+        folder.wait_for(lambda: cluster.state(job).startswith(ENDED))
+        output = (folder.path / f"slurm-{job}.out").read_text()
+        assert cluster.state(job) == "COMPLETED 1", output
+        assert folder.numbers("workers-0", "workers-1") == [3, 2]
+        first, went_on, last = folder.numbers("end-0", "begin-1", "end-1")
+        assert 0 < first == went_on < last
+        assert "fit goes on with 2 workers instead of 3" in output
+        urgent.terminate()  # `srun` ends its task.
+        urgent.wait()
+        folder.check_nothing_runs()

@@ -1,8 +1,8 @@
 """Trains without end until it is asked to stop; a second run trains two more epochs.
 
 Rank 0 writes the number of updates into `begin-RUN` when a run begins, and into `end-RUN` after
-each of them, into the folder that holds FOUND. The worker of rank KILLED ends in its third epoch,
-in the first run.
+each of them, into the folder that holds FOUND; the number of workers into `workers-RUN`. The
+worker of rank KILLED ends in its third epoch, in the first run.
 """
 
 import os
@@ -34,6 +34,9 @@ class Runs(keras.callbacks.Callback):
         self.epoch = epoch
         if not self.has_begun:
             say("begin")
+            if strategy.rank == 0:
+                workers = folder / f"workers-{int(is_second)}"
+                workers.write_text(str(strategy.num_replicas_in_sync))
             self.has_begun = True
             self.first = epoch
 
