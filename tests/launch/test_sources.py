@@ -122,6 +122,7 @@ def test_an_mpi_job_without_a_name_is_known_by_who_has_started_it(environ: dict[
         (OPEN_MPI, ["OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"]),
         (MVAPICH, ["MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE"]),
         (MPICH, ["PMI_RANK", "PMI_SIZE"]),
+        (SAGEMAKER, list(SAGEMAKER)),
     ],
 )
 def test_a_missing_variable_is_named_with_what_to_set(
@@ -157,22 +158,35 @@ def test_a_missing_variable_is_named_with_what_to_set(
         (KERAS, "KERAS_DISTRIBUTION_JOB_ADDRESSES", "a:1,b,c:1", "ADDRESSES: .*'host:port', got"),
         (JAX, "JAX_NUM_PROCESSES", "x", "JAX_NUM_PROCESSES must be a whole number"),
         (JAX, "JAX_COORDINATOR_ADDRESS", "a/b", "JAX_COORDINATOR_ADDRESS: an address must read"),
+        (JAX, "JAX_PROCESS_ID", "3", "JAX_PROCESS_ID=3 is no rank below JAX_NUM_PROCESSES=3"),
         (TORCH, "RANK", "x", "RANK must be a whole number"),
+        (TORCH, "WORLD_SIZE", "1", "RANK=1 is no rank below WORLD_SIZE=1"),
         (TORCH, "MASTER_PORT", "x", "MASTER_PORT must be a whole number"),
         (TORCH, "MASTER_ADDR", "a b", "MASTER_ADDR: an address must read"),
         (TRAINER, "PET_NNODES", "1:4", "PET_NNODES must be a whole number from 0, got '1:4'"),
+        (TRAINER, "PET_NODE_RANK", "3", "PET_NODE_RANK=3 is no rank below PET_NNODES=3"),
+        (TRAINER, "PET_MASTER_PORT", "x", "PET_MASTER_PORT must be a whole number"),
+        (TRAINER, "PET_MASTER_ADDR", "a b", "PET_MASTER_ADDR: an address must read"),
         (SLURM, "SLURM_PROCID", "x", "SLURM_PROCID must be a whole number"),
+        (SLURM, "SLURM_NTASKS", "x", "SLURM_NTASKS must be a whole number"),
+        (SLURM, "SLURM_STEP_NUM_TASKS", "1", "SLURM_PROCID=1 is no rank .*SLURM_STEP_NUM_TASKS=1"),
         (SLURM, "SLURM_STEP_NODELIST", "node[01", "must be a list of nodes .* got 'node\\[01'"),
         (SLURM, "SLURM_STEP_NODELIST", "node]", "must be a list of nodes"),
         (SLURM, "SLURM_STEP_NODELIST", ",", "must be a list of nodes"),
         (OPEN_MPI, "OMPI_COMM_WORLD_SIZE", "x", "OMPI_COMM_WORLD_SIZE must be a whole number"),
         (OPEN_MPI, "OMPI_COMM_WORLD_LOCAL_SIZE", "x", "LOCAL_SIZE must be a whole number"),
+        (MVAPICH, "MV2_COMM_WORLD_RANK", "x", "MV2_COMM_WORLD_RANK must be a whole number"),
+        (MVAPICH, "MV2_COMM_WORLD_SIZE", "1", "RANK=1 is no rank below MV2_COMM_WORLD_SIZE=1"),
+        (MVAPICH, "MV2_COMM_WORLD_LOCAL_SIZE", "x", "LOCAL_SIZE must be a whole number"),
+        (MPICH, "PMI_RANK", "x", "PMI_RANK must be a whole number"),
+        (MPICH, "PMI_SIZE", "1", "PMI_RANK=1 is no rank below PMI_SIZE=1"),
         (MPICH, "MPI_LOCALNRANKS", "x", "MPI_LOCALNRANKS must be a whole number"),
         (SAGEMAKER, "SM_HOSTS", "algo-1", "SM_HOSTS must be a JSON list .* got 'algo-1'"),
         (SAGEMAKER, "SM_HOSTS", "[]", "SM_HOSTS must be a JSON list"),
         (SAGEMAKER, "SM_HOSTS", "[1]", "SM_HOSTS must be a JSON list"),
         (SAGEMAKER, "SM_CURRENT_HOST", "algo-4", "SM_CURRENT_HOST must be one of .* got 'algo-4'"),
-        (SAGEMAKER, "SM_CURRENT_HOST", "", "SM_CURRENT_HOST must be one of .* got ''"),
+        (SAGEMAKER, "SM_HOSTS", '["algo-2", "algo-2"]', "SM_CURRENT_HOST must be one of the hosts"),
+        (SAGEMAKER, "SM_HOSTS", '["a/b", "algo-2"]', "SM_HOSTS: an address must read"),
     ],
 )
 def test_a_malformed_variable_is_named(
@@ -291,6 +305,8 @@ def test_our_own_variable_says_where_rank_0_is_whoever_says_the_rest(
         without(OPEN_MPI, "OMPI_COMM_WORLD_LOCAL_SIZE"),
         {**MPICH, "MPI_LOCALNRANKS": "1"},
         without(MPICH, "MPI_LOCALNRANKS"),
+        {**MVAPICH, "MV2_COMM_WORLD_LOCAL_SIZE": "2"},
+        without(MVAPICH, "MV2_COMM_WORLD_LOCAL_SIZE"),
     ],
 )
 def test_mpi_on_several_hosts_needs_an_address(environ: dict[str, str]) -> None:
@@ -300,7 +316,15 @@ def test_mpi_on_several_hosts_needs_an_address(environ: dict[str, str]) -> None:
     assert config.workers == ("node01:5000", "", "")
 
 
-@pytest.mark.parametrize("environ", [{"PMIX_RANK": "0"}, {"POSEIDON_COORDINATOR": "node01:5000"}])
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"PMIX_RANK": "0"},
+        {"POSEIDON_COORDINATOR": "node01:5000"},
+        {"KERAS_DISTRIBUTION_JOB_ADDRESSES": "node01:5000,node02:5000"},
+        {"JAX_COORDINATOR_ADDRESS": "node01:5000"},
+    ],
+)
 def test_a_sign_of_others_that_says_no_more_is_refused(environ: dict[str, str]) -> None:
     ((name, value),) = environ.items()
     with pytest.raises(ConfigError, match=f"one of several .{name}={value}.*POSEIDON_WORLD_SIZE"):
@@ -322,8 +346,11 @@ def slurm(rank: int, size: int) -> dict[str, str]:
     [
         SLURM | OPEN_MPI,
         SLURM | without(MPICH, "MPI_LOCALNRANKS"),
+        SLURM | MVAPICH,
         SLURM | TORCH,
         SLURM | POSEIDON,
+        SAGEMAKER | OPEN_MPI,
+        SAGEMAKER | POSEIDON,
         POSEIDON | KERAS | JAX | TORCH | OPEN_MPI | SLURM,
         TRAINER | TORCHRUN,
         tf_config(3, 1) | POSEIDON | {"POSEIDON_COORDINATOR": "host0:1"},
@@ -348,12 +375,19 @@ def test_sources_that_agree_are_fine(environ: dict[str, str]) -> None:
         (told(TORCHRUN, 0, 1) | SLURM, r"torchrun .* says worker rank 0 of 1", "rank 1 of 3"),
         (told(TORCHRUN, 0, 2) | SLURM, r"torchrun .* says worker rank 0 of 2", "rank 1 of 3"),
         (told(OPEN_MPI, 0, 2) | SLURM, r"Open MPI .* says worker rank 0 of 2", "rank 1 of 3"),
+        (told(MVAPICH, 0, 2) | SLURM, r"MVAPICH .* says worker rank 0 of 2", "rank 1 of 3"),
+        (OPEN_MPI | told(MVAPICH, 0, 3), r"Open MPI .* rank 1 of 3", "MVAPICH .* rank 0 of 3"),
         (told(TRAINER, 0, 3) | SLURM, r"Kubeflow Trainer .* says worker rank 0", "rank 1 of 3"),
         (without(told(MPICH, 0, 3), "MPI_LOCALNRANKS") | SLURM, "Slurm", "MPI .* rank 0 of 3"),
         (tf_config(3, 0) | POSEIDON, "TF_CONFIG says worker rank 0 of 3", "POSEIDON_WORLD_SIZE"),
         (tf_config(1) | SLURM, "TF_CONFIG says worker rank 0 of 1", "Slurm step .* rank 1 of 3"),
         (tf_config(1) | TORCHRUN, "TF_CONFIG says worker rank 0 of 1", "torchrun .* rank 1 of 3"),
         (tf_config(1) | OPEN_MPI, "TF_CONFIG says worker rank 0 of 1", "Open MPI .* rank 1 of 3"),
+        (tf_config(1) | SAGEMAKER, "TF_CONFIG says worker rank 0 of 1", "SageMaker .* rank 1 of 3"),
+        (told(POSEIDON, 0, 3) | SAGEMAKER, "POSEIDON_RANK and", "SageMaker .* rank 1 of 3"),
+        (told(OPEN_MPI, 0, 2) | SAGEMAKER, r"Open MPI .* rank 0 of 2", "SageMaker .* rank 1 of 3"),
+        (told(TORCHRUN, 0, 2) | SAGEMAKER, r"torchrun .* rank 0 of 2", "SageMaker .* rank 1 of 3"),
+        (slurm(0, 3) | SAGEMAKER, "Slurm step .* rank 0 of 3", "SageMaker .* rank 1 of 3"),
     ],
 )
 def test_sources_that_contradict_each_other_are_both_named(

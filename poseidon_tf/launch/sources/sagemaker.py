@@ -6,14 +6,18 @@ import json
 
 from poseidon_tf.errors import ConfigError
 from poseidon_tf.launch.cluster import ClusterConfig
-from poseidon_tf.launch.sources.told import Level, Process, Told, parsed_address
+from poseidon_tf.launch.sources.told import Level, Process, Told, incomplete, parsed_address
 
 
 def sagemaker(process: Process) -> Told | None:
     """`SM_HOSTS` and `SM_CURRENT_HOST`."""
     text, current = process.text("SM_HOSTS"), process.text("SM_CURRENT_HOST")
-    if not text:
+    if not text and not current:
         return None
+    if not current:
+        raise incomplete(process, "SM_HOSTS", "SM_CURRENT_HOST")
+    if not text:
+        raise incomplete(process, "SM_CURRENT_HOST", "SM_HOSTS")
     try:
         hosts = json.loads(text)
     except ValueError:

@@ -36,7 +36,12 @@ _LAUNCHERS: tuple[Callable[[Process], Told | None], ...] = (
     pmi,
 )
 # Say that there are others, but not how many.
-_SIGNS = ("PMIX_RANK", COORDINATOR)
+_SIGNS = (
+    "PMIX_RANK",
+    COORDINATOR,
+    "KERAS_DISTRIBUTION_JOB_ADDRESSES",
+    "JAX_COORDINATOR_ADDRESS",
+)
 
 
 def choose(process: Process) -> Told | None:

@@ -127,6 +127,14 @@ class Told:
         return f"{config.source} says {config.role} rank {config.rank} of {count}"
 
 
+def incomplete(process: Process, present: str, missing: str) -> ConfigError:
+    """Of two variables that belong together only one is set."""
+    return ConfigError(
+        f"this process is one of several ({present}={process.text(present)}), but {missing} is not "
+        f"set; {WHAT_TO_DO}"
+    )
+
+
 def rank_and_size(process: Process, rank_name: str, size_name: str) -> tuple[int, int] | None:
     """The two variables that say so; None if neither is set.
 
@@ -139,11 +147,7 @@ def rank_and_size(process: Process, rank_name: str, size_name: str) -> tuple[int
     if present == [size_name] and process.number(size_name) == 1:
         return 0, 1
     if len(present) == 1:
-        missing = size_name if present == [rank_name] else rank_name
-        raise ConfigError(
-            f"this process is one of several ({present[0]}={process.text(present[0])}), but "
-            f"{missing} is not set; {WHAT_TO_DO}"
-        )
+        raise incomplete(process, present[0], size_name if present == [rank_name] else rank_name)
     rank, size = process.number(rank_name), process.number(size_name)
     if rank >= size:
         raise ConfigError(
