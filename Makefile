@@ -1,9 +1,10 @@
 # `make` lists the targets. Everything runs in .venv, which is built from setup.py on first use.
 .DEFAULT_GOAL := help
-.PHONY: help install demo dist docs fuzz test test-quick test-watching install-watching test-engines test-engines-small install-engines install-java test-faults test-hosts test-networks test-thorough test-versions coverage bench-transport bench-copies bench-overhead bench-peers bench-scaling check protos check-protos clean
+.PHONY: help install demo dist docs fuzz test test-quick test-watching install-watching test-engines test-engines-small install-engines install-small-engines install-java test-faults test-hosts test-networks test-thorough test-versions coverage bench-transport bench-copies bench-overhead bench-peers bench-scaling check protos check-protos clean
 
 PYTHON ?= python3
-OLDEST_PYTHON ?= $(PYTHON)
+# Python 3.10, the oldest that setup.py allows, where there is one.
+OLDEST_PYTHON ?= $(shell python3.10 -c "import sys; print(sys.executable)" 2> /dev/null || echo $(PYTHON))
 REPEAT ?= 1
 # How many test processes share the tests, a file at a time. Each needs a core, and 3 GB of memory.
 TEST_PROCESSES ?= 2
@@ -14,7 +15,8 @@ PROTOC := .venv-protos/bin/python -m grpc_tools.protoc -Iprotos
 PROTOS := $(wildcard protos/poseidon_tf/wire/*.proto)
 
 # What versions of TensorFlow, Keras, gRPC and protobuf may change, with real processes.
-VERSION_TESTS := tests/strategy tests/keras_hooks tests/examples tests/wire tests/transport
+VERSION_TESTS := tests/strategy tests/keras_hooks tests/restart tests/launch tests/examples
+VERSION_TESTS += tests/wire tests/transport tests/faults/test_bad_arguments.py
 
 # What has no marker is quick, and only to collect these would load TensorFlow.
 QUICK := "not processes and not connections and not tensorflow and not exhaustive"
@@ -22,7 +24,8 @@ TENSORFLOW_TESTS := tests/strategy tests/keras_hooks tests/launch/test_failure_t
 TENSORFLOW_TESTS += tests/launch/test_show_plan.py tests/launch/test_documented_deadlines.py
 
 # Debian's packages for tests_engines; pip installs Ray, PyTorch, Spark and MPI for Python.
-ENGINES := slurm-wlm munge openmpi-bin mpich
+SMALL_ENGINES := slurm-wlm munge openmpi-bin
+ENGINES := $(SMALL_ENGINES) mpich
 # Debian's packages for tests_watching.
 WATCHERS := prometheus chromium
 
@@ -51,12 +54,18 @@ test-hosts: install  ## run the tests between emulated hosts; needs root and ipr
 test-engines: install install-engines install-java .venv-kubernetes/installed .venv-ray/installed .venv-spark/installed .venv-torch/installed .mpi4py/installed  ## train under Slurm, MPI, Ray, Spark and torchrun; needs root and Debian; 20 minutes
 	.venv/bin/python -m pytest tests_engines
 
-test-engines-small: install install-engines  ## the same weights under srun and mpirun; needs root and Debian
-	.venv/bin/python -m pytest tests_engines -k "srun_trains or mpi_trains"
+test-engines-small: install install-small-engines  ## the same weights under srun and mpirun; needs root and Debian
+	.venv/bin/python -m pytest tests_engines -k "srun_trains or (mpi_trains and Open)"
+
+# Whatever is installed already needs no network.
+apt_install = dpkg --status $(1) > /dev/null 2>&1 || { apt-get update --quiet && \
+	DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet --no-install-recommends $(1); }
 
 install-engines:
-	@dpkg --status $(ENGINES) > /dev/null 2>&1 || { apt-get update --quiet && \
-		DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet --no-install-recommends $(ENGINES); }
+	@$(call apt_install,$(ENGINES))
+
+install-small-engines:
+	@$(call apt_install,$(SMALL_ENGINES))
 
 install-java:
 	@command -v java > /dev/null || { apt-get update --quiet && \
@@ -66,8 +75,7 @@ test-watching: install install-watching  ## Prometheus scrapes a job, Chromium o
 	.venv/bin/python -m pytest tests_watching
 
 install-watching:
-	@dpkg --status $(WATCHERS) > /dev/null 2>&1 || { apt-get update --quiet && \
-		DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet --no-install-recommends $(WATCHERS); }
+	@$(call apt_install,$(WATCHERS))
 
 test-faults: install  ## run the fault matrix, REPEAT times; needs root, iproute2, /dev/net/tun; 20 minutes
 	.venv/bin/python -m pytest tests_faults tests_hosts/test_troubled_links.py --repeat $(REPEAT)
@@ -79,9 +87,9 @@ test-thorough: install  ## run what make test leaves out: three workers, several
 	.venv/bin/python -m pytest -m thorough $(PARALLEL)
 
 test-versions: install .venv-oldest/installed .venv-nightly/installed  ## run what versions may change on the oldest, the newest and the next ones
-	.venv-oldest/bin/python -m pytest $(VERSION_TESTS)
-	.venv/bin/python -m pytest $(VERSION_TESTS)
-	.venv-nightly/bin/python -m pytest $(VERSION_TESTS)
+	.venv-oldest/bin/python -m pytest $(PARALLEL) $(VERSION_TESTS)
+	.venv/bin/python -m pytest $(PARALLEL) $(VERSION_TESTS)
+	.venv-nightly/bin/python -m pytest $(PARALLEL) $(VERSION_TESTS)
 
 # The exit code is that of the tests.
 coverage: .venv/installed-dev  ## lines of poseidon_tf that no test runs in any process; TESTS chooses among them

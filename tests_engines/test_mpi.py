@@ -19,6 +19,7 @@ ENVIRON = {
 # As if each process were on a host of its own. mpi4py looks for a library of MPI by itself; of two
 # on one machine it has to be told.
 ON_SEVERAL_HOSTS = "OMPI_COMM_WORLD_LOCAL_SIZE=1 MPI_LOCALNRANKS=1 MPI4PY_LIBMPI=libmpi.so.40"
+OPEN_MPI, MPICH = "Open MPI on one host", "MPICH and Intel MPI on one host"
 MPI4PY = {"PYTHONPATH": str(ROOT / ".mpi4py")}
 
 
@@ -29,9 +30,7 @@ def commands(heading: str) -> str:
     return text
 
 
-@pytest.mark.parametrize(
-    "heading", ["Open MPI on one host", "MPICH and Intel MPI on one host", "Several hosts"]
-)
+@pytest.mark.parametrize("heading", [OPEN_MPI, MPICH, "Several hosts"])
 def test_mpi_trains_the_same_weights(folder: Folder, digest: str, heading: str) -> None:
     assert folder.digest(commands(heading), environ=ENVIRON) == digest
 
@@ -41,36 +40,54 @@ def on_several_hosts(heading: str) -> str:
 
 
 def test_mpi4py_tells_where_rank_0_is(folder: Folder, digest: str) -> None:
-    text = on_several_hosts("Open MPI on one host")
+    text = on_several_hosts(OPEN_MPI)
     assert folder.digest(text, environ={**ENVIRON, **MPI4PY}) == digest
 
 
 def test_mpi4py_of_another_mpi_than_the_launchers_is_refused(folder: Folder) -> None:
-    text = on_several_hosts("MPICH and Intel MPI on one host")
+    text = on_several_hosts(MPICH)
     ended = folder.run(text, environ={**ENVIRON, **MPI4PY})
     folder.check_refused(ended, "of 2, mpi4py rank 0 of 1", "MPI4PY_LIBMPI")
 
 
 @pytest.mark.parametrize(
-    "setting, texts",
+    "heading, setting, texts",
     [
         (
+            OPEN_MPI,
             "POSEIDON_RANK=0 POSEIDON_WORLD_SIZE=3 POSEIDON_COORDINATOR=127.0.0.1:5000",
             ["Open MPI", "of 2", "POSEIDON_WORLD_SIZE says worker rank 0 of 3"],
         ),
-        ("POSEIDON_COORDINATOR=127.0.0.1:{taken}", ["127.0.0.1:{taken}", "in use"]),
-        ("OMPI_COMM_WORLD_LOCAL_SIZE=1", ["not where rank 0 is", "POSEIDON_COORDINATOR"]),
-        ("-u OMPI_COMM_WORLD_SIZE", ["OMPI_COMM_WORLD_SIZE is not set", "one of several"]),
+        (OPEN_MPI, "POSEIDON_COORDINATOR=127.0.0.1:{taken}", ["127.0.0.1:{taken}", "in use"]),
+        (
+            OPEN_MPI,
+            "OMPI_COMM_WORLD_LOCAL_SIZE=1",
+            ["not where rank 0 is", "POSEIDON_COORDINATOR"],
+        ),
+        (
+            OPEN_MPI,
+            "-u OMPI_COMM_WORLD_SIZE",
+            ["OMPI_COMM_WORLD_SIZE is not set", "one of several"],
+        ),
+        (MPICH, "MPI_LOCALNRANKS=1", ["not where rank 0 is", "POSEIDON_COORDINATOR"]),
+        (MPICH, "-u PMI_SIZE", ["PMI_SIZE is not set", "one of several"]),
     ],
-    ids=["contradiction", "another program's port", "several hosts", "no size"],
+    ids=[
+        "contradiction",
+        "another program's port",
+        "several hosts",
+        "no size",
+        "several hosts of MPICH",
+        "no size of MPICH",
+    ],
 )
 def test_processes_that_cannot_form_a_cluster_end(
-    folder: Folder, setting: str, texts: list[str]
+    folder: Folder, heading: str, setting: str, texts: list[str]
 ) -> None:
     """And do not train a model each."""
     with socket.create_server(("127.0.0.1", 0)) as program:
         port = str(program.getsockname()[1])
         setting, *texts = [text.replace("{taken}", port) for text in (setting, *texts)]
-        text = commands("Open MPI on one host").replace("python", f"env {setting} python")
+        text = commands(heading).replace("python", f"env {setting} python")
         ended = folder.run(text, environ=ENVIRON)
     folder.check_refused(ended, *texts)
