@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from layers import Layer, alexnet, googlenet, inception_v3, resnet152, vgg19
+from layers import Layer, alexnet, googlenet, inception_v3, resnet50, resnet152, vgg19
 
 FORWARD_SHARE = 1 / 3
 """Of a layer's time; the backward pass makes two products where the forward pass makes one."""
@@ -102,4 +102,5 @@ NETS: dict[str, tuple[Callable[[], list[Layer]], int, float | None]] = {
     "googlenet": (googlenet, 128, None),
     "inception-v3": (inception_v3, 32, None),
     "resnet-152": (resnet152, 32, None),
+    "resnet-50": (resnet50, 32, None),
 }

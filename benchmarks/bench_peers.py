@@ -15,7 +15,7 @@ from typing import Any
 from lab import report
 from lab.hosts import Hosts, make_hosts
 from lab.iperf3 import iperf3
-from lab.peers import SYSTEMS, Peers
+from lab.peers import MODES, SYSTEMS, USUAL, Peers
 from nets import NETS
 
 LINKS = {"unshaped": None, "10gbit": 10e9, "1gbit": 1e9, "100mbit": 100e6}
@@ -66,6 +66,8 @@ def compare(rows: Sequence[Row]) -> list[Row]:
         }
         if others["alone"]:
             ratios["step / alone"] = row["step ms"] / others["alone"]
+        if in_step := ms.get((row["link"], row["net"], MODES["step"])):
+            ratios["step / ps"] = row["step ms"] / in_step
         if "predicted ms" in row:
             ratios["step / predicted"] = row["step ms"] / row["predicted ms"]
         compared.append({**row, **ratios})
@@ -79,6 +81,7 @@ def key_ratios(compared: Sequence[Row]) -> list[Row]:
         ("1gbit", "planner", "speed / ddp"),
         ("unshaped", "ps", "speed / ddp"),
         ("1gbit", "ps", "step / predicted"),
+        *(("1gbit", MODES[mode], "step / ps") for mode in MODES if mode != "step"),
     ]
     return [
         {"link": link, "system": system, "net": row["net"], "what": what, "ratio": row[what]}
@@ -100,11 +103,21 @@ def read_options(*, is_shaped: bool) -> argparse.Namespace:
         default=links,
         help="all but unshaped need root and iproute2",
     )
-    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
+    chosen = parser.add_mutually_exclusive_group()
+    chosen.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(USUAL))
+    chosen.add_argument(
+        "--modes",
+        nargs="+",
+        choices=MODES,
+        help="instead: ours by parameter servers only, in these modes, one worker alone, and both "
+        "peers",
+    )
     parser.add_argument("--steps", type=int, default=10, help="that count; fewer on slow links")
     parser.add_argument("--warm-up", type=int, default=3, help="steps before these, 1 or more")
     parser.add_argument("--folder", default=report.RESULTS, help="where the JSON file goes")
     options = parser.parse_args()
+    if options.modes:
+        options.systems = ["alone", *(MODES[mode] for mode in options.modes), *PEERS]
     if options.steps < 1 or options.warm_up < 1:
         parser.error("--steps and --warm-up must be 1 or more")
     return options

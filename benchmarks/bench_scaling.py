@@ -31,9 +31,14 @@ from lab import report
 from lab.hosts import Hosts, make_hosts
 from lab.members import Members
 from scaling_grid import Cell
+from scaling_members import MIRRORED_PYTHON, members_of, order_of
 from scaling_step import record_timeline, record_traffic
 
-MIRRORED_PYTHON = Path(__file__).resolve().parent.parent / ".venv-tf-keras/bin/python"
+CELLS = {
+    "targets": scaling_grid.targets,
+    "sweep": scaling_grid.sweep,
+    "everything": scaling_grid.everything,
+}
 Row = dict[str, Any]
 
 
@@ -77,14 +82,13 @@ def measure(hosts: Hosts, cells: Sequence[Cell], options: argparse.Namespace) ->
     alone_s = _alone(hosts, cells, options)
     for job in scaling_grid.jobs(cells):
         try:
-            with _members(hosts, job[0]) as members:
+            with members_of(hosts, job[0]) as members:
                 for cells_of_model in scaling_grid.models(job):
-                    order = _order(cells_of_model[0], options.scale)
                     hosts.set_rate(None)  # First values need not come over a slow link.
-                    members.ask("prepare", **order)
+                    members.ask("prepare", **order_of(cells_of_model[0], options.scale))
                     for cell in cells_of_model:
                         hosts.set_rate(scaling_grid.scaled_bits_per_s(cell, options.scale))
-                        step_s = _step_s(members, cell, order, options)
+                        step_s = _step_s(members, cell, options)
                         row = _row(
                             cell, step_s, alone_s[cell.net, cell.dilation, cell.pace], options
                         )
@@ -102,42 +106,20 @@ def _alone(
     """Seconds of one worker's step, by network and dilation."""
     seconds = {}
     first = Cell(1, cells[0].net, "hybrid", "free", None)
-    with _members(hosts, first) as members:
+    with members_of(hosts, first) as members:
         for net, dilation, pace in sorted({(c.net, c.dilation, c.pace) for c in cells}):
             cell = first._replace(net=net, pace=pace, stretch=dilation)
-            order = _order(cell, options.scale)
-            members.ask("prepare", **order)
-            seconds[net, dilation, pace] = _step_s(members, cell, order, options)
+            members.ask("prepare", **order_of(cell, options.scale))
+            seconds[net, dilation, pace] = _step_s(members, cell, options)
             print(f"{net} alone: {seconds[net, dilation, pace]:.3f} s", flush=True)
     return seconds
 
 
-def _members(hosts: Hosts, cell: Cell) -> Members:
-    if cell.is_mirrored:
-        python = str(MIRRORED_PYTHON)
-        return Members(hosts, "mirrored_emulated.py", count=cell.workers, python=python)
-    args = ["--lockstep"] if cell.is_in_lockstep else []
-    script = "poseidon_emulated.py"
-    return Members(hosts, script, count=cell.workers, python=sys.executable, args=args)
-
-
-def _order(cell: Cell, scale: int) -> dict[str, Any]:
-    return {
-        "net": cell.net,
-        "mode": cell.mode,
-        "scale": scale,
-        "dilation": cell.dilation,
-        "rebuild": cell.rebuild,
-        "pace": cell.pace,
-    }
-
-
-def _step_s(
-    members: Members, cell: Cell, order: dict[str, Any], options: argparse.Namespace
-) -> float:
+def _step_s(members: Members, cell: Cell, options: argparse.Namespace) -> float:
     """The slowest worker's median step, by this machine's clock."""
     count = options.warm_up + options.steps
     patience_s = 120 + 5 * count * scaling_grid.expected_step_s(cell)
+    order = order_of(cell, options.scale)
     answers = members.ask("train", timeout_s=patience_s, steps=count, **order)
     medians: list[float] = []
     for answer in answers:
@@ -172,18 +154,22 @@ def _print_progress(row: Row) -> None:
     what = f"{row['net']}, {row['workers']} workers, {link}, {row['mode']}"
     charged = ", rebuild charged" if row["rebuild"] == "charged" else ""
     charged += ", queue" if row["pace"] == "queue" else ""
+    charged += "" if row["updates"] == "step" else f", {row['updates']}"
+    charged += "" if row["wire"] == "float32" else f", {row['wire']}"
     charged += f", D = {row['D']:g}" if row["D"] != 1 else ""
     print(f"{what}{charged}: {row['step_s']:.3f} s, {row['speedup']:.2f}{best}", flush=True)
 
 
 def _key(row: Row) -> tuple[Any, ...]:
     names = ("net", "workers", "mode", "rebuild", "gbe", "S", "D", "pace")
-    return tuple(row[name] for name in names)
+    # Rows from before these could be chosen have none of them.
+    chosen = row.get("updates", "step"), row.get("wire", "float32")
+    return (*(row[name] for name in names), *chosen)
 
 
 def _wanted(options: argparse.Namespace, *, is_shaped: bool) -> list[Cell]:
-    if options.full:
-        cells = scaling_grid.everything()
+    if options.cells:
+        cells = CELLS[options.cells]()
     elif any((options.nets, options.workers, options.gbe, options.modes)):
         cells = scaling_grid.product(
             options.nets or ["vgg19-22k"],
@@ -192,6 +178,7 @@ def _wanted(options: argparse.Namespace, *, is_shaped: bool) -> list[Cell]:
             options.modes or scaling_grid.EXCHANGING,
             options.rebuild,
         )
+        cells = scaling_grid.with_updates(cells, options.updates, options.wires)
     else:
         cells = scaling_grid.selection()
     if options.pace:
@@ -217,7 +204,14 @@ def main() -> None:
     parser.add_argument("--rebuild", choices=("free", "charged"), default="free")
     parser.add_argument("--pace", choices=("sleep", "queue"))
     parser.add_argument("--stretch", type=float, help="D")
-    parser.add_argument("--full", action="store_true", help="everything; it takes hours")
+    parser.add_argument("--updates", nargs="+", choices=scaling_grid.UPDATES, default=["step"])
+    parser.add_argument("--wires", nargs="+", choices=scaling_grid.WIRES, default=["float32"])
+    parser.add_argument(
+        "--cells",
+        choices=list(CELLS),
+        help="targets: of updates across the step and 16 bits, 20 minutes; sweep: of bandwidths, "
+        "with and without priorities, 12 minutes; everything: it takes hours",
+    )
     parser.add_argument("--scale", type=int, default=8, help="S")
     parser.add_argument("--warm-up", type=int, default=3, help="steps that do not count")
     parser.add_argument("--steps", type=int, default=5, help="steps that count")

@@ -5,6 +5,10 @@ batch and the factors. Bytes are then 1/S^2 of the network's. Around each layer 
 accelerator takes the layer's share of the device's time: a third of it forward, and two thirds
 backward before the layer's gradients exist. It sleeps, so many workers share few cores.
 
+A layer begins its forward pass when the layer below has ended and its own variables are there.
+Where they are updated at the beginning of a step, that is when their sums have come and Keras has
+made the update; the layers below have run meanwhile.
+
 Works with keras and tf_keras, whichever module it is given.
 """
 
@@ -27,34 +31,55 @@ _INPUT_WIDTH = 8
 class Accelerator:
     """Does one thing at a time, in the order in which it is given work, and only takes time.
 
-    Args:
+    Attributes:
       queues: a layer in a chain begins when the one before it ended, as on an accelerator that is
-        given the next layer before it has finished the last. Otherwise it begins when the host
-        gets to it, so that what the host does between two layers, and what keeps it from doing
-        it, adds to the step.
+        given the next layer before it has finished the last, or when its variables are there if
+        that is later. Otherwise it begins when the host gets to it, so that what the host does
+        between two layers, and what keeps it from doing it, adds to the step.
     """
 
-    def __init__(self, *, queues: bool) -> None:
-        self._queues = queues
+    def __init__(self) -> None:
+        self.queues = False
         self._lock = threading.Lock()
         self._free_s = 0.0
+        # TensorFlow's timestamps are of the other clock.
+        self._clocks_differ_s = time.time() - time.perf_counter()
 
-    def work_after(self, tensor: tf.Tensor, seconds: float, *, chained: bool) -> tf.Tensor:
-        """`tensor`, `seconds` of work after it exists; `chained`: after the layer before it."""
+    @property
+    def busy_until_s(self) -> float:
+        """When all that it was given ends, by the clock of `tf.timestamp`."""
+        return self._free_s + self._clocks_differ_s
 
-        def work(_: Any) -> Any:
-            self._work(seconds, follows=chained and self._queues)
+    def work_after(
+        self,
+        tensor: tf.Tensor,
+        seconds: float,
+        *,
+        chained: bool,
+        variables_there: tf.Tensor | None = None,
+    ) -> tf.Tensor:
+        """`tensor`, `seconds` of work after it exists.
+
+        Args:
+          chained: after the layer before it.
+          variables_there: a `tf.timestamp` of when all that this layer reads was there.
+        """
+
+        def work(_: Any, there: Any) -> Any:
+            there_s = float(there) - self._clocks_differ_s
+            self._work(seconds, follows=chained and self.queues, there_s=there_s)
             return np.float32(0)
 
         # One element is enough to wait for all of them. The result is added, and its value is not
         # known to the graph's optimizer: otherwise the function would be pruned or folded away.
         one = tf.reshape(tensor, [-1])[0]
-        zero = tf.numpy_function(work, [one], tf.float32, stateful=False)
+        there = tf.constant(0.0, tf.float64) if variables_there is None else variables_there
+        zero = tf.numpy_function(work, [one, there], tf.float32, stateful=False)
         return tensor + tf.ensure_shape(zero, [])
 
-    def _work(self, seconds: float, *, follows: bool) -> None:
+    def _work(self, seconds: float, *, follows: bool, there_s: float) -> None:
         with self._lock:
-            begin_s = self._free_s if follows else max(self._free_s, time.perf_counter())
+            begin_s = max(self._free_s, there_s if follows else time.perf_counter())
             self._free_s = end_s = begin_s + seconds
         time.sleep(max(0.0, end_s - time.perf_counter()))
 
@@ -141,19 +166,22 @@ def _layer_class(keras: Any) -> Any:
         def call(self, x: Any) -> Any:
             *spatial, inputs, outputs = self._shape
             x = _with_width(x, math.prod(spatial) * inputs)
+            kernel, *vectors = (tf.convert_to_tensor(v) for v in (self.kernel, *self.vectors))
+            with tf.control_dependencies([kernel, *vectors]):
+                variables_there = tf.timestamp()
             if self._layer.kind == "dense":
-                y = tf.matmul(x, tf.convert_to_tensor(self.kernel))
+                y = tf.matmul(x, kernel)
             else:
                 # As large as the kernel, so that the output is one pixel.
                 image = tf.reshape(x, [-1, *spatial, inputs])
-                y = tf.nn.conv2d(image, tf.convert_to_tensor(self.kernel), 1, "VALID")
+                y = tf.nn.conv2d(image, kernel, 1, "VALID")
                 y = tf.reshape(y, [-1, outputs])
-            for name, vector in zip(self._layer.vectors, self.vectors, strict=True):
-                vector = tf.convert_to_tensor(vector)
+            for name, vector in zip(self._layer.vectors, vectors, strict=True):
                 y = y * vector if name == "gamma" else tf.nn.bias_add(y, vector)
-            return tf.tanh(self._paced(y))  # Bounded, however many layers there are.
+            # Bounded, however many layers there are.
+            return tf.tanh(self._paced(y, variables_there))
 
-        def _paced(self, y: tf.Tensor) -> tf.Tensor:
+        def _paced(self, y: tf.Tensor, variables_there: tf.Tensor) -> tf.Tensor:
             forward_s = self._seconds * FORWARD_SHARE
             backward_s = self._seconds - forward_s
 
@@ -164,7 +192,10 @@ def _layer_class(keras: Any) -> Any:
 
                 # The first layer begins when the step does, not where the last step ended.
                 chained = not self._is_first
-                return self._accelerator.work_after(y, forward_s, chained=chained), gradient
+                after = self._accelerator.work_after(
+                    y, forward_s, chained=chained, variables_there=variables_there
+                )
+                return after, gradient
 
             return paced(y)
 

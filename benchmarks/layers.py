@@ -154,23 +154,22 @@ def inception_v3() -> list[Layer]:
     return layers + _dense_layers([channels, 1000])
 
 
-def resnet50() -> list[Layer]:
-    """ResNet-50 v1, as Keras has it: convolutions with bias, then a normalization."""
-    return _resnet(3, 4, 6, 3)
-
-
 def resnet152() -> list[Layer]:
     """ResNet-152 v1, as Keras has it: convolutions with bias, then a normalization."""
-    return _resnet(3, 8, 36, 3)
+    return _resnet([3, 8, 36, 3])
 
 
-def _resnet(*blocks_by_stage: int) -> list[Layer]:
+def resnet50() -> list[Layer]:
+    """ResNet-50 v1, alike."""
+    return _resnet([3, 4, 6, 3])
+
+
+def _resnet(blocks_of_stages: list[int]) -> list[Layer]:
     vectors = ("bias", "gamma", "beta")
     layers = [_conv("conv1", 112, 7, 7, 3, 64, vectors=vectors)]
     channels = 64
-    sizes_and_widths = [(56, 64), (28, 128), (14, 256), (7, 512)]
-    stages = zip(sizes_and_widths, blocks_by_stage, strict=True)
-    for stage, ((size, width), blocks) in enumerate(stages, start=2):
+    for stage, blocks in enumerate(blocks_of_stages, start=2):
+        size, width = 224 // 2**stage, 16 * 2**stage
         for block in range(1, blocks + 1):
             sides = [(1, channels, width), (3, width, width), (1, width, 4 * width)]
             if block == 1:

@@ -17,23 +17,42 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from architectures import net as net_named
 from lab import report
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from scaling_grid import SWEEP_WORKERS, SWEEPS, Cell, bound, sweep
+from scaling_step import Panel
 
+# By mode, and by when variables are updated and what is sent where that is not as usual.
 COLORS = {
     "hybrid": "tab:blue",
     "ps": "tab:orange",
     "no_overlap": "tab:red",
     "mirrored": "tab:green",
+    "hybrid across": "tab:cyan",
+    "hybrid across bfloat16": "tab:gray",
+    "ps across": "tab:purple",
+    "ps bfloat16": "tab:pink",
+    "ps across bfloat16": "tab:brown",
 }
 LABELS = {
     "hybrid": "hybrid (planner)",
     "ps": "parameter servers only",
     "no_overlap": "parameter servers, no overlap",
     "mirrored": "MultiWorkerMirroredStrategy",
+    "hybrid across": "hybrid, across the step",
+    "hybrid across bfloat16": "hybrid, across the step, 16 bits",
+    "ps across": "parameter servers, across the step",
+    "ps bfloat16": "parameter servers, 16 bits",
+    "ps across bfloat16": "parameter servers, across the step, 16 bits",
 }
-SWEEP_WORKERS = 8
+UPDATES = {  # Of the sweep: color and label.
+    "step": ("tab:orange", "in the step"),
+    "unordered": ("tab:gray", "across the step, without priorities"),
+    "across": ("tab:purple", "across the step, with priorities"),
+}
+BANDWIDTH_WORKERS = 8
 Row = dict[str, Any]
 
 
@@ -42,7 +61,7 @@ def draw_scaling(rows: Sequence[Row], folder: Path) -> list[Path]:
     shown = [
         row
         for row in rows
-        if row["mode"] in LABELS and row["pace"] == "sleep" and row["stretch"] is None
+        if way(row) in LABELS and row["pace"] == "sleep" and row["stretch"] is None
     ]
     return draw_speedup(shown, folder) + draw_bandwidth(shown, folder)
 
@@ -77,17 +96,17 @@ def draw_bandwidth(rows: Sequence[Row], folder: Path) -> list[Path]:
         shown = [
             row
             for row in rows
-            if row["net"] == net and row["workers"] == SWEEP_WORKERS and row["gbe"] is not None
+            if row["net"] == net and row["workers"] == BANDWIDTH_WORKERS and row["gbe"] is not None
         ]
         if len(_distinct(shown, "gbe")) < 2:
             continue
         figure, panel = plt.subplots(figsize=(6, 4))
-        panel.axhline(SWEEP_WORKERS, color="black", linestyle="--", linewidth=1, label="ideal")
+        panel.axhline(BANDWIDTH_WORKERS, color="black", linestyle="--", linewidth=1, label="ideal")
         _lines(panel, shown, "gbe")
         panel.set(xlabel="Gbit/s that a link stands for", ylabel="speedup over one worker")
         panel.set_ylim(bottom=0)
         panel.legend(fontsize="small")
-        title = f"{net} on {SWEEP_WORKERS} workers, emulated"
+        title = f"{net} on {BANDWIDTH_WORKERS} workers, emulated"
         written.append(_save(figure, title, folder / f"bandwidth-{net}.svg"))
     return written
 
@@ -106,14 +125,57 @@ def draw_traffic(traffic: dict[str, Any], folder: Path) -> list[Path]:
             mean = [value * gbit for value in _folded(series[direction], series["ends_s"], bin_s)]
             times_s = [at * bin_s / traffic["D"] for at in range(len(mean))]
             panel.plot(times_s, mean, style, color=COLORS[mode], label=direction, linewidth=1)
-        device_s = traffic["device_s"]
-        panel.axvspan(0, device_s / 3, color="0.93", label="forward pass")
-        panel.axvspan(device_s / 3, device_s, color="0.85", label="backward pass")
+        backward_s = traffic["device_s"] * 2 / 3
+        # Updates in the step are waited for after the backward pass; across it, in the forward
+        # pass of the next, and a step ends with its backward pass.
+        end_s = times_s[-1] if "across" in mode else traffic["device_s"]
+        panel.axvspan(0, end_s - backward_s, color="0.93", label="forward pass")
+        panel.axvspan(end_s - backward_s, end_s, color="0.85", label="backward pass")
         panel.set(title=LABELS[mode], ylabel="Gbit/s")
     panels[0, 0].legend(fontsize="x-small", loc="upper left")
     panels[-1, 0].set_xlabel("seconds from the beginning of a step")
     title = f"{traffic['net']}, {traffic['workers']} workers, {_link(traffic['gbe'])}"
     return [_save(figure, title, folder / "traffic.svg")]
+
+
+def draw_sweep(rows: Sequence[Row], folder: Path) -> list[Path]:
+    """Samples per second against bandwidth: lines are the model's, dots were measured."""
+    written = []
+    for net, (rates, stretch) in SWEEPS.items():
+        measured = sweep_rows(rows, net)
+        if not measured:
+            continue
+        emulated = net_named(net)
+        one_s = emulated.batch / emulated.device_s  # Samples per second of one worker.
+        base = Cell(SWEEP_WORKERS, net, "ps", "free", None, "queue", stretch)
+        steps = 60
+        fine = [rates[0] + (rates[-1] - rates[0]) * at / steps for at in range(steps + 1)]
+        figure, panel = plt.subplots(figsize=(6, 4))
+        for updates, (color, label) in UPDATES.items():
+            cells = [base._replace(gbe=rate, updates=updates) for rate in fine]
+            best = [(bound(cell) or 0.0) * one_s for cell in cells]
+            style = "--" if updates == "unordered" else "-"
+            panel.plot(fine, best, style, color=color, linewidth=1)
+            dots = sorted((r["gbe"], r["speedup"]) for r in measured if r["updates"] == updates)
+            panel.plot(
+                [rate for rate, _ in dots],
+                [speedup * one_s for _, speedup in dots],
+                "o",
+                color=color,
+                label=label,
+            )
+        panel.set(xlabel="Gbit/s that a link stands for", ylabel="samples per second")
+        panel.set_ylim(bottom=0)
+        panel.legend(fontsize="small")
+        title = f"{net}, {SWEEP_WORKERS} workers, parameter servers only"
+        written.append(_save(figure, title, folder / f"sweep-{net}.svg"))
+    return written
+
+
+def sweep_rows(rows: Sequence[Row], net: str) -> list[Row]:
+    """What was measured of the sweep of `net`."""
+    wanted = [cell._asdict() for cell in sweep() if cell.net == net]
+    return [row for row in rows if any(each.items() <= row.items() for each in wanted)]
 
 
 def draw_published(rows: Sequence[Any], path: Path) -> Path:
@@ -181,7 +243,7 @@ def _lines(panel: Axes, rows: Sequence[Row], x: str) -> None:
             points = sorted(
                 (row[x], row["speedup"], row["bound"])
                 for row in rows
-                if row["mode"] == mode and row["rebuild"] == rebuild
+                if way(row) == mode and row["rebuild"] == rebuild
             )
             if not points:
                 continue
@@ -191,6 +253,12 @@ def _lines(panel: Axes, rows: Sequence[Row], x: str) -> None:
             panel.plot(at, speedup, style, color=COLORS[mode], markersize=4, label=label)
             if None not in bound and rebuild == "free":
                 panel.plot(at, bound, ":", color=COLORS[mode], linewidth=1)
+
+
+def way(row: Row) -> str:
+    """Its mode, and how it updates and what it sends where that is not as usual."""
+    panel = Panel(row["mode"], row.get("updates", "step"), row.get("wire", "float32"))
+    return panel.name
 
 
 def _folded(values: Sequence[int], ends_s: Sequence[float], bin_s: float) -> list[float]:
@@ -236,7 +304,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, default=report.RESULTS)
     folder = parser.parse_args().folder
-    _draw_if_there(folder / "scaling.json", lambda found: draw_scaling(found["rows"], folder))
+    scaling = folder / "scaling.json"
+    _draw_if_there(scaling, lambda found: draw_scaling(found["rows"], folder))
+    _draw_if_there(scaling, lambda found: draw_sweep(found["rows"], folder))
     _draw_if_there(folder / "traffic.json", lambda found: draw_traffic(found, folder))
     for mode in ("ps", "hybrid"):
         path = folder / "timeline" / mode / "worker-0.trace.json"

@@ -8,6 +8,12 @@ A cell is one network, on so many workers, over such links, in one mode:
                 bytes as parameter servers do and so has their bound
     lockstep    workers that exchange nothing, and begin every step together by the clock: what so
                 many hosts cost on the cores of one machine, and so the best that any mode could do
+
+Variables are updated
+    step        at the end of the step, which waits for all sums
+    across      at the beginning of the next step, each before it is read; the links carry first
+                what is read first
+    unordered   the same, but the links carry first what exists first
 """
 
 from __future__ import annotations
@@ -22,6 +28,8 @@ from architectures import net as net_named
 
 from poseidon_tf.planner import (
     ClusterSpec,
+    Link,
+    Machines,
     Plan,
     Scheme,
     Timeline,
@@ -31,12 +39,27 @@ from poseidon_tf.planner import (
     read_times,
     speedup_bound,
 )
+from poseidon_tf.planner.exchanges import bytes_of_variables
+from poseidon_tf.planner.simulate import arrivals, end_of_next_reads
 
 MODES = ("hybrid", "ps", "no_overlap", "mirrored", "lockstep")
 EXCHANGING = MODES[:-1]
-ACROSS_STEP = ("hybrid", "ps")  # What the model can say of updates across the step.
+OURS = ("hybrid", "ps")  # Only they can update across the step, or send 16 bits.
+UPDATES = ("step", "across", "unordered")
+WIRES = ("float32", "bfloat16")
 WORKERS = (2, 4, 8, 16)
 GBE = (2.0, 5.0, 10.0, 20.0, 30.0, 40.0)
+# Of P3's paper: what it sweeps, on so many workers, and D. The deep network has more exchanges in
+# its short step than two cores can make in time.
+SWEEP_WORKERS = 4
+SWEEPS = {
+    "vgg19": ((2.0, 4.0, 6.0, 8.0, 12.0), 1.0),
+    "resnet-50": ((1.0, 2.0, 4.0, 6.0, 8.0), 4.0),
+}
+
+
+_OF_JOB = ("workers", "is_mirrored", "is_in_lockstep", "updates", "wire")
+_OF_MODEL = ("net", "mode", "rebuild", "dilation")
 
 
 class Cell(NamedTuple):
@@ -49,6 +72,8 @@ class Cell(NamedTuple):
         the accelerator goes from layer to layer on its own.
       stretch: D, how many times slower everything but this machine's CPU is; None for 1, or 4
         where more than 8 workers would be short of it.
+      updates: one of `UPDATES`.
+      wire: one of `WIRES`, what gradients are sent as.
     """
 
     workers: int
@@ -58,6 +83,8 @@ class Cell(NamedTuple):
     gbe: float | None
     pace: str = "sleep"
     stretch: float | None = None
+    updates: str = "step"
+    wire: str = "float32"
 
     @property
     def is_mirrored(self) -> bool:
@@ -128,26 +155,93 @@ def selection() -> list[Cell]:
     ]
 
 
+def with_updates(cells: Sequence[Cell], updates: Sequence[str], wires: Sequence[str]) -> list[Cell]:
+    """The cells with each of these updates and wires, where their mode has them."""
+    return [
+        cell._replace(updates=each, wire=wire)
+        for each, wire in itertools.product(updates, wires)
+        for cell in cells
+        if cell.mode in OURS or (each, wire) == (UPDATES[0], WIRES[0])
+    ]
+
+
+def targets() -> list[Cell]:
+    """What the targets of updates across the step and of 16 bits are about; some 20 minutes.
+
+    Each as an accelerator has its layers ahead of time, and without; and with updates in the step
+    beside it, but for the deep network, which takes minutes to trace.
+    """
+    vgg = product(["vgg19-22k"], [4, 8, 16], [10.0], ["ps"], "free")
+    vgg += product(["vgg19-22k"], [8], [2.0], ["hybrid"], "free")
+    vgg += product(["vgg19"], [8], [10.0], ["ps"], "free")
+    nothing_to_gain = product(["vgg19-22k"], [8], [10.0], ["hybrid"], "free")
+    (deep,) = product(["resnet-152"], [8], [2.0], ["hybrid"], "free")
+    halved = product(["vgg19-22k"], [8], [10.0], ["ps"], "free")
+    return [
+        *with_pace("queue", with_updates(vgg, ["step"], ["float32"])),
+        *both_paces(with_updates(nothing_to_gain, ["step"], ["float32"])),
+        *both_paces(with_updates([*vgg, *nothing_to_gain], ["across"], ["float32"])),
+        *both_paces(with_updates([deep._replace(stretch=4.0)], ["across"], ["float32"])),
+        *both_paces(with_updates(halved, ["across"], ["bfloat16"])),
+    ]
+
+
+def sweep() -> list[Cell]:
+    """The bandwidths of P3's paper: in the step, and across it without and with priorities."""
+    cells = [
+        cell._replace(stretch=stretch)
+        for net, (rates, stretch) in SWEEPS.items()
+        for cell in product([net], [SWEEP_WORKERS], rates, ["ps"], "free")
+    ]
+    return with_pace("queue", with_updates(cells, UPDATES, ["float32"]))
+
+
+def with_pace(pace: str, cells: Sequence[Cell]) -> list[Cell]:
+    """The cells at that pace."""
+    return [cell._replace(pace=pace) for cell in cells]
+
+
+def both_paces(cells: Sequence[Cell]) -> list[Cell]:
+    """The cells at either pace."""
+    return with_pace("queue", cells) + with_pace("sleep", cells)
+
+
 def bound(cell: Cell, *, across_step: bool = False) -> float | None:
     """The largest speedup that the links, the mode and the accelerator allow.
 
     Args:
-      across_step: what is exchanged is waited for when the next step reads it, not at the end of
-        its own. None for modes in which everything is.
+      across_step: as if updates were made across the step; None for modes that have none.
     """
-    if cell.gbe is None or (across_step and cell.mode not in ACROSS_STEP):
+    if across_step:
+        cell = cell._replace(updates="across")
+    if cell.gbe is None or (cell.updates != "step" and cell.mode not in OURS):
         return None
     net = net_named(cell.net)
-    plan = _plan(cell.net, cell.workers, cell.mode)
+    plan = _plan(cell.net, cell.workers, cell.mode, cell.wire)
     rebuild_s = _rebuild_s(net, plan) if cell.rebuild == "charged" else 0.0
-    by_link = speedup_bound(
-        plan,
-        _gradient_times(net, overlaps=cell.mode != "no_overlap"),
-        compute_s=net.device_s,
-        bits_per_s=cell.gbe * 1e9,
-        needed_s=_read_times(net) if across_step else None,
-    )
+    exists_s = _gradient_times(net, overlaps=cell.mode != "no_overlap")
+    if cell.updates == "unordered":
+        by_link = _speedup_unordered(plan, exists_s, net, bits_per_s=cell.gbe * 1e9)
+    else:
+        by_link = speedup_bound(
+            plan,
+            exists_s,
+            compute_s=net.device_s,
+            bits_per_s=cell.gbe * 1e9,
+            needed_s=_read_times(net) if cell.updates == "across" else None,
+        )
     return min(by_link, cell.workers * net.device_s / (net.device_s + rebuild_s))
+
+
+def _speedup_unordered(
+    plan: Plan, exists_s: dict[str, float], net: Net, *, bits_per_s: float
+) -> float:
+    """The bound across the step if links carry first what exists first."""
+    exchanges = bytes_of_variables(plan, Timeline(net.device_s, exists_s, _read_times(net)))
+    arrived_s = arrivals(exchanges, Machines(link=Link(bits_per_s=bits_per_s)))
+    free = [0.0] * len(exchanges)
+    step_s = end_of_next_reads(exchanges, arrived_s, free, compute_s=net.device_s)
+    return plan.cluster.num_workers * net.device_s / step_s
 
 
 def expected_step_s(cell: Cell) -> float:
@@ -168,7 +262,8 @@ def expected_s(cells: Sequence[Cell], *, steps: int) -> float:
         seconds += 5.0 + 3.0 * job[0].workers
         for cells_of_model in models(job):
             first = cells_of_model[0]
-            seconds += 0.1 * len(net_named(first.net).layers) * first.workers  # Tracing.
+            num_traces = 1 if first.updates == "step" else 2
+            seconds += 0.1 * num_traces * len(net_named(first.net).layers) * first.workers
             # A fit begins and ends; and a step is some per cent above the best.
             seconds += sum(3.0 + 1.15 * steps * expected_step_s(cell) for cell in cells_of_model)
     return seconds
@@ -176,16 +271,16 @@ def expected_s(cells: Sequence[Cell], *, steps: int) -> float:
 
 def jobs(cells: Sequence[Cell]) -> Iterator[list[Cell]]:
     """The cells in groups that one set of processes can measure."""
-    key = functools.partial(_picked, names=("workers", "is_mirrored", "is_in_lockstep"))
+    key = functools.partial(_picked, names=_OF_JOB)
     for _, group in itertools.groupby(sorted(set(cells), key=lambda c: (key(c), str(c))), key):
         yield list(group)
 
 
 def models(job: Sequence[Cell]) -> Iterator[list[Cell]]:
-    """The cells of a job in groups that one model can measure, at several bandwidths."""
-    key = functools.partial(_picked, names=("net", "mode", "rebuild", "pace", "dilation"))
+    """The cells of a job in groups that one model can measure, at several bandwidths and paces."""
+    key = functools.partial(_picked, names=_OF_MODEL)
     for _, group in itertools.groupby(sorted(job, key=key), key):
-        yield sorted(group, key=lambda cell: cell.gbe or 0.0, reverse=True)
+        yield sorted(group, key=lambda cell: (cell.pace, cell.gbe or 0.0), reverse=True)
 
 
 def scaled_bits_per_s(cell: Cell, scale: int) -> float | None:
@@ -231,10 +326,10 @@ def timeline(net: Net, *, overlaps: bool = True) -> Timeline:
 
 
 @functools.cache
-def _plan(net_name: str, workers: int, mode: str) -> Plan:
+def _plan(net_name: str, workers: int, mode: str, wire: str) -> Plan:
     cluster = ClusterSpec(num_workers=workers, num_servers=workers, co_located=True)
     schemes = {} if mode == "hybrid" else {"*": "ps"}
-    return make_plan(specs(net_named(net_name)), cluster, schemes=schemes)
+    return make_plan(specs(net_named(net_name)), cluster, schemes=schemes, wire_dtype=wire)
 
 
 def _gradient_times(net: Net, *, overlaps: bool) -> dict[str, float]:

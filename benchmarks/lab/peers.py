@@ -26,14 +26,14 @@ class System:
     Args:
       script: within `workers/`.
       venv: its virtual environment, in the repository; this process's own if None.
-      schemes: of `PoseidonStrategy`; None for a script that takes none.
+      options: of `PoseidonStrategy`; None for a script that takes none.
     """
 
     what: str
     script: str
     num_workers: int = 2
     venv: str | None = None
-    schemes: dict[str, str] | None = None
+    options: dict[str, Any] | None = None
 
     @property
     def python(self) -> str:
@@ -49,15 +49,40 @@ class System:
         return str(python)
 
 
+PS = {"schemes": {"*": "ps"}}
+IN_STEP, ACROSS = {"defer_updates": False}, {"defer_updates": True}
+HALF = {"wire_dtype": "bfloat16"}
 SYSTEMS = {
     # The ideal: with its half of the batch, and nobody to wait for.
-    "alone": System("one worker alone", "poseidon_fit.py", num_workers=1, schemes={}),
-    "planner": System("ours, as planned", "poseidon_fit.py", schemes={}),
-    "ps": System("ours, PS only", "poseidon_fit.py", schemes={"*": "ps"}),
+    "alone": System("one worker alone", "poseidon_fit.py", num_workers=1, options={}),
+    "planner": System("ours, as planned", "poseidon_fit.py", options={}),
+    "ps": System("ours, PS only, updates in the step", "poseidon_fit.py", options=PS | IN_STEP),
     # Only dense kernels have factors; all of them, whatever the planner's rule says.
-    "sfb": System("ours, SFB", "poseidon_fit.py", schemes={"*_dense?/kernel": "sfb"}),
+    "sfb": System("ours, SFB", "poseidon_fit.py", options={"schemes": {"*_dense?/kernel": "sfb"}}),
     "mirrored": System("MultiWorkerMirroredStrategy", "mirrored_fit.py", venv=".venv-tf-keras"),
     "ddp": System("DistributedDataParallel", "ddp_fit.py", venv=".venv-torch"),
+    "ps-across": System(
+        "ours, PS only, updates across the step", "poseidon_fit.py", options=PS | ACROSS
+    ),
+    "ps-16-bits": System(
+        "ours, PS only, updates in the step, 16 bits",
+        "poseidon_fit.py",
+        options=PS | IN_STEP | HALF,
+    ),
+    "ps-across-16-bits": System(
+        "ours, PS only, updates across the step, 16 bits",
+        "poseidon_fit.py",
+        options=PS | ACROSS | HALF,
+    ),
+}
+# What is compared unless others are named: each system keeps its processes for the whole run.
+USUAL = ("alone", "planner", "ps", "sfb", "mirrored", "ddp")
+# PS only, in these modes of updating and sending.
+MODES = {
+    "step": "ps",
+    "across": "ps-across",
+    "16-bits": "ps-16-bits",
+    "across-16-bits": "ps-across-16-bits",
 }
 
 
@@ -117,7 +142,7 @@ class Peers:
             system.script,
             count=system.num_workers,
             python=self._pythons[name],
-            args=[] if system.schemes is None else [json.dumps(system.schemes)],
+            args=[] if system.options is None else [json.dumps(system.options)],
             environ={
                 "PYTHONPATH": str(_BENCHMARKS),  # For `nets`.
                 "GLOO_SOCKET_IFNAME": "eth0" if self._hosts.is_shaped else "lo",

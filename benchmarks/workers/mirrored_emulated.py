@@ -27,29 +27,34 @@ class Trainer:
 
     def __init__(self, strategy: tf.distribute.Strategy, num_workers: int) -> None:
         self._strategy, self._num_workers = strategy, num_workers
+        self._accelerator = Accelerator()
         self._trainees = functools.cache(self._build)
 
     def prepare(self, net: str, scale: int, dilation: float, pace: str, **_: Any) -> None:
         """Build and trace the step, which need not be measured."""
-        model, dataset = self._trainees(net, scale, dilation, pace)
+        model, dataset = self._trainee(net, scale, dilation, pace)
         step_ends(tf_keras, model, dataset, count=1)
 
     def train(
         self, net: str, scale: int, dilation: float, pace: str, steps: int, **_: Any
     ) -> dict[str, Any]:
         """Train `steps` steps; when each ended."""
-        model, dataset = self._trainees(net, scale, dilation, pace)
+        model, dataset = self._trainee(net, scale, dilation, pace)
         return {"ends_s": step_ends(tf_keras, model, dataset, count=steps)}
 
-    def _build(
-        self, net_name: str, scale: int, dilation: float, pace: str
+    def _trainee(
+        self, net: str, scale: int, dilation: float, pace: str
     ) -> tuple[Any, tf.data.Dataset]:
+        self._accelerator.queues = pace == "queue"
+        return self._trainees(net, scale, dilation)
+
+    def _build(self, net_name: str, scale: int, dilation: float) -> tuple[Any, tf.data.Dataset]:
         net = net_named(net_name)
         with self._strategy.scope():
             model = build_model(
                 tf_keras,
                 net,
-                Accelerator(queues=pace == "queue"),
+                self._accelerator,
                 scale=scale,
                 device_s=net.device_s * dilation,
                 name=net_name.replace("-", "_"),

@@ -25,35 +25,35 @@ from protocol import obey
 
 import poseidon_tf
 from poseidon_tf.planner import DEFAULT_COALESCE_BYTES
+from poseidon_tf.planner.plan import Unit
 
 
 class EmulatedSGD(keras.optimizers.SGD):
-    """Gradient descent that can hold gradients back, and take the accelerator's time to rebuild.
+    """Gradient descent that can take the accelerator's time to rebuild.
 
     Args:
-      holds_back: no gradient is handed on before all exist, so nothing overlaps backprop.
       rebuild_s: by the shape of a kernel, what multiplying all workers' factors takes longer than
         multiplying one's own; it is taken after the factors have come, before the update.
     """
 
-    def __init__(
-        self, accelerator: Accelerator, *, holds_back: bool, rebuild_s: dict[tuple[int, ...], float]
-    ) -> None:
+    def __init__(self, accelerator: Accelerator, rebuild_s: dict[tuple[int, ...], float]) -> None:
         super().__init__(1e-3)
-        self._accelerator = accelerator
-        self._holds_back, self._rebuild_s = holds_back, rebuild_s
-
-    def apply(self, grads: Any, trainable_variables: Any = None) -> Any:
-        if self._holds_back:
-            with tf.control_dependencies(grads):
-                grads = [tf.identity(gradient) for gradient in grads]
-        return super().apply(grads, trainable_variables)
+        self._accelerator, self._rebuild_s = accelerator, rebuild_s
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         seconds = self._rebuild_s.get(tuple(variable.shape))
         if seconds is not None and _is_product(gradient):
             gradient = self._accelerator.work_after(gradient, seconds, chained=False)
         super().update_step(gradient, variable, learning_rate)
+
+
+class HoldsBack(EmulatedSGD):
+    """No gradient is handed on before all exist, so nothing overlaps backprop."""
+
+    def apply(self, grads: Any, trainable_variables: Any = None) -> Any:
+        with tf.control_dependencies(grads):
+            grads = [tf.identity(gradient) for gradient in grads]
+        return super().apply(grads, trainable_variables)
 
 
 def _is_product(tensor: tf.Tensor) -> bool:
@@ -68,55 +68,53 @@ class Trainer:
 
     def __init__(self, strategy: poseidon_tf.PoseidonStrategy) -> None:
         self._strategy = strategy
+        self._accelerator = Accelerator()
         self._trainees = functools.cache(self._build)
 
-    def prepare(
-        self, net: str, mode: str, scale: int, dilation: float, rebuild: str, pace: str
-    ) -> None:
-        """Build, agree on first values and trace the step, which need not be measured."""
-        model, dataset = self._trainees(net, mode, scale, dilation, rebuild, pace)
-        step_ends(keras, model, dataset, count=1)
+    def prepare(self, pace: str, **order: Any) -> None:
+        """Build, agree on first values and trace the step, which need not be measured.
 
-    def train(
-        self, net: str, mode: str, scale: int, dilation: float, rebuild: str, pace: str, steps: int
-    ) -> dict[str, Any]:
+        Two of them: one with an update before it is traced by itself.
+        """
+        model, dataset = self._trainees(**order)
+        step_ends(keras, model, dataset, count=2)
+
+    def train(self, pace: str, steps: int, **order: Any) -> dict[str, Any]:
         """Train `steps` steps; when each ended, by a clock that this machine's processes share.
 
         In lockstep: how long each took.
         """
-        model, dataset = self._trainees(net, mode, scale, dilation, rebuild, pace)
-        if mode != "lockstep":
+        model, dataset = self._trainees(**order)
+        self._accelerator.queues = pace == "queue"
+        if order["mode"] != "lockstep":
             return {"ends_s": step_ends(keras, model, dataset, count=steps)}
         # Time enough to end before the next begins.
-        period_s = 2 * net_named(net).device_s * dilation
+        period_s = 2 * net_named(order["net"]).device_s * order["dilation"]
         return {"steps_s": clocked_steps(keras, model, dataset, count=steps, period_s=period_s)}
 
     def _build(
-        self, net_name: str, mode: str, scale: int, dilation: float, rebuild: str, pace: str
+        self, net: str, mode: str, scale: int, dilation: float, rebuild: str
     ) -> tuple[Any, tf.data.Dataset]:
-        net = net_named(net_name)
-        accelerator = Accelerator(queues=pace == "queue")
+        emulated = net_named(net)
         extra_rows = self._strategy.num_workers - 1 if rebuild == "charged" else 0
         rebuild_s = {
-            scaled(layer, scale): net.weight_gradient_s(layer) * dilation * extra_rows
-            for layer in net.layers
+            scaled(layer, scale): emulated.weight_gradient_s(layer) * dilation * extra_rows
+            for layer in emulated.layers
             if layer.kind == "dense" and extra_rows
         }
         with self._strategy.scope():
             model = build_model(
                 keras,
-                net,
-                accelerator,
+                emulated,
+                self._accelerator,
                 scale=scale,
-                device_s=net.device_s * dilation,
-                name=f"{net_name}-{mode}-{pace}".replace("-", "_"),
+                device_s=emulated.device_s * dilation,
+                name=f"{net}-{mode}".replace("-", "_"),
                 dense_suffix="_by_ps" if mode in ("ps", "no_overlap") else "",
             )
-            optimizer = EmulatedSGD(
-                accelerator, holds_back=mode == "no_overlap", rebuild_s=rebuild_s
-            )
-            model.compile(optimizer=optimizer, loss="mse")
-        return model, build_dataset(net, scale=scale, num_workers=self._strategy.num_workers)
+            kind = HoldsBack if mode == "no_overlap" else EmulatedSGD
+            model.compile(optimizer=kind(self._accelerator, rebuild_s), loss="mse")
+        return model, build_dataset(emulated, scale=scale, num_workers=self._strategy.num_workers)
 
 
 def main() -> None:
@@ -125,14 +123,22 @@ def main() -> None:
     parser.add_argument("--timeline", help="folder for this process's Chrome trace")
     parser.add_argument("--scale", type=int, default=8, help="S")
     parser.add_argument("--lockstep", action="store_true", help="know of no other worker")
+    parser.add_argument("--updates", choices=("step", "across", "unordered"), default="step")
+    parser.add_argument("--wire-dtype", default="float32")
     options = parser.parse_args()
     if options.lockstep:
         os.environ.pop("TF_CONFIG", None)
+    if options.updates == "unordered":
+        # Whatever has this priority leaves in the order in which it came.
+        Unit.priority = property(lambda _: 0)  # type: ignore[method-assign, assignment]
     strategy = poseidon_tf.PoseidonStrategy(
         schemes={"*_by_ps/*": "ps"},
         # As all bytes here, divided by S^2.
         coalesce_bytes=DEFAULT_COALESCE_BYTES // options.scale**2,
         timeline_dir=options.timeline,
+        wire_dtype=options.wire_dtype,
+        # Never where it is not asked for; and where it is, or there is an error.
+        defer_updates=options.updates != "step",
     )
     trainer = Trainer(strategy)
     obey({"prepare": trainer.prepare, "train": trainer.train})

@@ -1,5 +1,7 @@
 """Obeys `lab.peers`: times `fit` of the benchmarks' nets under PoseidonStrategy.
 
+Argument: the strategy's options, as JSON.
+
 Alone, where TF_CONFIG names no others, it also times the way to the first gradient.
 """
 
@@ -21,7 +23,7 @@ from protocol import obey
 
 import poseidon_tf
 
-STRATEGY = poseidon_tf.PoseidonStrategy(schemes=json.loads(sys.argv[1]))
+STRATEGY = poseidon_tf.PoseidonStrategy(**json.loads(sys.argv[1]))
 
 
 def versions() -> dict[str, str]:
