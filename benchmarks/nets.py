@@ -57,6 +57,9 @@ NETS = {
         ),
         dense=(3072, 2048, 10),
     ),
+    # What a byte costs, and what a message does: of few large gradients, and of many small ones.
+    "wide": Net(input_shape=(1024,), dense=(2048, 2048, 10)),
+    "many": Net(input_shape=(16,), dense=(16,) * 12),
     # Of the tests.
     "tiny": Net(
         input_shape=(8, 8, 3), convolutions=(Conv(4, size=3), Pool()), dense=(256, 128, 10)
