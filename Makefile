@@ -26,8 +26,9 @@ TENSORFLOW_TESTS += tests/launch/test_show_plan.py tests/launch/test_documented_
 # Debian's packages for tests_engines; pip installs Ray, PyTorch, Spark and MPI for Python.
 SMALL_ENGINES := slurm-wlm munge openmpi-bin
 ENGINES := $(SMALL_ENGINES) mpich
-# Debian's packages for tests_watching.
+# Debian's packages for tests_watching, and what Grafana publishes for Python of its dashboards.
 WATCHERS := prometheus chromium
+GRAFANA_SCHEMA := grafana-foundation-sdk==1769699998!10.1.0
 
 FUZZ_TARGETS := lane frame member_message coordinator_message status plan plan_fields array_bytes ledger
 FUZZ_TARGETS += kv_service factor_service roster coordinator_service
@@ -71,10 +72,11 @@ install-java:
 	@command -v java > /dev/null || { apt-get update --quiet && \
 		DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet --no-install-recommends default-jre-headless; }
 
-test-watching: install install-watching  ## Prometheus scrapes a job, Chromium opens its report; needs root and Debian
+test-watching: install install-watching  ## Prometheus scrapes a job, Chromium opens its report, Grafana's schema; needs root and Debian
 	.venv/bin/python -m pytest tests_watching
 
-install-watching:
+install-watching: .venv/installed
+	.venv/bin/python -m pip install $(PIP_QUIET) "$(GRAFANA_SCHEMA)"
 	@$(call apt_install,$(WATCHERS))
 
 test-faults: install  ## run the fault matrix, REPEAT times; needs root, iproute2, /dev/net/tun; 20 minutes
