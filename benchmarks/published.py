@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from architectures import NETS, Net
 from architectures import net as net_named
-from layers import Layer, resnet50, vgg16
+from layers import Layer, vgg16
 from scaling_grid import specs, timeline
 
 from poseidon_tf.planner import (
@@ -37,7 +37,7 @@ DATA = Path(__file__).with_name("published.json")
 PAYLOAD_SHARE = 0.956  # Of Ethernet, without the headers.
 LATENCY_S = 50e-6
 P3_SLICE_BYTES = 160_000
-_LAYERS: dict[str, Callable[[], list[Layer]]] = {"vgg16": vgg16, "resnet-50": resnet50}
+_LAYERS: dict[str, Callable[[], list[Layer]]] = {"vgg16": vgg16}
 
 
 class Row(NamedTuple):
