@@ -24,7 +24,7 @@ from overhead_models import chain, mlp, random_batch
 from protocol import obey
 
 import poseidon_tf
-from poseidon_tf.session.reporting import PERIOD_S
+from poseidon_tf.session.periodic import PERIOD_S
 from poseidon_tf.session.step_times import StepTimes
 from poseidon_tf.trace import Recorder
 
@@ -70,10 +70,10 @@ def seeing(repeats: int) -> dict[str, float]:
     times, recorder, lock = StepTimes(), Recorder("benchmark", directory=None), threading.Lock()
     began_s = time.perf_counter()
     for step in range(repeats):
-        for _ in range(exchanges):
+        for exchange in range(exchanges):
             recorder.event("gradient ready", "fc/kernel", step)
             with lock:
-                times.begin(step, time.monotonic())
+                times.begin(exchange, time.monotonic())
             recorder.event("sent", "fc/kernel", step, server=0)
             recorder.event("received", "fc/kernel", step)
             with lock:

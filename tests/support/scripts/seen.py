@@ -101,12 +101,14 @@ with strategy.scope():
     other.compile("sgd", "mse")
     pair = Pair()
     pair.compile()
+runtime = runtime_of(strategy)
+assert runtime is not None
 for last, freq in ((other, "epoch"), (pair, 2)):
     steps = strategy.statistics().steps
     folder = Path(f"{sys.argv[1]}-{last.name}-{strategy.rank}")
     board = keras.callbacks.TensorBoard(folder, update_freq=freq, write_graph=False)
     last.fit(x, y, batch_size=16, verbose=2, callbacks=[*callbacks[:-1], board])
-    runtime_of(strategy).machines = Machines(link=Link(bits_per_s=1e9))  # For the last one.
+    runtime.machines = Machines(link=Link(bits_per_s=1e9))  # For the last one.
     result(last.name, strategy.statistics().steps - steps)
     result(f"{last.name}-scalars", written(folder))
 result("rank", strategy.rank)
