@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import pytest
 
 from tests.support.jobs import SCRIPTS, Job, Member
+from tests.support.launched import Launched, run
 
 pytestmark = pytest.mark.processes
 
@@ -30,45 +27,31 @@ RAISED_AT = f"{SCRIPT}:{line_of('raise ValueError')}"
 FIT_AT = f"{SCRIPT}:{line_of('model.fit')}"
 
 
-@dataclass
-class Launched:
-    """A job under `poseidon-tf run`: its code, and by who printed them, the lines on stderr."""
-
-    code: int
-    lines: list[str]
-    printed: str
-
-    def of(self, who: str) -> list[str]:
-        return [line.removeprefix(f"[{who}] ") for line in self.lines if f"[{who}] " in line]
+def said_by(who: str, job: Launched) -> list[str]:
+    """Of the lines on stderr those that one of the processes printed."""
+    lines = job.stderr.splitlines()
+    return [line.removeprefix(f"[{who}] ") for line in lines if f"[{who}] " in line]
 
 
 @pytest.fixture(scope="module")
 def launched() -> Launched:
     """Two workers and two servers; rank 1's script raises after step 2."""
-    environ = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
-    done = subprocess.run(
-        [sys.executable, "-m", "poseidon_tf", "run", "--workers", "2", "--servers", "2"]
-        + [str(SCRIPT), "in a step", "print"],
-        env={**environ, "PYTHONIOENCODING": "utf-8"},
-        capture_output=True,
-        encoding="utf-8",
-        timeout=120,
-    )
-    return Launched(done.returncode, done.stderr.splitlines(), done.stdout)
+    arguments = ("run", "--workers", "2", "--servers", "2", str(SCRIPT), "in a step", "print")
+    return run(*arguments, environ={"PYTHONIOENCODING": "utf-8"}, timeout_s=120)
 
 
 def error_of(launched: Launched) -> str:
     """What `fit` raised on rank 0."""
-    (line,) = (line for line in launched.printed.splitlines() if "[worker 0] RESULT error" in line)
+    (line,) = (line for line in launched.stdout.splitlines() if "[worker 0] RESULT error" in line)
     error: str = json.loads(line.split(" ", 4)[4])
     return error
 
 
 def test_the_launcher_names_the_cause_last_and_in_one_block(launched: Launched) -> None:
     """Who, what, where in the script, and what to do; after all that the members have printed."""
-    said = launched.of("poseidon-tf")
+    said = said_by("poseidon-tf", launched)
     assert said[0] == "worker 1 ended with code 1" and launched.code == 1
-    assert launched.lines[-5:] == [f"[poseidon-tf] {line}" for line in said[-5:]]
+    assert launched.stderr.splitlines()[-5:] == [f"[poseidon-tf] {line}" for line in said[-5:]]
     who, what, where, called_from, advice = said[-5:]
     assert who.startswith("the job failed: worker rank 1 (127.0.0.1:")
     assert who.endswith("), after step 2")
@@ -80,8 +63,8 @@ def test_the_launcher_names_the_cause_last_and_in_one_block(launched: Launched) 
 
 def test_the_script_that_raised_has_python_s_traceback(launched: Launched) -> None:
     """It is the only one in all of the output."""
-    assert sum("Traceback (most recent" in line for line in launched.lines) == 1
-    assert launched.of("worker 1")[-1] == 'ValueError: the file "größe" is gone'
+    assert sum("Traceback (most recent" in line for line in launched.stderr.splitlines()) == 1
+    assert said_by("worker 1", launched)[-1] == 'ValueError: the file "größe" is gone'
 
 
 def test_whoever_only_heard_of_it_says_so_in_a_line_and_names_the_cause(
@@ -89,14 +72,16 @@ def test_whoever_only_heard_of_it_says_so_in_a_line_and_names_the_cause(
 ) -> None:
     """Rank, address, step and place are in each process's output, without TensorFlow's nodes."""
     for who in ("worker 0", "server 0", "server 1"):
-        told = [line for line in launched.of(who) if "größe" in line]
-        assert len(told) == 1, launched.lines
+        told = [line for line in said_by(who, launched) if "größe" in line]
+        assert len(told) == 1, launched.stderr.splitlines()
         assert "worker rank 1 (127.0.0.1:" in told[0]
         assert f'ValueError: the file "größe" is gone, at {RAISED_AT} (after step 2)' in told[0]
-    last = launched.of("worker 0")[-1]
+    last = said_by("worker 0", launched)[-1]
     assert last.startswith("worker rank 0 (127.0.0.1:")
     assert last.endswith(f") stops at {FIT_AT}: the job has failed")
-    assert not [line for line in launched.lines if any(noise in line for noise in NOISE)]
+    assert not [
+        line for line in launched.stderr.splitlines() if any(noise in line for noise in NOISE)
+    ]
 
 
 def test_what_fit_raises_still_holds_all_of_it(launched: Launched) -> None:
@@ -107,7 +92,7 @@ def test_what_fit_raises_still_holds_all_of_it(launched: Launched) -> None:
 
 
 def test_rank_0_prints_the_plan_by_default(launched: Launched) -> None:
-    plans = [line for line in launched.printed.splitlines() if "as planned: " in line]
+    plans = [line for line in launched.stdout.splitlines() if "as planned: " in line]
     assert len(plans) == 1 and plans[0].startswith("[worker 0] ")
 
 

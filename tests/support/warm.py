@@ -33,7 +33,13 @@ SERVERS, WHOLE, SHORT = "servers", "whole", "short"
 OF_WORKERS = (WHOLE, SHORT)
 # What imports may look at: a process in which one of these differs cannot be forked.
 _READ_EARLY = ("CUDA", "KERAS", "MKL", "OMP", "OPENBLAS", "PYTHON", "TF_", "XLA")
-_READ_LATE = ("PYTHONUNBUFFERED", "TF_CONFIG", "TF_NUM_INTEROP_THREADS", "TF_NUM_INTRAOP_THREADS")
+_READ_LATE = (
+    "PYTHONIOENCODING",
+    "PYTHONUNBUFFERED",
+    "TF_CONFIG",
+    "TF_NUM_INTEROP_THREADS",
+    "TF_NUM_INTRAOP_THREADS",
+)
 # Without its own threads NumPy leaves the parent with one.
 _ENVIRON = {"OPENBLAS_NUM_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
 _MAX_ORDER_BYTES = 128 * 1024
@@ -280,6 +286,10 @@ def become(order: Mapping[str, Any]) -> None:
     os.environ.update(order["environ"])
     os.chdir(order["cwd"])
     np.random.seed()  # The standard library's generator sees to that itself.
+    if encoding := order["environ"].get("PYTHONIOENCODING"):
+        sys.stdout, sys.stderr = (
+            open(number, "w", encoding=encoding, closefd=False) for number in (1, 2)
+        )
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(write_through=True)  # type: ignore[union-attr]
     sys.argv = list(order["argv"])
@@ -291,7 +301,14 @@ def become(order: Mapping[str, Any]) -> None:
     sys.path[0] = str(Path(sys.argv[0]).parent)
     main = sys.modules["__main__"] = types.ModuleType("__main__")
     main.__file__ = sys.argv[0]
-    exec(compile(Path(sys.argv[0]).read_bytes(), sys.argv[0], "exec"), main.__dict__)
+    script = compile(Path(sys.argv[0]).read_bytes(), sys.argv[0], "exec")
+    try:
+        exec(script, main.__dict__)
+    except Exception as error:  # As the interpreter, which knows of no caller of a script.
+        assert error.__traceback__ is not None
+        shown = error.with_traceback(error.__traceback__.tb_next)
+        sys.excepthook(type(shown), shown, shown.__traceback__)
+        sys.exit(1)
 
 
 def _trace_what_tensorflow_calls() -> None:
