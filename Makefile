@@ -1,6 +1,6 @@
 # `make` lists the targets. Everything runs in .venv, which is built from setup.py on first use.
 .DEFAULT_GOAL := help
-.PHONY: help install demo dist docs fuzz test test-quick test-watching install-watching test-engines test-engines-small install-engines install-small-engines install-java test-faults test-hosts test-networks test-thorough test-versions coverage bench-transport bench-copies bench-overhead bench-peers bench-scaling check protos check-protos clean
+.PHONY: help install demo dist docs fuzz test test-quick test-watching install-watching test-engines test-engines-small install-engines install-small-engines install-java test-faults test-hosts test-networks test-thorough test-versions coverage bench-transport bench-copies bench-overhead bench-peers bench-scaling bench-across check protos check-protos clean
 
 PYTHON ?= python3
 # Python 3.10, the oldest that setup.py allows, where there is one.
@@ -124,6 +124,13 @@ bench-scaling: install .venv-tf-keras/installed  ## 2 to 16 workers on emulated 
 	.venv/bin/python benchmarks/bench_scaling.py --traffic
 	.venv/bin/python benchmarks/bench_scaling.py --timeline
 	.venv/bin/python benchmarks/plots.py
+
+bench-across: install .venv-tf-keras/installed .venv-torch/installed  ## updates across the step and 16 bits; 50 minutes; writes tables and pictures into docs/
+	.venv/bin/python benchmarks/bench_scaling.py --cells targets --warm-up 2 --steps 4
+	.venv/bin/python benchmarks/bench_peers.py --modes step across 16-bits across-16-bits --links 1gbit 100mbit
+	.venv/bin/python benchmarks/bench_scaling.py --cells sweep --warm-up 2 --steps 4
+	.venv/bin/python benchmarks/bench_scaling.py --traffic --pace queue
+	.venv/bin/python benchmarks/publish.py
 
 # PYTHONPATH: mkdocs-click imports the commands, and the package is not installed there.
 docs: .venv-docs/installed  ## build the site in site/; a broken link or a page that is in no menu is an error

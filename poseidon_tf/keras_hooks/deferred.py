@@ -17,7 +17,7 @@ import keras
 import tensorflow as tf
 
 from poseidon_tf.errors import ConfigError, PoseidonError
-from poseidon_tf.keras_hooks.deferred_steps import CannotDefer, Execution, steps_of
+from poseidon_tf.keras_hooks.deferred_steps import CannotDefer, steps_of
 from poseidon_tf.keras_hooks.hook import Hook
 from poseidon_tf.strategy.runtime import Runtime
 
@@ -191,13 +191,9 @@ class DeferredUpdates:
             return self._in_step(iterator)
         model = self._model
         with model.distribute_strategy.scope():
-            rest = Execution(
-                model.train_step,
-                steps=self._steps.num - taken,
-                unrolled=model.unrolled_steps_per_execution,
-            )
+            rest = self._steps.function(model.train_step, steps=self._steps.num - taken)
         try:
-            return rest.train_function(iterator)
+            return rest(iterator)
         except (StopIteration, tf.errors.OutOfRangeError):  # There was data for those steps.
             return self._first_logs
 

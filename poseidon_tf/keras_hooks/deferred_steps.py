@@ -65,14 +65,30 @@ class Update:
         )
 
 
+class _OneInLoop(int):
+    """1, for which Keras makes a loop as for more."""
+
+    def __eq__(self, other: object) -> bool:
+        return False
+
+    __hash__ = int.__hash__
+
+
 @final
 class Execution(tf_internals.TensorFlowTrainer):  # type: ignore[misc]
-    """Keras's trainer around another step, with another number of steps in an execution."""
+    """Keras's trainer around another step, with another number of steps in an execution.
 
-    def __init__(self, step: Callable[[Any], Any], *, steps: int, unrolled: int) -> None:
+    Args:
+      in_loop: one step is the body of a loop too. TensorFlow rewrites what is in a loop in its own
+        way, which the last bits of a normalization show; and what layers reduce over the workers
+        is named after the loops around it, while one worker may take alone a step that another
+        takes among several.
+    """
+
+    def __init__(self, step: Callable[[Any], Any], steps: int, *, in_loop: bool) -> None:
         super().__init__()
         self._step = step
-        self.steps_per_execution, self.unrolled_steps_per_execution = steps, unrolled
+        self.steps_per_execution = _OneInLoop(1) if in_loop and steps == 1 else steps
         self.jit_compile = False
         self.make_train_function()
 
@@ -104,18 +120,17 @@ class Steps:
         self.begun: list[int] = []
         self.why_not = ""
         strategy = model.distribute_strategy
-        unrolled = model.unrolled_steps_per_execution
         with strategy.scope():
-            self.first = Execution(self._send_step, steps=1, unrolled=1).train_function
-            self.steady = Execution(
-                self._steady_step, steps=self.num, unrolled=unrolled
-            ).train_function
-            self.rest = self.steady
+            self.first = self.function(self._send_step, steps=1)
+            self.steady = self.rest = self.function(self._steady_step, steps=self.num)
             if self.num > 1:
-                self.rest = Execution(
-                    self._steady_step, steps=self.num - 1, unrolled=unrolled
-                ).train_function
+                self.rest = self.function(self._steady_step, steps=self.num - 1)
         self.flush = tf.function(lambda: strategy.run(self._make_update))
+
+    def function(self, step: Callable[[Any], Any], *, steps: int) -> Callable[[Any], Any]:
+        """A training function of so many steps, in a loop where the model's own has one."""
+        made: Callable[[Any], Any] = Execution(step, steps, in_loop=self.num > 1).train_function
+        return made
 
     def num_pushes(self) -> list[int]:
         """By unit, how often it was contributed to."""

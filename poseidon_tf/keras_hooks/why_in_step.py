@@ -49,15 +49,14 @@ def why_in_step(options: Options, model: Any, callbacks: Sequence[Any]) -> str:
         return 'loss_weighting="sample": a sum is scaled by the number of all rows'
     if reason := _of_optimizer(options, model.optimizer):
         return reason
+    if model.steps_per_execution > 1 and model.unrolled_steps_per_execution > 1:
+        return (
+            f"unrolled_steps_per_execution={model.unrolled_steps_per_execution}: a step that is "
+            "taken alone would be another graph"
+        )
     if model.steps_per_execution == 1 and (observer := first_observer(callbacks)):
         return f"{observer} has a batch hook, which may look at variables after every step"
     if options.defer_updates == "auto" and model.built:
-        if model.steps_per_execution > 1 and model.non_trainable_weights:
-            # Workers reduce such values in the step, under names that tell its place in the graph;
-            # a read on one worker alone would make that another one.
-            return (
-                f"steps_per_execution={model.steps_per_execution}, and layers may assign variables"
-            )
         num_bytes = sum(_num_bytes(variable) for variable in model.trainable_variables)
         if num_bytes < LEAST_BYTES:
             return (

@@ -16,6 +16,7 @@ FEW = "two_optimizers"
 OTHERS = "optimizers"
 EXECUTIONS, ENDS = "executions", "uneven,unknown,ends"
 SEEN = "found_in_trace,observed,interrupted,within"
+SEEN_ALONE = "observed_alone"
 STEPS, EPOCHS = 5, 2  # Of most cases.
 
 Findings = list[dict[str, Any]]
@@ -46,6 +47,7 @@ def trained() -> Callable[..., Findings]:
         pytest.param("sfb", FEW, 2, marks=THOROUGH),
         pytest.param("planned", OTHERS, 2, marks=THOROUGH),
         pytest.param("planned", ENDS, 2, marks=THOROUGH),
+        pytest.param("planned", SEEN_ALONE, 2, marks=THOROUGH),
         pytest.param("planned", f"{FEW},{OTHERS}", 3, marks=THOROUGH),
         pytest.param("ps", f"{FEW},{OTHERS}", 3, marks=THOROUGH),
         pytest.param("ps", f"{OTHERS},{EXECUTIONS},{ENDS}", 2, marks=THOROUGH),
@@ -125,6 +127,19 @@ def test_a_thread_that_reads_between_steps_has_the_pending_update_made_first(tra
         assert found["thread"]["flushes"] == {"read of a variable": STEPS * EPOCHS}
         counted = [int(values[-1]) for values in found["thread-saw"]]
         assert sorted(set(counted)) == list(range(STEPS * EPOCHS + 1))
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("case", ["one-thread-2-steps", "one-thread-3-steps"])
+def test_where_one_worker_alone_is_looked_at_what_layers_reduce_still_meets(
+    trained: Any, case: str
+) -> None:
+    """It takes the next step by itself, in another graph than the others."""
+    first, second = trained("auto", "planned", SEEN_ALONE)
+    assert first[case]["flushes"]["read of a variable"] > EPOCHS
+    assert set(second[case]["flushes"]) == {"end of epoch"}
+    assert first[case]["deferred"] < second[case]["deferred"]
+    assert first[case]["why"] == second[case]["why"] == ""
 
 
 def test_after_an_exception_between_two_steps_no_update_is_pending(trained: Any) -> None:

@@ -45,6 +45,11 @@ def net(*middle: Any, **dense: Any) -> Any:
     )
 
 
+def normalized() -> Any:
+    """A net whose last bits tell whether a step was in a loop."""
+    return net(layers.LayerNormalization())
+
+
 def table() -> Any:
     return keras.Sequential(
         [
@@ -161,7 +166,7 @@ def optimizers() -> None:
 
 def executions() -> None:
     for steps, reader in ((3, BatchReader()), (8, Reader())):
-        model = compiled(net, lambda: Adam(0.01), steps_per_execution=steps)
+        model = compiled(normalized, lambda: Adam(0.01), steps_per_execution=steps)
         fit(f"{steps} steps", model, reader=reader)
     fit("read", compiled(net, lambda: Adam(0.01)), reader=BatchReader())
 
@@ -261,6 +266,22 @@ def observed() -> None:
     result("thread-saw", model.seen)
 
 
+def watched() -> Any:
+    return Watched(net(layers.BatchNormalization()).layers)
+
+
+def observed_alone() -> None:
+    """Rank 0 alone is looked at, between executions in which layers reduce moving statistics.
+
+    It then goes on with one step and then the others, rank 1 with all in one execution.
+    """
+    for steps in (2, 3):
+        model = compiled(watched, lambda: Adam(0.01), steps_per_execution=steps)
+        if strategy.rank == 0:
+            model.seen = []
+        fit(f"one thread, {steps} steps", model)
+
+
 class Probe(keras.callbacks.Callback):
     """Trains another model, in the step, while `fit` runs."""
 
@@ -320,6 +341,7 @@ def chosen() -> Iterator[Callable[[], None]]:
         ends,
         found_in_trace,
         observed,
+        observed_alone,
         interrupted,
         within,
     )
