@@ -1,6 +1,6 @@
 # `make` lists the targets. Everything runs in .venv, which is built from setup.py on first use.
 .DEFAULT_GOAL := help
-.PHONY: help install demo dist docs fuzz test test-quick test-watching install-watching test-engines test-engines-small install-engines install-small-engines install-java test-faults test-hosts test-networks test-thorough test-versions coverage bench-transport bench-copies bench-overhead bench-peers bench-scaling bench-across check protos check-protos clean
+.PHONY: help install demo dist docs fuzz test test-quick test-watching install-watching test-engines test-engines-small install-engines install-small-engines install-java test-faults test-hosts test-networks test-thorough test-versions coverage bench-transport bench-copies bench-overhead bench-peers bench-scaling bench-foresight bench-across check protos check-protos clean
 
 PYTHON ?= python3
 # Python 3.10, the oldest that setup.py allows, where there is one.
@@ -131,6 +131,9 @@ bench-across: install .venv-tf-keras/installed .venv-torch/installed  ## updates
 	.venv/bin/python benchmarks/bench_scaling.py --cells sweep --warm-up 2 --steps 4
 	.venv/bin/python benchmarks/bench_scaling.py --traffic --pace queue
 	.venv/bin/python benchmarks/publish.py
+
+bench-foresight: install  ## predictions of the model of a step beside measurements; a quarter of an hour
+	.venv/bin/python benchmarks/bench_foresight.py
 
 # PYTHONPATH: mkdocs-click imports the commands, and the package is not installed there.
 docs: .venv-docs/installed  ## build the site in site/; a broken link or a page that is in no menu is an error

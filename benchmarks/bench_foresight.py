@@ -10,7 +10,6 @@ CPU seconds for a message and for a byte, on nets that are not predicted.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import statistics
@@ -19,11 +18,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import foresight_emulated
 import foresight_model as model
+from architectures import NETS as NETS_OF_PAPER
 from foresight_model import Row
 from lab import report
 from lab.cpu import cpu_s
 from lab.hosts import Hosts, make_hosts
+from lab.links import measured_link
 from lab.members import Members
 from lab.peers import ROWS
 from nets import NETS
@@ -38,7 +40,7 @@ SYSTEMS: dict[str, dict[str, Any]] = {"planner": {}, "ps": {"schemes": {"*": "ps
 UPDATES = {"step": False, "across": True}
 PROTOCOLS = ("grpc", "grpc+tcp")
 CALIBRATION = ("many", "wide")
-UNSHAPED_BYTES = 1 << 28
+CELL = ("protocol", "updates", "system", "link", "net", "workers")
 
 
 class Inputs(NamedTuple):
@@ -55,34 +57,46 @@ class Inputs(NamedTuple):
 
 
 def measure(hosts: Hosts, options: argparse.Namespace) -> Iterator[Row]:
-    """A row for each protocol, way of updating, system, link and net, as soon as it is known."""
-    links = {link: _link(hosts, link) for link in options.links}
+    """A row for each cell, as soon as it is known."""
+    hosts_of = {}
     for protocol in options.protocols:
         # Each variable on its own, as the price of a message is to be told from that of a byte.
         apart = {"protocol": protocol, "defer_updates": False, "coalesce_bytes": 0}
         with _members(hosts, {**apart, **SYSTEMS["ps"]}) as members:
             inputs = _inputs(members, options)
-        for updates in options.updates:
-            for system in options.systems:
-                job = {"protocol": protocol, "defer_updates": UPDATES[updates], **SYSTEMS[system]}
-                with _members(hosts, job) as members:
-                    hosts.set_rate(None)
+        hosts_of[protocol] = inputs.host
+        yield from _measure_real(hosts, protocol, inputs, options)
+    yield from foresight_emulated.measure(hosts, hosts_of, options)
+
+
+def _measure_real(
+    hosts: Hosts, protocol: str, inputs: Inputs, options: argparse.Namespace
+) -> Iterator[Row]:
+    """Two workers that compute what they say: each way of updating, system, link and net."""
+    if not options.nets:
+        return
+    links = {link: model.link_of(measured_link(hosts, LINKS[link])) for link in options.links}
+    for updates in options.updates:
+        for system in options.systems:
+            job = {"protocol": protocol, "defer_updates": UPDATES[updates], **SYSTEMS[system]}
+            with _members(hosts, job) as members:
+                hosts.set_rate(None)
+                for net in options.nets:
+                    # Traced, with an update before it and without, and first values sent.
+                    members.ask("train", net=net, rows=ROWS, warm_up=1, steps=2)
+                for link, found in links.items():
+                    hosts.set_rate(LINKS[link])
                     for net in options.nets:
-                        # Traced, with an update before it and without, and first values sent.
-                        members.ask("train", net=net, rows=ROWS, warm_up=1, steps=2)
-                    for link, found in links.items():
-                        hosts.set_rate(LINKS[link])
-                        for net in options.nets:
-                            what = {
-                                "net": net,
-                                "workers": WORKERS,
-                                "link": link,
-                                "system": system,
-                                "protocol": protocol,
-                                "updates": updates,
-                            }
-                            cell = _cell(members, net, link, found, inputs, updates, options)
-                            yield model.with_error({**what, **cell})
+                        what = {
+                            "net": net,
+                            "workers": WORKERS,
+                            "link": link,
+                            "system": system,
+                            "protocol": protocol,
+                            "updates": updates,
+                        }
+                        cell = _cell(members, net, link, found, inputs, updates, options)
+                        yield model.with_error({**what, **cell})
 
 
 def _cell(
@@ -155,7 +169,7 @@ def _asked(members: Members, net: str, options: argparse.Namespace) -> model.Ask
     answers: list[Any] = []
     spent_s = {}
     for do in ("alone", "train"):
-        order = {"net": net, "rows": ROWS, "warm_up": 1}
+        order: dict[str, Any] = {"net": net, "rows": ROWS, "warm_up": 1}
         members.ask(do, steps=options.cpu_steps, **order)
         used_s = []
         # A short and a long one: what beginning and ending take is in both.
@@ -170,35 +184,16 @@ def _asked(members: Members, net: str, options: argparse.Namespace) -> model.Ask
     return model.asked(exchanges, max(spent_s["train"] - spent_s["alone"], 0.0))
 
 
-def _link(hosts: Hosts, name: str) -> Link:
-    """What a plain connection carries, both ways at once."""
-    rate = LINKS[name]
-    hosts.set_rate(rate)
-    num_bytes = UNSHAPED_BYTES if rate is None else min(UNSHAPED_BYTES, int(rate / 8))
-    try:
-        with Members(hosts, "link_ends.py", count=2, python=sys.executable) as ends:
-            answers = ends.ask("measure", num_bytes=num_bytes)
-    finally:
-        hosts.set_rate(None)
-    bits_per_s = min(answer["bits_per_s"] for answer in answers)
-    round_trip_s = max(answer["round_trip_s"] for answer in answers)
-    print(f"{name}: {bits_per_s / 1e9:.3g} Gbit/s, {round_trip_s * 1e6:.0f} us", flush=True)
-    return Link(bits_per_s=bits_per_s, latency_s=round_trip_s / 2)
-
-
-@contextlib.contextmanager
-def _members(hosts: Hosts, job: dict[str, Any]) -> Iterator[Members]:
+def _members(hosts: Hosts, job: dict[str, Any]) -> Members:
     args = [json.dumps(job)]
     environ = {"PYTHONPATH": str(BENCHMARKS)}  # For `nets`.
-    python = sys.executable
-    with Members(
-        hosts, "foresight_fit.py", count=WORKERS, python=python, args=args, environ=environ
-    ) as members:
-        yield members
+    script, python = "foresight_fit.py", sys.executable
+    return Members(hosts, script, count=WORKERS, python=python, args=args, environ=environ)
 
 
 def _slowest_s(answers: Sequence[Any]) -> float:
-    return max(statistics.median(answer["seconds"]) for answer in answers)
+    medians: list[float] = [statistics.median(answer["seconds"]) for answer in answers]
+    return max(medians)
 
 
 def read_options(*, is_shaped: bool) -> argparse.Namespace:
@@ -206,12 +201,16 @@ def read_options(*, is_shaped: bool) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     links = list(LINKS) if is_shaped else ["unshaped"]
     usual = [link for link in ("10gbit", "1gbit") if link in links] or links
-    parser.add_argument("--nets", nargs="+", choices=NETS, default=["mlp", "alexnet"])
+    parser.add_argument("--nets", nargs="*", choices=list(NETS), default=["mlp", "alexnet"])
     parser.add_argument("--links", nargs="+", choices=links, default=usual)
     parser.add_argument("--systems", nargs="+", choices=list(SYSTEMS), default=list(SYSTEMS))
     parser.add_argument("--protocols", nargs="+", choices=PROTOCOLS, default=list(PROTOCOLS))
     parser.add_argument("--updates", nargs="+", choices=list(UPDATES), default=list(UPDATES))
-    parser.add_argument("--steps", type=int, default=10, help="that count; fewer on slow links")
+    parser.add_argument(
+        "--emulated-nets", nargs="*", choices=list(NETS_OF_PAPER), default=["vgg19-22k"]
+    )
+    parser.add_argument("--emulated-workers", nargs="*", type=int, default=[2, 4])
+    parser.add_argument("--steps", type=int, default=5, help="that count; fewer on slow links")
     parser.add_argument("--warm-up", type=int, default=2, help="steps before these, 1 or more")
     parser.add_argument("--cpu-steps", type=int, default=20, help="for CPU seconds, three times")
     parser.add_argument("--small", action="store_true", help="one cell, in seconds")
@@ -220,21 +219,24 @@ def read_options(*, is_shaped: bool) -> argparse.Namespace:
     if options.small:
         options.nets, options.links, options.protocols = ["tiny"], ["unshaped"], ["grpc+tcp"]
         options.systems, options.updates = ["ps"], ["step"]
+        options.emulated_nets = options.emulated_workers = []
         options.steps, options.warm_up, options.cpu_steps = 2, 1, 2
     return options
 
 
 def main() -> None:
     """Measure, print both tables, write JSON."""
-    hosts = make_hosts(WORKERS)
-    options = read_options(is_shaped=hosts.is_shaped)
+    options = read_options(is_shaped=make_hosts(WORKERS).is_shaped)
+    hosts = make_hosts(max(WORKERS, *options.emulated_workers, 0))
     rows: list[Row] = []
     with hosts:
         for row in measure(hosts, options):
             rows.append(row)
-            what = (row[name] for name in ("protocol", "updates", "system", "link", "net"))
+            what = (
+                row[name] for name in ("protocol", "updates", "system", "link", "net", "workers")
+            )
             times = f"{row['measured_s'] * 1e3:.1f} ms, predicted {row['predicted_s'] * 1e3:.1f} ms"
-            print(f"{', '.join(what)}: {times}, {row['error']:+.1%}", flush=True)
+            print(f"{', '.join(map(str, what))}: {times}, {row['error']:+.1%}", flush=True)
     found = model.summary(rows)
     print(report.table([found]))
     report.save("foresight", rows, folder=options.folder, summary=found)

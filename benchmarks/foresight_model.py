@@ -1,6 +1,6 @@
 """From what was measured to what the model of a step says of a cell of `bench_foresight`.
 
-Pure: the standard library and the planner.
+Pure, as far as it measures nothing.
 """
 
 from __future__ import annotations
@@ -8,6 +8,8 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
+
+from lab.links import Carried
 
 from poseidon_tf.planner import Host, Link, Machines, Plan, Timeline
 from poseidon_tf.planner.exchanges import Exchange, exchanges_of
@@ -82,6 +84,11 @@ def cpu_costs(many: Asked, wide: Asked, *, sum_byte_s: float) -> CpuCosts:
     if byte_s < 0:
         return CpuCosts(max(a, 0.0) / many.messages, 0.0)
     return CpuCosts(message_s, byte_s)
+
+
+def link_of(carried: Carried) -> Link:
+    """Its payload was measured, so there are no headers to take off."""
+    return Link(bits_per_s=carried.bits_per_s, latency_s=carried.round_trip_s / 2)
 
 
 def predicted_s(

@@ -138,7 +138,7 @@ def _curve_prediction(
 
 def _calibrated(curve: dict[str, Any], net: Net, workers: int, step_s: float) -> float:
     """The link over which a step of so many workers takes so long."""
-    low, high = 1e8, curve["gbe"] * 1e9
+    low, high = 1e8, float(curve["gbe"]) * 1e9
     while high / low > 1.0001:
         middle = (low * high) ** 0.5
         if _curve_prediction(curve, net, workers, middle).step_s > step_s:
