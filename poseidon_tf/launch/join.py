@@ -165,6 +165,7 @@ def join(
     metrics_port: int | None = None,
     num_replicas: int = 1,
     seed: int | None = None,
+    measures: str = "",
     settings: ConnectionSettings | None = None,
     clock: Callable[[], float] = time.time,
 ) -> Membership:
@@ -175,6 +176,8 @@ def join(
       timeline_dir: where each process writes its trace when it ends; None for none.
       metrics_port: where rank 0 serves the job's status to Prometheus; None for nowhere.
       num_replicas: G of this worker, which must be that of all.
+      measures: what its script asks all workers to measure together once all are here; the same
+        on all, or they wait for each other.
       seed: what this worker's script has seeded TensorFlow with; all get to know it.
       settings: how its connections behave, by default as `deadlines` has it; the files of its
         security have been checked.
@@ -207,6 +210,7 @@ def join(
             "arithmetic": dict(arithmetic),
             "num_replicas": num_replicas,
             "seed": seed,
+            "measures": measures,
             **told.as_info(),
         },
         ports=ports,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import sys
 import types
@@ -18,10 +19,12 @@ from poseidon_tf.launch.found import find_cluster
 from poseidon_tf.launch.join import join
 from poseidon_tf.launch.restarts import is_elastic
 from poseidon_tf.launch.server_main import ServerProcess
-from poseidon_tf.planner import ClusterSpec, Plan
+from poseidon_tf.planner import ClusterSpec, Measured, Plan
+from poseidon_tf.session.probe import probe
 from poseidon_tf.strategy import random_seeds, tf_internals
 from poseidon_tf.strategy.arithmetic import arithmetic_facts
 from poseidon_tf.strategy.data.seeds import seed_difference
+from poseidon_tf.strategy.multiplication import flops_per_s
 from poseidon_tf.strategy.options import Options, takes
 from poseidon_tf.strategy.runtime import Runtime
 from poseidon_tf.strategy.strategy import (
@@ -62,6 +65,14 @@ class PoseidonStrategy(ClusterStrategy):
       plan: how every variable travels, in place of what the planner would choose: a file that
         `poseidon-tf plan --json` or ``strategy.plan.to_json()`` has written, or a `Plan`. All
         workers need the same. Schemes, rounding and `kv_pair_bytes` are those of the plan.
+      plan_by: what a plan makes small: "bytes", the paper's rule, or "time", the step as it is
+        expected of rank 0's trace and of what all workers measure as the job starts (see `probe`).
+        Only schemes differ. All workers need the same.
+      step_seconds: for plan_by="time": what a step of one worker alone takes, as it was measured.
+        If None, it is worked out of the step's operations and the speed at which devices multiply,
+        which is less than it takes. Rank 0's counts.
+      probe: measure, as the job starts, what links and processors can do, in about a second;
+        ``statistics().probe`` has the figures. All workers need the same.
       devices: where this worker's replicas run, one each, such as ``["GPU:0", "GPU:1"]``; by
         default on all its accelerators, else on the CPU. All workers need as many. Their
         gradients are summed on the host, and their factors joined, before anything is sent.
@@ -170,6 +181,7 @@ class PoseidonStrategy(ClusterStrategy):
                 metrics_port=options.metrics_port,
                 num_replicas=len(own_devices),
                 seed=tf_internals.global_seed(),
+                measures=f"plan_by={options.plan_by!r}, probe" * options.measures,
                 settings=settings,
             )
             self._membership.leave_with_main_thread()
@@ -184,7 +196,8 @@ class PoseidonStrategy(ClusterStrategy):
                 # Every worker shuffles the whole dataset before it takes its shard: with other
                 # seeds some samples would be seen twice and others never.
                 random_seeds.begin(self._membership.view.data_seed)
-            super().__init__(self._runtime_among_others(options), devices=own_devices)
+            measured = self._measured(options, own_devices[0])
+            super().__init__(self._runtime_among_others(options, measured), devices=own_devices)
             registry.install()
 
     @property
@@ -213,7 +226,13 @@ class PoseidonStrategy(ClusterStrategy):
             return tf.distribute.cluster_resolver.SimpleClusterResolver(tf.train.ClusterSpec({}))
         return _as_tensorflow_reads_it()
 
-    def _runtime_among_others(self, options: Options) -> Runtime | None:
+    def _measured(self, options: Options, device: str) -> Measured | None:
+        if self._membership is None or not options.measures:
+            return None
+        worker = self._membership.worker
+        return probe(worker, flops_per_s=functools.partial(flops_per_s, device))
+
+    def _runtime_among_others(self, options: Options, measured: Measured | None) -> Runtime | None:
         if self._membership is None:
             return None
         config = self._membership.config
@@ -229,6 +248,7 @@ class PoseidonStrategy(ClusterStrategy):
             ),
             options,
             arithmetic=[m.info["arithmetic"] for m in self._membership.view.workers],
+            measured=measured,
             announce=self._announce,
             show=self._show,
             reporter=self._membership.reporter,

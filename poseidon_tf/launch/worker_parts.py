@@ -223,6 +223,7 @@ class WorkerParts:
         if self._own_server is not None:
             self._own_server.name = f"server {rank} ({view.server_addresses[rank]})"
         _check_replicas(view, give_up=self._give_up)
+        _check_measures(view, give_up=self._give_up)
         _connect(self.worker, view, self._settings, timeout_s=start_s, give_up=self._give_up)
         self._recorder.offset_s = self.client.clock_offset_s
         self._recorder.about["run"] = view.incarnation
@@ -282,6 +283,19 @@ def _check_replicas(view: RosterView, *, give_up: Callable[[str], None]) -> None
             refusal = ConfigError(
                 f"worker rank 0 has {counts[0]} replicas, worker rank {rank} has {count}; give "
                 "every worker as many devices, with PoseidonStrategy(devices=[...])"
+            )
+            give_up(f"ConfigError: {refusal}")
+            raise refusal
+
+
+def _check_measures(view: RosterView, *, give_up: Callable[[str], None]) -> None:
+    """Raises ConfigError where some workers measure and others do not, as `_check_replicas`."""
+    asked = [member.info.get("measures", "") for member in view.workers]
+    for rank, each in enumerate(asked):
+        if each != asked[0]:
+            refusal = ConfigError(
+                f"worker rank 0 has {asked[0] or 'no probe'}, worker rank {rank} has "
+                f"{each or 'no probe'}; give all workers the same plan_by and probe"
             )
             give_up(f"ConfigError: {refusal}")
             raise refusal

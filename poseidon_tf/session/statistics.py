@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from poseidon_tf.coordinator.messages import ServerFigures
+from poseidon_tf.planner import Measured
 from poseidon_tf.session.step_times import Medians
 from poseidon_tf.transport.base import Traffic
 
@@ -96,6 +97,7 @@ class Statistics:
       updates: when variables were updated.
       told_by_servers: by index, what each server has told rank 0 last, at most a few seconds ago;
         empty on other ranks.
+      probe: what all workers have measured as the job started; None if they were not asked to.
     """
 
     steps: int = 0
@@ -112,6 +114,7 @@ class Statistics:
     ring_all_reduce_bytes: int = 0
     updates: UpdateStatistics = field(default_factory=UpdateStatistics)
     told_by_servers: Mapping[int, ServerFigures] = field(default_factory=dict)
+    probe: Measured | None = None
 
     @property
     def hidden(self) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ WriteOn = Literal["chief", "all"]
 LossWeighting = Literal["replica", "sample"]
 DeferUpdates = Literal["auto", True, False]
 Show = Literal["print", "log", "none"]
+PlanBy = Literal["bytes", "time"]
 _P = ParamSpec("_P")
 
 
@@ -47,6 +49,9 @@ class Options:
     coalesce_bytes: int = DEFAULT_COALESCE_BYTES
     wire_dtype: WireDtype = None
     plan: Plan | str | Path | None = None  # A file is read: then it is the Plan in it.
+    plan_by: PlanBy = "bytes"
+    step_seconds: float | None = None
+    probe: bool = False
     rows_per_step: int | None = None
     clip: Clip = "sum"
     devices: Sequence[str] | None = None
@@ -75,6 +80,7 @@ class Options:
         for pattern, scheme in (self.schemes or {}).items():
             _check(f"schemes[{pattern!r}]", scheme, [str(each) for each in Scheme])
         for name, choices in (
+            ("plan_by", PlanBy),
             ("clip", Clip),
             ("write_on", WriteOn),
             ("loss_weighting", LossWeighting),
@@ -83,6 +89,12 @@ class Options:
             ("show_summary", Show),
         ):
             _check(name, getattr(self, name), get_args(choices))
+        if self.step_seconds is not None and not 0 < self.step_seconds < math.inf:
+            raise ConfigError(f"step_seconds must be more than 0, got {self.step_seconds}")
+        if self.step_seconds is not None and self.plan_by != "time":
+            raise ConfigError("step_seconds is for plan_by='time', and plan_by is 'bytes'")
+        if self.plan is not None and self.plan_by == "time":
+            raise ConfigError("plan= says how every variable travels; leave it or plan_by out")
         if self.plan is not None:
             if self.schemes or self.wire_dtype:
                 raise ConfigError(
@@ -109,6 +121,11 @@ class Options:
         check_kv_pair_bytes(self.kv_pair_bytes)
         check_coalesce_bytes(self.coalesce_bytes)
         check_wire_dtype(self.wire_dtype)
+
+    @property
+    def measures(self) -> bool:
+        """Whether links and processors are measured when the job starts."""
+        return self.probe or self.plan_by == "time"
 
 
 def _check(name: str, value: object, choices: Sequence[object]) -> None:

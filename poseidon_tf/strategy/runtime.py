@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, final
 
 from poseidon_tf.coordinator.status import Status
-from poseidon_tf.planner import ClusterSpec, Machines, Plan
+from poseidon_tf.planner import ClusterSpec, Machines, Measured, Plan
 from poseidon_tf.session.reporting import Reporter
 from poseidon_tf.session.worker import Worker
 from poseidon_tf.strategy import tf_internals
@@ -15,6 +15,7 @@ from poseidon_tf.strategy.data.joint import JointData
 from poseidon_tf.strategy.drift import DriftGuard
 from poseidon_tf.strategy.gradients.exchange import GradientExchange
 from poseidon_tf.strategy.gradients.first_values import AgreedValues
+from poseidon_tf.strategy.gradients.foresight import Foresight
 from poseidon_tf.strategy.gradients.sums import GradientSums
 from poseidon_tf.strategy.options import Options
 from poseidon_tf.strategy.stops import Stops
@@ -34,12 +35,14 @@ class Runtime:
     Args:
       cluster: how many workers and servers there are.
       arithmetic: by rank, what the bits of a product depend on.
+      measured: what all workers have measured as the job started; None if they have not.
       announce: called with each new plan.
       show: shows the user what has changed since.
 
     Attributes:
       worker: the connections: rank, number of workers and of its replicas, gathers, the failure.
       options: the user's.
+      measured: as above.
       data: rows of batches and shares, and the one end of a dataset.
       gradients: the plan, and a route for each gradient.
       sums: of the gradients that an optimizer or a tape is given.
@@ -63,15 +66,26 @@ class Runtime:
         options: Options,
         *,
         arithmetic: Sequence[Mapping[str, Any]],
+        measured: Measured | None = None,
         announce: Callable[[Plan], None],
         show: Callable[[str], None],
         reporter: Reporter,
         status: Callable[[], Status] | None,
     ) -> None:
         self.reporter, self.status = reporter, status
+        self.worker, self.options, self.measured = worker, options, measured
         self.machines: Machines | None = None
-        self.worker, self.options = worker, options
+        if measured is not None:
+            self.machines = measured.machines(devices=worker.num_replicas)
         self.updates = Updates(show)
+        foresight = None
+        if options.plan_by == "time" and measured is not None:
+            foresight = Foresight(
+                worker,
+                measured,
+                step_s=options.step_seconds,
+                is_across=lambda: self.updates.are_deferred,
+            )
         self.data = JointData(worker, rows_per_step=options.rows_per_step)
         self.first_values = AgreedValues(worker)
         self.gradients = GradientExchange(
@@ -83,6 +97,7 @@ class Runtime:
             shares=self.data.shares,
             first_values=self.first_values,
             announce=announce,
+            foresight=foresight,
         )
         marks = TapeMarks(worker.gather)
         self.sums = GradientSums(

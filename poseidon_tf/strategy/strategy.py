@@ -61,8 +61,8 @@ class ClusterStrategy(tf.distribute.Strategy):  # type: ignore[misc]
             return Statistics()
         updates, status = self._runtime.updates.statistics(), self._runtime.status
         told = {} if status is None else {m.rank: figures for m, figures in status().summing}
-        found = self._runtime.worker.statistics()
-        return replace(found, updates=updates, told_by_servers=told)
+        found, measured = self._runtime.worker.statistics(), self._runtime.measured
+        return replace(found, updates=updates, told_by_servers=told, probe=measured)
 
     def check_drift(self, variables: Sequence[Any]) -> None:
         """Compare `variables` on all workers and replicas, by digest; all workers call it together.

@@ -79,6 +79,11 @@ class Updates:
             self._flushes[cause] += 1
 
     @property
+    def are_deferred(self) -> bool:
+        """Whether they are made at the beginning of the next step."""
+        return not self._why_in_step
+
+    @property
     def line(self) -> str:
         """When updates are made, for a person to read."""
         if self._why_in_step:

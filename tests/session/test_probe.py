@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
-from poseidon_tf.errors import PoseidonError
-from poseidon_tf.launch.join import Membership
+from poseidon_tf.errors import ConfigError, MemberError, PoseidonError
+from poseidon_tf.launch.cluster import ClusterConfig
+from poseidon_tf.launch.join import Membership, join
+from poseidon_tf.launch.server_main import ServerProcess
 from poseidon_tf.planner import Measured
 from poseidon_tf.session.probe import probe
 from poseidon_tf.session.statistics import Statistics
-from tests.session.jobs_in_process import InProcess, Training
+from tests.session.jobs_in_process import DEADLINES, InProcess, Training
 
 pytestmark = pytest.mark.connections
 
@@ -75,3 +78,32 @@ def test_who_is_gone_before_the_probe_is_named() -> None:
     for text in (said, also):
         assert "worker rank 1" in text
         assert "its disk is full" in text
+
+
+def test_all_workers_probe_or_none_does() -> None:
+    """One that does not would let the others wait for it; all are told at the start."""
+    job = InProcess(2, 1)
+
+    def begin(rank: int) -> str:
+        with pytest.raises((ConfigError, MemberError)) as caught:
+            join(
+                ClusterConfig(workers=job.workers, servers=job.servers, rank=rank),
+                arithmetic={},
+                deadlines=DEADLINES,
+                measures="plan_by='time', probe" if rank == 0 else "",
+            )
+        return str(caught.value)
+
+    def serve() -> int:
+        config = ClusterConfig(workers=job.workers, servers=job.servers, role="server")
+        return ServerProcess(config, index=0, address=job.servers[0]).serve()
+
+    with ThreadPoolExecutor(3) as pool:
+        server = pool.submit(serve)
+        texts = list(pool.map(begin, range(2)))
+        assert server.result(60) == 1
+    for text in texts:
+        assert (
+            "worker rank 0 has plan_by='time', probe, worker rank 1 has no probe; give all workers "
+            "the same plan_by and probe" in text
+        )

@@ -24,6 +24,16 @@ from poseidon_tf.strategy.options import Options
         ),
         ({"kv_pair_bytes": 1}, "kv_pair_bytes must be from 4096 to 67108864, got 1"),
         ({"coalesce_bytes": -1}, "coalesce_bytes must be from 0 to 67108864, got -1"),
+        ({"plan_by": "bits"}, "plan_by must be 'bytes' or 'time', got 'bits'"),
+        (
+            {"plan_by": "time", "step_seconds": 0.0},
+            "step_seconds must be more than 0, got 0[.]0",
+        ),
+        ({"step_seconds": 1.0}, "step_seconds is for plan_by='time', and plan_by is 'bytes'"),
+        (
+            {"plan_by": "time", "plan": "plan.json"},
+            "plan= says how every variable travels; leave it or plan_by out",
+        ),
         ({"rows_per_step": 0}, "rows_per_step must be 1 or more, got 0"),
         ({"clip": "none"}, "clip must be 'sum' or 'local', got 'none'"),
         ({"write_on": "none"}, "write_on must be 'chief' or 'all', got 'none'"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -23,30 +24,38 @@ from poseidon_tf.planner import (
     first_difference,
     make_plan,
     merged,
+    plan_in_time,
 )
+from poseidon_tf.planner.answers import human_seconds
 from poseidon_tf.planner.table import human_bytes
 from poseidon_tf.session.gathers import Places
 from poseidon_tf.session.progress import showing
 from poseidon_tf.session.worker import Worker
 from poseidon_tf.strategy import tf_internals
+from poseidon_tf.strategy.gradients.foresight import Foresight, TracedStep
 from poseidon_tf.strategy.options import Options
 from poseidon_tf.wire.dtypes import Array
 
+_log = logging.getLogger("poseidon_tf")
 _LONG_S = 2.0  # Giving values that takes less is not worth a line.
 
 
 def agree_on_plan(
     worker: Worker,
     specs: Sequence[VariableSpec],
+    step: TracedStep,
     cluster: ClusterSpec,
     options: Options,
     *,
     arithmetic: Sequence[Mapping[str, Any]],
+    foresight: Foresight | None = None,
 ) -> tuple[Plan, list[VariableSpec]]:
     """The plan of these variables and what it was made of, the same on all workers.
 
     Args:
+      step: of which these are the variables.
       arithmetic: by rank, what a product's bits depend on.
+      foresight: for a plan by time; None plans by bytes.
 
     Raises:
       PlanError: another worker has another model or other options; names the first difference.
@@ -69,15 +78,22 @@ def agree_on_plan(
         choices = Choices(options.schemes, options.wire_dtype, options.kv_pair_bytes)
         if isinstance(options.plan, Plan):
             choices = choices_of(options.plan, agreed)
-        plan = make_plan(
-            agreed,
-            cluster,
-            schemes=choices.schemes,
-            wire_dtype=choices.wire_dtype,
-            kv_pair_bytes=choices.kv_pair_bytes,
-            coalesce_bytes=options.coalesce_bytes,
-            arithmetic_differs=arithmetic_difference(arithmetic),
-        )
+        how: dict[str, Any] = {
+            "schemes": choices.schemes,
+            "wire_dtype": choices.wire_dtype,
+            "kv_pair_bytes": choices.kv_pair_bytes,
+            "coalesce_bytes": options.coalesce_bytes,
+            "arithmetic_differs": arithmetic_difference(arithmetic),
+        }
+        plan = make_plan(agreed, cluster, **how)
+        if foresight is not None and (outlook := foresight.agree(agreed, step)) is not None:
+            by_bytes, plan = plan, plan_in_time(agreed, cluster, outlook, **how)
+            _log.log(
+                logging.INFO if worker.rank == 0 else logging.DEBUG,
+                "planned by time: %s a step expected, %s by bytes",
+                human_seconds(outlook.step_s(plan)),
+                human_seconds(outlook.step_s(by_bytes)),
+            )
     except PlanError as failure:
         raise _refused(worker, str(failure)) from failure
     digests = worker.gather("plan the gradients of this step", plan.digest().encode())

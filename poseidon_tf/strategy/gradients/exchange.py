@@ -25,6 +25,7 @@ from poseidon_tf.strategy.data.batches import BatchSizes
 from poseidon_tf.strategy.data.shares import Shares
 from poseidon_tf.strategy.gradients.agreement import agree_on_plan
 from poseidon_tf.strategy.gradients.first_values import AgreedValues
+from poseidon_tf.strategy.gradients.foresight import Foresight, TracedStep
 from poseidon_tf.strategy.gradients.numeric_checks import NumericChecks
 from poseidon_tf.strategy.gradients.open_unit import OpenUnit
 from poseidon_tf.strategy.gradients.sample_weights import OpenWeights, SampleWeights, multiplied
@@ -65,6 +66,7 @@ class GradientExchange:
       batches: know how many rows a worker's batch has.
       shares: know how many rows a replica's share of the batch has.
       announce: called with each new plan.
+      foresight: for plans by time; None for plans by bytes.
 
     Attributes:
       checks: says which gradients are looked at before they are sent.
@@ -81,6 +83,7 @@ class GradientExchange:
         shares: Shares,
         first_values: AgreedValues,
         announce: Callable[[Plan], None],
+        foresight: Foresight | None = None,
     ) -> None:
         self._worker = worker
         self._agree = functools.partial(
@@ -89,6 +92,7 @@ class GradientExchange:
             cluster=cluster,
             options=options,
             arithmetic=arithmetic,
+            foresight=foresight,
         )
         self._batches, self._announce = batches, announce
         self._shares, self._first_values = shares, first_values
@@ -177,8 +181,9 @@ class GradientExchange:
         key = self._key_of(optimizer, variables)
         if key not in self._open:
             self._first_values.agree_in_step(optimizer, variables)
+            step = self._traced_step(gradients, variables)
             with tf.init_scope():
-                plan, agreed = self._agree(specs)
+                plan, agreed = self._agree(specs, step)
             self._tables |= {
                 tf_internals.variable_id(variable)
                 for variable, spec in zip(variables, agreed, strict=True)
@@ -206,6 +211,14 @@ class GradientExchange:
             rows,
             self.checks.for_gradients_of(optimizer),
             scale,
+        )
+
+    def _traced_step(self, gradients: Sequence[Gradient], variables: Sequence[Any]) -> TracedStep:
+        return TracedStep(
+            None if tf.executing_eagerly() else tf.compat.v1.get_default_graph(),
+            self._rows_of_replica(),
+            [tf_internals.components(variable)[0] for variable in variables],
+            gradients,
         )
 
     def eager_units(self, variables: Sequence[Any]) -> list[OpenUnit]:

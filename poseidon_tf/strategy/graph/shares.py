@@ -8,7 +8,7 @@ time here.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -43,6 +43,26 @@ def shares_of_step(
     operations = traced.graph.get_operations()
     flops = _flops(traced.graph)
     work = [flops.get(operation.name) or _einsum_flops(operation) for operation in operations]
+    captured = traced.captured_inputs
+    inside = traced.inputs[len(traced.inputs) - len(captured) :]
+    return shares_of_operations(
+        operations, work, zip(captured, inside, strict=True), variables, gradients
+    )
+
+
+def shares_of_operations(
+    operations: Sequence[Any],
+    work: Sequence[int],
+    captured: Iterable[tuple[Any, Any]],
+    variables: Mapping[str, Any],
+    gradients: Mapping[str, Any],
+) -> StepShares:
+    """The same, of a step's operations in order.
+
+    Args:
+      work: floating point operations of each.
+      captured: what the step's graph takes from outside, and what that is called inside.
+    """
     step_flops = sum(work)
     if not step_flops:  # No shape is known, or nothing is multiplied: all take as long.
         work = [1] * len(work)
@@ -57,15 +77,14 @@ def shares_of_step(
             readers.setdefault(id(tensor), before[operation.name])
         done += own
         after[operation.name] = done / total
-    captured = traced.captured_inputs
-    inputs = dict(
-        zip(map(id, captured), traced.inputs[len(traced.inputs) - len(captured) :], strict=True)
-    )
+    inputs = {id(outside): inside for outside, inside in captured}
     needed = {
         name: readers.get(id(inputs.get(id(variable.handle))), 0.0)
         for name, variable in variables.items()
     }
-    exists = {name: after[_values(gradient).op.name] for name, gradient in gradients.items()}
+    exists = {
+        name: after.get(_values(gradient).op.name, 1.0) for name, gradient in gradients.items()
+    }
     return StepShares(step_flops, needed, exists)
 
 

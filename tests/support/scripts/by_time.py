@@ -1,0 +1,51 @@
+"""Plans a net by time, as if devices multiplied slowly: `by_time.py TIMELINES`."""
+
+import hashlib
+import logging
+import sys
+from dataclasses import asdict
+
+import keras
+import numpy as np
+from report import result
+
+import poseidon_tf
+from poseidon_tf.launch import poseidon_strategy
+
+logging.basicConfig(level=logging.INFO, format="LOG %(message)s")
+poseidon_strategy.flops_per_s = lambda device: 1e4  # Emulated: rebuilding "top" would take 0.1 s.
+strategy = poseidon_tf.PoseidonStrategy(
+    plan_by="time", timeline_dir=sys.argv[1], defer_updates=False
+)
+rng = np.random.default_rng(0)
+x, y = rng.normal(size=(32, 256)).astype("f"), rng.normal(size=(32, 2)).astype("f")
+
+
+def net(name: str) -> keras.Model:
+    keras.utils.set_random_seed(3)
+    layers = [
+        keras.Input((256,)),
+        keras.layers.Dense(512, name="wide"),
+        keras.layers.Dense(64, name="narrow"),
+        keras.layers.Dense(2, name="top"),
+    ]
+    return keras.Sequential(layers, name=name)
+
+
+with strategy.scope():
+    model = net("net")
+    model.compile(keras.optimizers.SGD(0.01), "mse")
+model.fit(x, y, batch_size=8, verbose=0)
+assert strategy.plan is not None
+result("plan", strategy.plan.to_json())
+statistics = strategy.statistics()
+result("sent", [statistics.ps.sent_bytes, statistics.sfb.sent_bytes])
+result("digest", hashlib.sha256(b"".join(w.tobytes() for w in model.get_weights())).hexdigest())
+assert statistics.probe is not None
+result("probe", [asdict(each) for each in statistics.probe.seen])
+result("probe_took", statistics.probe.took_s)
+with strategy.scope():
+    eager = net("eager")
+    eager.compile(keras.optimizers.SGD(0.01), "mse", run_eagerly=True)
+eager.fit(x, y, batch_size=8, verbose=0)
+result("plans", strategy.plan.to_json())
