@@ -9,7 +9,7 @@ import pytest
 
 from poseidon_tf.launcher.report.steps import read
 from poseidon_tf.planner import Plan, Scheme, make_plan
-from poseidon_tf.trace import merge
+from poseidon_tf.trace import runs
 from tests.strategy.test_fixed_plan import CLUSTER, NET
 from tests.support.jobs import Job
 
@@ -78,7 +78,8 @@ def test_a_step_that_is_not_traced_is_planned_by_bytes(found: Found) -> None:
 
 def test_the_probe_is_not_taken_for_a_step(found: Found) -> None:
     """A timeline has the steps of training, from the first on."""
-    seen = read(merge(sorted(found.timelines.glob("*.trace.json"))))
+    (run,) = runs(sorted(found.timelines.glob("*.trace.json")))
+    seen = read(run.merged())
     assert [step.number for step in seen.steps][:4] == [0, 1, 2, 3]
     units = {
         unit.unit for step in seen.steps for worker in step.workers for unit in worker.exchanges

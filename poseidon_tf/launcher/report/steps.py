@@ -116,7 +116,7 @@ class Timeline:
 
 
 def read(merged: Mapping[str, Any]) -> Timeline:
-    """The steps of what `trace.merge` has joined."""
+    """The steps of one run, merged."""
     processes = [each or {} for each in merged["otherData"]["processes"]]
     names = {pid: str(each.get("process", pid)) for pid, each in enumerate(processes, start=1)}
     ranks = {pid: rank for pid, name in names.items() if (rank := _rank(name)) is not None}

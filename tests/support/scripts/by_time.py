@@ -13,7 +13,8 @@ import poseidon_tf
 from poseidon_tf.launch import poseidon_strategy
 
 logging.basicConfig(level=logging.INFO, format="LOG %(message)s")
-poseidon_strategy.flops_per_s = lambda device: 1e4  # Emulated: rebuilding "top" would take 0.1 s.
+# Emulated: rebuilding "top" would take 0.1 s.
+poseidon_strategy.flops_per_s = lambda device: 1e4  # type: ignore[attr-defined]
 strategy = poseidon_tf.PoseidonStrategy(
     plan_by="time", timeline_dir=sys.argv[1], defer_updates=False
 )
