@@ -41,7 +41,9 @@ def _open_epochs(original: Callable[..., Any]) -> Callable[..., Any]:
         x: Any = kwargs.get("x")
         ends_by_steps = bool(kwargs.get("steps_per_epoch"))
         fit = progress.current()
+        later = fit if fit is not None and fit.is_making_other_batches else None
         fit = fit if fit is not None and fit.epochs is None else None  # Of the training data only.
+        given = dict(kwargs)
         if fit is not None:
             fit.keep_batches(kwargs)
         is_shuffled = isinstance(x, keras.utils.PyDataset) and kwargs.get("shuffle")
@@ -62,7 +64,12 @@ def _open_epochs(original: Callable[..., Any]) -> Callable[..., Any]:
             original(self, distribute_strategy, *args, **kwargs)
             if fit is not None:
                 fit.reads(self, kwargs.get("x"))
+            elif later is not None:
+                later.reads_in_other_batches(self, kwargs.get("x"))
         _take_num_batches(self)
+        if fit is not None and (others := fit.for_other_batches(given)) is not None:
+            with fit.making_other_batches():
+                type(self)(distribute_strategy, *args, **others)
 
     return __init__
 

@@ -40,12 +40,14 @@ class Start(NamedTuple):
       why_in_step: why all update in the step, since one of them has to; empty if none has to.
       observer: a callback of any worker that may look at variables between two executions. All
         make what is pending before it: their graphs, and so what is reduced in them, stay alike.
+      backs_up: whether any worker has a BackupAndRestore.
     """
 
     changes: bool
     place: Place | None
     why_in_step: str
     observer: str
+    backs_up: bool
 
 
 def agree_on_start(
@@ -74,9 +76,11 @@ def agree_on_start(
     mine["steps_per_execution of compile"] = model.steps_per_execution
     mine["run_eagerly of compile"] = bool(model.run_eagerly)
     changes = any(_may_change_values(callback) for callback in callbacks)
-    there = _place_in_backup(callbacks) if runtime.worker.rank == 0 else None
+    backups = [each for each in callbacks if isinstance(each, keras.callbacks.BackupAndRestore)]
+    there = _place_in_backup(backups) if runtime.worker.rank == 0 else None
     said = {
         "changes": changes,
+        "backs_up": bool(backups),
         "place": there and there.to_json(),
         "why_in_step": why_in_step,
         "observer": observer,
@@ -100,11 +104,11 @@ def agree_on_start(
         found and Place.from_json(found),
         next((says["why_in_step"] for _, says in everyone if says["why_in_step"]), ""),
         next((says["observer"] for _, says in everyone if says["observer"]), ""),
+        any(says["backs_up"] for _, says in everyone),
     )
 
 
-def _place_in_backup(callbacks: Sequence[Any]) -> Place | None:
-    backups = [each for each in callbacks if isinstance(each, keras.callbacks.BackupAndRestore)]
+def _place_in_backup(backups: Sequence[Any]) -> Place | None:
     try:
         return place.read(backups)
     except (KeyError, TypeError, ValueError) as failure:

@@ -55,6 +55,7 @@ class Place:
       batch: how many batches of all workers are done of it.
       first_epoch: since which the data has been read: it decides on the order that it has now.
       num_workers: among which each batch was divided.
+      worker_rows: of the batch that each worker keeps when their number changes, if it does.
       data: what was read.
       graph_seed: what operations without a seed draw in the graphs of this `fit`.
       order_seed: of the order of a PyDataset's batches.
@@ -71,6 +72,7 @@ class Place:
     order_seed: int = 0
     random_states: list[list[int]] = field(default_factory=list)
     is_between_updates: bool = False
+    worker_rows: int | None = None
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), separators=(",", ":"))

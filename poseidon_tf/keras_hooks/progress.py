@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextvars
 import hashlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, final
@@ -14,10 +14,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from poseidon_tf.keras_hooks import resizing
 from poseidon_tf.keras_hooks.place import Place, ReadData
+from poseidon_tf.keras_hooks.resizing import policy_of
 from poseidon_tf.strategy.data.agreement import SHARED, UNKNOWN
 from poseidon_tf.strategy.data.datasets import rows_of_batches
-from poseidon_tf.strategy.data.passes import Earlier, earlier_passes, reads_files
+from poseidon_tf.strategy.data.passes import Earlier, earlier_passes
 from poseidon_tf.strategy.data.seeds import seeds_of
 from poseidon_tf.strategy.runtime import Runtime
 
@@ -38,6 +40,7 @@ class Progress:
       restored: where the backup was written that this `fit` goes on from, if it does.
       graph_seed: see `Place`.
       given_rows: of a batch that `fit` makes of arrays, as the script has it.
+      keeps_worker_batch: each worker is to keep its batch when their number changes.
 
     Attributes:
       batch_rows: the same, as it is.
@@ -48,6 +51,9 @@ class Progress:
       order_seed: of a PyDataset's order.
       needs: how far earlier epochs have to be read for a later one to have its order.
       skips: how many batches of the next epoch are passed over.
+      is_making_other_batches: see `making_other_batches`.
+      in_other_batches: the data in the batches of the epochs after the one with which `fit` goes
+        on, where these have others: what Keras reads them by, and what `reads` finds out of it.
     """
 
     def __init__(
@@ -57,6 +63,7 @@ class Progress:
         *,
         graph_seed: int,
         given_rows: int | None,
+        keeps_worker_batch: bool = False,
     ) -> None:
         self._runtime, self._restored = runtime, restored
         self._graph_seed, self._given_rows = graph_seed, given_rows
@@ -69,6 +76,10 @@ class Progress:
         self.epochs: Any = None
         self.order_seed = 0
         self.needs = Earlier.OPENED
+        self._keeps_worker_batch = keeps_worker_batch
+        self._worker_rows: int | None = None
+        self.in_other_batches: tuple[Any, ReadData, Earlier] | None = None
+        self.is_making_other_batches = False
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -78,6 +89,15 @@ class Progress:
             yield
         finally:
             _now.reset(token)
+
+    @contextmanager
+    def making_other_batches(self) -> Iterator[None]:
+        """Within: Keras makes what it reads later epochs by."""
+        self.is_making_other_batches = True
+        try:
+            yield
+        finally:
+            self.is_making_other_batches = False
 
     @property
     def restored_order_seed(self) -> int:
@@ -92,12 +112,11 @@ class Progress:
         x = arguments.get("x")
         if self.batch_rows != self._given_rows:
             arguments["batch_size"] = self.batch_rows
-        elif self._restored and isinstance(x, tf.data.Dataset) and _policy_of(x) in SHARED:
+        elif self._restored and isinstance(x, tf.data.Dataset) and policy_of(x) in SHARED:
             self._given_rows = rows_of_batches(x)
             self.batch_rows = self._kept(self._given_rows)
-            if self.batch_rows != self._given_rows:
-                is_static = all(shape and shape[0] for shape in _shapes(x))
-                x = x.unbatch().batch(self.batch_rows, drop_remainder=is_static)
+            if self.batch_rows is not None and self.batch_rows != self._given_rows:
+                x = resizing.batched_anew(x, self.batch_rows)
                 batches = self._restored.data.batches
                 if batches is not None:  # Else Keras opens the data more seldom than it did.
                     x = x.apply(tf.data.experimental.assert_cardinality(batches))
@@ -113,11 +132,50 @@ class Progress:
         return there.data.rows if is_resized or is_as_it_was else given_rows
 
     def reads(self, epochs: Any, x: Any) -> None:
-        """Keras reads the training data by `epochs`, which it has just made of `x`."""
+        """Keras reads the training data by `epochs`, which it has just made of `x`.
+
+        Raises:
+          ConfigError: each worker is to keep its batch, and they have unequal ones.
+        """
         self.epochs = epochs
+        self._data, self.needs = self._read(epochs, x, self.batch_rows)
+        if self._keeps_worker_batch:
+            self._worker_rows = self._rows_to_keep()
+
+    def reads_in_other_batches(self, epochs: Any, x: Any) -> None:
+        """The same, once the epoch is over with which `fit` goes on."""
+        data, needs = self._read(epochs, x, self._rows_to_come())
+        self.in_other_batches = epochs, data, needs
+
+    def for_other_batches(self, arguments: Mapping[str, Any]) -> dict[str, Any] | None:
+        """What Keras makes that of; None if the batches stay as they are.
+
+        Args:
+          arguments: what it had for its iterator, as the script has it.
+        """
+        rows = self._rows_to_come()
+        if rows is None or rows == self._data.rows:
+            return None
+        return resizing.in_batches_of(rows, arguments)
+
+    def _rows_to_come(self) -> int | None:
+        kept = self._worker_rows
+        return None if kept is None else kept * self._runtime.worker.num_workers
+
+    def _rows_to_keep(self) -> int:
+        there = self._restored
+        if there is not None and there.data.rows == self._data.rows:
+            if there.worker_rows is not None:
+                return there.worker_rows
+            return resizing.rows_of_worker(there.data.rows, there.num_workers)
+        return resizing.rows_of_worker(self._data.rows, self._runtime.worker.num_workers)
+
+    def _read(self, epochs: Any, x: Any, rows: int | None) -> tuple[ReadData, Earlier]:
+        """What `epochs` reads, and how far earlier epochs of it have to be read."""
+        needs = Earlier.OPENED
         data = ReadData(
             kind_of(x),
-            rows=self.batch_rows,
+            rows=rows,
             given_rows=self._given_rows,
             steps_per_epoch=epochs.steps_per_epoch,
             steps_per_execution=epochs.steps_per_execution,
@@ -127,22 +185,46 @@ class Progress:
             given, facts = self._runtime.data.newest
             digest = hashlib.sha256(repr(seeds_of(given)).encode()).hexdigest()
             batches = None if facts.cardinality == UNKNOWN else facts.cardinality
-            data = replace(data, policy=_policy_of(given), batches=batches, seeds=digest)
+            data = replace(data, policy=policy_of(given), batches=batches, seeds=digest)
             if data.rows is None and data.policy in SHARED:
                 rows = rows_of_batches(given)
                 data = replace(data, rows=rows, given_rows=rows)
-            self.needs = earlier_passes(given)
+            needs = earlier_passes(given)
         if epochs.steps_per_epoch:
-            self.needs = Earlier.READ  # One pass goes on over the ends of epochs.
-        self._data = data
+            needs = Earlier.READ  # One pass goes on over the ends of epochs.
+        return data, needs
 
-    def begins(self, epoch: int) -> None:
+    def begins(self, epoch: int, model: Any) -> None:
         """An epoch begins, as `on_epoch_begin` has it."""
         self.has_begun = True
         if self.first_epoch is None:
             self.first_epoch = epoch
         if epoch != self.epoch:
             self.epoch, self.batch = epoch, 0
+        if self.in_other_batches is not None and not self.batch:
+            self._take_other_batches(epoch, model)
+
+    def _take_other_batches(self, epoch: int, model: Any) -> None:
+        assert self.in_other_batches is not None and self._data.rows
+        before, (epochs, self._data, self.needs) = self._data.rows, self.in_other_batches
+        assert self._data.rows
+        self.in_other_batches = None
+        vars(self.epochs).update(vars(epochs))  # Keras holds on to this one.
+        self.batch_rows = self._data.rows
+        if self._data.kind != "tf.data":  # Whose passes go on being counted.
+            self.first_epoch = epoch
+        rates = resizing.scale_learning_rate(model, self._data.rows / before)
+        if self._runtime.worker.rank == 0:
+            _log.warning(
+                "from epoch %d on batches of all workers have %d rows instead of %d, %d of each "
+                "worker, and the learning rate is %g instead of %g",
+                epoch,
+                self._data.rows,
+                before,
+                self._worker_rows,
+                rates[1],
+                rates[0],
+            )
 
     def took(self, batches: int) -> None:
         """So many more batches are done."""
@@ -171,6 +253,7 @@ class Progress:
             order_seed=self.order_seed,
             random_states=[np.asarray(state).tolist() for state in _random_states(model)],
             is_between_updates=_is_between_updates(model),
+            worker_rows=self._worker_rows,
         )
 
     def restore_random_states(self, model: Any) -> None:
@@ -193,11 +276,13 @@ class Progress:
         num_workers = self._runtime.worker.num_workers
         if there.num_workers != num_workers and not reason:
             rows = f"batches of {there.data.rows} rows" if there.data.rows else "its batches"
+            is_for_now = self.in_other_batches is not None
             _log.warning(
-                "fit goes on with %d workers instead of %d, and keeps %s of all workers together",
+                "fit goes on with %d workers instead of %d, and keeps %s of all workers together%s",
                 num_workers,
                 there.num_workers,
                 rows,
+                f" to the end of epoch {there.epoch}" if is_for_now and there.batch else "",
             )
         if not reason:
             return there.epoch, there.batch, there.first_epoch
@@ -259,17 +344,6 @@ def kind_of(x: Any) -> str:
     return "arrays" if hasattr(tf.nest.flatten(x)[0], "shape") else type(x).__name__
 
 
-def _policy_of(dataset: tf.data.Dataset) -> str:
-    """As `DataFacts` have it, but what TensorFlow may deal out by files counts as that."""
-    policy: str = dataset.options().experimental_distribute.auto_shard_policy.name
-    return "FILE" if policy == "AUTO" and reads_files(dataset) else policy
-
-
-def _shapes(dataset: tf.data.Dataset) -> list[Any]:
-    specs = tf.nest.flatten(dataset.element_spec)
-    return [getattr(spec, "shape", None) for spec in specs]
-
-
 def _can_be_read_again(x: Any) -> bool:
     """Whether what Keras makes of `x` can be opened again, and then gives the same."""
     return kind_of(x) in {"tf.data", "DistributedDataset", "PyDataset", "arrays"}
@@ -298,7 +372,7 @@ class TellsProgress(keras.callbacks.Callback):  # type: ignore[misc]
         self._progress = progress
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        self._progress.begins(epoch)
+        self._progress.begins(epoch, self.model)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self._progress.ends(epoch)

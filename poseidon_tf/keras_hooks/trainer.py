@@ -30,6 +30,7 @@ from poseidon_tf.keras_hooks.hook import Hook
 from poseidon_tf.keras_hooks.metrics import results_of_all
 from poseidon_tf.keras_hooks.preemption import save_backups
 from poseidon_tf.keras_hooks.progress import Progress, TellsProgress, kind_of
+from poseidon_tf.keras_hooks.resizing import KEEPS_WORKER_BATCH, refusal
 from poseidon_tf.keras_hooks.stopping import StopTogether
 from poseidon_tf.keras_hooks.tensorboard import scalars_for
 from poseidon_tf.keras_hooks.why_in_step import first_observer, why_in_step
@@ -86,20 +87,28 @@ def fit(original: Callable[..., Any]) -> Callable[..., Any]:
         own = for_rank(runtime.writing, callbacks)
         why = why_in_step(runtime.options, self, own)
         must_defer = runtime.options.defer_updates not in ("auto", False)
-        changes, restored, why, observer = agree_on_start(
+        keeps_worker_batch = runtime.options.on_resize == KEEPS_WORKER_BATCH
+        refuses_resize = refusal(self, named, own) if keeps_worker_batch else ""
+        changes, restored, why, observer, backs_up = agree_on_start(
             runtime,
             self,
             named,
             own,
             why_in_step=why,
             observer=first_observer(own),
-            refusal=str(impossible(why)) if why and must_defer else "",
+            refusal=str(impossible(why)) if why and must_defer else refuses_resize,
         )
         deferred = None if why else DeferredUpdates(runtime, observer=observer)
         if why:
             runtime.updates.in_step(why)
         graph_seed = random_seeds.other_graphs(restored.graph_seed if restored else None)
-        progress = Progress(runtime, restored, graph_seed=graph_seed, given_rows=_batch_size(named))
+        progress = Progress(
+            runtime,
+            restored,
+            graph_seed=graph_seed,
+            given_rows=_batch_size(named),
+            keeps_worker_batch=keeps_worker_batch and backs_up,
+        )
         stop = StopTogether(runtime, progress, deferred.train_function if deferred else None)
         last = [RestoredValues(runtime, progress), stop] if changes else [stop]
         last += scalars_for(runtime, own)

@@ -89,6 +89,10 @@ class PoseidonStrategy(ClusterStrategy):
         the same bits, and whoever looks at a variable between two steps sees them. "auto" does so
         wherever it can, for models that train 1 MiB or more; `statistics().updates` and the line
         below the plan say why not. True makes that an error, False never does it.
+      on_resize: what a `fit` does that goes on from a backup of another number of workers:
+        "keep_global_batch", the batch of all workers stays, and so does the learning rate, or
+        "keep_worker_batch", from the next epoch on each worker has the batch that it had, and the
+        learning rate is scaled by the number of workers.
       loss_weighting: what a step on unequal shares of a batch gives, such as a partial last one:
         "replica", the mean of the replicas' means, an empty share counting zero, as under
         TensorFlow's own strategies, or "sample", what one process gives on the joined batch.

@@ -31,6 +31,7 @@ Clip = Literal["sum", "local"]
 WriteOn = Literal["chief", "all"]
 LossWeighting = Literal["replica", "sample"]
 DeferUpdates = Literal["auto", True, False]
+OnResize = Literal["keep_global_batch", "keep_worker_batch"]
 Show = Literal["print", "log", "none"]
 PlanBy = Literal["bytes", "time"]
 _P = ParamSpec("_P")
@@ -58,6 +59,7 @@ class Options:
     write_on: WriteOn = "chief"
     loss_weighting: LossWeighting = "replica"
     defer_updates: DeferUpdates = "auto"
+    on_resize: OnResize = "keep_global_batch"
     drift_check_steps: int = 1000
     check_numerics: bool = False
     show_plan: Show = "print"
@@ -85,6 +87,7 @@ class Options:
             ("write_on", WriteOn),
             ("loss_weighting", LossWeighting),
             ("defer_updates", DeferUpdates),
+            ("on_resize", OnResize),
             ("show_plan", Show),
             ("show_summary", Show),
         ):
