@@ -3,8 +3,8 @@
 .PHONY: help install demo dist docs fuzz test test-quick test-watching install-watching test-engines test-engines-small install-engines install-small-engines install-java test-faults test-hosts test-networks test-thorough test-versions coverage bench-transport bench-copies bench-overhead bench-peers bench-scaling bench-foresight bench-across check protos check-protos clean
 
 PYTHON ?= python3
-# Python 3.10, the oldest that setup.py allows, where there is one.
-OLDEST_PYTHON ?= $(shell python3.10 -c "import sys; print(sys.executable)" 2> /dev/null || echo $(PYTHON))
+# Python 3.10, the oldest that setup.py allows, where there is one; pyenv wants to be asked for it.
+OLDEST_PYTHON ?= $(shell PYENV_VERSION=3.10 python3.10 -c "import sys; print(sys.executable)" 2> /dev/null || echo $(PYTHON))
 REPEAT ?= 1
 # How many test processes share the tests, a file at a time. Each needs a core, and 3 GB of memory.
 TEST_PROCESSES ?= 2
