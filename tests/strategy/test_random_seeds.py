@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import tensorflow as tf
 
-from poseidon_tf.strategy.data.seeds import seed_difference
+from poseidon_tf.strategy.data.seeds import is_unseeded, seed_difference, seeds_of
 from tests.support.jobs import Job, run_alone
 
 pytestmark = pytest.mark.processes
@@ -106,6 +107,26 @@ def test_a_shared_dataset_without_a_seed_is_refused(workers: Findings) -> None:
         error = worker["distributed"]["before the strategy"]
         assert "in which a ShuffleDataset has no seed on rank 0" in error
         assert "Make it after the strategy, or with a seed" in error
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda i: tf.random.stateless_uniform((), (0, 0)),
+        lambda i: tf.random.stateless_binomial((), (0, 0), 4.0, 0.5),
+        lambda i: tf.random.experimental.stateless_shuffle(tf.range(4), (0, 0)),
+    ],
+    ids=["uniform", "binomial", "shuffle"],
+)
+def test_zeros_are_a_seed_to_what_has_no_state(draw: Any) -> None:
+    """Keras shuffles arrays with them, from its version 3.16 on; to others they are none."""
+    rows = tf.data.Dataset.range(4)
+    drawn = seeds_of(rows.map(draw))
+    assert drawn and not any(number for _, numbers in drawn for number in numbers)
+    assert not any(map(is_unseeded, drawn))
+    for unseeded in (rows.shuffle(4), rows.map(lambda i: tf.random.uniform(()))):
+        ((kind, _),) = seeds_of(unseeded)
+        assert is_unseeded((kind, (0, 0)))
 
 
 def test_seeds_that_a_script_sets_afterwards_are_compared_with_a_shared_dataset(

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, final
 
 from poseidon_tf.errors import ConfigError
-from poseidon_tf.strategy.data.seeds import SeedFacts, seed_difference
+from poseidon_tf.strategy.data.seeds import SeedFacts, is_unseeded, seed_difference
 
 INFINITE, UNKNOWN = -1, -2  # As tf.data has them.
 # Every worker reads one dataset and takes its share of each batch.
@@ -134,12 +134,11 @@ def _refuse_different_seeds(everyone: Sequence[DataFacts]) -> None:
     first = everyone[0]
     for rank, facts in enumerate(everyone):
         shared = f"the workers share a dataset (auto-shard policy {first.policy})"
-        for kind, numbers in facts.seeds:
-            if not any(numbers):
-                raise ConfigError(
-                    f"{shared} in which a {kind} has no seed on rank {rank}, as it was made before "
-                    f"the strategy; {_DOUBLED}. Make it after the strategy, or with a seed"
-                )
+        for unseeded in filter(is_unseeded, facts.seeds):
+            raise ConfigError(
+                f"{shared} in which a {unseeded[0]} has no seed on rank {rank}, as it was made "
+                f"before the strategy; {_DOUBLED}. Make it after the strategy, or with a seed"
+            )
         if facts.seeds != first.seeds:
             mine, theirs = _without_common(first.seeds, facts.seeds)
             raise ConfigError(

@@ -25,6 +25,18 @@ def seeds_of(dataset: tf.data.Dataset) -> tuple[SeedFacts, ...]:
     return tuple(sorted(_of_pipeline(dataset)))
 
 
+def is_unseeded(facts: SeedFacts) -> bool:
+    """Whether TensorFlow chooses what it draws.
+
+    Two zeros say so where an operation or a dataset has a seed and a second one. Those without a
+    state have a single seed of two numbers, and draw by (0, 0) as by any other.
+    """
+    kind, numbers = facts
+    names = _parameters(kind)
+    is_stateless = "seed" in names and "seed2" not in names
+    return not any(numbers) and not is_stateless
+
+
 def seed_difference(everyone: Sequence[int | None]) -> str:
     """Who has seeded TensorFlow with what, by rank, and what to do; empty if all did alike."""
     if len(set(everyone)) == 1:
