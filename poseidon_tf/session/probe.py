@@ -1,7 +1,7 @@
 """Measures what the links and this worker's processor can do, over the streams that steps use.
 
 All workers probe at once, with keys that no variable has: small sums for latency and the price of
-a message, then sums and factors as large as fit into a tenth of a second. Sizes are agreed on.
+a message, then sums and factors as large as fit into a seventh of a second. Sizes are agreed on.
 """
 
 from __future__ import annotations
@@ -21,10 +21,12 @@ from poseidon_tf.planner.measured import Measured, Seen, Way, joined
 from poseidon_tf.session.syncers import Done, FactorSyncer, ServerSyncer, Syncer
 from poseidon_tf.session.worker import Worker
 from poseidon_tf.sfb.factors import Columns, RowSpec
+from poseidon_tf.sfb.service import CHUNK_BYTES
 from poseidon_tf.transport.base import Traffic
 from poseidon_tf.wire.dtypes import Array
 
-KEY = 2**32 - 1
+FACTOR_PARTS = 8
+KEYS = range(2**32 - FACTOR_PARTS, 2**32)
 """Of the probe's factors: no plan has so many units."""
 ROUND_TRIPS = 3
 SMALL_SUMS = 20
@@ -32,11 +34,12 @@ LARGE_ROUNDS = 2
 """The first one warms up memory and connections; the better one counts."""
 FIRST_BYTES = 256 * 1024
 MOST_BYTES = 32 * 1024 * 1024
-ROUND_S = 0.1
+ROUND_S = 0.15
+LEAST_S = 1e-6
 PAIR_BYTES = 1024 * 1024
 LEAST_PAIR_BYTES = 64 * 1024
 PAIRS_PER_SERVER = 16
-_ROW = Columns(4096, "float32")
+_ROW = Columns(1024, "float32")
 _DTYPE = "float32"
 _ITEM_BYTES = 4
 _SUM_BYTES = 4 * 1024 * 1024
@@ -141,7 +144,7 @@ class _Probe:
 
     def _small_sums(self) -> float:
         """Seconds that the sum of one number takes, of the slowest server."""
-        arrivals = _Arrivals(self._num_servers)
+        arrivals = _Arrivals([1] * self._num_servers)
         syncers = self._open_sums(1, arrivals)
         one = np.ones(1, np.float32)
         shortest_s = math.inf
@@ -151,57 +154,68 @@ class _Probe:
         self._close(syncers)
         return shortest_s
 
-    def _sums(self, num_bytes: int) -> _Rates:
+    def _sums(self, num_bytes: int, rounds: int) -> _Rates:
         """Sums of so many bytes, over all servers: bytes that each server sent back, by time."""
         length = max(1, num_bytes // self._num_servers // _ITEM_BYTES)
-        arrivals = _Arrivals(self._num_servers)
+        arrivals = _Arrivals([1] * self._num_servers)
         syncers = self._open_sums(length, arrivals)
         numbers = np.ones(length, np.float32)
 
         def exchange(step: int) -> list[float]:
             return self._exchange(syncers, [numbers], step, arrivals, meets=True)
 
-        found = self._best(exchange, [length * _ITEM_BYTES] * self._num_servers)
+        found = self._best(exchange, [length * _ITEM_BYTES] * self._num_servers, rounds)
         self._close(syncers)
         return found
 
-    def _factors(self, num_bytes: int) -> _Rates:
+    def _factors(self, num_bytes: int, rounds: int) -> _Rates:
         """Factors of so many bytes, to all other workers together: what came from each, by time."""
-        rows = max(1, num_bytes // len(self._others) // _ROW.row_bytes)
-        arrivals = _Arrivals(self._num_workers)
+        own, others = self._worker.rank, len(self._others)
+        rows = max(1, num_bytes // others // FACTOR_PARTS // _ROW.row_bytes)
+        numbers = np.ones((rows, _ROW.width), np.float32)
+        pieces = FACTOR_PARTS * -(-numbers.nbytes // CHUNK_BYTES)
+        due = [FACTOR_PARTS if rank == own else pieces for rank in range(self._num_workers)]
+        arrivals = _Arrivals(due)
+        syncers = [self._open_factors(key, arrivals) for key in KEYS]
+        self._worker.factors.on_piece = lambda rank, key: self._piece_arrived(arrivals, rank, key)
+
+        def exchange(step: int) -> list[float]:
+            return self._exchange(syncers, [numbers], step, arrivals, meets=True)
+
+        from_each = [FACTOR_PARTS * numbers.nbytes * (rank != own) for rank in range(len(due))]
+        found = self._best(exchange, from_each, rounds)
+        self._worker.factors.on_piece = lambda rank, key: None
+        return found
+
+    def _open_factors(self, key: int, arrivals: _Arrivals) -> FactorSyncer:
         syncer = FactorSyncer(
             RowSpec(name="the probe of links", arrays=(_ROW,)),
-            key=KEY,
+            key=key,
             num_peers=len(self._others),
             factors=self._worker.factors,
             done=self._noted_by(arrivals, self._worker.rank),
             on_sent=lambda step: None,
         )
-        self._worker.add_factor_syncer(KEY, syncer)
-        self._worker.factors.on_piece = lambda rank, key: self._piece_arrived(arrivals, rank, key)
-        numbers = np.ones((rows, _ROW.width), np.float32)
+        self._worker.add_factor_syncer(key, syncer)
+        return syncer
 
-        def exchange(step: int) -> list[float]:
-            return self._exchange([syncer], [numbers], step, arrivals, meets=True)
-
-        num_bytes = rows * _ROW.row_bytes
-        from_each = [num_bytes * (rank != self._worker.rank) for rank in range(self._num_workers)]
-        found = self._best(exchange, from_each)
-        self._worker.factors.on_piece = lambda rank, key: None
-        return found
-
-    def _sized(self, measure: Callable[[int], _Rates]) -> _Rates:
-        """With as many bytes as all workers manage in a tenth of a second."""
-        first = measure(FIRST_BYTES)
+    def _sized(self, measure: Callable[[int, int], _Rates]) -> _Rates:
+        """With as many bytes as all workers manage in a seventh of a second."""
+        first = measure(FIRST_BYTES, 1)
         slowest_s = max(map(float, self._worker.gather(_WHAT, repr(first.took_s).encode())))
         num_bytes = min(MOST_BYTES, int(FIRST_BYTES * ROUND_S / max(slowest_s, 1e-6)))
-        return measure(num_bytes) if num_bytes > 2 * FIRST_BYTES else first
+        return measure(num_bytes, LARGE_ROUNDS) if num_bytes > FIRST_BYTES else first
 
-    def _best(self, exchange: Callable[[int], list[float]], num_bytes: Sequence[int]) -> _Rates:
+    def _best(
+        self, exchange: Callable[[int], list[float]], num_bytes: Sequence[int], rounds: int
+    ) -> _Rates:
         best = _Rates([0.0] * len(num_bytes), math.inf)
-        for step in range(LARGE_ROUNDS):
+        for step in range(rounds):
             times_s = exchange(step)
-            rates = [8 * size / took_s for size, took_s in zip(num_bytes, times_s, strict=True)]
+            rates = [
+                8 * size / max(took_s, LEAST_S)
+                for size, took_s in zip(num_bytes, times_s, strict=True)
+            ]
             best = _Rates(
                 [max(pair) for pair in zip(best.bits_per_s, rates, strict=True)],
                 min(best.took_s, max(times_s)),
@@ -285,7 +299,7 @@ class _Probe:
         return done
 
     def _piece_arrived(self, arrivals: _Arrivals, rank: int, key: int) -> None:
-        if key == KEY:
+        if key in KEYS:
             with self._changed:
                 arrivals.note(rank)
 
@@ -304,18 +318,19 @@ class _Probe:
 class _Arrivals:
     """When the first and the last of what each member sends has come. Its users keep a lock.
 
-    Of factors a worker's own count as come when all have.
+    Args:
+      due: how much comes from each member.
     """
 
-    def __init__(self, num_members: int) -> None:
-        self._num_members = num_members
+    def __init__(self, due: Sequence[int]) -> None:
+        self._due = tuple(due)
         self._begun_s = 0.0
         self.clear()
 
     def clear(self) -> None:
         """Nothing has come, and nobody sends yet."""
         self._cleared_s = time.perf_counter()
-        self._came_s: dict[int, tuple[float, float]] = {}
+        self._came_s: list[list[float]] = [[] for _ in self._due]
 
     def begin(self) -> None:
         """This worker sends."""
@@ -323,20 +338,27 @@ class _Arrivals:
 
     def note(self, member: int) -> None:
         """Something has come from it."""
-        now_s = time.perf_counter()
-        self._came_s[member] = (self._came_s.get(member, (now_s,))[0], now_s)
+        self._came_s[member].append(time.perf_counter())
 
     @property
     def are_complete(self) -> bool:
-        return len(self._came_s) == self._num_members
+        return all(len(came) == due for came, due in zip(self._came_s, self._due, strict=True))
 
     def times_s(self) -> list[float]:
-        """By member, how long it took at most: of who sent before this worker, since `clear`."""
-        came = [self._came_s[member] for member in range(self._num_members)]
-        return [
-            last_s - (self._begun_s if first_s > self._begun_s else self._cleared_s)
-            for first_s, last_s in came
-        ]
+        """By member, how long all of it took.
+
+        Who sent before this worker has begun at an unknown time, but not before `clear`. Of many
+        parts the time from the first to the last tells enough.
+        """
+        return [self._took_s(came) for came in self._came_s]
+
+    def _took_s(self, came_s: Sequence[float]) -> float:
+        if came_s[0] >= self._begun_s:
+            return came_s[-1] - self._begun_s
+        if len(came_s) < FACTOR_PARTS:
+            return came_s[-1] - self._cleared_s
+        spread_s = came_s[-1] - came_s[0]
+        return max(spread_s * len(came_s) / (len(came_s) - 1), came_s[-1] - self._begun_s)
 
 
 def _pair_bytes(num_bytes: int) -> int:
