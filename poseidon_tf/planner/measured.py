@@ -1,7 +1,7 @@
 """What a job's machines can do, as its workers have measured it together: figures for `machines`.
 
 Every worker measures with all others at once, as a step does, so each way carries its part of what
-the links do. What one host's link carries is what all its ways carry together.
+the links do.
 """
 
 from __future__ import annotations
@@ -122,9 +122,9 @@ class Measured:
     took_s: float
 
     def link_bits_per_s(self, rank: int) -> float:
-        """What the link of this worker's host carries one way, whichever way carries more."""
-        came = sum(way.bits_per_s for way in self.seen[rank].workers)
-        left = sum(each.workers[rank].bits_per_s for each in self.seen)
+        """What the link of this worker's host carries at least one way, whichever way is more."""
+        came = _together(way.bits_per_s for way in self.seen[rank].workers)
+        left = _together(each.workers[rank].bits_per_s for each in self.seen)
         return max(came, left, self.seen[rank].sums_bits_per_s)
 
     def slow_ways(self) -> list[SlowWay]:
@@ -214,6 +214,16 @@ def joined(texts: Sequence[str], *, num_servers: int, took_s: float) -> Measured
                 f"servers; there are {len(seen)} and {num_servers}"
             )
     return Measured(seen=seen, took_s=took_s)
+
+
+def _together(rates: Iterable[float]) -> float:
+    """What equal transfers that began together have carried, each at its own rate until its end.
+
+    When the k-th of them was through, k times its bytes had been carried. Their sum would be too
+    much: one that is left alone gets the whole link.
+    """
+    in_order = sorted(rates, reverse=True)
+    return max(at * rate for at, rate in enumerate(in_order, start=1))
 
 
 def _usual(rates: Iterable[float]) -> float:
