@@ -19,22 +19,28 @@ CASES = [
     "accumulation-clipped",
     "plain",
     "weight-decay",
-    "ema",
     "ema-overwrite",
     "ema-overwrite-held",
     "ema-swap",
     "loss-scale-factor",
+    "Ftrl",
+    "Lamb",
+    "regularizer",
+    "unused",
+]
+# Rules that get their sums as those above do, and types that other tests have in larger nets.
+MORE = [
     "RMSprop",
     "Adagrad",
     "Adadelta",
     "Adamax",
     "Nadam",
-    "Ftrl",
     "Lion",
-    "Lamb",
-    "regularizer",
-    "unused",
+    "ema",
+    "float16",
+    "bfloat16",
     "float64",
+    "mixed_bfloat16",
 ]
 # Relative and absolute rounding of the type that weights or activations have.
 ROUNDED = {
@@ -67,15 +73,28 @@ def clipped_shares() -> list[dict[str, Any]]:
         return job.results(timeout_s=240)
 
 
-@pytest.mark.parametrize("case", [*CASES, *ROUNDED])
-def test_weights_and_losses_are_those_of_one_process(
-    alone: dict[str, Any], found: list[dict[str, Any]], case: str
-) -> None:
-    """And equal bit for bit on both workers."""
+def check(alone: dict[str, Any], found: list[dict[str, Any]], case: str) -> None:
     rtol, atol = ROUNDED.get(case, (1e-5, 1e-6))
     assert found[0][case] == found[1][case]
     for what in ("weights", "loss"):
         assert_close(found[0][case][what], alone[case][what], rtol=rtol, atol=atol)
+
+
+@pytest.mark.parametrize("case", [*CASES, "mixed_float16", "mixed-clipped", "mixed-accumulation"])
+def test_weights_and_losses_are_those_of_one_process(
+    alone: dict[str, Any], found: list[dict[str, Any]], case: str
+) -> None:
+    """And equal bit for bit on both workers."""
+    check(alone, found, case)
+
+
+@pytest.mark.thorough
+def test_so_are_those_of_more_rules_and_types() -> None:
+    alone = run_alone("updates.py", "more", timeout_s=240)
+    with Job("updates.py", "more") as job:
+        found = job.results(timeout_s=280)
+    for case in MORE:
+        check(alone, found, case)
 
 
 def test_accumulated_gradients_are_exchanged_in_every_second_step_only(

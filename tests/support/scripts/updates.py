@@ -1,6 +1,7 @@
 """Optimizer settings and dtypes, many small nets, alone or as one of several workers.
 
-Argument: "local" to clip each worker's share. Alone it also clips those of two workers by hand.
+Argument: "local" to clip each worker's share, or "more" for other rules and types. Alone it also
+clips those of two workers by hand.
 """
 
 import hashlib
@@ -160,7 +161,6 @@ def accumulation_with_an_empty_share() -> None:
 
 def updates() -> None:
     train("weight-decay", lambda: AdamW(0.01, weight_decay=0.1))
-    train("ema", lambda: SGD(0.1, use_ema=True, ema_momentum=0.7))
     train(
         "ema-overwrite", lambda: SGD(0.1, use_ema=True, ema_momentum=0.7, ema_overwrite_frequency=3)
     )
@@ -170,16 +170,24 @@ def updates() -> None:
     swap = keras.callbacks.SwapEMAWeights(swap_on_epoch=True)
     train("ema-swap", lambda: SGD(0.1, use_ema=True, ema_momentum=0.7), callbacks=[swap])
     train("loss-scale-factor", lambda: SGD(0.1, loss_scale_factor=64.0))
-    for kind in ("RMSprop", "Adagrad", "Adadelta", "Adamax", "Nadam", "Ftrl", "Lion", "Lamb"):
-        train(kind, lambda kind=kind: getattr(keras.optimizers, kind)(0.01))
+    rules("Ftrl", "Lamb")
     train("regularizer", lambda: SGD(0.1), lambda: net(regularizer=keras.regularizers.L2(0.1)))
     train("unused", lambda: Adam(0.05), lambda: net(Unused()))
 
 
-def dtypes() -> None:
-    for dtype in ("float16", "bfloat16", "float64"):
+def rules(*names: str) -> None:
+    for name in names:
+        train(name, lambda name=name: getattr(keras.optimizers, name)(0.01))
+
+
+def more() -> None:
+    rules("RMSprop", "Adagrad", "Adadelta", "Adamax", "Nadam", "Lion")
+    train("ema", lambda: SGD(0.1, use_ema=True, ema_momentum=0.7))
+    for dtype in ("float16", "bfloat16", "float64", "mixed_bfloat16"):
         train(dtype, lambda: SGD(0.1), lambda dtype=dtype: net(dtype=dtype))
-    train("mixed_bfloat16", lambda: SGD(0.1), lambda: net(dtype="mixed_bfloat16"))
+
+
+def overflows() -> None:
     keras.mixed_precision.set_dtype_policy("mixed_float16")
     bad = x.copy()
     bad[12 * 2] = 1e30  # Rank 0's share of the third batch.
@@ -200,6 +208,9 @@ def refused() -> None:
 
 
 if __name__ == "__main__":
+    if "more" in sys.argv:
+        more()
+        sys.exit()
     clipping()
     if strategy.num_workers == 1:
         clipping_shares_by_hand()
@@ -207,7 +218,7 @@ if __name__ == "__main__":
         accumulation()
         accumulation_with_an_empty_share()
         updates()
-        dtypes()
+        overflows()
     elif strategy.num_workers > 1:
         refused()
     assert tf.executing_eagerly()
