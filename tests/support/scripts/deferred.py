@@ -166,9 +166,9 @@ def optimizers() -> None:
 
 def executions() -> None:
     for steps, reader in ((3, BatchReader()), (8, Reader())):
-        model = compiled(normalized, lambda: Adam(0.01), steps_per_execution=steps)
+        model = compiled(normalized, lambda: SGD(0.1, momentum=0.9), steps_per_execution=steps)
         fit(f"{steps} steps", model, reader=reader)
-    fit("read", compiled(net, lambda: Adam(0.01)), reader=BatchReader())
+    fit("read", compiled(net, lambda: SGD(0.1)), reader=BatchReader())
 
 
 def uneven() -> None:
@@ -223,7 +223,7 @@ class Interrupted(keras.Sequential):
 
 
 def interrupted() -> None:
-    model = compiled(lambda: Interrupted(net().layers), lambda: Adam(0.01))
+    model = compiled(lambda: Interrupted(net().layers), lambda: SGD(0.1, momentum=0.9))
     model.begun = True
     before = strategy.statistics().updates.flushes.get("end of fit", 0)
     try:
@@ -260,7 +260,7 @@ class Watched(keras.Sequential):
 
 def observed() -> None:
     """A thread looks at the model where no callback does."""
-    model = compiled(lambda: Watched(net().layers), lambda: Adam(0.01))
+    model = compiled(lambda: Watched(net().layers), lambda: SGD(0.1, momentum=0.9))
     model.seen = []
     fit("thread", model)
     result("thread-saw", model.seen)
@@ -286,6 +286,8 @@ class Probe(keras.callbacks.Callback):
     """Trains another model, in the step, while `fit` runs."""
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        if epoch == EPOCHS - 1:
+            return
         other = compiled(net, lambda: SGD(0.1, loss_scale_factor=2.0))
         other.fit(x[:24], y[:24], batch_size=BATCH, verbose=0, shuffle=False)
 
@@ -312,7 +314,7 @@ def within() -> None:
     model = compiled(lambda: Assigns(net().layers), lambda: SGD(0.1, momentum=0.9))
     model.rates = (0.1 / n for n in range(1, 99))
     fit("assigned", model)
-    model = compiled(net, lambda: Adam(0.01), steps_per_execution=3)
+    model = compiled(net, lambda: SGD(0.1, momentum=0.9), steps_per_execution=3)
     fit("one looks", model, reader=BatchReader() if strategy.rank == 0 else Reader())
 
 
