@@ -42,16 +42,17 @@ def values(variables: Any) -> Any:
     return [variable.numpy().tolist() for variable in variables]
 
 
-def fit(strategy: Any, rows: int, **options: Any) -> dict[str, Any]:
-    """Two epochs on a batch and a last one, and a validation that uses the moving statistics."""
+def fit(strategy: Any, rows: int, is_validated: bool = False, **options: Any) -> dict[str, Any]:
+    """Two epochs on a batch and a last one; a validation would use the moving statistics."""
     with strategy.scope():
         model = net(synchronized=True)
         model.compile(keras.optimizers.SGD(0.05, momentum=0.9), "mse", **options)
         if not tf.distribute.has_strategy():  # Else a step is traced twice.
             model.optimizer.build(model.trainable_variables)
     x, y = samples(BATCH + rows)
+    validation_data = (x[:BATCH], y[:BATCH]) if is_validated else None
     history = model.fit(
-        *(x, y, BATCH, 2), shuffle=False, verbose=0, validation_data=(x[:BATCH], y[:BATCH])
+        *(x, y, BATCH, 2), shuffle=False, verbose=0, validation_data=validation_data
     ).history
     return {"weights": values(model.weights), "history": history}
 
@@ -110,7 +111,7 @@ def own_statistics(strategy: Any) -> list[Any]:
 
 
 CASES: dict[str, Callable[..., Any]] = {
-    "whole": functools.partial(fit, rows=BATCH),
+    "whole": functools.partial(fit, rows=BATCH, is_validated=True),
     "unequal": functools.partial(fit, rows=7),
     "one-row": functools.partial(fit, rows=1),
     "several-steps": functools.partial(fit, rows=BATCH, steps_per_execution=2),
