@@ -125,7 +125,8 @@ class Steps:
             self.steady = self.rest = self.function(self._steady_step, steps=self.num)
             if self.num > 1:
                 self.rest = self.function(self._steady_step, steps=self.num - 1)
-        self.flush = tf.function(lambda: strategy.run(self._make_update))
+        # Nothing here is for AutoGraph, which would take seconds to read all of it: as in Keras.
+        self.flush = tf.function(lambda: strategy.run(self._make_update), autograph=False)
 
     def function(self, step: Callable[[Any], Any], *, steps: int) -> Callable[[Any], Any]:
         """A training function of so many steps, in a loop where the model's own has one."""
