@@ -81,6 +81,24 @@ def test_a_server_loads_no_tensorflow() -> None:
 
 
 @pytest.mark.processes
+def test_a_server_loads_what_it_needs_alone() -> None:
+    """A job waits for its servers' imports: who is in the job is told, nothing has failed yet."""
+    code = "import sys, poseidon_tf.launch.server_main; print(*sys.modules)"
+    printed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
+    unneeded = {
+        "poseidon_tf.coordinator.roster",
+        "poseidon_tf.launch.failure_text",
+        "poseidon_tf.launch.sources",
+        "poseidon_tf.planner",
+        "poseidon_tf.strategy",
+        "psutil",
+    }
+    assert unneeded.isdisjoint(printed.split())
+
+
+@pytest.mark.processes
 def test_the_strategy_and_the_tape_are_what_loads_tensorflow() -> None:
     """Their first use imports TensorFlow and Keras: the check for heavy modules can fail."""
     for name in LOAD_TENSORFLOW:

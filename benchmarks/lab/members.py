@@ -24,6 +24,9 @@ PINNED = {
     "OPENBLAS_NUM_THREADS": "1",
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "CUDA_VISIBLE_DEVICES": "-1",
+    # As pip leaves a package: compiled. Else every process compiles what it imports, where this
+    # process was told not to keep what is compiled.
+    "PYTHONDONTWRITEBYTECODE": "",
     # TensorFlow's own default where the processor has AVX-512. Without it products take up to eight
     # times as long, and the figures of two machines would be of two kinds of arithmetic.
     "TF_ENABLE_ONEDNN_OPTS": "1",

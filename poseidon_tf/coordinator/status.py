@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from poseidon_tf.coordinator.messages import Figures, MemberKey, Role, ServerFigures
-from poseidon_tf.coordinator.roster import Roster
+
+if TYPE_CHECKING:  # Only the coordinator's host has one; every member can read a status.
+    from poseidon_tf.coordinator.roster import Roster
 
 Presence: TypeAlias = Literal["expected", "here", "left"]
 _MOST_NAMES = 3

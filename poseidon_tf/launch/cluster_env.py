@@ -1,7 +1,8 @@
 """The environment in, one ``ClusterConfig`` out.
 
 Rule 1: nothing else in the package reads ``os.environ``.
-Rule 2: what its variables mean is in `sources`.
+Rule 2: what its variables mean is in `sources`, loaded where somebody asks: a server that a worker
+        starts is told who is in the job.
 """
 
 from __future__ import annotations
@@ -10,12 +11,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-import psutil
-
 from poseidon_tf.errors import ConfigError
 from poseidon_tf.launch.cluster import ClusterConfig
-from poseidon_tf.launch.sources import by_mpi, table
-from poseidon_tf.launch.sources.told import OR_ALONE, Level, Process
 from poseidon_tf.transport.address import Address
 
 INTERFACE = "POSEIDON_INTERFACE"
@@ -52,6 +49,9 @@ def read_cluster(
             process is one of several and not where the others are.
         StartTimeout: Not every process of an MPI job has come.
     """
+    from poseidon_tf.launch.sources import by_mpi, table
+    from poseidon_tf.launch.sources.told import OR_ALONE, Level, Process
+
     process = Process(
         environ=os.environ if environ is None else environ,
         resolver=resolver,
@@ -79,6 +79,8 @@ def read_cluster(
 
 def _starter() -> int:
     """The process that has started this one's session; 0 where that is not to be seen."""
+    import psutil
+
     try:
         return int(psutil.Process(os.getsid(0)).ppid())
     except psutil.Error:  # It has ended, or is in another container.

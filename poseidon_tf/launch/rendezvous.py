@@ -8,7 +8,6 @@ import time
 
 from poseidon_tf.errors import ConfigError, StartTimeout
 from poseidon_tf.launch.cluster import ClusterConfig
-from poseidon_tf.launch.sources import by_slurm
 from poseidon_tf.transport import listening
 from poseidon_tf.transport.address import Address
 
@@ -35,6 +34,8 @@ def located(config: ClusterConfig, *, interface: str, timeout_s: float) -> Clust
         return config
     coordinator = Address.parse(config.coordinator_address)
     if config.node:
+        from poseidon_tf.launch.sources import by_slurm
+
         coordinator = Address(by_slurm.host_of(config.node), coordinator.port)
         config = config.with_worker(0, str(coordinator))
     if config.address:

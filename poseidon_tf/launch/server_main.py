@@ -26,7 +26,7 @@ from poseidon_tf.coordinator.limits import MAX_NAME_CHARS
 from poseidon_tf.coordinator.messages import ServerFigures
 from poseidon_tf.errors import ConfigError, MemberError, PoseidonError
 from poseidon_tf.kv.service import KVService, streams_per_server
-from poseidon_tf.launch import failure_text, sigterm
+from poseidon_tf.launch import sigterm
 from poseidon_tf.launch.cluster import ClusterConfig
 from poseidon_tf.launch.cluster_env import current_environ, read_cluster
 from poseidon_tf.launch.flight_signal import FlightSignal
@@ -257,6 +257,8 @@ class ServerProcess:
 
     def _tell(self, failure: PoseidonError) -> None:
         """Say why this server ends: to people, to the launcher and to who has asked for it."""
+        from poseidon_tf.launch import failure_text  # A server that starts waits for no import.
+
         where = f"server {self._index} had summed nothing"
         if self._last_sum is not None:
             name, step = self._last_sum

@@ -1,6 +1,7 @@
 """Where this machine lets a process listen; asked with a socket that is closed again at once.
 
-And where others reach a process that listens: nothing is sent to find that out.
+And where others reach a process that listens: nothing is sent to find that out. Libraries that few
+questions need are loaded with them: this is part of every server's start.
 """
 
 from __future__ import annotations
@@ -9,8 +10,6 @@ import errno
 import ipaddress
 import socket
 import time
-
-import psutil
 
 from poseidon_tf.errors import ConfigError
 from poseidon_tf.transport.address import Address
@@ -52,6 +51,8 @@ def silence_at(address: Address, *, timeout_s: float) -> OSError | None:
 
 def own_addresses() -> list[str]:
     """The IP addresses by which others may reach this machine, or else those of loopback."""
+    import psutil
+
     found = [
         each.address
         for addresses in psutil.net_if_addrs().values()
@@ -112,6 +113,8 @@ def host_on(interface: str, other: Address) -> str:
     Raises:
       ConfigError: this machine has neither.
     """
+    import psutil
+
     known = psutil.net_if_addrs()
     if interface not in known:
         host = interface.removeprefix("[").removesuffix("]")
