@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import final
 
 from google.protobuf.message import DecodeError
@@ -27,6 +27,7 @@ from poseidon_tf.wire.frame_pb2 import (
     KeyTable,
     Part,
 )
+from poseidon_tf.wire.frames import Buffer
 
 # Long-lived streams, each with a connection of its own, between a worker and a server.
 STREAMS_PER_SERVER = 2
@@ -180,9 +181,27 @@ class KVService:
         return _WorkerStream(self, stream, rank, index)
 
     def take(
-        self, rank: int, index: int, part: Part, payload: memoryview, *, may_write: bool
+        self,
+        rank: int,
+        index: int,
+        parts: Iterable[tuple[Part, memoryview]],
+        *,
+        may_write: bool,
     ) -> None:
-        """One contribution of `rank` on its stream `index`; see `Store.push`."""
+        """The contributions of one frame of `rank` on its stream `index`; see `Store.push`.
+
+        What follows from them leaves at once, each stream being woken once.
+        """
+        deliveries: list[tuple[Action, int]] = []
+        try:
+            for part, payload in parts:
+                deliveries += self._taken(rank, index, part, payload, may_write=may_write)
+        finally:  # Those before a refused one have been taken.
+            self._act(deliveries, index)
+
+    def _taken(
+        self, rank: int, index: int, part: Part, payload: memoryview, *, may_write: bool
+    ) -> list[tuple[Action, int]]:
         if stream_of(part.key, part.length, self._num_streams) != index:
             raise ProtocolError(
                 f"rank {rank} pushed {part.length} bytes of key number {part.key} on stream {index}"
@@ -203,7 +222,7 @@ class KVService:
             self._account_for(rank, part, deliveries, began_s)
         if self._on_received is not None:
             self._on_received(rank, self._specs[part.key].name, part.step)
-        self._act(deliveries, index)
+        return deliveries
 
     def _with_place(self, action: Action, part: Part) -> tuple[Action, int]:
         """The action, and where in the shared memory it happens, plus one; 0: elsewhere."""
@@ -259,40 +278,53 @@ class KVService:
             _log.debug("stream %d of rank %d: %s", index, rank, error)
 
     def _act(self, deliveries: list[tuple[Action, int]], index: int) -> None:
+        sums: dict[int, list[tuple[Part, Buffer, int]]] = {}  # By rank.
+        credits: dict[int, int] = {}
         for action, place in deliveries:
             match action:
                 case Release():
-                    self._release(action, index, place)
-                    if self._on_released is not None:
-                        self._on_released(self._specs[action.key].name, action.step)
+                    self._release(action, index, place, sums)
                 case Credit(rank, num_bytes):
-                    # What came through memory used none.
-                    if not place and (queue := self._queues.get((rank, index))):
-                        queue.give_credit(num_bytes)
+                    if not place:  # What came through memory used none.
+                        credits[rank] = credits.get(rank, 0) + num_bytes
                 case Deserted(_, reason):
                     for queue in list(self._queues.values()):
                         queue.put(frames.refusal(reason))
+        for rank in {**credits, **sums}:
+            if (outgoing := self._queues.get((rank, index))) is not None:
+                outgoing.put_all(sums.get(rank, ()), credit=credits.get(rank, 0))
+        if self._on_released is not None:
+            for action, _ in deliveries:
+                if isinstance(action, Release):
+                    self._on_released(self._specs[action.key].name, action.step)
 
-    def _release(self, release: Release, index: int, place: int) -> None:
+    def _release(
+        self,
+        release: Release,
+        index: int,
+        place: int,
+        sums: dict[int, list[tuple[Part, Buffer, int]]],
+    ) -> None:
+        """Put a finished sum on its way; a small one is added to those of the same frame."""
         key, step, payload = release.key, release.step, release.payload
         priority = self._specs[key].priority
         part = Part(key=key, step=step, length=len(payload))
-        ranks = [r for r in range(self._num_workers) if not (place and r == self._memory_rank)]
-        others = [queue for rank in ranks if (queue := self._queues.get((rank, index)))]
+        others = [r for r in range(self._num_workers) if not (place and r == self._memory_rank)]
         # One message for all. What is in the shared memory is copied before its worker hears of
         # the sum: from then on the memory is the worker's again.
         if len(payload) > FRAME_BYTES:
             header = FrameHeader(parts=[part])
             message = (frames.encode if place else frames.message)(header, [payload])
-            for queue in others:
-                queue.put_frame(message, step=step, priority=priority)
+            for rank in others:
+                if queue := self._queues.get((rank, index)):
+                    queue.put_frame(message, step=step, priority=priority)
         else:
             small = bytes(payload) if place else payload
-            for queue in others:
-                queue.put_parts([(part, small)], priority=priority)
-        if place and (queue := self._queues.get((self._memory_rank, index))):
+            for rank in others:
+                sums.setdefault(rank, []).append((part, small, priority))
+        if place:
             placed = Part(key=key, step=step, length=len(payload), place=place)
-            queue.put_parts([(placed, b"")], priority=priority)
+            sums.setdefault(self._memory_rank, []).append((placed, b"", priority))
 
 
 @final
@@ -306,8 +338,9 @@ class _WorkerStream:
     def on_message(self, message: frames.Message) -> None:
         header, payloads = frames.decode(message)
         may_write = isinstance(message, frames.Segments)  # A lane reads into memory of its own.
-        for part, payload in zip(header.parts, payloads, strict=True):
-            self._service.take(self._rank, self._index, part, payload, may_write=may_write)
+        if header.parts:
+            parts = zip(header.parts, payloads, strict=True)
+            self._service.take(self._rank, self._index, parts, may_write=may_write)
         if header.HasField("goodbye"):
             self._service.leave(self._rank, self._index, header.goodbye.last_step)
 

@@ -15,7 +15,7 @@ import heapq
 import itertools
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, cast, final
 
 from poseidon_tf.errors import ProtocolError
@@ -112,9 +112,20 @@ class FrameQueue:
 
     def give_credit(self, num_bytes: int) -> None:
         """Tell the peer, with the next frame, that it may send `num_bytes` more."""
+        self.put_all((), credit=num_bytes)
+
+    def put_all(self, parts: Iterable[tuple[Part, Buffer, int]], *, credit: int) -> None:
+        """Add parts, each with its priority, and give credit: one wake for what one frame led to.
+
+        Their payloads must not change until the peer has them.
+        """
         with self._changed:
-            self._credit += num_bytes
-            if self._is_credit_due():
+            is_due = False
+            for part, payload, priority in parts:
+                self._put(part.step, priority, part, payload)
+                is_due = True
+            self._credit += credit
+            if is_due or self._is_credit_due():
                 self._changed.notify()
 
     def take_credit(self, num_bytes: int) -> None:

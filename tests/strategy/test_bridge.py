@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from typing import Any
+from typing import Any, cast
 
 import ml_dtypes
 import numpy as np
@@ -11,7 +11,8 @@ import pytest
 import tensorflow as tf
 
 from poseidon_tf.session.buffers import Buffers
-from poseidon_tf.strategy.graph.route import _as_tensor
+from poseidon_tf.session.session import Deliver, Route
+from poseidon_tf.strategy.graph.route import GraphRoute, _as_tensor
 
 # As they are on the wire, and as TensorFlow has them.
 DTYPES = [
@@ -112,3 +113,42 @@ def test_a_result_that_may_not_be_written_to_is_copied() -> None:
     tensor = _as_tensor(result, tf.float32)
     assert address(tensor) != result.ctypes.data
     assert tensor.numpy().tobytes() == result.tobytes()
+
+
+class _Echo:
+    """A route on which a worker is alone: what is contributed is the sum, laid end to end."""
+
+    def __init__(self, deliver: Deliver) -> None:
+        self._deliver, self.next_step = deliver, 0
+        self.pushed: list[list[Any]] = []
+
+    def push(self, arrays: list[Any], replica: int | None, *, check: bool) -> None:
+        self.pushed.append([np.array(array) for array in arrays])
+        vector = np.concatenate([np.ravel(array) for array in arrays])
+        self._deliver(self.next_step, [vector], "")
+        self.next_step += 1
+
+
+@pytest.mark.parametrize("check, sizes", [(None, [10]), (True, [6, 1, 3])])
+def test_a_vector_is_laid_end_to_end_by_the_graph(check: bool | None, sizes: list[int]) -> None:
+    """Python gets one array of hundreds; where a check may have to name one, it gets each."""
+    opened: list[_Echo] = []
+
+    def open_route(deliver: Deliver) -> Route:
+        opened.append(_Echo(deliver))
+        return cast(Route, opened[-1])
+
+    whole = GraphRoute(
+        "kernel", [tf.float32], open_route, lambda: None, num_replicas=1, is_vector=True
+    )
+    route = whole.checking(check)
+    tensors = [tf.reshape(tf.range(6.0), [2, 3]), tf.constant(6.0), tf.range(7.0, 10.0)]
+
+    @tf.function
+    def step() -> list[tf.Tensor]:
+        return route.exchange(tensors)
+
+    for _ in range(2):
+        (result,) = step()
+        assert result.numpy().tolist() == list(range(10))
+    assert [[array.size for array in pushed] for pushed in opened[0].pushed] == [sizes] * 2

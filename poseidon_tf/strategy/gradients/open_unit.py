@@ -142,15 +142,21 @@ class OpenUnit(ABC):
         return tf.zeros_like(variable)
 
     def graph_route(
-        self, worker: Worker, dtypes: Sequence[str], opener: Callable[[Deliver], Route]
+        self,
+        worker: Worker,
+        dtypes: Sequence[str],
+        opener: Callable[[Deliver], Route],
+        *,
+        is_vector: bool = False,
     ) -> GraphRoute:
-        """The route that `opener` opens, whose results have these dtypes."""
+        """The route that `opener` opens, whose results have these dtypes; see `GraphRoute`."""
         return GraphRoute(
             self.name,
             [tf.dtypes.as_dtype(dtype) for dtype in dtypes],
             opener,
             lambda: worker.session.failure,
             num_replicas=worker.num_replicas,
+            is_vector=is_vector,
         )
 
     def rounded(self, tensor: tf.Tensor) -> tf.Tensor:

@@ -54,7 +54,7 @@ class ServerUnit(OpenUnit):
                 deliver=deliver,
             )
 
-        return self.graph_route(worker, [self.unit.dtype], open_route)
+        return self.graph_route(worker, [self.unit.dtype], open_route, is_vector=True)
 
     def contribution(
         self,
