@@ -116,7 +116,7 @@ bench-overhead: install  ## time per step, memory and start, where nothing is hi
 	.venv/bin/python benchmarks/bench_overhead.py
 	.venv/bin/python benchmarks/bench_startup.py
 
-bench-peers: install .venv-tf-keras/installed .venv-torch/installed  ## against TensorFlow's own strategy and PyTorch DDP
+bench-peers: install .venv-tf-keras/installed .venv-torch/installed .venv-jax/installed  ## against TensorFlow's own strategy, PyTorch DDP and Keras on JAX
 	.venv/bin/python benchmarks/bench_peers.py
 
 bench-scaling: install .venv-tf-keras/installed  ## 2 to 16 workers on emulated accelerators and links; an hour or more
@@ -204,6 +204,12 @@ clean:  ## remove what make, the tools and Python have built
 	@echo "building .venv-protos: the protobuf compiler"
 	$(PYTHON) -m venv .venv-protos
 	.venv-protos/bin/python -m pip install $(PIP_QUIET) "grpcio-tools==1.62.*" "setuptools<80"
+	@touch $@
+
+.venv-jax/installed:
+	@echo "building .venv-jax: a peer of the benchmarks, Keras on JAX"
+	$(PYTHON) -m venv .venv-jax
+	.venv-jax/bin/python -m pip install $(PIP_QUIET) "jax==0.10.*" "keras==3.15.*"
 	@touch $@
 
 # Reads the package's source, and imports only its commands.

@@ -1,4 +1,5 @@
-"""How long does a step take, against TensorFlow's own strategy, PyTorch DDP and one worker alone?
+"""How long does a step take, against TensorFlow's own strategy, PyTorch DDP, Keras on JAX and one
+worker alone?
 
     make bench-peers
 
@@ -21,7 +22,7 @@ from nets import NETS
 LINKS = {"unshaped": None, "10gbit": 10e9, "1gbit": 1e9, "100mbit": 100e6}
 SLOW_BITS_PER_S = 200e6  # Below, a step takes seconds, and noise is nothing to it.
 SLOW_STEPS = 3
-PEERS = ("mirrored", "ddp")
+PEERS = ("mirrored", "ddp", "jax")
 Row = dict[str, Any]
 
 

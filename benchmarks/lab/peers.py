@@ -61,6 +61,7 @@ SYSTEMS = {
     "sfb": System("ours, SFB", "poseidon_fit.py", options={"schemes": {"*_dense?/kernel": "sfb"}}),
     "mirrored": System("MultiWorkerMirroredStrategy", "mirrored_fit.py", venv=".venv-tf-keras"),
     "ddp": System("DistributedDataParallel", "ddp_fit.py", venv=".venv-torch"),
+    "jax": System("Keras on JAX, DataParallel", "jax_fit.py", venv=".venv-jax"),
     "ps-across": System(
         "ours, PS only, updates across the step", "poseidon_fit.py", options=PS | ACROSS
     ),
@@ -76,7 +77,7 @@ SYSTEMS = {
     ),
 }
 # What is compared unless others are named: each system keeps its processes for the whole run.
-USUAL = ("alone", "planner", "ps", "sfb", "mirrored", "ddp")
+USUAL = ("alone", "planner", "ps", "sfb", "mirrored", "ddp", "jax")
 # PS only, in these modes of updating and sending.
 MODES = {
     "step": "ps",
