@@ -28,7 +28,7 @@ import scaling_grid
 from architectures import NETS, bytes_ratio
 from architectures import net as net_named
 from lab import report
-from lab.hosts import Hosts, make_hosts
+from lab.hosts import QUEUE_MS, Hosts, make_hosts
 from lab.members import Members
 from scaling_grid import Cell
 from scaling_members import MIRRORED_PYTHON, members_of, order_of
@@ -140,6 +140,7 @@ def _row(cell: Cell, step_s: float, alone_s: float, options: argparse.Namespace)
         "alone_s": alone_s / cell.dilation,
         "step_s": step_s / cell.dilation,
         "steps": options.steps,
+        "queue_ms": options.queue_ms,
         "speedup": speedup,
         "bound": bound,
         "of_bound": None if bound is None else speedup / bound,
@@ -216,6 +217,12 @@ def main() -> None:
     parser.add_argument("--warm-up", type=int, default=3, help="steps that do not count")
     parser.add_argument("--steps", type=int, default=5, help="steps that count")
     parser.add_argument("--folder", type=Path, default=report.RESULTS)
+    parser.add_argument(
+        "--queue-ms",
+        type=float,
+        default=QUEUE_MS,
+        help="what may wait for a shaped link and cannot be overtaken there, by this clock",
+    )
     parser.add_argument("--traffic", action="store_true", help="only the bytes on a link over time")
     parser.add_argument("--timeline", action="store_true", help="only the timeline of a step")
     options = parser.parse_args()
@@ -226,7 +233,7 @@ def main() -> None:
         return
     results = Results(options.folder, scale=options.scale)
     most = max(options.workers or scaling_grid.WORKERS)
-    with make_hosts(most) as hosts:
+    with make_hosts(most, queue_ms=options.queue_ms) as hosts:
         cells = [c for c in _wanted(options, is_shaped=hosts.is_shaped) if not results.has(c)]
         cells = list(dict.fromkeys(cells))
         minutes = scaling_grid.expected_s(cells, steps=options.warm_up + options.steps) / 60

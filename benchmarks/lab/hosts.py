@@ -47,10 +47,14 @@ class Hosts(Protocol):
         """(out, in) bytes that the link of `host` has carried so far, headers included."""
 
 
-def make_hosts(count: int) -> Hosts:
+QUEUE_MS = 200.0
+"""What may wait for a link, as time on it. What is in such a queue cannot be overtaken."""
+
+
+def make_hosts(count: int, *, queue_ms: float = QUEUE_MS) -> Hosts:
     """Namespaces where this user may make them, else the loopback interface."""
     if os.geteuid() == 0 and shutil.which("ip") and shutil.which("tc"):
-        return NamespaceHosts(count)
+        return NamespaceHosts(count, queue_ms=queue_ms)
     return LoopbackHosts(count)
 
 
@@ -60,7 +64,8 @@ class NamespaceHosts:
 
     is_shaped = True
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, *, queue_ms: float = QUEUE_MS) -> None:
+        self._queue_ms = queue_ms
         # Of this process alone, so that two benchmarks, or one that was killed, do not meet.
         self._tag = f"{os.getpid() % 46656:x}"
         self._count = count
@@ -103,8 +108,8 @@ class NamespaceHosts:
     def set_rate(self, bits_per_s: float | None) -> None:
         for host in range(self._count):
             inside = ["ip", "netns", "exec", self._name(host)]
-            _shape(inside, "eth0", bits_per_s)
-            _shape([], self._outside(host), bits_per_s)
+            _shape(inside, "eth0", bits_per_s, self._queue_ms)
+            _shape([], self._outside(host), bits_per_s, self._queue_ms)
 
     def link_bytes(self, host: int) -> tuple[int, int]:
         statistics = f"/sys/class/net/{self._outside(host)}/statistics"
@@ -159,13 +164,13 @@ class LoopbackHosts:
         return num_bytes, num_bytes
 
 
-def _shape(prefix: list[str], device: str, bits_per_s: float | None) -> None:
+def _shape(prefix: list[str], device: str, bits_per_s: float | None, queue_ms: float) -> None:
     if bits_per_s is None:
         subprocess.run([*prefix, "tc", "qdisc", "del", "dev", device, "root"], capture_output=True)
         return
     # 10 ms of the rate, at least a full offloaded segment, may leave at once.
     burst = max(65536, int(bits_per_s / 8 / 100))
-    limit = ["rate", f"{int(bits_per_s)}bit", "burst", str(burst), "latency", "200ms"]
+    limit = ["rate", f"{int(bits_per_s)}bit", "burst", str(burst), "latency", f"{queue_ms:g}ms"]
     _run(*prefix, "tc", "qdisc", "replace", "dev", device, "root", "tbf", *limit)
 
 

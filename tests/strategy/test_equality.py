@@ -175,6 +175,29 @@ def test_two_replicas_on_each_worker_give_the_same_weights(
         np.testing.assert_allclose(together[name], expected, rtol=1e-5, atol=1e-6, err_msg=name)
 
 
+@pytest.mark.thorough
+@pytest.mark.parametrize("num_workers", [2, 3])
+@pytest.mark.parametrize("way", ["auto", "ps", "sfb"])
+def test_updates_across_the_step_give_the_same_bits_after_every_epoch(
+    tmp_path: Path, way: str, num_workers: int
+) -> None:
+    """As those in the step, on every worker, for every net and optimizer."""
+    found = {}
+    for updates in ("across", "in"):
+        arguments = ("equality.py", str(tmp_path), way, ",".join(NETS), BOTH)
+        environ = {"UPDATES": updates, "EPOCHS": "2"}
+        with Job(*arguments, num_workers=num_workers, environ=environ) as job:
+            found[updates] = job.results(timeout_s=300)
+    expected = found["in"][0]["epochs"]
+    assert sorted(expected) == cases(BOTH)
+    assert all(len(set(digests)) == 2 for digests in expected.values())
+    for worker in (*found["across"], *found["in"]):
+        assert worker["epochs"] == expected
+    # Of each two epochs of five steps all but the last.
+    assert {worker["deferred"] for worker in found["across"]} == {2 * 4 * len(expected)}
+    assert {worker["deferred"] for worker in found["in"]} == {0}
+
+
 @pytest.mark.parametrize("num_workers", NUM_WORKERS)
 def test_factors_travel_where_they_were_asked_for(trained: Any, num_workers: int) -> None:
     """In the SFB runs exactly the plain dense kernels, with their biases, go as factors."""

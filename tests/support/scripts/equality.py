@@ -3,7 +3,8 @@
 Arguments: folder for the weights; how to train: "plain", "one_device", "poseidon", or as a worker
 "ps", "sfb", "auto"; optionally the nets, with commas between them: else all but the wide one; and
 the optimizers: else both.
-LOCAL_REPLICAS in the environment is the number of replicas of each worker.
+In the environment: LOCAL_REPLICAS, the number of replicas of each worker; EPOCHS, else one; and
+UPDATES, "across" or "in" the step, else as the strategy chooses.
 """
 
 import contextlib
@@ -24,6 +25,8 @@ from report import result
 from poseidon_tf import PoseidonStrategy
 
 BATCH, STEPS, CLASSES = 24, 5, 4
+EPOCHS = int(os.environ.get("EPOCHS", "1"))
+DEFER: dict[str | None, Any] = {"across": True, "in": False, None: "auto"}
 ROWS = BATCH * STEPS
 # Every plain dense layer has this in its name: the layers whose gradient is one product.
 SCHEMES = {"ps": {"*": "ps"}, "sfb": {"*plain*/kernel": "sfb"}, "auto": {}}
@@ -104,8 +107,13 @@ NETS = {
 }
 
 
-def train(net: str, optimizer: str, scope: Any) -> list[np.ndarray]:
-    """The weights after five steps from seeded values."""
+def train(net: str, optimizer: str, scope: Any, epochs: list[str]) -> list[np.ndarray]:
+    """The weights after the steps from seeded values; and, in `epochs`, a digest after each."""
+
+    class Look(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            epochs.append(digest(self.model.get_weights()))
+
     keras.utils.set_random_seed(11)
     with scope():
         model = NETS[net]()
@@ -118,10 +126,16 @@ def train(net: str, optimizer: str, scope: Any) -> list[np.ndarray]:
     random = np.random.default_rng(5)
     x = random.normal(size=(ROWS, *model.input_shape[1:])).astype("float32")
     y = random.integers(0, CLASSES, size=ROWS)
-    history = model.fit(x, y, batch_size=BATCH, epochs=1, shuffle=False, verbose=0)
+    history = model.fit(
+        x, y, batch_size=BATCH, epochs=EPOCHS, shuffle=False, verbose=0, callbacks=[Look()]
+    )
     assert np.isfinite(history.history["loss"]).all()
-    assert int(model.optimizer.iterations.numpy()) == STEPS
+    assert int(model.optimizer.iterations.numpy()) == STEPS * EPOCHS
     return [np.asarray(weight) for weight in model.get_weights()]
+
+
+def digest(weights: Any) -> str:
+    return hashlib.sha256(b"".join(np.asarray(w).tobytes() for w in weights)).hexdigest()
 
 
 def listening_ports() -> list[int]:
@@ -143,23 +157,29 @@ def main() -> None:
         strategy = tf.distribute.OneDeviceStrategy("/device:CPU:0")
     elif way != "plain":
         devices = logical_cpus(int(os.environ.get("LOCAL_REPLICAS", "1")))
-        strategy = PoseidonStrategy(schemes=SCHEMES.get(way, {}), devices=devices)
+        defer = DEFER[os.environ.get("UPDATES")]
+        strategy = PoseidonStrategy(
+            schemes=SCHEMES.get(way, {}), devices=devices, defer_updates=defer
+        )
     scope = strategy.scope if strategy else contextlib.nullcontext
-    weights = {
-        f"{net} {optimizer}": train(net, optimizer, scope)
-        for net in nets
-        for optimizer in optimizers
+    epochs: dict[str, list[str]] = {
+        f"{net} {optimizer}": [] for net in nets for optimizer in optimizers
     }
+    weights = {}
+    for case, seen in epochs.items():
+        net, optimizer = case.split()
+        weights[case] = train(net, optimizer, scope, seen)
     rank = getattr(strategy, "rank", 0)
     arrays: dict[str, Any] = {
         f"{case} {at}": w for case, ws in weights.items() for at, w in enumerate(ws)
     }
     np.savez(folder / f"{way}-{rank}.npz", **arrays)
-    digests = {
-        case: hashlib.sha256(b"".join(w.tobytes() for w in ws)).hexdigest()
-        for case, ws in weights.items()
-    }
-    result("digests", digests)
+    result("digests", {case: digest(ws) for case, ws in weights.items()})
+    result("epochs", epochs)
+    updates = (
+        strategy.statistics().updates.deferred if isinstance(strategy, PoseidonStrategy) else 0
+    )
+    result("deferred", updates)
     plan = getattr(strategy, "plan", None)
     result("plan", [(v.name, str(v.scheme), v.reason) for v in plan.variables] if plan else [])
     result("threads", [thread.name for thread in threading.enumerate()])
