@@ -39,7 +39,7 @@ SLOW_BITS_PER_S = 200e6
 SYSTEMS: dict[str, dict[str, Any]] = {"planner": {}, "ps": {"schemes": {"*": "ps"}}}
 UPDATES = {"step": False, "across": True}
 PROTOCOLS = ("grpc", "grpc+tcp")
-CALIBRATION = ("many", "wide")
+CALIBRATION = {"many": 10, "wide": 1}  # And how many times as many steps: the first's are short.
 CELL = ("protocol", "updates", "system", "link", "net", "workers")
 
 
@@ -167,17 +167,17 @@ def _inputs(members: Members, options: argparse.Namespace) -> Inputs:
 def _asked(members: Members, net: str, options: argparse.Namespace) -> model.Asked:
     """What exchanges of `net` ask of a host, and what that takes of its processor."""
     answers: list[Any] = []
-    spent_s = {}
+    spent_s, count = {}, options.cpu_steps * CALIBRATION[net]
     for do in ("alone", "train"):
         order: dict[str, Any] = {"net": net, "rows": ROWS, "warm_up": 1}
-        members.ask(do, steps=options.cpu_steps, **order)
+        members.ask(do, steps=1, **order)
         used_s = []
         # A short and a long one: what beginning and ending take is in both.
-        for steps in (options.cpu_steps, 3 * options.cpu_steps):
+        for steps in (count, 3 * count):
             before_s = cpu_s(members.pids())
             answers = members.ask(do, steps=steps, **order)
             used_s.append(cpu_s(members.pids()) - before_s)
-        spent_s[do] = (used_s[1] - used_s[0]) / (2 * options.cpu_steps) / WORKERS
+        spent_s[do] = (used_s[1] - used_s[0]) / (2 * count) / WORKERS
     names = answers[0]["names"]
     timeline = model.timeline_of(dict.fromkeys(names, 1.0), alone_s=1.0)
     exchanges = model.exchanges_of_net(Plan.from_json(answers[0]["plan"]), timeline)
@@ -212,7 +212,7 @@ def read_options(*, is_shaped: bool) -> argparse.Namespace:
     parser.add_argument("--emulated-workers", nargs="*", type=int, default=[2, 4])
     parser.add_argument("--steps", type=int, default=5, help="that count; fewer on slow links")
     parser.add_argument("--warm-up", type=int, default=2, help="steps before these, 1 or more")
-    parser.add_argument("--cpu-steps", type=int, default=20, help="for CPU seconds, three times")
+    parser.add_argument("--cpu-steps", type=int, default=10, help="for CPU seconds, four times")
     parser.add_argument("--small", action="store_true", help="one cell, in seconds")
     parser.add_argument("--folder", type=Path, default=report.RESULTS)
     options = parser.parse_args()

@@ -74,7 +74,10 @@ def asked(exchanges: Sequence[Exchange], cpu_s: float) -> Asked:
 
 
 def cpu_costs(many: Asked, wide: Asked, *, sum_byte_s: float) -> CpuCosts:
-    """From many small messages and from few large ones; no less than nothing."""
+    """From many small messages and from few large ones; no less than nothing.
+
+    Where one would be, the other is such that the large ones cost what they did.
+    """
     a, b = (each.cpu_s - each.summed_bytes * sum_byte_s for each in (many, wide))
     both = many.messages * wide.num_bytes - wide.messages * many.num_bytes
     message_s = (a * wide.num_bytes - b * many.num_bytes) / both
@@ -82,7 +85,7 @@ def cpu_costs(many: Asked, wide: Asked, *, sum_byte_s: float) -> CpuCosts:
     if message_s < 0:
         return CpuCosts(0.0, max(b, 0.0) / wide.num_bytes)
     if byte_s < 0:
-        return CpuCosts(max(a, 0.0) / many.messages, 0.0)
+        return CpuCosts(max(b, 0.0) / wide.messages, 0.0)
     return CpuCosts(message_s, byte_s)
 
 

@@ -54,14 +54,12 @@ def test_a_message_and_a_byte_are_told_apart_by_two_nets(model: Any) -> None:
 
 
 def test_no_cost_is_less_than_nothing(model: Any) -> None:
-    """What noise would make of one goes to the other."""
-    wide = model.Asked(10, 100_000, 0, 0.3)
-    found = model.cpu_costs(model.Asked(100, 1_000, 0, 0.0), wide, sum_byte_s=0.0)
+    """What noise makes of one goes to the other, so that few large messages cost what they did."""
+    many, wide = model.Asked(100, 1_000, 0, 0.2), model.Asked(10, 100_000, 0, 0.3)
+    found = model.cpu_costs(many._replace(cpu_s=0.0), wide, sum_byte_s=0.0)
     assert found == pytest.approx((0.0, 3e-6))
-    found = model.cpu_costs(
-        model.Asked(100, 1_000, 0, 0.2), model.Asked(10, 100_000, 0, 0.0), sum_byte_s=0.0
-    )
-    assert found == pytest.approx((2e-3, 0.0))
+    found = model.cpu_costs(many, wide._replace(cpu_s=0.01), sum_byte_s=0.0)
+    assert found == pytest.approx((1e-3, 0.0))
 
 
 def test_of_a_plan_for_several_nets_one_is_predicted(model: Any) -> None:
