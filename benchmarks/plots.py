@@ -179,7 +179,7 @@ def sweep_rows(rows: Sequence[Row], net: str) -> list[Row]:
 
 
 def draw_published(rows: Sequence[Any], path: Path) -> Path:
-    """`published.Row`s: curves with their predictions, and every point against its prediction."""
+    """Rows of `published_curves`: curves and their predictions, and every point against its own."""
     figure, (curves, points) = plt.subplots(1, 2, figsize=(10, 4.5))
     by_curve: dict[str, list[Any]] = {}
     for row in rows:

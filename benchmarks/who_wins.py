@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from architectures import net as net_named
-from published_speedups import LATENCY_S, PAYLOAD_SHARE
+from published_curves import LATENCY_S, PAYLOAD_SHARE
 from scaling_grid import specs, timeline
 
 from poseidon_tf.planner import Host, Link, Machines

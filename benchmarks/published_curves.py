@@ -1,8 +1,8 @@
 """What others have published, and what the model of a step says of the same machines.
 
-    python benchmarks/published_speedups.py [--plot docs/benchmarks/published.svg]
+    python benchmarks/published_curves.py [--plot docs/benchmarks/published.svg]
 
-`published_speedups.json` has the figures with their sources. Of a curve the model is given the
+`published_curves.json` has the figures with their sources. Of a curve the model is given the
 network, the batch, a step of one worker and the link as printed. Where hosts evidently moved less
 than that (`calibrated_at`), the link is what one point of the curve shows, and the others are
 predicted.
@@ -34,7 +34,7 @@ from poseidon_tf.planner import (
 from poseidon_tf.planner.exchanges import Exchange, exchanges_of
 from poseidon_tf.planner.simulate import arrivals, end_of_next_reads
 
-DATA = Path(__file__).with_name("published_speedups.json")
+DATA = Path(__file__).with_name("published_curves.json")
 PAYLOAD_SHARE = 0.956  # Of Ethernet, without the headers.
 LATENCY_S = 50e-6
 P3_SLICE_BYTES = 160_000

@@ -18,9 +18,9 @@ def published() -> Iterator[Any]:
     """The module, which is found beside its script."""
     sys.path.insert(0, str(BENCHMARKS))
     try:
-        import published_speedups as published
+        import published_curves
 
-        yield published
+        yield published_curves
     finally:
         sys.path.remove(str(BENCHMARKS))
 
@@ -82,7 +82,7 @@ def test_the_docs_have_the_table_that_the_model_gives(
 @pytest.mark.processes
 def test_published_figures_are_drawn(tmp_path: Path) -> None:
     path = tmp_path / "published.svg"
-    command = [sys.executable, str(BENCHMARKS / "published_speedups.py"), "--plot", str(path)]
+    command = [sys.executable, str(BENCHMARKS / "published_curves.py"), "--plot", str(path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert "mean error 4.3%" in done.stdout
