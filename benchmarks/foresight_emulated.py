@@ -73,7 +73,7 @@ def measure(
                     hosts.set_rate(scaled_bits_per_s(cell, SCALE))
                     measured_s = _step_s(members, cell, options)
                     own = alone[workers, cell.net]
-                    predicted_s = _predicted_s(cell, own, carried, hosts_of[protocol])
+                    expected_s = predicted_s(cell, own, carried, hosts_of[protocol])
                     yield model.with_error(
                         {
                             "net": f"{cell.net}, emulated",
@@ -84,14 +84,14 @@ def measure(
                             "updates": updates,
                             "alone_s": own.step_s,
                             "measured_s": measured_s,
-                            "predicted_s": predicted_s,
+                            "predicted_s": expected_s,
                             "steps": options.steps,
                         }
                     )
             hosts.set_rate(None)
 
 
-def _predicted_s(cell: Cell, alone: Alone, carried: Carried, costs: Host) -> float:
+def predicted_s(cell: Cell, alone: Alone, carried: Carried, costs: Host) -> float:
     """The emulated network, of an S^2-th of the bytes, over the emulated link, by the clock."""
     net = emulated_net(cell.net, step_s=alone.step_s)
     cluster = ClusterSpec(num_workers=cell.workers, num_servers=cell.workers, co_located=True)
