@@ -9,8 +9,10 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
-from benchmarks.lab.hosts import NamespaceHosts
+sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
+from lab.hosts import NamespaceHosts  # noqa: E402
 
 RATE, SLOW_RATE = 400e6, 40e6
 
