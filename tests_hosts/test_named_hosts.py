@@ -18,11 +18,11 @@ from pathlib import Path
 import pytest
 
 from poseidon_tf.transport.address import Address
-from tests.support.jobs import SCRIPTS
+from tests.support.jobs import script_named
 from tests.support.network import Network
 
 pytestmark = pytest.mark.processes
-SCRIPT = SCRIPTS / "joined.py"
+SCRIPT = script_named("joined.py")
 NAMES = ("node01", "node02")
 
 
@@ -98,7 +98,7 @@ def test_rank_0_that_is_not_where_it_should_be_says_so_at_once(
     begun_s = time.monotonic()
     ended = subprocess.run(
         ["ip", "netns", "exec", network.namespaces[0]]
-        + [sys.executable, str(SCRIPTS / "bad_start.py"), "100"],
+        + [sys.executable, str(script_named("bad_start.py")), "100"],
         env=environ,
         stdin=subprocess.DEVNULL,
         capture_output=True,

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.support.findings import assert_close
-from tests.support.jobs import SCRIPTS, Job, run_alone
+from tests.support.jobs import Job, run_alone, script_named
 from tests.support.ports import free_addresses
 
 pytestmark = pytest.mark.processes
@@ -85,7 +85,12 @@ def test_the_script_that_had_parameter_servers_learned_before() -> None:
 def start(cluster: dict[str, list[str]], task: str) -> subprocess.Popen[str]:
     config = {"cluster": cluster, "task": {"type": task, "index": 0}}
     return subprocess.Popen(
-        [sys.executable, str(SCRIPTS / "migration.py"), "migration/parameter-server.md", "Before"],
+        [
+            sys.executable,
+            str(script_named("migration.py")),
+            "migration/parameter-server.md",
+            "Before",
+        ],
         env={**os.environ, **LEGACY, "TF_CONFIG": json.dumps(config), "CUDA_VISIBLE_DEVICES": "-1"},
         stdout=subprocess.PIPE if task == "chief" else subprocess.DEVNULL,
         stderr=subprocess.STDOUT,

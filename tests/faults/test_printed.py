@@ -7,12 +7,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.jobs import SCRIPTS, Job, Member
+from tests.support.jobs import Job, Member, script_named
 from tests.support.launched import Launched, run
 
 pytestmark = pytest.mark.processes
 
-SCRIPT = SCRIPTS / "raising.py"
+SCRIPT = script_named("raising.py")
 # What TensorFlow puts around a message, and what Keras says of data that has ended.
 NOISE = ("{{node", "Detected at node", "[Op:", "Graph execution error", "ran out of data")
 

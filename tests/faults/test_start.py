@@ -15,7 +15,7 @@ import pytest
 
 from tests.faults.faults_jobs import first_ended, outputs, thread_errors, training
 from tests.support import warm
-from tests.support.jobs import SCRIPTS, Job, Member
+from tests.support.jobs import Job, Member, script_named
 from tests.support.ports import free_addresses
 
 pytestmark = pytest.mark.processes
@@ -38,7 +38,7 @@ def started(
         if kind == "ps":
             process = warm.start_server(environ, output)
         else:
-            script, args = SCRIPTS / "bad_start.py", [str(start_s)]
+            script, args = script_named("bad_start.py"), [str(start_s)]
             process = warm.start(script, args, environ, output, rank=index)
         try:
             yield Member(kind, index, cluster[kind][index], process, Path(output.name))

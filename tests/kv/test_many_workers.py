@@ -16,7 +16,7 @@ from poseidon_tf.kv.service import STREAMS_PER_SERVER
 from poseidon_tf.transport.frame_queue import FRAME_BYTES
 from poseidon_tf.transport.resuming import ACKNOWLEDGE_BYTES
 from poseidon_tf.transport.server import Server
-from tests.support.jobs import SCRIPTS
+from tests.support.jobs import script_named
 from tests.support.ports import free_addresses
 
 pytestmark = pytest.mark.processes
@@ -77,7 +77,7 @@ class LightJob:
             self._start(
                 f"clients{number}",
                 [
-                    str(SCRIPTS / "light_workers.py"),
+                    str(script_named("light_workers.py")),
                     json.dumps(orders),
                     str(number * share),
                     str((number + 1) * share),

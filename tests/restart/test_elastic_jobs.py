@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.support import launched
-from tests.support.jobs import SCRIPTS, run_alone
+from tests.support.jobs import run_alone, script_named
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(600)]
 EPOCHS = 3
@@ -36,7 +36,7 @@ def job(most: int, tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("backups")
     done = launched.run(
         *("run", "--workers", f"{most - 1}:{most}", "--max-restarts", "3"),
-        *(str(SCRIPTS / "elastic.py"), str(folder)),
+        *(str(script_named("elastic.py")), str(folder)),
         environ={"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "4"},
         timeout_s=400,
     )

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.jobs import SCRIPTS, Job
+from tests.support.jobs import Job, script_named
 from tests.support.traces import MARK, Traces, files, marked
 
 pytestmark = pytest.mark.processes
@@ -57,7 +57,7 @@ class Training:
 
     def _launch(self, address: str) -> subprocess.Popen[bytes]:
         servers = ["--servers", str(self._num_servers)] if self._num_servers else []
-        script = [str(SCRIPTS / "preempted.py"), "fit", str(self._folder), address]
+        script = [str(script_named("preempted.py")), "fit", str(self._folder), address]
         with (self._folder / "output").open("wb") as output:
             return subprocess.Popen(
                 [sys.executable, "-m", "poseidon_tf", "run", "--workers", "2", *servers, *script],

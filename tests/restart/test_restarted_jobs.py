@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import pytest
 
 from tests.support import launched
-from tests.support.jobs import SCRIPTS, Job
+from tests.support.jobs import Job, script_named
 from tests.support.supervised import run_supervised, turns_of
 
 pytestmark = pytest.mark.processes
@@ -63,7 +63,7 @@ def test_the_launcher_restarts_a_job_of_which_a_process_was_killed(
     """`poseidon-tf run --max-restarts 1`: SIGKILL in an epoch costs that epoch and no bit."""
     done = launched.run(
         *("run", "--workers", "2", "--servers", "1", "--max-restarts", "1"),
-        *(str(SCRIPTS / "restarted.py"), str(tmp_path), victim),
+        *(str(script_named("restarted.py")), str(tmp_path), victim),
         environ={"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "4"},
         timeout_s=TIMEOUT_S,
     )

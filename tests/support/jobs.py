@@ -19,8 +19,21 @@ from tests.support.network import Network
 from tests.support.ports import free_addresses
 from tests.support.warm import WarmProcess
 
-SCRIPTS = Path(__file__).parent / "scripts"
+_ROOT = Path(__file__).parents[2]
+# What several scripts import. To put it there now is in time: processes are started later.
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [str(Path(__file__).parent / "scripts"), *filter(None, [os.environ.get("PYTHONPATH")])]
+)
 HOST_PORT = 5000  # Of every member that has a host of its own.
+
+
+def script_named(name: str | Path) -> Path:
+    """The script of this name, in `scripts/` beside the test that starts it; or of this path."""
+    if Path(name).is_absolute():
+        return Path(name)
+    found = [*_ROOT.glob(f"tests/*/scripts/{name}"), *_ROOT.glob(f"tests_hosts/scripts/{name}")]
+    assert len(found) == 1, f"{name}: {found}"
+    return found[0]
 
 
 @dataclass
@@ -50,7 +63,7 @@ class Job:
     """Workers that run one script, and servers; a context manager that leaves nothing behind.
 
     Args:
-      script: a file name in `scripts/`, or a path.
+      name: of the script that all workers run, see `script_named`; or its path.
       num_servers: 0 for a server on each worker's own host.
       start_servers: False if the script of some worker serves.
       servers_run_script: start the script as task "ps" too, as one image for all roles does.
@@ -61,7 +74,7 @@ class Job:
 
     def __init__(
         self,
-        script: str | Path,
+        name: str | Path,
         *args: str,
         num_workers: int = 2,
         num_servers: int = 1,
@@ -72,7 +85,7 @@ class Job:
         network: Network | None = None,
         host: str = "127.0.0.1",
     ) -> None:
-        self._script = SCRIPTS / script
+        self._script = script_named(name)
         self._args = args
         self._start_servers = start_servers
         self._servers_run_script = servers_run_script
@@ -173,7 +186,7 @@ class Job:
 
 
 def run_alone(
-    script: str | Path,
+    name: str | Path,
     *args: str,
     environ: Mapping[str, str] | None = None,
     timeout_s: float = 120.0,
@@ -192,7 +205,7 @@ def run_alone(
         **(environ or {}),
     }
     with tempfile.TemporaryFile() as output:
-        process = warm.start(SCRIPTS / script, args, environ, output, rank=0, is_fresh=is_fresh)
+        process = warm.start(script_named(name), args, environ, output, rank=0, is_fresh=is_fresh)
         try:
             code = process.wait(timeout=timeout_s)
         except subprocess.TimeoutExpired:

@@ -17,7 +17,7 @@ from poseidon_tf.transport.channel import Channel
 from poseidon_tf.transport.connections import ConnectionSettings
 from poseidon_tf.transport.server import Server
 from poseidon_tf.transport.streams import Stream
-from tests.support.jobs import SCRIPTS
+from tests.support.jobs import script_named
 from tests.support.ports import free_addresses
 from tests.support.proxies import Proxy
 from tests.transport.grpc_peers import WAIT_S, Inbox, Peers
@@ -42,7 +42,7 @@ class Talk:
         self._role, self._talks = role, talks
         arguments = [role, self._address, str(keepalive_s), how]
         self.process = subprocess.Popen(
-            [sys.executable, str(SCRIPTS / "silent_peer.py"), *arguments],
+            [sys.executable, str(script_named("silent_peer.py")), *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
