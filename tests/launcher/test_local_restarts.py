@@ -103,7 +103,8 @@ def test_a_job_that_was_asked_to_stop_is_not_started_anew(
     script.write_text(TRY + SLEEP)
     command = [sys.executable, "-m", "poseidon_tf", "run", "--workers", "2", "--max-restarts", "5"]
     with subprocess.Popen([*command, str(script), str(tmp_path)]) as launcher:
-        wait_until(lambda: all((tmp_path / f"tries{rank}").exists() for rank in (0, 1)))
+        tries = [tmp_path / f"tries{rank}" for rank in (0, 1)]
+        wait_until(lambda: all(each.exists() and each.read_text() for each in tries))
         launcher.send_signal(signum)
         assert launcher.wait(timeout=10) == 128 + signum
     assert [len(configs(tmp_path, rank)) for rank in (0, 1)] == [1, 1]
