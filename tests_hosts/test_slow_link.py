@@ -9,42 +9,55 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
-from lab.hosts import NamespaceHosts  # noqa: E402
+import pytest
 
+BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 RATE, SLOW_RATE = 400e6, 40e6
 
 
-def test_the_ways_from_a_host_that_sends_slowly_are_marked() -> None:
+@pytest.fixture
+def hosts() -> Iterator[Any]:
+    """Three of the benchmarks' emulated hosts."""
+    sys.path.insert(0, str(BENCHMARKS))
+    try:
+        from lab.hosts import NamespaceHosts
+    finally:
+        sys.path.remove(str(BENCHMARKS))
+    with NamespaceHosts(3) as found:
+        yield found
+
+
+def test_the_ways_from_a_host_that_sends_slowly_are_marked(hosts: Any) -> None:
     """Of links with 400 Mbit/s one is shaped to 40 where host 2 sends, and nowhere else."""
-    with NamespaceHosts(3) as hosts:
-        hosts.set_rate(RATE)
-        slow = ["rate", f"{SLOW_RATE:.0f}bit", "burst", "65536", "latency", "200ms"]
-        shape = ["tc", "qdisc", "replace", "dev", "eth0", "root", "tbf", *slow]
-        subprocess.run(hosts.command(2, shape), check=True)
-        cluster = {"worker": hosts.addresses()}
-        processes = []
-        for rank in range(3):
-            config = {"cluster": cluster, "task": {"type": "worker", "index": rank}}
-            command = [sys.executable, "-m", "poseidon_tf", "probe", "--json"]
-            processes.append(
-                subprocess.Popen(
-                    hosts.command(rank, command),
-                    env={**os.environ, "TF_CONFIG": json.dumps(config)},
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.PIPE,
-                    text=True,
-                )
+    hosts.set_rate(RATE)
+    slow = ["rate", f"{SLOW_RATE:.0f}bit", "burst", "65536", "latency", "200ms"]
+    shape = ["tc", "qdisc", "replace", "dev", "eth0", "root", "tbf", *slow]
+    subprocess.run(hosts.command(2, shape), check=True)
+    cluster = {"worker": hosts.addresses()}
+    processes = []
+    for rank in range(3):
+        config = {"cluster": cluster, "task": {"type": "worker", "index": rank}}
+        command = [sys.executable, "-m", "poseidon_tf", "probe", "--json"]
+        processes.append(
+            subprocess.Popen(
+                hosts.command(rank, command),
+                env={**os.environ, "TF_CONFIG": json.dumps(config)},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                text=True,
             )
-        try:
-            printed = [process.communicate(timeout=120)[0] for process in processes]
-            assert [process.returncode for process in processes] == [0, 0, 0]
-        finally:
-            for process in processes:
-                process.kill()
-                process.wait()
+        )
+    try:
+        printed = [process.communicate(timeout=120)[0] for process in processes]
+        assert [process.returncode for process in processes] == [0, 0, 0]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
     found = json.loads(printed[0])
     slow_ways = {(way["sender"], way["receiver"]) for way in found["slow"]}
     assert slow_ways >= {("worker 2", "worker 0"), ("worker 2", "worker 1")}
