@@ -79,7 +79,7 @@ install-watching: .venv/installed
 	.venv/bin/python -m pip install $(PIP_QUIET) "$(GRAFANA_SCHEMA)"
 	@$(call apt_install,$(WATCHERS))
 
-test-faults: install  ## run the fault matrix, REPEAT times; needs root, iproute2, /dev/net/tun; 20 minutes
+test-faults: install  ## run the fault matrix over both protocols, REPEAT times; needs root, iproute2, /dev/net/tun; 40 minutes
 	.venv/bin/python -m pytest tests_faults tests_hosts/test_troubled_links.py --repeat $(REPEAT)
 
 test-networks: install  ## train VGG16, ResNet50, EfficientNetB0 and InceptionV3 on 2 workers; minutes

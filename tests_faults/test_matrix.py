@@ -1,9 +1,10 @@
-"""Every fault at every moment, on real processes: who x what x when, one line each.
+"""Every fault at every moment over both protocols, on real processes, one line each.
 
 Those that need hosts of their own need root, iproute2 and /dev/net/tun.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -45,7 +46,14 @@ def undisturbed() -> dict[int, str]:
     return {num_servers: undisturbed_digest(num_servers=num_servers) for num_servers in (0, 1)}
 
 
-@pytest.mark.parametrize("case", list(cases()), ids=str)
+def over_both() -> Iterator[Case]:
+    """Every case with lanes and through gRPC."""
+    for case in cases():
+        yield case
+        yield replace(case, protocol="grpc")
+
+
+@pytest.mark.parametrize("case", list(over_both()), ids=str)
 def test_a_fault_ends_the_job_for_all_or_changes_nothing(
     case: Case, repetition: int, undisturbed: dict[int, str], note: Note
 ) -> None:

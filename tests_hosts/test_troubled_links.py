@@ -34,15 +34,19 @@ def undisturbed() -> str:
     return undisturbed_digest(num_servers=1)
 
 
+@pytest.mark.parametrize("protocol", ["grpc", "grpc+tcp"])
 @pytest.mark.parametrize("name", TROUBLES)
 def test_what_happens_to_packets_changes_no_bit(
-    name: str, repetition: int, undisturbed: str, note: Note
+    name: str, protocol: str, repetition: int, undisturbed: str, note: Note
 ) -> None:
     """Two workers and a server, on three hosts; sums through the server, and factors."""
     trouble = TROUBLES[name]
     with Network(3) as network:
         network.set_trouble(trouble)
-        job = Job("faulty.py", *UNDISTURBED, servers_run_script=True, network=network)
+        environ = {"POSEIDON_PROTOCOL": protocol}
+        job = Job(
+            "faulty.py", *UNDISTURBED, servers_run_script=True, network=network, environ=environ
+        )
         with job:
             digests = [found["digest"] for found in job.results()]
         counts = network.counts
@@ -61,4 +65,4 @@ def test_what_happens_to_packets_changes_no_bit(
     happened = ", ".join(f"{counts[kind]} {kind}" for kind in kinds) or "all late"
     checked = f", {refused} refused for their checksum" if trouble.corrupt else ""
     what = f"{SAME_WEIGHTS}; of {counts['packets']} packets {happened}{checked}"
-    note("all hosts", name, "all the time", what)
+    note("all hosts", f"{name}, {protocol}", "all the time", what)

@@ -46,18 +46,20 @@ LEAVING_S = 20.0
 
 @dataclass(frozen=True)
 class Case:
-    """One fault: what happens to whom, and when."""
+    """One fault: what happens to whom, and when; and how tensors travel in that job."""
 
     who: str
     what: str
     when: str
     keepalive_s: float = KEEPALIVE_S
     pause_s: float = PAUSE_S
+    protocol: str = "grpc+tcp"
 
     def __str__(self) -> str:
         keepalive = "" if self.keepalive_s == KEEPALIVE_S else f", keepalive_s={self.keepalive_s:g}"
         pause = "" if self.pause_s == PAUSE_S else f", for {self.pause_s:g} s"
-        return f"{self.who}, {self.what}, {self.when}{keepalive}{pause}"
+        protocol = "" if self.protocol == "grpc+tcp" else f", {self.protocol}"
+        return f"{self.who}, {self.what}, {self.when}{keepalive}{pause}{protocol}"
 
 
 @dataclass
@@ -93,6 +95,7 @@ class FaultyJob:
             case.when,
             f"{case.keepalive_s:g}",
             num_servers=0 if case.who == "own server" else 1,
+            environ={"POSEIDON_PROTOCOL": case.protocol},
             servers_run_script=True,  # So that the script's deadlines are theirs too.
             network=network,
         )
