@@ -92,6 +92,19 @@ class Execution(tf_internals.TensorFlowTrainer):  # type: ignore[misc]
         self.jit_compile = False
         self.make_train_function()
 
+    @property
+    def steps_per_execution(self) -> int:
+        """How many steps; outside of graphs never 1.
+
+        From its version 3.16 on Keras takes the data of a lone step before the step is traced, and
+        a trace that refuses to defer would lose it. It takes that of several in their graph.
+        """
+        return self._num_steps if tf.inside_function() else max(self._num_steps, 2)
+
+    @steps_per_execution.setter
+    def steps_per_execution(self, steps: int) -> None:
+        self._num_steps = steps
+
     def train_step(self, data: Any) -> Any:
         """What Keras runs in each replica."""
         return self._step(data)

@@ -12,6 +12,7 @@ from tests.support.jobs import Job
 pytestmark = pytest.mark.processes
 
 THOROUGH = pytest.mark.thorough
+MORE_WORKERS = [THOROUGH, pytest.mark.timeout(700)]
 FEW = "two_optimizers"
 OTHERS = "optimizers"
 EXECUTIONS, ENDS = "executions", "uneven,unknown,ends"
@@ -32,7 +33,7 @@ def trained() -> Callable[..., Findings]:
         job = mode, way, groups, num_workers
         if job not in done:
             with Job("deferred.py", mode, way, groups, num_workers=num_workers) as running:
-                done[job] = running.results(timeout_s=140)
+                done[job] = running.results(timeout_s=140 if num_workers == 2 else 320)
         return done[job]
 
     return get
@@ -47,8 +48,8 @@ def trained() -> Callable[..., Findings]:
         pytest.param("planned", OTHERS, 2, marks=THOROUGH),
         pytest.param("planned", ENDS, 2, marks=THOROUGH),
         pytest.param("planned", SEEN_ALONE, 2, marks=THOROUGH),
-        pytest.param("planned", f"{FEW},{OTHERS}", 3, marks=THOROUGH),
-        pytest.param("ps", f"{FEW},{OTHERS}", 3, marks=THOROUGH),
+        pytest.param("planned", f"{FEW},{OTHERS}", 3, marks=MORE_WORKERS),
+        pytest.param("ps", f"{FEW},{OTHERS}", 3, marks=MORE_WORKERS),
         pytest.param("ps", f"{OTHERS},{EXECUTIONS},{ENDS}", 2, marks=THOROUGH),
     ],
 )
