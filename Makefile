@@ -59,7 +59,8 @@ test-engines-small: install install-small-engines  ## the same weights under sru
 	.venv/bin/python -m pytest tests_engines -k "srun_trains or (mpi_trains and Open)"
 
 # Whatever is installed already needs no network.
-apt_install = dpkg --status $(1) > /dev/null 2>&1 || { apt-get update --quiet && \
+apt_install = [ "$$(dpkg-query --show --showformat='$${db:Status-Status}\n' $(1) 2> /dev/null | \
+	grep --count --line-regexp installed)" = $(words $(1)) ] || { apt-get update --quiet && \
 	DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet --no-install-recommends $(1); }
 
 install-engines:
@@ -69,8 +70,7 @@ install-small-engines:
 	@$(call apt_install,$(SMALL_ENGINES))
 
 install-java:
-	@command -v java > /dev/null || { apt-get update --quiet && \
-		DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet --no-install-recommends default-jre-headless; }
+	@command -v java > /dev/null || { $(call apt_install,default-jre-headless); }
 
 test-watching: install install-watching  ## Prometheus scrapes a job, Chromium opens its report, Grafana's schema; needs root and Debian
 	.venv/bin/python -m pytest tests_watching
