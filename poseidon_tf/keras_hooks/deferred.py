@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any, final
 
 import keras
@@ -107,7 +107,7 @@ class DeferredUpdates:
             was_pending, before = self._is_pending, self._steps.num_pushes()
             self._is_running = True
             try:
-                logs = self._take_steps(iterator)
+                logs = self._take_steps(iterator, before)
             except (StopIteration, tf.errors.OutOfRangeError) as end_of_data:
                 end = end_of_data  # No step was taken, and what was pending still is.
                 if self._taken(before) != {0}:  # Something else has ended, within a step.
@@ -135,14 +135,17 @@ class DeferredUpdates:
             self._updates.flush(f"callback {self._observer}")
         return logs
 
-    def _take_steps(self, iterator: Any) -> Any:
+    def _take_steps(self, iterator: Any, before: list[int]) -> Any:
         if self._is_pending:
             return self._steps.steady(iterator)
         logs = self._first_logs = self._steps.first(iterator)
         self._is_pending = True
         if self._steps.num > 1:
-            with suppress(StopIteration, tf.errors.OutOfRangeError):  # There was data for one step.
+            try:
                 logs = self._steps.rest(iterator)
+            except (StopIteration, tf.errors.OutOfRangeError):
+                if len(self._taken(before)) > 1:
+                    raise  # Something else has ended, within a step; else there was no more data.
         return logs
 
     def _taken(self, before: list[int]) -> set[int]:
