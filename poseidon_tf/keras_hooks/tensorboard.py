@@ -60,6 +60,8 @@ class _Scalars(keras.callbacks.Callback):  # type: ignore[misc]
         self, group: str, before: Statistics, after: Statistics, num_timed: int, at: int
     ) -> None:
         figures = step_figures(before, after, self._worker.session.step_times(num_timed))
-        with fit_internals.writer_of_training(self._board).as_default():
+        writer = fit_internals.writer_of_training(self._board)
+        # With a number as `update_freq` Keras records nothing after most batches, the last too.
+        with writer.as_default(), tf.summary.record_if(True):
             for name, value in figures.items():
                 tf.summary.scalar(f"{group}/{name}", value, step=at)

@@ -103,7 +103,7 @@ with strategy.scope():
     pair.compile()
 runtime = runtime_of(strategy)
 assert runtime is not None
-for last, freq in ((other, "epoch"), (pair, 2)):
+for last, freq in ((other, "epoch"), (pair, 4)):
     steps = strategy.statistics().steps
     folder = Path(f"{sys.argv[1]}-{last.name}-{strategy.rank}")
     board = keras.callbacks.TensorBoard(folder, update_freq=freq, write_graph=False)
