@@ -113,7 +113,7 @@ class Supervisor:
 
     def _on_more(self) -> None:
         """End the try, so that the next one has all workers, unless it ends already."""
-        if not self._may_grow:
+        if not self._may_grow and not self._ends:
             return self._say("SIGUSR1: all workers run already")
         self._wants_more = True
         if not self._is_ending and not self._ends:

@@ -178,6 +178,28 @@ def test_a_job_that_is_stopped_after_it_was_asked_for_more_is_not_started(tmp_pa
     assert sizes(tmp_path) == [(3, 0), (2, 0)]
 
 
+def test_sigusr1_counts_while_a_try_with_all_workers_is_failing(tmp_path: Path) -> None:
+    """Who was lost is there again before the others have ended: nobody is missing."""
+    script = tmp_path / "train.py"
+    script.write_text(WORKER)
+    options = ["--workers", "1:2", "--max-restarts", "1"]
+    command = [sys.executable, "-m", "poseidon_tf", "run", *options]
+    with subprocess.Popen(
+        [*command, str(script), str(tmp_path), "0"], stderr=subprocess.PIPE, text=True
+    ) as launcher:
+        assert launcher.stderr is not None
+        ready(tmp_path, number=1, workers=2)
+        os.kill(pid(tmp_path, 1, 1), signal.SIGKILL)
+        assert "worker 1 ended with code 137" in launcher.stderr.readline()
+        launcher.send_signal(signal.SIGUSR1)
+        os.kill(pid(tmp_path, 1, 0), signal.SIGTERM)  # As if it had heard of it.
+        ready(tmp_path, number=2, workers=2)
+        for rank in (0, 1):
+            os.kill(pid(tmp_path, 2, rank), signal.SIGTERM)
+        assert launcher.wait(timeout=20) == 0
+    assert sizes(tmp_path) == [(2, 0), (2, 0)]
+
+
 def test_a_job_with_all_its_workers_is_not_disturbed_by_sigusr1(tmp_path: Path) -> None:
     """It says so and goes on."""
     script = tmp_path / "train.py"
