@@ -195,13 +195,14 @@ class KVService:
         deliveries: list[tuple[Action, int]] = []
         try:
             for part, payload in parts:
-                deliveries += self._taken(rank, index, part, payload, may_write=may_write)
+                deliveries += self.take_part(rank, index, part, payload, may_write=may_write)
         finally:  # Those before a refused one have been taken.
             self._act(deliveries, index)
 
-    def _taken(
+    def take_part(
         self, rank: int, index: int, part: Part, payload: memoryview, *, may_write: bool
     ) -> list[tuple[Action, int]]:
+        """One of them; what follows from it, for `_act`. What it refuses changes nothing."""
         if stream_of(part.key, part.length, self._num_streams) != index:
             raise ProtocolError(
                 f"rank {rank} pushed {part.length} bytes of key number {part.key} on stream {index}"

@@ -74,13 +74,15 @@ class Streams:
     ) -> None:
         self._accept, self._state = accept, state
         self.open: list[Any] = []
-        take = service.take
+        # Of a frame, what comes before a part that is refused has been taken.
+        name = "take_part" if hasattr(service, "take_part") else "take"
+        take = getattr(service, name)
 
-        def checked(*args: Any, **options: Any) -> None:
+        def checked(*args: Any, **options: Any) -> Any:
             with unchanged_if_refused(state):
-                take(*args, **options)
+                return take(*args, **options)
 
-        service.take = checked
+        setattr(service, name, checked)
 
     def accept(self, metadata: dict[str, str]) -> None:
         """Open one, if the service lets it: those that mean another process it must not let."""
