@@ -122,11 +122,12 @@ class _Echo:
         self._deliver, self.next_step = deliver, 0
         self.pushed: list[list[Any]] = []
 
-    def push(self, arrays: list[Any], replica: int | None, *, check: bool) -> None:
+    def push(self, arrays: list[Any], replica: int | None, *, check: bool) -> int:
         self.pushed.append([np.array(array) for array in arrays])
         vector = np.concatenate([np.ravel(array) for array in arrays])
         self._deliver(self.next_step, [vector], "")
         self.next_step += 1
+        return self.next_step - 1
 
 
 @pytest.mark.parametrize("check, sizes", [(None, [10]), (True, [6, 1, 3])])
