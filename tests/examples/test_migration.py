@@ -57,6 +57,7 @@ def test_a_script_of_multi_worker_mirrored_strategy_learns_before_and_after() ->
     assert after[0]["history"] == after[1]["history"]
 
 
+@pytest.mark.thorough
 def test_the_script_that_had_parameter_servers_learns_in_step() -> None:
     """Two workers and a server: every sample once in an epoch, and the same weights on both."""
     with Job("migration.py", "migration/parameter-server.md", "After") as job:

@@ -11,7 +11,6 @@ pytestmark = pytest.mark.processes
     "case",
     [
         Case("worker 0", "SIGKILL", "end of data"),
-        Case("own server", "SIGKILL", "mid push"),
         Case("worker 1", "SIGSTOP", "mid pull"),
         Case("server", "SIGSTOP", "before the first step"),
     ],

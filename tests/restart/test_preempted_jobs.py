@@ -88,7 +88,7 @@ def sigterm_to(*names: str) -> Callable[[Job], None]:
     "who, num_servers",
     [
         (["worker 0"], 1),  # Which hosts the coordinator, and writes the backup.
-        (["ps 0", "worker 0", "worker 1"], 1),
+        pytest.param(["ps 0", "worker 0", "worker 1"], 1, marks=pytest.mark.thorough),
         pytest.param(["worker 1"], 1, marks=pytest.mark.thorough),
         pytest.param(["worker 1", "worker 0"], 0, marks=pytest.mark.thorough),
         pytest.param(["ps 0"], 1, marks=pytest.mark.thorough),

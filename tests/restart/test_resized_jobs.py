@@ -9,7 +9,8 @@ import pytest
 
 from tests.support.jobs import Job, run_alone
 
-pytestmark = [pytest.mark.processes, pytest.mark.timeout(600)]
+# By default an elastic job is proven by test_elastic_jobs.
+pytestmark = [pytest.mark.processes, pytest.mark.thorough, pytest.mark.timeout(600)]
 KINDS = ("fixed", "scaled", "arrays", "PyDataset")
 # How many workers, and after which batch all of them stop.
 SCHEDULE = [(3, "0,3"), (2, "1,1"), (3, "end")]

@@ -90,7 +90,7 @@ AT_ONCE = None
     "victim, num_servers, seed",
     [
         ("worker 1", 0, AT_ONCE),
-        ("ps 0", 1, 4),  # The coordinator is neither the first one nor the last one.
+        thorough("ps 0", 1, 4),  # The coordinator is neither the first one nor the last one.
         *(thorough(f"worker {rank}", 1, AT_ONCE) for rank in (0, 1)),
         thorough("worker 0", 1, 5),  # The last one that is started again is worker 1, ...
         thorough("worker 1", 1, 1),  # ... the server, ...

@@ -31,7 +31,7 @@ class Ended:
 @pytest.fixture(
     scope="module",
     params=[
-        pytest.param((SCHEDULE, "fixed+arrays", "12+8+8"), id="fewer"),
+        pytest.param((SCHEDULE, "arrays", "12+8+8"), id="fewer"),
         pytest.param(
             (LONG_SCHEDULE, "fixed+scaled+arrays", "12+8+12"),
             id="and-back",

@@ -163,6 +163,7 @@ def test_what_was_written_loads_without_poseidon_tf(
     assert loaded["trains"]
 
 
+@pytest.mark.thorough  # By default restarted and elastic jobs prove it.
 def test_a_job_goes_on_from_the_backup_of_rank_0(tmp_path: Path) -> None:
     """No shared file system: the others have empty directories, and end with the same bits as in
     a job that nothing disturbed. With `write_on="all"` each writes its own backup and events."""
