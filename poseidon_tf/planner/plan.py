@@ -133,9 +133,13 @@ class Plan:
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
-        """Read what `to_json` wrote; anything else is a `PlanError`."""
+        """Read what `to_json` wrote, or `poseidon-tf plan --json`, which may have it in `plan`.
+
+        Anything else is a `PlanError`.
+        """
         try:
             data = json.loads(text)
+            data = data.get("plan", data)
             return cls(
                 cluster=ClusterSpec(**_typed(ClusterSpec, data["cluster"])),
                 kv_pair_bytes=_READ["int"](data["kv_pair_bytes"]),
