@@ -88,6 +88,7 @@ def test_servers_of_their_own_take_part_and_json_is_for_programs() -> None:
     assert found["took_s"] > 0
 
 
+@pytest.mark.connections
 def test_a_process_that_is_alone_has_nothing_to_measure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TF_CONFIG", raising=False)
     result = CliRunner().invoke(main, ["probe"])
