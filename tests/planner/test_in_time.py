@@ -229,6 +229,7 @@ def shortest_s(specs: Sequence[VariableSpec], cluster: ClusterSpec, foreseen: Ou
     )
 
 
+@pytest.mark.exhaustive
 def test_no_plan_is_more_than_one_per_cent_better() -> None:
     """Of small networks every plan is tried; nor is the plan by bytes ever better."""
     num_gains = 0
