@@ -46,8 +46,9 @@ class SummaryOfFit:
         # The last step ends with the first gradient of the next, and has ended for none.
         num_timed = max(0, after.steps - self._before.steps - 1)
         times = worker.session.step_times(num_timed)
-        summary = summary_of(self._before, after, times, self._status_before, status())
-        return summary and replace(summary, predicted_s=self._predicted_s(summary, status()))
+        now = status()
+        summary = summary_of(self._before, after, times, self._status_before, now)
+        return summary and replace(summary, predicted_s=self._predicted_s(summary, now))
 
     def _predicted_s(self, summary: FitSummary, status: Status) -> float:
         """What a step lets expect whose computation is the slowest worker's; 0 if not known."""
