@@ -79,10 +79,10 @@ class Runtime:
             self.machines = measured.machines(devices=worker.num_replicas)
         self.updates = Updates(show)
         foresight = None
-        if options.plan_by == "time" and measured is not None:
+        if options.plan_by == "time" and self.machines is not None:
             foresight = Foresight(
                 worker,
-                measured,
+                self.machines,
                 step_s=options.step_seconds,
                 is_across=lambda: self.updates.are_deferred,
             )

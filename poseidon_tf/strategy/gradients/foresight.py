@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, final
 
 from poseidon_tf.errors import ProtocolError
-from poseidon_tf.planner import Measured, Outlook, Timeline, VariableSpec
+from poseidon_tf.planner import Machines, Outlook, Timeline, VariableSpec
 from poseidon_tf.session.worker import Worker
 from poseidon_tf.strategy.graph.work import shares_of_trace
 
@@ -40,7 +40,7 @@ class Foresight:
     """Of one worker.
 
     Args:
-      measured: by all workers.
+      machines: as all workers have measured them together.
       step_s: of one worker alone, as the user has it; None to be worked out.
       is_across: whether updates are made at the beginning of the next step.
     """
@@ -48,13 +48,13 @@ class Foresight:
     def __init__(
         self,
         worker: Worker,
-        measured: Measured,
+        machines: Machines,
         *,
         step_s: float | None,
         is_across: Callable[[], bool],
     ) -> None:
         self._worker, self._step_s, self._is_across = worker, step_s, is_across
-        self._machines = measured.machines(devices=worker.num_replicas)
+        self._machines = machines
 
     def agree(self, specs: Sequence[VariableSpec], step: TracedStep) -> Outlook | None:
         """Rank 0's outlook on a step with these variables; None where it cannot tell.
