@@ -103,6 +103,17 @@ def test_whom_the_launcher_itself_has_killed_is_not_lost(run: Run, tmp_path: Pat
     assert sizes(tmp_path) == [(3, 0), (3, 0)]
 
 
+def begun(folder: Path, *, workers: str, code: int) -> subprocess.Popen[str]:
+    """A job that may be restarted once; its workers end with `code` when they are asked to."""
+    script = folder / "train.py"
+    script.write_text(WORKER)
+    options = ["--workers", workers, "--max-restarts", "1"]
+    command = [sys.executable, "-m", "poseidon_tf", "run", *options]
+    return subprocess.Popen(
+        [*command, str(script), str(folder), str(code)], stderr=subprocess.PIPE, text=True
+    )
+
+
 @contextlib.contextmanager
 def launched(folder: Path, code: int) -> Iterator[subprocess.Popen[str]]:
     """Two or three workers, of which one is killed, so that two are left, who are ready.
@@ -110,13 +121,7 @@ def launched(folder: Path, code: int) -> Iterator[subprocess.Popen[str]]:
     Args:
       code: with which they end when they are asked to.
     """
-    script = folder / "train.py"
-    script.write_text(WORKER)
-    options = ["--workers", "2:3", "--max-restarts", "1"]
-    command = [sys.executable, "-m", "poseidon_tf", "run", *options]
-    with subprocess.Popen(
-        [*command, str(script), str(folder), str(code)], stderr=subprocess.PIPE, text=True
-    ) as launcher:
+    with begun(folder, workers="2:3", code=code) as launcher:
         ready(folder, number=1, workers=3)
         assert sizes(folder) == [(3, 0)]
         os.kill(pid(folder, 1, 1), signal.SIGKILL)
@@ -180,13 +185,7 @@ def test_a_job_that_is_stopped_after_it_was_asked_for_more_is_not_started(tmp_pa
 
 def test_sigusr1_counts_while_a_try_with_all_workers_is_failing(tmp_path: Path) -> None:
     """Who was lost is there again before the others have ended: nobody is missing."""
-    script = tmp_path / "train.py"
-    script.write_text(WORKER)
-    options = ["--workers", "1:2", "--max-restarts", "1"]
-    command = [sys.executable, "-m", "poseidon_tf", "run", *options]
-    with subprocess.Popen(
-        [*command, str(script), str(tmp_path), "0"], stderr=subprocess.PIPE, text=True
-    ) as launcher:
+    with begun(tmp_path, workers="1:2", code=0) as launcher:
         assert launcher.stderr is not None
         ready(tmp_path, number=1, workers=2)
         os.kill(pid(tmp_path, 1, 1), signal.SIGKILL)
@@ -202,13 +201,7 @@ def test_sigusr1_counts_while_a_try_with_all_workers_is_failing(tmp_path: Path) 
 
 def test_a_job_with_all_its_workers_is_not_disturbed_by_sigusr1(tmp_path: Path) -> None:
     """It says so and goes on."""
-    script = tmp_path / "train.py"
-    script.write_text(WORKER)
-    options = ["--workers", "1:2", "--max-restarts", "1"]
-    command = [sys.executable, "-m", "poseidon_tf", "run", *options]
-    with subprocess.Popen(
-        [*command, str(script), str(tmp_path), "0"], stderr=subprocess.PIPE, text=True
-    ) as launcher:
+    with begun(tmp_path, workers="1:2", code=0) as launcher:
         assert launcher.stderr is not None
         ready(tmp_path, number=1, workers=2)
         launcher.send_signal(signal.SIGUSR1)
