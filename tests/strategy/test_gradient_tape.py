@@ -83,6 +83,14 @@ def test_every_gradient_is_summed_once(
         assert moved_b == pytest.approx(b)
 
 
+@pytest.mark.parametrize("passes", ["two_passes", "passes_of_a_loop"])
+def test_passes_over_one_variable_are_summed_in_program_order(found: Findings, passes: str) -> None:
+    """In one graph, where what comes first on one worker comes last on the other."""
+    expected = {"two_passes": [1.0, 10.0], "passes_of_a_loop": [0.0, 1.0, 2.0, 3.0]}[passes]
+    for worker in found:
+        assert worker[passes] == pytest.approx(expected)
+
+
 def test_sources_may_be_nested_and_repeated(found: Findings) -> None:
     """A dict of variables gives a dict; what was not watched has None."""
     assert [worker["structure"][0] for worker in found] == ["accepted"] * 2

@@ -2,6 +2,10 @@
 
 - The push is stateful, or it would be pruned, and runs independently of program order, or
   nothing would leave before backprop ends.
+- Exchanges over one route keep program order all the same, or the gradients of two passes over a
+  variable could be summed with one another: a push waits for its turn, an operation on the queue,
+  and TensorFlow runs the operations on one queue in program order, also from one iteration of a
+  loop to the next.
 - The pull is a queue's dequeue, an asynchronous kernel: a wait in a Python function would hold
   one of the threads that backprop needs.
 - Every element carries its error. Closing the queue instead would raise OutOfRange, which Keras
@@ -120,9 +124,14 @@ class GraphRoute:
         if self._is_vector and len(tensors) > 1 and self._check is None:  # A check names one.
             with tf.name_scope(self._scope):
                 tensors = [tf.concat([tf.reshape(each, [-1]) for each in tensors], axis=0)]
+        replica = self._replica()
+        contribute = functools.partial(self._push, replica)
         with tf.name_scope(self._scope), tf.device(_HOST):
-            contribute = functools.partial(self._push, self._replica())
-            step = tf.numpy_function(contribute, [*tensors, *self._extras()], tf.int64, name="push")
+            turn = [queue.size(name="turn") for queue in self._queues_of(replica)]
+            with tf.control_dependencies(turn):
+                step = tf.numpy_function(
+                    contribute, [*tensors, *self._extras()], tf.int64, name="push"
+                )
             tf_internals.run_independently(step.op)
         return step
 
@@ -133,14 +142,12 @@ class GraphRoute:
           sent: what `send` has returned in this graph, which comes before, and whose results are
             expected.
         """
-        replica = self._replica()
-        queues = self._queues if replica is None else [self._queues[replica]]
+        queues = self._queues_of(self._replica())
         with tf.name_scope(self._scope), tf.device(_HOST):
             with tf.control_dependencies([] if sent is None else [sent]):
                 pulls = [queue.dequeue(name="pull") for queue in queues]
             checks = []
             for error, step, *_ in pulls:
-                tf_internals.run_independently(error.op)
                 if sent is not None:
                     error = tf.where(tf.equal(step, sent), error, self._of_another_step)
                 checks.append(tf.debugging.Assert(tf.equal(error, ""), [error], name="check"))
@@ -162,6 +169,9 @@ class GraphRoute:
         """The replica that is traced, if it stands for itself alone."""
         is_replica = len(self._queues) > 1 and tf_internals.is_in_replica()
         return tf_internals.replica_id() if is_replica else None
+
+    def _queues_of(self, replica: int | None) -> list[tf.queue.FIFOQueue]:
+        return self._queues if replica is None else [self._queues[replica]]
 
     def push(self, tensors: Sequence[tf.Tensor]) -> int:
         """Contribute eager `tensors` and go on; one `pull` must come before the next push.

@@ -220,6 +220,38 @@ def refusals() -> None:
         context = tf.distribute.get_replica_context()
         first.apply([context.all_reduce(tf.distribute.ReduceOp.SUM, grad)], [c])
 
+    def scaled(scale: Any, *, is_slow: bool) -> Any:
+        """The sum over the workers of x * scale, contributed late where `is_slow`."""
+        factor = tf.constant([x]) * scale
+        if is_slow:
+            product = tf.fill((500, 500), factor[0] * 0.0)
+            for _ in range(30):
+                product = tf.matmul(product, product)
+            factor += tf.reduce_sum(product)
+        with tape_class() as tape:
+            loss = tf.reduce_sum(a * factor)
+        return tape.gradient(loss, [a])[0][0] / total
+
+    @tf.function
+    def two_passes() -> list[Any]:
+        is_chief = strategy.rank == 0
+        return [scaled(1.0, is_slow=is_chief), scaled(10.0, is_slow=not is_chief)]
+
+    @tf.function
+    def passes_of_a_loop() -> Any:
+        found = tf.TensorArray(tf.float32, 4)
+        for at in tf.range(4):
+            scale = tf.cast(at, tf.float32)
+            if (at + strategy.rank) % 2 == 0:
+                share = scaled(scale, is_slow=True)
+            else:
+                share = scaled(scale, is_slow=False)
+            found = found.write(at, share)
+        return found.stack()
+
+    for passes in (two_passes, passes_of_a_loop):
+        result(passes.__name__, [float(share) for share in strategy.run(passes)])
+
     def second_derivative() -> Any:
         with tf.GradientTape() as outer:
             (grad,) = gradients(tape_class, a)
