@@ -2,6 +2,9 @@
 .DEFAULT_GOAL := help
 .PHONY: help install demo dist docs fuzz test test-quick test-watching install-watching test-engines test-engines-small install-engines install-small-engines install-java test-faults test-hosts test-networks test-thorough test-versions coverage bench-transport bench-copies bench-overhead bench-peers bench-scaling bench-foresight bench-across check protos check-protos clean
 
+# Else every process of a test compiles the package anew, and pytest rewrites every test.
+unexport PYTHONDONTWRITEBYTECODE
+
 PYTHON ?= python3
 # Python 3.10, the oldest that setup.py allows, where there is one; pyenv wants to be asked for it.
 OLDEST_PYTHON ?= $(shell PYENV_VERSION=3.10 python3.10 -c "import sys; print(sys.executable)" 2> /dev/null || echo $(PYTHON))
@@ -43,7 +46,7 @@ install: .venv/installed  ## build .venv with the package and what its tests nee
 demo: install  ## train on handwritten digits: 2 workers and 2 servers on this machine
 	TF_CPP_MIN_LOG_LEVEL=3 .venv/bin/poseidon-tf run --workers 2 --servers 2 examples/digits.py
 
-test: install  ## run all tests, in TEST_PROCESSES processes
+test: install  ## run the tests that every change must pass, in TEST_PROCESSES processes
 	.venv/bin/python -m pytest $(PARALLEL)
 
 test-quick: install  ## run, in seconds, the tests without TensorFlow, other processes and connections
