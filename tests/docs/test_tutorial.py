@@ -81,7 +81,37 @@ def test_the_predictions_are_those_of_the_page(printed: str, folder: Path) -> No
 
 
 def test_the_timelines_can_be_joined(printed: str, folder: Path) -> None:
-    """Of two workers and the servers that they have started."""
-    (command,) = blocks("4. Look at a step", "sh")
-    assert shell(command, folder).startswith("4 traces in timeline.json")
+    """Of two workers and the servers that they have started; and a report can be written."""
+    join, report = blocks("4. Look at a step", "sh")
+    assert shell(join, folder).startswith("4 traces in timeline.json")
     assert json.loads((folder / "timeline.json").read_text())
+    shell(report, folder)
+    assert (folder / "report.html").read_text().rstrip().endswith("</html>")
+
+
+def test_a_running_job_can_be_watched(printed: str, folder: Path) -> None:
+    """With the token that the page chooses, at the address that rank 0 prints."""
+    start, watch = blocks("6. Watch it", "sh")
+    script = (folder / "train.py").read_text()
+    (folder / "train.py").write_text(script.replace("epochs=3,", "epochs=300,"))
+    token = {"POSEIDON_TOKEN": start.partition("POSEIDON_TOKEN=")[2].split()[0]}
+    job = subprocess.Popen(
+        start.splitlines()[-1].split(),
+        cwd=folder,
+        env=ENVIRON | token,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        assert job.stdout is not None
+        pattern = re.compile(r"members are here \(the coordinator is ([0-9.:]+)\)")
+        addresses = (found[1] for line in job.stdout if (found := pattern.search(line)))
+        address = next(addresses)
+        export = start.splitlines()[0]
+        command = re.sub(r"127\.0\.0\.1:\d+", address, watch.strip())
+        said = shell(f"{export}\n{command} --once", folder)
+        assert "4 of 4 members here" in said and f"worker rank 0   {address}" in said
+    finally:
+        job.terminate()
+        job.communicate(timeout=60)
