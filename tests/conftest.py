@@ -1,5 +1,6 @@
 """Which versions a run has, and what every test leaves behind: nothing that runs."""
 
+import gc
 import importlib.metadata
 import os
 import threading
@@ -23,6 +24,11 @@ _THIS = psutil.Process()
 def pytest_report_header() -> str:
     """The versions that this run tests, in the first lines that pytest prints."""
     return ", ".join(f"{name} {_version(name)}" for name in VERSIONED)
+
+
+def pytest_collection_finish() -> None:
+    """What is collected stays; a garbage collection need not look at all of it each time."""
+    gc.freeze()
 
 
 def _version(name: str) -> str:

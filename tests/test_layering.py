@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -111,7 +112,7 @@ def imports(tree: ast.AST, file: str) -> Iterator[tuple[str, int]]:
 
 def violations(file: str, source: str) -> list[str]:
     """What this file, named as seen from the package, does that it must not."""
-    tree = ast.parse(source)
+    tree = _tree(source)
     found = []
     if not ast.get_docstring(tree):
         found.append(f"{file}: no docstring")
@@ -141,7 +142,7 @@ def violations(file: str, source: str) -> list[str]:
 def imported_files(file: str, files: dict[str, str]) -> set[str]:
     """Those of `files` that this one imports, anywhere in it."""
     homes = {f"poseidon_tf.{each[:-3].replace('/', '.')}": each for each in files}
-    names = [name for name, _ in imports(ast.parse(files[file]), file)]
+    names = [name for name, _ in imports(_tree(files[file]), file)]
     # `from .specs import first_difference` names something in a module.
     found = {homes.get(name) or homes.get(name.rpartition(".")[0]) for name in names}
     return {home for home in found if home is not None}
@@ -185,6 +186,12 @@ def environment_reads(tree: ast.AST) -> Iterator[int]:
                 yield from (node.lineno for alias in names if alias.name in ENVIRONMENT)
 
 
+@functools.cache
+def _tree(source: str) -> ast.Module:
+    return ast.parse(source)
+
+
+@functools.cache
 def sources() -> dict[str, str]:
     """Every module that somebody wrote; protoc's are as they are."""
     return {

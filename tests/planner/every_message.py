@@ -66,6 +66,9 @@ class Cluster:
         self._arrived: Counter[tuple[int, int, int]] = Counter()  # By step, worker and unit.
         self._waits: dict[tuple[int, int, int], Callable[[], None]] = {}
         self._began_s: dict[int, list[float]] = defaultdict(list)
+        self._unit_times = self._times(0), self._times(1)
+        order = self._unit_times[0 if across_step else 1]
+        self._own_urgency = {unit: when for when, unit in order}
 
     def after(self, seconds: float, action: Callable[[], None]) -> None:
         heapq.heappush(self._events, (self._now_s + seconds, next(self.numbers), action))
@@ -81,7 +84,7 @@ class Cluster:
 
     def _begin(self, step: int, worker: int) -> None:
         if self._across:
-            self._read(step, worker, sorted(self._units(0)), 0.0)
+            self._read(step, worker, sorted(self._unit_times[0]), 0.0)
         else:
             self._began_s[worker].append(self._now_s)
             self._compute(step, worker, 0.0)
@@ -100,7 +103,7 @@ class Cluster:
         self.after(needed_s - at_s, arrive)
 
     def _compute(self, step: int, worker: int, at_s: float) -> None:
-        for exists_s, unit in self._units(1):
+        for exists_s, unit in self._unit_times[1]:
             self.after(exists_s - at_s, lambda unit=unit: self._push(step, worker, unit))  # type: ignore[misc]
         if step + 1 == STEPS:
             return
@@ -108,7 +111,7 @@ class Cluster:
         if self._across:
             self.after(end, lambda: self._begin(step + 1, worker))
         else:
-            units = [unit for _, unit in self._units(0)]
+            units = [unit for _, unit in self._unit_times[0]]
             self.after(end, lambda: self._await_all(step, worker, units))
 
     def _await_all(self, step: int, worker: int, units: list[int]) -> None:
@@ -123,7 +126,7 @@ class Cluster:
         else:
             self._waits[step, worker, unit] = then
 
-    def _units(self, which: int) -> list[tuple[float, int]]:
+    def _times(self, which: int) -> list[tuple[float, int]]:
         """When each is first read (0), or exists (1)."""
         found = []
         for unit in self._plan.units:
@@ -138,8 +141,7 @@ class Cluster:
         return FACTOR_PIECES * (self._plan.cluster.num_workers - 1)
 
     def _urgency(self, step: int, unit: int) -> float:
-        own = dict((at, when) for when, at in self._units(0 if self._across else 1))[unit]
-        return step * self._timeline.compute_s + own
+        return step * self._timeline.compute_s + self._own_urgency[unit]
 
     def _push(self, step: int, worker: int, unit: int) -> None:
         workers = self._plan.cluster.num_workers
