@@ -96,10 +96,13 @@ except (ImportError, AttributeError) as failure:
 
 
 def is_tracing_for_real() -> bool:
-    """False in a graph that never runs, such as Keras's scratch graph for symbolic builds."""
-    if tf.executing_eagerly():
+    """False in a graph that never runs, such as Keras's scratch graph for symbolic builds.
+
+    The gradient of a function runs, though TensorFlow orders nothing in it but by its inputs.
+    """
+    if tf.executing_eagerly() or acd_manager() is not None:
         return True
-    return acd_manager() is not None
+    return str(graph().name).startswith("__backward_")
 
 
 def is_session_graph() -> bool:
@@ -139,7 +142,10 @@ def run_independently(operation: tf.Operation) -> None:
     Automatic control dependencies would chain every push behind the one traced before it, and
     Keras lists gradients bottom layer first: nothing would leave before backprop ends.
     """
-    acd_manager().run_independently(operation)
+    if (manager := acd_manager()) is not None:
+        manager.run_independently(operation)
+    else:  # The gradient of a function, which ends when its results are there and this is done.
+        graph().control_outputs.append(operation)
 
 
 def global_seed() -> int | None:

@@ -114,3 +114,23 @@ def test_all_reduce_in_a_branch_sums_what_the_branch_gives(job: tuple[Path, Find
         assert worker["reductions"]["branch taken"] == row
         assert worker["reductions"]["other branch"] == [-value for value in row]
         assert worker["reductions"]["branch again"] == row
+
+
+@pytest.mark.parametrize("mode", ["eager", "graph"])
+def test_the_gradient_of_a_function_that_reduces_is_reduced_too(
+    job: tuple[Path, Findings], mode: str
+) -> None:
+    """Also where TensorFlow builds it without an order of its own, for tapes outside of it."""
+    _, found = job
+    total = sum(range(1, len(found) + 1))
+    for worker in found:
+        assert worker[f"gradients-one_tape-{mode}"] == [11.0 * total]
+        both = worker[f"gradients-two_tapes-{mode}"]
+        assert both == [11.0 * total, 11.0 * (total + len(found))]
+
+
+def test_a_function_may_be_traced_at_different_calls(job: tuple[Path, Findings]) -> None:
+    """What it reduces has the same names on a worker that traces it once more elsewhere."""
+    _, found = job
+    means = [worker["moving-mean"] for worker in found]
+    assert all(mean == means[0] for mean in means)

@@ -1,7 +1,8 @@
 """Names a value that the program reduces by itself after the place in the program that asks.
 
 All workers run the same program, so the same place has the same name everywhere; a graph that is
-traced again meets its places in the same order, so it finds the same names.
+traced again meets its places in the same order, so it finds the same names. What has called the
+function that is traced has no part in the name: workers may trace it at different calls.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, final
 
 _OWN = str(Path(__file__).parents[2])
+_TRACING = f"{os.sep}tensorflow{os.sep}python{os.sep}framework{os.sep}func_graph.py"
 _FOREIGN = (f"{os.sep}tensorflow{os.sep}", f"{os.sep}keras{os.sep}", f"{os.sep}tf_keras{os.sep}")
 
 
@@ -34,7 +36,7 @@ class CallSites:
         Args:
           graph: the one being traced, None in eager mode.
         """
-        place = _calling_place()
+        place = _calling_place(graph)
         if graph is None:
             return f"eager/{place}"
         counts = self._counts.setdefault(graph, collections.Counter())
@@ -63,11 +65,13 @@ class CallSites:
         return self._branches[graph]
 
 
-def _calling_place() -> str:
+def _calling_place(graph: Any | None) -> str:
     frame = sys._getframe(1)
     generated, path = "", ""
     while frame.f_back is not None:
         path = frame.f_code.co_filename
+        if graph is not None and path.endswith(_TRACING):
+            return generated or str(graph.name).rstrip("0123456789_")
         # Code that AutoGraph generated has a path of its own, which differs between processes.
         is_generated = "__autograph_generated_file" in path or path.startswith("<")
         is_foreign = path == threading.__file__ or any(f in path for f in _FOREIGN)

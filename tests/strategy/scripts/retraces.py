@@ -176,6 +176,51 @@ def reductions(strategy: Any) -> None:
     result("reductions", found)
 
 
+def gradients_of_reductions(strategy: Any) -> None:
+    """Of a function that reduces, by tapes outside of it; they sum over the workers as well."""
+
+    @tf.function
+    def twice_summed(x: Any) -> Any:
+        context = tf.distribute.get_replica_context()
+        return context.all_reduce(SUM, x) + 10.0 * context.all_reduce(SUM, x)
+
+    def one_tape() -> Any:
+        x = tf.constant(1.0)
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            loss = (strategy.rank + 1.0) * twice_summed(x)
+        return [tape.gradient(loss, x)]
+
+    def two_tapes() -> Any:
+        x = tf.constant(1.0)
+        with tf.GradientTape() as tape, tf.GradientTape() as other:
+            tape.watch(x)
+            other.watch(x)
+            loss = (strategy.rank + 1.0) * twice_summed(x)
+            other_loss = (strategy.rank + 2.0) * twice_summed(x)
+        return [tape.gradient(loss, x), other.gradient(other_loss, x)]
+
+    for tapes in (one_tape, two_tapes):
+        for mode, fn in (("eager", tapes), ("graph", tf.function(tapes))):
+            found = [float(gradient) for gradient in strategy.run(fn)]
+            result(f"gradients-{tapes.__name__}-{mode}", found)
+
+
+def traced_at_another_call(strategy: Any) -> None:
+    """A function with hidden reductions, which rank 0 traces at one line and rank 1 at another."""
+    with strategy.scope():
+        layer = keras.layers.BatchNormalization()
+        layer.build((None, 2))
+    function = tf.function(lambda x: strategy.run(lambda: layer(x, training=True)))
+    rows = tf.constant([[1.0, 2.0], [3.0, 6.0]])
+    function(rows)
+    if strategy.rank == 0:
+        function(rows)
+    else:
+        function(rows[:1])  # Is traced anew.
+    result("moving-mean", layer.moving_mean.numpy().tolist())
+
+
 def main() -> None:
     strategy = PoseidonStrategy()
     partial_batch_in_fit(strategy, "partial-3", 15)
@@ -184,6 +229,8 @@ def main() -> None:
     alternating_models(strategy)
     two_optimizers(strategy)
     reductions(strategy)
+    gradients_of_reductions(strategy)
+    traced_at_another_call(strategy)
     planned = strategy.plan.variables if strategy.plan else ()
     result("schemes", sorted({str(variable.scheme) for variable in planned}))
 
