@@ -141,9 +141,13 @@ class SlurmCluster:
         )
         return f"{words['JobState']} {words['Restarts']}"
 
-    def start_now(self, job: str) -> None:
-        """Do not leave a job two minutes in the queue that has been put back into it."""
-        self._scontrol("update", f"JobId={job}", "StartTime=now")
+    def start_soon(self, job: str) -> None:
+        """Do not leave a job two minutes in the queue that has been put back into it.
+
+        Not in the second in which it has ended either: a node takes it for the run that has ended
+        then, "Job credential revoked".
+        """
+        self._scontrol("update", f"JobId={job}", "StartTime=now+5seconds")
 
     def _scontrol(self, *args: str) -> str:
         return subprocess.run(

@@ -71,7 +71,7 @@ def test_a_preempted_job_goes_on_where_it_was(folder: Folder, cluster: SlurmClus
     urgent = folder.run("srun -p urgent -N 2 -n 2 true", environ=cluster.environ)
     assert urgent.code == 0, urgent.output
     folder.wait_for(lambda: cluster.state(job) == "PENDING 1")
-    cluster.start_now(job)
+    cluster.start_soon(job)
     folder.wait_for(lambda: cluster.state(job).startswith(ENDED))
     assert cluster.state(job) == "COMPLETED 1", (folder.path / f"slurm-{job}.out").read_text()
     first, went_on, last = folder.numbers("end-0", "begin-1", "end-1")
@@ -94,7 +94,7 @@ def test_a_job_goes_on_with_the_nodes_that_are_free(
             "exec srun -p urgent -N 1 -n 1 sleep 1000", folder.path / "urgent.txt", cluster.environ
         )
         folder.wait_for(lambda: cluster.state(job) == "PENDING 1")
-        cluster.start_now(job)
+        cluster.start_soon(job)
         folder.wait_for(lambda: cluster.state(job).startswith(ENDED))
         output = (folder.path / f"slurm-{job}.out").read_text()
         assert cluster.state(job) == "COMPLETED 1", output
