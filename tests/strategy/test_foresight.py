@@ -67,10 +67,19 @@ def traced(model: keras.Model, *, open_batch: bool) -> tuple[StepShares, Any, li
     return told[0], told[1], told[2], told[3]
 
 
-@pytest.mark.parametrize("make", [convolutional, sequential])
-def test_an_open_batch_tells_what_the_profiler_tells_of_a_known_one(make: Any) -> None:
+def test_products_over_a_sequence_are_counted_by_hand_alike() -> None:
+    """Two or three products for each kernel: the first layer's input may have a gradient or not.
+
+    TensorFlow 2.16's profiler counts transposed batches of products by the wrong side.
+    """
+    found, _, _, _ = traced(sequential(), open_batch=True)
+    first, second = 2 * ROWS * 12 * 8 * 32, 2 * ROWS * 12 * 32 * 5
+    assert found.flops in (2 * first + 3 * second, 3 * first + 3 * second)
+
+
+def test_an_open_batch_tells_what_the_profiler_tells_of_a_known_one() -> None:
     """The profiler counts sums, too, which are little beside products."""
-    model = make()
+    model = convolutional()
     known, _, _, _ = traced(model, open_batch=False)
     found, _, _, _ = traced(model, open_batch=True)
     assert found.flops == pytest.approx(known.flops, rel=0.06)

@@ -61,7 +61,7 @@ def _tensor(operation: Any, which: str) -> Any:
 
 def _elements(tensor: Any, rows: int) -> int:
     """How many numbers it has; as many as before it was given a shape that hides the batch."""
-    while tensor.op.type == "Reshape":
+    while tensor.op.type == "Reshape" and tensor.op.inputs[0].shape.rank is not None:
         tensor = tensor.op.inputs[0]
     return int(math.prod(dim or rows for dim in tensor.shape.as_list()))
 
