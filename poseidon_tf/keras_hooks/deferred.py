@@ -101,7 +101,7 @@ class DeferredUpdates:
     def _execute(self, iterator: Any) -> Any:
         """One execution, of one or several steps."""
         if self._steps.why_not:
-            return self._in_step(iterator)
+            return self._steps.in_step(iterator)
         logs, end = None, None
         with self._lock:
             was_pending, before = self._is_pending, self._steps.num_pushes()
@@ -191,10 +191,9 @@ class DeferredUpdates:
         self._updates.flush("updates in the step from here on")
         self._updates.change_to_in_step(self._steps.why_not)
         if not taken:
-            return self._in_step(iterator)
-        model = self._model
-        with model.distribute_strategy.scope():
-            rest = self._steps.function(model.train_step, steps=self._steps.num - taken)
+            return self._steps.in_step(iterator)
+        with self._model.distribute_strategy.scope():
+            rest = self._steps.function(self._steps.keras_step, steps=self._steps.num - taken)
         try:
             return rest(iterator)
         except (StopIteration, tf.errors.OutOfRangeError):  # There was data for those steps.

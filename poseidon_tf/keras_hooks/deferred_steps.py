@@ -116,6 +116,9 @@ class Steps:
 
     Attributes:
       num: steps in an execution.
+      in_step: the same number of steps with their updates, once a trace has refused to defer them.
+        Keras's own function may have one step outside of the loop that it is in for the others,
+        who may go on deferring: then the reductions of layers would have other names here.
       update: what is pending after a step; None before the first trace.
       units: on which it comes.
       updated: the `id` of each variable of Keras that it changes.
@@ -138,6 +141,7 @@ class Steps:
             self.steady = self.rest = self.function(self._steady_step, steps=self.num)
             if self.num > 1:
                 self.rest = self.function(self._steady_step, steps=self.num - 1)
+            self.in_step = self.function(self.keras_step, steps=self.num)
         # Nothing here is for AutoGraph, which would take seconds to read all of it: as in Keras.
         self.flush = tf.function(lambda: strategy.run(self._make_update), autograph=False)
 
@@ -145,6 +149,12 @@ class Steps:
         """A training function of so many steps, in a loop where the model's own has one."""
         made: Callable[[Any], Any] = Execution(step, steps, in_loop=self.num > 1).train_function
         return made
+
+    def keras_step(self, data: Any) -> Any:
+        """The step that the model has of Keras, with its update."""
+        model = self._model()
+        assert model is not None, "the model's training function has outlived it"
+        return model.train_step(data)
 
     def num_pushes(self) -> list[int]:
         """By unit, how often it was contributed to."""
@@ -158,12 +168,10 @@ class Steps:
         return self._send_step(data)
 
     def _send_step(self, data: Any) -> Any:
-        model = self._model()
-        assert model is not None, "the model's training function has outlived it"
         graph, _traced.begin = tf_internals.graph(), None
         _traced.steps = self
         try:
-            logs = model.train_step(data)
+            logs = self.keras_step(data)
         finally:
             _traced.steps = None
         if _traced.begin is None:

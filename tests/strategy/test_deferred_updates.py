@@ -18,7 +18,7 @@ OTHERS = "optimizers"
 EXECUTIONS, ENDS = "executions", "uneven,unknown,ends"
 SEEN_ALONE = "observed_alone"
 # By default one job trains all of these, in each mode.
-USUAL = f"{FEW},{EXECUTIONS},found_in_trace,observed,interrupted,within"
+USUAL = f"{FEW},{EXECUTIONS},found_in_trace,refused_alone,observed,interrupted,within"
 STEPS, EPOCHS = 5, 2  # Of most cases.
 
 Findings = list[dict[str, Any]]
@@ -165,6 +165,21 @@ def test_what_only_the_trace_shows_is_updated_in_the_step(
     for found in trained("auto", "planned", USUAL):
         assert found[case]["deferred"] == 0 and found[case]["flushes"] == {}
         assert why in found[case]["why"]
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_where_one_workers_trace_alone_refuses_the_others_go_on_deferring(
+    trained: Any, steps: int
+) -> None:
+    """What their layers reduce still meets, whatever loops Keras has around a step."""
+    case = f"alone-{steps}-steps"
+    first, second = trained("auto", "planned", USUAL)
+    for found, why in ((first, "RandomStandardNormal has a state in each graph"), (second, "")):
+        assert why in found[case]["why"]
+    for each in (case, f"alone-again-{steps}-steps"):
+        assert first[each]["deferred"] == 0 and first[each]["flushes"] == {}
+        assert second[each]["deferred"] == EPOCHS * (STEPS - 1)
+        assert first[each]["history"] == second[each]["history"]
 
 
 def test_where_updates_must_be_deferred_and_cannot_all_workers_say_why() -> None:

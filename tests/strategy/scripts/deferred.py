@@ -100,6 +100,17 @@ class Noise(keras.layers.Layer):
         return inputs + tf.random.normal(tf.shape(inputs), stddev=0.1) if training else inputs
 
 
+class Averages(keras.layers.Layer):
+    """Has what its workers saw last, averaged over all of them in the step."""
+
+    def build(self, shape: Any) -> None:
+        self.seen = self.add_weight(shape=shape[1:], trainable=False, aggregation="mean")
+
+    def call(self, inputs: Any) -> Any:
+        self.seen.assign(keras.ops.mean(inputs, axis=0))
+        return inputs
+
+
 class Halved(keras.optimizers.SGD):
     """A rule of the user's own."""
 
@@ -202,6 +213,19 @@ def found_in_trace() -> None:
     fit("metric", model)
     fit("metric again", model)
     fit("noise", compiled(lambda: net(Noise()), lambda: SGD(0.1)))
+
+
+def refused_alone() -> None:
+    """What the trace of rank 0 alone shows, in steps in which a layer reduces something."""
+    for steps in (1, 2):
+        middle = [Averages(), *([Noise()] if strategy.rank == 0 else [])]
+        model = compiled(
+            lambda middle=middle: net(*middle),  # type: ignore[misc]
+            lambda: SGD(0.1, momentum=0.9),
+            steps_per_execution=steps,
+        )
+        fit(f"alone, {steps} steps", model)
+        fit(f"alone again, {steps} steps", model)
 
 
 class Interrupted(keras.Sequential):
@@ -342,6 +366,7 @@ def chosen() -> Iterator[Callable[[], None]]:
         unknown,
         ends,
         found_in_trace,
+        refused_alone,
         observed,
         observed_alone,
         interrupted,
