@@ -200,7 +200,8 @@ class ServerProcess:
             self._recorder.about["run"] = view.incarnation
             name = f"server {self._index} ({server.address})"
             taking_part.callback(FlightSignal(self._recorder, name).close)
-            taking_part.callback(Periodic(lambda: client.tell(_figures(service))).close)
+            taking_part.callback(self._look, service)  # Its last sums count in the timeline.
+            taking_part.callback(Periodic(lambda: client.tell(self._look(service))).close)
             _log.info("server %d serves on %s", self._index, server.address)
             self._over.wait()
             if self._job_failure.cause is None and not self._has_ended:
@@ -237,6 +238,13 @@ class ServerProcess:
                 self._config.coordinator_address,
                 *[told.keepalive_s] * 3,
             )
+
+    def _look(self, service: KVService) -> ServerFigures:
+        """How this server is doing, for the coordinator and for whoever reads a timeline."""
+        assert self._recorder is not None
+        figures = _figures(service)
+        self._recorder.about["figures"] = asdict(figures)
+        return figures
 
     def _note_sum(self, name: str, step: int) -> None:
         self._last_sum = name, step

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
+from poseidon_tf.coordinator.messages import ServerFigures
 from poseidon_tf.launcher.report.page import page
 from poseidon_tf.launcher.report.steps import Lateness, late_units, late_workers, read
+
+SUMS = asdict(
+    ServerFigures(
+        sums=7,
+        received_bytes=2048,
+        sent_bytes=4096,
+        summing_s=0.25,
+        waits_for="worker rank 1: 'a<b>' of step 2",
+    )
+)
 
 
 def row(pid: int, name: str, unit: str, step: int, ms: float) -> dict[str, Any]:
@@ -33,7 +45,7 @@ def trace(num_steps: int = 3) -> dict[str, Any]:
     processes = [
         {"process": "worker 0", "units": units, "plans": ["the <plan>"]},
         {"process": "worker 1", "units": units, "written because": "SIGUSR2"},
-        {"process": "server 0"},
+        {"process": "server 0", "figures": SUMS},
     ]
     return {"traceEvents": rows, "otherData": {"processes": processes}}
 
@@ -111,6 +123,10 @@ def test_the_page_shows_what_there_is_and_says_what_is_missing() -> None:
     assert (
         "<li>worker rank 0 waited 11 ms, at last for low, which worker rank 1 was the last to "
         "send, 5 ms after the first</li>" in text
+    )
+    assert (
+        "<tr><td>server 0</td><td>7</td><td>250 ms</td><td>2.0 KiB</td><td>4.0 KiB</td>"
+        "<td>worker rank 1: &#x27;a&lt;b&gt;&#x27; of step 2</td></tr>" in text
     )
     empty = page(read(trace(0)))
     assert "No step is there whole" in empty

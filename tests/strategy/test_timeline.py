@@ -51,6 +51,10 @@ def test_the_report_shows_a_step_and_the_plan(folder: Path, tmp_path: Path) -> N
         assert f"worker rank {rank}: backward, " in text
         assert re.search(rf"<li>worker rank {rank} waited [\d.e+]+ ms, at last for ", text)
         assert f"<tr><td>worker {rank}</td><td>3</td>" in text
+    ((sums, came_in, went_out),) = re.findall(
+        r"<tr><td>server 0</td><td>(\d+)</td><td>[\d.e+]+ ms</td><td>(.*?)</td><td>(.*?)</td>", text
+    )
+    assert int(sums) >= 3 and came_in == went_out != "0 B"
     assert "sequential/big/kernel (sfb): " in text
     assert "0/sequential/top/kernel" in text and " (ps): " in text
     assert text.count('class="notch"') >= 2, "the server's sums are not in it"

@@ -46,6 +46,7 @@ def page(timeline: Timeline, runs: Sequence[Run] = (), at: int = 1) -> str:
     sections = [
         _runs(runs, at),
         _summary(timeline.about),
+        _servers(timeline.about),
         _step(timeline),
         _late(timeline.steps),
         _plan(timeline),
@@ -115,6 +116,30 @@ def _summary(about: Mapping[str, Mapping[str, Any]]) -> str:
         '<p class="note">Times are medians of the last steps. Sent: what all processes have sent '
         "over the network, divided by the number of workers; in a ring: what each worker would "
         "have sent of the same gradients.</p>"
+    )
+
+
+def _servers(about: Mapping[str, Mapping[str, Any]]) -> str:
+    rows = [
+        [
+            name,
+            str(told["sums"]),
+            milliseconds(1e6 * told["summing_s"]),
+            human_bytes(told["received_bytes"]),
+            human_bytes(told["sent_bytes"]),
+            told["waits_for"],
+        ]
+        for name, each in about.items()
+        if (told := each.get("figures"))
+    ]
+    if not rows:
+        return ""
+    table = _table(["", "sums", "summing", "came in", "went out", "waited in the end for"], rows)
+    return (
+        f"<h2>Servers</h2>{table}"
+        '<p class="note">Since each began, or until it wrote its last events. Summing is the time '
+        "in which it took contributions and added them; bytes are those that crossed the "
+        "network.</p>"
     )
 
 
