@@ -146,6 +146,8 @@ def plan(
         raise click.UsageError("--curve needs --link")
     if plan_by == "time" and link is None:
         raise click.UsageError("--plan-by time needs --link: over which a step is to be short")
+    if counts and plan_by == "time":
+        raise click.UsageError("--curve is of plans by bytes: ask for it without --plan-by time")
     if plot and not counts:
         raise click.UsageError("--plot draws --curve; say which, as in --curve 1:4096")
     description = None

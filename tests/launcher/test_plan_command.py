@@ -212,6 +212,7 @@ def test_without_matplotlib_the_error_says_what_to_install(
         (["--link", "10gbit"], "--link needs --step-seconds"),
         (["--step-seconds", "1", "--curve", "1:4"], "--curve needs --link"),
         ([*STEP, "--plot", "curve.svg"], "--plot draws --curve"),
+        ([*STEP, "--curve", "1:4", "--plan-by", "time"], "--curve is of plans by bytes"),
         (["--link", "10", "--step-seconds", "1"], "expected a rate such as 10gbit"),
         (["--link", "0gbit", "--step-seconds", "1"], "expected a rate such as 10gbit"),
         ([*STEP, "--curve", "4:1"], "expected FIRST:LAST"),
