@@ -48,6 +48,7 @@ class Exchange(NamedTuple):
         rebuild_flops: of the products over the other workers' rows.
         updated_bytes: of the gradient by which variables are updated.
         stream_bytes: from a worker to one server.
+        servers_apart: whether servers have hosts of their own, which carry `server_bytes` alone.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Exchange(NamedTuple):
     rebuild_flops: float = 0.0
     updated_bytes: float = 0.0
     stream_bytes: float = 0.0
+    servers_apart: bool = False
 
 
 def bytes_of_variables(plan: Plan, timeline: Timeline) -> list[Exchange]:
@@ -79,6 +81,7 @@ def bytes_of_variables(plan: Plan, timeline: Timeline) -> list[Exchange]:
                 needed_s,
                 variable.node_bytes / 2,
                 _server_bytes(plan, [variable]) if variable.scheme is Scheme.PS else 0.0,
+                servers_apart=not plan.cluster.co_located,
             )
         )
     return found if plan.cluster.num_workers > 1 else []
@@ -103,6 +106,7 @@ def exchanges_of(
             needed_s=min(needed_s for needed_s, _ in times),
             node_bytes=sum(variable.node_bytes for variable in members) / 2,
             updated_bytes=_summed_bytes(unit),
+            servers_apart=not plan.cluster.co_located,
         )
         if unit.scheme is not Scheme.PS:
             found.append(_by_factors(first, plan, members))

@@ -241,7 +241,8 @@ def _link_work_s(exchanges: Sequence[Exchange], machines: Machines) -> list[list
         work_s += [
             [link.seconds(x.server_bytes) for x in exchanges] for link in machines.server_links
         ]
-    elif machines.slow_server is not None:  # On a worker's host.
+    elif machines.slow_server is not None and not any(x.servers_apart for x in exchanges):
+        # It is on a worker's host.
         work_s.append([machines.slow_server.seconds(x.node_bytes) for x in exchanges])
     round_trip_s = 2 * machines.link.latency_s
     work_s.append([x.stream_bytes / machines.credit_bytes * round_trip_s for x in exchanges])

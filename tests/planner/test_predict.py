@@ -125,6 +125,17 @@ def test_a_dedicated_servers_link_carries_every_worker() -> None:
     assert predicted(found, Machines(link=fast, slow_server=slow)).step_s == pytest.approx(38.0)
 
 
+@pytest.mark.parametrize("summing", list(Summing))
+def test_dedicated_servers_that_nothing_goes_through_slow_nobody(summing: Summing) -> None:
+    """By factors, or in rings; a server on a worker's host shares its link with all of these."""
+    equal = Machines(link=Link(bits_per_s=500 * BYTE_PER_S))
+    unequal = replace(equal, slow_server=Link(bits_per_s=5 * BYTE_PER_S))
+    wishes = {"*": "sfb" if summing is Summing.SERVERS else "ps"}
+    apart, together = (two_layers(wishes, replace(TWO, co_located=each)) for each in (False, True))
+    assert step_s(apart, unequal, summing) == step_s(apart, equal, summing)
+    assert step_s(together, unequal, summing) > step_s(together, equal, summing)
+
+
 def test_a_hosts_processor_may_be_what_is_waited_for() -> None:
     """2 cores: 10 messages of 0.1 s, 2000 bytes in and out of 1 ms, 1000 of 2 ms to add.
 
