@@ -6,7 +6,7 @@ place. Anywhere else a read gives the worker's own value, since a lone read must
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import keras
@@ -34,14 +34,15 @@ def results_of_all(
         metrics, or `logs` where their names are not the metrics'.
     """
     variables = [variable for metric in model.metrics for variable in metric.variables]
-    others = _logs_beside_metrics(model, logs)
-    mine = [*map(_own_value, variables), *others.values()]
+    numbers, beside = _logs_beside_metrics(model, variables, logs)
+    mine = [*map(_own_value, variables), _packed(numbers), _packed(beside), *numbers.values()]
     everyone = [arrays.unpack(part) for part in runtime.worker.gather(_END, arrays.pack(mine))]
-    by_value = list(zip(*everyone, strict=True))
-    totals = [_joined(v.aggregation, each) for v, each in zip(variables, by_value, strict=False)]
-    means = dict(
-        zip(others, (_joined("mean", each) for each in by_value[len(variables) :]), strict=True)
-    )
+    counted = [part[: len(variables)] for part in everyone]
+    totals = [
+        _joined(v.aggregation, each)
+        for v, each in zip(variables, zip(*counted, strict=True), strict=True)
+    ]
+    means = _means([part[len(variables) :] for part in everyone])
     # The variables keep the worker's own values: they go on counting this worker's samples.
     with keras.StatelessScope(state_mapping=list(zip(variables, totals, strict=True))):
         results = keras_results(logs)
@@ -51,20 +52,55 @@ def results_of_all(
         return logs | {n: v for n, v in results.items() if n in logs} | means
 
 
-def _logs_beside_metrics(model: Any, logs: Any) -> dict[str, Any]:
-    """Those of the worker's own logs that are numbers and no results of its metrics."""
-    if not isinstance(logs, dict):
-        return {}
-    results = model.get_metrics_result()
-    if results.keys() == logs.keys():
-        return {}
+def _logs_beside_metrics(
+    model: Any, variables: Sequence[Any], logs: Any
+) -> tuple[dict[str, Any], list[str]]:
+    """The worker's own logs that are numbers, and which of them are no results of its metrics."""
+    if not isinstance(logs, dict) or model.get_metrics_result().keys() == logs.keys():
+        return {}, []
     values = {name: np.asarray(value) for name, value in logs.items()}
+    numbers = {n: value for n, value in values.items() if np.issubdtype(value.dtype, np.number)}
+    results = _results_of_replicas(model, variables)
+    return numbers, [
+        name
+        for name, value in numbers.items()
+        if not (name in results[0] and _is_mean(value, [each[name] for each in results]))
+    ]
+
+
+def _results_of_replicas(model: Any, variables: Sequence[Any]) -> list[dict[str, Any]]:
+    """What each of the worker's replicas would give; Keras takes the mean for the step's."""
+    by_replica = zip(*(tf_internals.components(variable) for variable in variables), strict=True)
+    found = []
+    for replica in by_replica:
+        own = [(v, part.read_value()) for v, part in zip(variables, replica, strict=True)]
+        with keras.StatelessScope(state_mapping=own):
+            found.append(_values_of(model.get_metrics_result()))
+    return found or [{}]
+
+
+def _is_mean(value: Any, results: Sequence[Any]) -> bool:
+    """But for rounding, which is another for each order in which replicas are added."""
+    mean = np.mean([np.asarray(each) for each in results], axis=0)
+    return value.shape == mean.shape and np.allclose(value, mean, rtol=1e-5, atol=1e-7)
+
+
+def _means(everyone: Sequence[Sequence[Any]]) -> dict[str, Any]:
+    """Of what rank 0 has found beside its metrics, and all workers have."""
+    by_name = [dict(zip(_unpacked(names), own, strict=True)) for names, _, *own in everyone]
     return {
-        name: value
-        for name, value in values.items()
-        if np.issubdtype(value.dtype, np.number)
-        and not (name in results and np.array_equal(value, np.asarray(results[name])))
+        name: _joined("mean", [own[name] for own in by_name])
+        for name in _unpacked(everyone[0][1])
+        if all(name in own for own in by_name)
     }
+
+
+def _packed(names: Iterable[str]) -> Any:
+    return np.frombuffer("\n".join(names).encode(), np.uint8)
+
+
+def _unpacked(names: Any) -> list[str]:
+    return names.tobytes().decode().split("\n") if names.size else []
 
 
 def _values_of(results: Any) -> Any:
