@@ -51,7 +51,7 @@ def chromium(report: Path, *options: str) -> str:
 def test_the_browser_finds_a_picture_of_a_step(report: Path) -> None:
     dom = chromium(report, "--dump-dom")
     assert dom.count("<rect ") >= 2 * (3 + 2 * 2)  # A bar in three parts, and two exchanges.
-    assert dom.count("<table>") == 3 and "worker rank 1: waiting, " in dom
+    assert dom.count("<table>") == 4 and "worker rank 1: waiting, " in dom
 
 
 def test_the_browser_draws_it(report: Path) -> None:
