@@ -229,6 +229,7 @@ def _tables(specs: Sequence[KeySpec]) -> Iterator[list[Key]]:
             dtype=spec.dtype,
             num_elements=spec.num_elements,
             priority=spec.priority,
+            first_step=spec.first_step,
         )
         size = key.ByteSize() + _KEY_BYTES
         if keys and (len(keys) == MAX_TABLE_KEYS or num_bytes + size > _TABLE_BYTES):

@@ -129,7 +129,10 @@ class KVService:
         if len(table.keys) > MAX_TABLE_KEYS:
             raise ProtocolError(f"a table of {len(table.keys)} keys, more than {MAX_TABLE_KEYS}")
         identities.check_meant(table.to, self._identity, self._name)
-        specs = [KeySpec(key.name, key.dtype, key.num_elements, key.priority) for key in table.keys]
+        specs = [
+            KeySpec(key.name, key.dtype, key.num_elements, key.priority, key.first_step)
+            for key in table.keys
+        ]
         with self._lock:
             numbers = self._store.register(table.rank, specs)
             for number, spec in zip(numbers, specs, strict=True):

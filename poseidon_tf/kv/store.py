@@ -4,13 +4,13 @@ Rule 1: every change to a sum happens in this file.
 Rule 2: this file does not know how a push arrived or how a release leaves.
 Rule 3: a refused push changes nothing.
 
-Theory of operation. A key is a piece of a gradient; its step is the number of times that a
-worker has pushed it before. For every (key, step) each worker contributes once. Contributions
-are added in rank order, whatever the order of arrival, so the same gradients give the same bits:
-rank r's share is held back until those of ranks 0..r-1 have been added. What is added, or handed
-over as the first share, gives its sender credit for as many bytes. Rank 0's credit thus depends
-on nobody and rank r's only on lower ranks, so there is always someone who may go on: no window,
-however small, can stop the job.
+Theory of operation. A key is a piece of a gradient; its step is its first step plus the number of
+times that a worker has pushed it before. For every (key, step) each worker contributes once.
+Contributions are added in rank order, whatever the order of arrival, so the same gradients give
+the same bits: rank r's share is held back until those of ranks 0..r-1 have been added. What is
+added, or handed over as the first share, gives its sender credit for as many bytes. Rank 0's credit
+thus depends on nobody and rank r's only on lower ranks, so there is always someone who may go on:
+no window, however small, can stop the job.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ MAX_KEY_BYTES = 64 * 1024 * 1024
 MAX_KEYS = 256 * 1024
 # A plan has no more units, and each has a priority of its own.
 MAX_PRIORITY = MAX_KEYS
+# Of training, which nobody will ever reach.
+MAX_FIRST_STEP = 2**53
 # Names are made of variables' paths and places in programs.
 MAX_NAME_CHARS = 1024
 # Steps of one key whose sums are not finished. A worker waits for a sum before it pushes the next.
@@ -57,23 +59,28 @@ def key_name(name: str, index: int) -> str:
 class KeySpec:
     """What is summed under one name: `num_elements` of `dtype`; 0 elements: any, but equal.
 
-    The sums with the least `priority` leave first; see `FrameQueue`.
+    The sums with the least `priority` leave first; see `FrameQueue`. Contributions are counted from
+    `first_step` on: keys of a plan that is made anew go on where the training is.
     """
 
     name: str
     dtype: str
     num_elements: int
     priority: int = 0
+    first_step: int = 0
 
     def __str__(self) -> str:
         urgency = f" with priority {self.priority}" * bool(self.priority)
-        return f"{self.num_elements} x {self.dtype}{urgency}"
+        since = f" from step {self.first_step} on" * bool(self.first_step)
+        return f"{self.num_elements} x {self.dtype}{urgency}{since}"
 
 
-def key_specs(name: str, dtype: str, lengths: Sequence[int], *, priority: int = 0) -> list[KeySpec]:
+def key_specs(
+    name: str, dtype: str, lengths: Sequence[int], *, priority: int = 0, first_step: int = 0
+) -> list[KeySpec]:
     """The keys of what is called `name`, in parts of so many elements."""
     return [
-        KeySpec(key_name(name, index), dtype, length, priority)
+        KeySpec(key_name(name, index), dtype, length, priority, first_step)
         for index, length in enumerate(lengths)
     ]
 
@@ -148,9 +155,9 @@ class Store:
         """The numbers of these keys; a name that is known must be announced alike.
 
         Raises:
-          ProtocolError: unknown rank, a key was announced with another dtype, size or priority
-            before, the dtype cannot be summed, or a name, a priority or the number of keys is too
-            large. No key of `specs` is added then.
+          ProtocolError: unknown rank, a key was announced with another dtype, size, priority or
+            first step before, the dtype cannot be summed, or a name, a priority, a first step or
+            the number of keys is too large. No key of `specs` is added then.
         """
         self._check_rank(rank)
         announced: dict[str, KeySpec] = {}
@@ -170,6 +177,11 @@ class Store:
                     f"key {spec.name!r}: rank {rank} announces priority {spec.priority}; from 0 to "
                     f"{MAX_PRIORITY} are allowed"
                 )
+            if not 0 <= spec.first_step <= MAX_FIRST_STEP:
+                raise ProtocolError(
+                    f"key {spec.name!r}: rank {rank} announces {spec.first_step} for its first "
+                    f"step; from 0 to {MAX_FIRST_STEP} are allowed"
+                )
             number = self._numbers.get(spec.name)
             if number is None:
                 known = announced.setdefault(spec.name, spec)
@@ -188,7 +200,7 @@ class Store:
         for spec in specs:
             if spec.name not in self._numbers:
                 self._numbers[spec.name] = len(self._keys)
-                self._keys.append(_KeyState(spec, [0] * self._num_workers))
+                self._keys.append(_KeyState(spec, [spec.first_step] * self._num_workers))
         return [self._numbers[spec.name] for spec in specs]
 
     def push(

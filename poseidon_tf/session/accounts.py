@@ -33,7 +33,7 @@ class Account:
         return PayloadStatistics(
             sent_bytes=sent,
             received_bytes=received,
-            exchanges=self.route.next_step,
+            exchanges=self.route.num_pushes,
             network_bytes=network,
         )
 
@@ -43,7 +43,7 @@ class Account:
             return self.route.syncer.payload_bytes()[0]
         if self.purpose == "all_reduce":
             return 0
-        return 2 * (num_workers - 1) * self.dense_bytes * self.route.next_step // num_workers
+        return 2 * (num_workers - 1) * self.dense_bytes * self.route.num_pushes // num_workers
 
 
 def statistics_of(

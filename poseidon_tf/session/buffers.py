@@ -41,17 +41,35 @@ class Buffers:
         self._lease_type = ctypes.c_ubyte * num_bytes
         self._memory = memory
         self._free: deque[tuple[memoryview, int | None]] = deque()
+        self._is_released = False
 
     def take(self) -> Buffer:
         """A buffer of any content, aligned; it is free again when no view of it is left."""
+        self._is_released = False
         try:
             view, offset = self._free.popleft()
         except IndexError:
             view, offset = self._new()
         lease = self._lease_type.from_buffer(view)
-        weakref.finalize(lease, self._free.append, (view, offset)).atexit = False
+        weakref.finalize(lease, self._came_back, view, offset).atexit = False
         values: Array = np.frombuffer(lease, np.uint8)  # type: ignore[call-overload]
         return Buffer(values, offset)
+
+    def release(self) -> None:
+        """Keep no buffer that nobody uses, until another one is taken."""
+        self._is_released = True
+        while self._free:
+            self._give_up(*self._free.popleft())
+
+    def _came_back(self, view: memoryview, offset: int | None) -> None:
+        if self._is_released:
+            self._give_up(view, offset)
+        else:
+            self._free.append((view, offset))
+
+    def _give_up(self, view: memoryview, offset: int | None) -> None:
+        if self._memory is not None and offset is not None:
+            self._memory.give_back(offset, len(view))
 
     def _new(self) -> tuple[memoryview, int | None]:
         num_bytes = ctypes.sizeof(self._lease_type)

@@ -34,14 +34,19 @@ def missing_factors(
         yield f"{name!r} of step {step} from {names.all_of(ranks)}"
 
 
-def missing_at_server(
+def missing_at_servers(
+    links: Sequence[ServerLink], routes: Sequence[Route], names: WorkerNames
+) -> Iterator[str]:
+    """Whose contributions servers have not got; they are asked."""
+    variables = {route.name: route.variables for route in routes}
+    for index, link in enumerate(links):
+        yield from _missing_at_server(index, link, variables, names)
+
+
+def _missing_at_server(
     index: int, link: ServerLink, variables: Mapping[str, Sequence[str]], names: WorkerNames
 ) -> Iterator[str]:
-    """Whose contributions a server has not got; it is asked.
-
-    Args:
-      variables: by name of a route, whose gradients travel by it.
-    """
+    """Of one server; `variables` are those whose gradients travel by a route, by its name."""
     try:
         counts = link.inspect(timeout_s=ANSWER_S)
     except PoseidonError as failure:

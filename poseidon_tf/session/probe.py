@@ -18,7 +18,7 @@ import numpy as np
 from poseidon_tf.errors import PoseidonError, StepTimeout
 from poseidon_tf.planner import KVPair
 from poseidon_tf.planner.measured import Measured, Seen, Way, joined
-from poseidon_tf.session.syncers import Done, FactorSyncer, ServerSyncer, Syncer
+from poseidon_tf.session.syncers import Done, FactorSyncer, ServerSyncer, Sum, Syncer
 from poseidon_tf.session.worker import Worker
 from poseidon_tf.sfb.factors import Columns, RowSpec
 from poseidon_tf.sfb.service import CHUNK_BYTES
@@ -248,7 +248,7 @@ class _Probe:
             ]
             name = f"the probe of links {number} on server {server}"
             done = self._noted_by(arrivals, server)
-            syncers.append(self._worker.open_server_syncer(name, _DTYPE, pairs, done))
+            syncers.append(self._worker.open_server_syncer(Sum(name, _DTYPE, pairs), done))
         return syncers
 
     def _close(self, syncers: Iterable[ServerSyncer]) -> None:

@@ -22,7 +22,7 @@ class Joined(NamedTuple):
     """What one contribution led to.
 
     Attributes:
-      step: how often this replica has contributed before.
+      step: the first one, and how often this replica has contributed before.
       is_first: no other replica has contributed to that step yet.
       arrays: the worker's contribution, once all replicas have given theirs.
     """
@@ -34,11 +34,11 @@ class Joined(NamedTuple):
 
 @final
 class ReplicaJoin:
-    """One route's contributions of `num_replicas` replicas."""
+    """One route's contributions of `num_replicas` replicas, from `first_step` on."""
 
-    def __init__(self, num_replicas: int, combine: Combine) -> None:
+    def __init__(self, num_replicas: int, combine: Combine, *, first_step: int = 0) -> None:
         self._num_replicas, self._combine = num_replicas, combine
-        self._next_step = [0] * num_replicas
+        self._next_step = [first_step] * num_replicas
         self._waiting: dict[int, dict[int, Sequence[Array]]] = {}
 
     def add(self, replica: int | None, arrays: Sequence[Array]) -> Joined:

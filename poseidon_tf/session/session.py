@@ -38,13 +38,14 @@ class Deliver(Protocol):
 
 @final
 class Route:
-    """One unit's way through the session; its step is the number of pushes so far.
+    """One unit's way through the session; its step is the first one plus the pushes so far.
 
     Args:
       join: what the worker's replicas contribute becomes one contribution of the worker.
       variables: whose gradients travel this way; () for what belongs to none.
       contents: what each array of a contribution is, in words.
       is_gradient: whether its steps are those of the training.
+      first_step: as `join` has it.
     """
 
     def __init__(
@@ -57,13 +58,14 @@ class Route:
         variables: Sequence[str] = (),
         contents: Sequence[str] = (),
         is_gradient: bool = True,
+        first_step: int = 0,
     ) -> None:
         self.is_gradient = is_gradient
         self.variables = tuple(variables) or (syncer.name,)
         self._contents = tuple(contents)
         self.syncer = syncer
         self.deliver = deliver
-        self.next_step = 0
+        self.first_step = self.next_step = first_step
         self._checked: set[int] = set()  # Steps that wait for a sum that is looked at.
         self._session, self._join = session, join
         self._lock = threading.Lock()
@@ -71,6 +73,11 @@ class Route:
     @property
     def name(self) -> str:
         return self.syncer.name
+
+    @property
+    def num_pushes(self) -> int:
+        """Steps that have begun on it."""
+        return self.next_step - self.first_step
 
     def push(
         self, arrays: Sequence[Array], replica: int | None = None, *, check: bool = False

@@ -9,12 +9,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, final
+from typing import NamedTuple, Protocol, final
 
 import numpy as np
 
 from poseidon_tf.errors import ProtocolError
 from poseidon_tf.kv.client import Piece, ServerLink
+from poseidon_tf.kv.store import KeySpec, key_specs
+from poseidon_tf.planner import KVPair
 from poseidon_tf.session.buffers import Buffers
 from poseidon_tf.sfb.exchange import CompleteSet
 from poseidon_tf.sfb.factors import RowSpec, joined, pack, unpack
@@ -36,6 +38,31 @@ class Syncer(Protocol):
 
     def payload_bytes(self) -> tuple[int, int]:
         """Tensor bytes sent and received so far."""
+
+    def release(self) -> None:
+        """Keep no memory until it sends again; what is in use is free when its user is done."""
+
+
+class Sum(NamedTuple):
+    """What servers are asked to sum under one name, in so many pairs.
+
+    Attributes:
+      name, first_step: the same on all workers, as is all else.
+      priority: of its keys; see `FrameQueue`.
+    """
+
+    name: str
+    dtype: str
+    pairs: Sequence[KVPair]
+    priority: int = 0
+    first_step: int = 0
+
+    def keys(self) -> list[KeySpec]:
+        """One for each pair."""
+        lengths = [pair.length for pair in self.pairs]
+        return key_specs(
+            self.name, self.dtype, lengths, priority=self.priority, first_step=self.first_step
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)  # A pair is only ever equal to itself.
@@ -157,6 +184,9 @@ class ServerSyncer:
     def payload_bytes(self) -> tuple[int, int]:
         return self._sent_bytes, self._received_bytes
 
+    def release(self) -> None:
+        self._totals.release()
+
 
 @final
 class FactorSyncer:
@@ -164,6 +194,7 @@ class FactorSyncer:
 
     Args:
       priority: see `FactorService.broadcast`.
+      first_step: of which there will be factors.
     """
 
     def __init__(
@@ -176,6 +207,7 @@ class FactorSyncer:
         done: Done,
         on_sent: Callable[[int], None],
         priority: int = 0,
+        first_step: int = 0,
     ) -> None:
         self.name = spec.name
         self._priority = priority
@@ -184,7 +216,7 @@ class FactorSyncer:
         self._lock = threading.Lock()
         self._sent_bytes = self._received_bytes = 0
         self._joined: dict[int, list[Buffers]] = {}  # Rows of all workers -> by array.
-        factors.register(key, spec)
+        factors.register(key, spec, first_step)
 
     def send(self, step: int, arrays: Sequence[Array]) -> None:
         rows, *others = [len(array) for array in arrays[: len(self._spec.arrays)]]
@@ -225,3 +257,7 @@ class FactorSyncer:
 
     def payload_bytes(self) -> tuple[int, int]:
         return self._sent_bytes, self._received_bytes
+
+    def release(self) -> None:
+        with self._lock:
+            self._joined = {}

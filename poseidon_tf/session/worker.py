@@ -17,7 +17,7 @@ from poseidon_tf.coordinator.stopping import Stopping
 from poseidon_tf.errors import PeerLost, PoseidonError, ProtocolError
 from poseidon_tf.kv.client import ServerLink
 from poseidon_tf.kv.service import streams_per_server
-from poseidon_tf.kv.store import KeySpec, key_specs
+from poseidon_tf.kv.store import KeySpec
 from poseidon_tf.planner import KVPair
 from poseidon_tf.session import accounts, owing
 from poseidon_tf.session.accounts import Account, Purpose
@@ -30,7 +30,7 @@ from poseidon_tf.session.preemption import Preemption
 from poseidon_tf.session.replicas import ReplicaJoin, stacking, summing
 from poseidon_tf.session.session import Deliver, Route, Session
 from poseidon_tf.session.statistics import Statistics
-from poseidon_tf.session.syncers import Done, FactorSyncer, Pair, ServerSyncer
+from poseidon_tf.session.syncers import Done, FactorSyncer, Pair, ServerSyncer, Sum
 from poseidon_tf.sfb.exchange import CompleteSet
 from poseidon_tf.sfb.factors import RowSpec
 from poseidon_tf.sfb.service import FactorService
@@ -131,19 +131,15 @@ class Worker:
         for link in self._links:  # All have begun to connect.
             link.reach(timeout_s=timeout_s, over=self.session.job_failure.over)
 
-    def announce_sums(self, sums: Sequence[tuple[str, str, Sequence[KVPair], int]]) -> None:
+    def announce_sums(self, sums: Sequence[Sum]) -> None:
         """Tell each server once of all its parts of these sums; opening them asks nobody then.
-
-        Args:
-          sums: name, dtype, pairs and priority of each, as `open_sum` is given them.
 
         Raises:
           PoseidonError: a server refused, or did not answer.
         """
         by_server: dict[int, list[KeySpec]] = {}
-        for name, dtype, pairs, priority in sums:
-            specs = key_specs(name, dtype, [pair.length for pair in pairs], priority=priority)
-            for pair, spec in zip(pairs, specs, strict=True):
+        for each in sums:
+            for pair, spec in zip(each.pairs, each.keys(), strict=True):
                 if (pair.server, spec) not in self._key_numbers:
                     by_server.setdefault(pair.server, []).append(spec)
         for server, specs in by_server.items():
@@ -168,6 +164,7 @@ class Worker:
         purpose: Purpose,
         variables: Sequence[str] = (),
         priority: int = 0,
+        first_step: int = 0,
         deliver: Deliver,
     ) -> Route:
         """A route through the servers.
@@ -178,6 +175,7 @@ class Worker:
           num_elements: of the whole; 0 if it may change from step to step.
           variables: whose gradients are its arrays, one each; () if they are none.
           priority: the same on all workers; 0 for what is waited for where it is pushed.
+          first_step: of the training, from which on it is used; the same on all workers.
         """
         if pairs is None:
             server = zlib.crc32(name.encode()) % len(self._links)
@@ -186,8 +184,8 @@ class Worker:
         def done(step: int, results: list[Array]) -> None:
             self.session.done(route, step, results)
 
-        syncer = self.open_server_syncer(name, dtype, pairs, done, priority=priority)
-        join = ReplicaJoin(self.num_replicas, summing(dtype))
+        syncer = self.open_server_syncer(Sum(name, dtype, pairs, priority, first_step), done)
+        join = ReplicaJoin(self.num_replicas, summing(dtype), first_step=first_step)
         route = Route(
             self.session,
             syncer,
@@ -196,18 +194,16 @@ class Worker:
             variables=variables,
             contents=[f"the gradient of {variable!r}" for variable in variables],
             is_gradient=purpose != "all_reduce",
+            first_step=first_step,
         )
         dense_bytes = num_elements * wire_dtype(dtype).itemsize
         self._note(Account(purpose, route, dense_bytes=dense_bytes))
         return route
 
-    def open_server_syncer(
-        self, name: str, dtype: str, pairs: Sequence[KVPair], done: Done, *, priority: int = 0
-    ) -> ServerSyncer:
+    def open_server_syncer(self, of: Sum, done: Done) -> ServerSyncer:
         """The same without a route: who sends by it counts its own steps, and waits by itself."""
-        itemsize = wire_dtype(dtype).itemsize
-        self.announce_sums([(name, dtype, pairs, priority)])
-        specs = key_specs(name, dtype, [pair.length for pair in pairs], priority=priority)
+        itemsize = wire_dtype(of.dtype).itemsize
+        self.announce_sums([of])
         placed = [
             Pair(
                 self._links[pair.server],
@@ -215,10 +211,10 @@ class Worker:
                 pair.offset * itemsize,
                 pair.length * itemsize,
             )
-            for pair, spec in zip(pairs, specs, strict=True)
+            for pair, spec in zip(of.pairs, of.keys(), strict=True)
         ]
-        syncer = ServerSyncer(name, dtype, placed, done, priority=priority)
-        for planned, pair in zip(pairs, placed, strict=True):
+        syncer = ServerSyncer(of.name, of.dtype, placed, done, priority=of.priority)
+        for planned, pair in zip(of.pairs, placed, strict=True):
             self._expected[planned.server].add(syncer, pair)
         return syncer
 
@@ -230,6 +226,7 @@ class Worker:
         purpose: Literal["sfb", "rows"] = "sfb",
         variables: Sequence[str] = (),
         priority: int = 0,
+        first_step: int = 0,
         deliver: Deliver,
     ) -> Route:
         """A route from worker to worker for the factors of a kernel, or for rows of a table.
@@ -237,7 +234,7 @@ class Worker:
         Args:
           key: job-wide; every worker opens the same.
           variables: the kernel, and the biases whose gradients its factors give; or the table.
-          priority: as for `open_sum`.
+          priority, first_step: as for `open_sum`.
         """
 
         def done(step: int, results: list[Array]) -> None:
@@ -251,14 +248,16 @@ class Worker:
             done=done,
             on_sent=lambda step: self.session.recorder.event("sent", spec.name, step),
             priority=priority,
+            first_step=first_step,
         )
         route = Route(
             self.session,
             syncer,
             deliver,
-            ReplicaJoin(self.num_replicas, stacking),
+            ReplicaJoin(self.num_replicas, stacking, first_step=first_step),
             variables=variables,
             contents=[f"{what} of {spec.name!r}" for what in _CONTENTS[purpose]],
+            first_step=first_step,
         )
         self.add_factor_syncer(key, syncer)
         self._note(Account(purpose, route, dense_bytes=spec.dense_bytes))
@@ -272,6 +271,7 @@ class Worker:
         """Nothing comes for it any more; its memory is free."""
         for expected in self._expected:
             expected.drop(syncer)
+        syncer.release()
 
     def _note(self, account: Account) -> None:
         self._routes.append(account)
@@ -353,13 +353,11 @@ class Worker:
     def describe_missing(self) -> str:
         """Who owes contributions now, as far as this worker can tell."""
         routes = [each.route for each in self._routes]
-        variables = {route.name: route.variables for route in routes}
         missing = [
             *owing.missing_replicas(self.rank, routes, self.names),
             *owing.missing_factors(self.factors.missing(), self.names),
+            *owing.missing_at_servers(self._links, routes, self.names),
         ]
-        for index, link in enumerate(self._links):
-            missing += owing.missing_at_server(index, link, variables, self.names)
         return owing.described(missing)
 
     def statistics(self) -> Statistics:

@@ -65,9 +65,9 @@ class FactorExchange:
         self._keys: dict[int, _KeyState] = {}
         self._left: dict[int, int] = {}
 
-    def register(self, key: int, spec: RowSpec) -> None:
-        """Expect factors under `key`, the number of the plan's unit."""
-        self._keys[key] = _KeyState(spec, [0] * self._num_workers)
+    def register(self, key: int, spec: RowSpec, first_step: int = 0) -> None:
+        """Expect factors under `key`, the number of the plan's unit, from that step on."""
+        self._keys[key] = _KeyState(spec, [first_step] * self._num_workers)
 
     def spec(self, key: int) -> RowSpec:
         return self._keys[key].spec

@@ -109,10 +109,13 @@ class FactorService:
         for rank, channel in zip(peers, self._channels, strict=True):  # All have begun to connect.
             channel.reach(f"worker rank {rank}", timeout_s=timeout_s, over=over)
 
-    def register(self, key: int, spec: RowSpec) -> None:
-        """Expect the factors of one kernel; done on all workers before any of them sends."""
+    def register(self, key: int, spec: RowSpec, first_step: int = 0) -> None:
+        """Expect the factors of one kernel, from that step on.
+
+        Done on all workers before any of them sends.
+        """
         with self._lock:
-            self._exchange.register(key, spec)
+            self._exchange.register(key, spec, first_step)
 
     def broadcast(
         self, key: int, step: int, rows: int, packed: bytes, *, priority: int = 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 import mmap
 import os
 import threading
+from collections import deque
 from typing import final
 
 import numpy as np
@@ -33,6 +34,8 @@ class SharedMemory:
         self._lock = threading.Lock()
         self._num_bytes = self._file_bytes = 0
         self._mapped = memoryview(b"")
+        self._free: list[tuple[int, int]] = []  # Begin and end of each, in order, never touching.
+        self._came_back: deque[tuple[int, int]] = deque()  # Not in there yet.
 
     @classmethod
     def create(cls) -> SharedMemory | None:
@@ -42,8 +45,17 @@ class SharedMemory:
         return cls(os.memfd_create("poseidon_tf"))
 
     def grow(self, num_bytes: int) -> int:
-        """Add `num_bytes` at the end; the offset where they begin. Only the creator calls it."""
+        """The offset of `num_bytes` more: of what was given back, or at the end.
+
+        Only the creator calls it.
+        """
         with self._lock:
+            self._join_free()
+            for at, (begin, end) in enumerate(self._free):
+                if num_bytes <= end - begin:
+                    taken = -(-num_bytes // _ALIGNMENT) * _ALIGNMENT
+                    self._free[at : at + 1] = [(begin + taken, end)] * (begin + taken < end)
+                    return begin
             offset = -(-self._num_bytes // _ALIGNMENT) * _ALIGNMENT
             self._num_bytes = offset + num_bytes
             if self._num_bytes > self._file_bytes:
@@ -52,6 +64,24 @@ class SharedMemory:
                 self._file_bytes = max(_FIRST_BYTES, 2 * self._num_bytes)
                 os.ftruncate(self.descriptor, self._file_bytes)
         return offset
+
+    def give_back(self, offset: int, num_bytes: int) -> None:
+        """What `grow` has given is not used any more. Only the creator calls it.
+
+        It takes no lock: the garbage collector may call it anywhere.
+        """
+        self._came_back.append((offset, offset + -(-num_bytes // _ALIGNMENT) * _ALIGNMENT))
+
+    def _join_free(self) -> None:
+        while self._came_back:
+            self._free.append(self._came_back.popleft())
+        joined: list[tuple[int, int]] = []
+        for begin, end in sorted(self._free):
+            if joined and joined[-1][1] == begin:
+                joined[-1] = (joined[-1][0], end)
+            else:
+                joined.append((begin, end))
+        self._free = joined
 
     def close(self) -> None:
         """Give the descriptor back; what is mapped stays until nothing refers to it."""

@@ -14,7 +14,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cposeidon_tf/wire/frame.proto\x12\x0bposeidon_tf\"B\n\x05\x46rame\x12(\n\x06header\x18\x01 \x01(\x0b\x32\x18.poseidon_tf.FrameHeader\x12\x0f\n\x07payload\x18\x02 \x01(\x0c\"u\n\x0b\x46rameHeader\x12 \n\x05parts\x18\x01 \x03(\x0b\x32\x11.poseidon_tf.Part\x12\x0e\n\x06\x63redit\x18\x02 \x01(\x04\x12\x0f\n\x07refusal\x18\x03 \x01(\t\x12#\n\x07goodbye\x18\x04 \x01(\x0b\x32\x12.poseidon_tf.Leave\"m\n\x04Part\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\x0c\n\x04step\x18\x02 \x01(\x04\x12\x0e\n\x06length\x18\x03 \x01(\r\x12\x0c\n\x04rows\x18\x04 \x01(\r\x12\x0e\n\x06offset\x18\x05 \x01(\x04\x12\r\n\x05total\x18\x06 \x01(\x04\x12\r\n\x05place\x18\x07 \x01(\x04\"\x1a\n\x05Leave\x12\x11\n\tlast_step\x18\x01 \x01(\x03\"J\n\x03Key\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x64type\x18\x02 \x01(\t\x12\x14\n\x0cnum_elements\x18\x03 \x01(\x04\x12\x10\n\x08priority\x18\x04 \x01(\r\"D\n\x08KeyTable\x12\x0c\n\x04rank\x18\x01 \x01(\r\x12\x1e\n\x04keys\x18\x02 \x03(\x0b\x32\x10.poseidon_tf.Key\x12\n\n\x02to\x18\x03 \x01(\t\"\x1d\n\nKeyNumbers\x12\x0f\n\x07numbers\x18\x01 \x03(\r\"\x1c\n\x0eInspectRequest\x12\n\n\x02to\x18\x01 \x01(\t\"/\n\x08KeyState\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x15\n\rcontributions\x18\x02 \x03(\x04\"G\n\x0cInspectReply\x12#\n\x04keys\x18\x01 \x03(\x0b\x32\x15.poseidon_tf.KeyState\x12\x12\n\nheld_bytes\x18\x02 \x01(\x04\x32\xc0\x01\n\x07KVStore\x12:\n\x08Register\x12\x15.poseidon_tf.KeyTable\x1a\x17.poseidon_tf.KeyNumbers\x12\x36\n\x08\x45xchange\x12\x12.poseidon_tf.Frame\x1a\x12.poseidon_tf.Frame(\x01\x30\x01\x12\x41\n\x07Inspect\x12\x1b.poseidon_tf.InspectRequest\x1a\x19.poseidon_tf.InspectReply2E\n\nFactorPeer\x12\x37\n\tBroadcast\x12\x12.poseidon_tf.Frame\x1a\x12.poseidon_tf.Frame(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cposeidon_tf/wire/frame.proto\x12\x0bposeidon_tf\"B\n\x05\x46rame\x12(\n\x06header\x18\x01 \x01(\x0b\x32\x18.poseidon_tf.FrameHeader\x12\x0f\n\x07payload\x18\x02 \x01(\x0c\"u\n\x0b\x46rameHeader\x12 \n\x05parts\x18\x01 \x03(\x0b\x32\x11.poseidon_tf.Part\x12\x0e\n\x06\x63redit\x18\x02 \x01(\x04\x12\x0f\n\x07refusal\x18\x03 \x01(\t\x12#\n\x07goodbye\x18\x04 \x01(\x0b\x32\x12.poseidon_tf.Leave\"m\n\x04Part\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\x0c\n\x04step\x18\x02 \x01(\x04\x12\x0e\n\x06length\x18\x03 \x01(\r\x12\x0c\n\x04rows\x18\x04 \x01(\r\x12\x0e\n\x06offset\x18\x05 \x01(\x04\x12\r\n\x05total\x18\x06 \x01(\x04\x12\r\n\x05place\x18\x07 \x01(\x04\"\x1a\n\x05Leave\x12\x11\n\tlast_step\x18\x01 \x01(\x03\"^\n\x03Key\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x64type\x18\x02 \x01(\t\x12\x14\n\x0cnum_elements\x18\x03 \x01(\x04\x12\x10\n\x08priority\x18\x04 \x01(\r\x12\x12\n\nfirst_step\x18\x05 \x01(\x04\"D\n\x08KeyTable\x12\x0c\n\x04rank\x18\x01 \x01(\r\x12\x1e\n\x04keys\x18\x02 \x03(\x0b\x32\x10.poseidon_tf.Key\x12\n\n\x02to\x18\x03 \x01(\t\"\x1d\n\nKeyNumbers\x12\x0f\n\x07numbers\x18\x01 \x03(\r\"\x1c\n\x0eInspectRequest\x12\n\n\x02to\x18\x01 \x01(\t\"/\n\x08KeyState\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x15\n\rcontributions\x18\x02 \x03(\x04\"G\n\x0cInspectReply\x12#\n\x04keys\x18\x01 \x03(\x0b\x32\x15.poseidon_tf.KeyState\x12\x12\n\nheld_bytes\x18\x02 \x01(\x04\x32\xc0\x01\n\x07KVStore\x12:\n\x08Register\x12\x15.poseidon_tf.KeyTable\x1a\x17.poseidon_tf.KeyNumbers\x12\x36\n\x08\x45xchange\x12\x12.poseidon_tf.Frame\x1a\x12.poseidon_tf.Frame(\x01\x30\x01\x12\x41\n\x07Inspect\x12\x1b.poseidon_tf.InspectRequest\x1a\x19.poseidon_tf.InspectReply2E\n\nFactorPeer\x12\x37\n\tBroadcast\x12\x12.poseidon_tf.Frame\x1a\x12.poseidon_tf.Frame(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -30,19 +30,19 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['_LEAVE']._serialized_start=343
   _globals['_LEAVE']._serialized_end=369
   _globals['_KEY']._serialized_start=371
-  _globals['_KEY']._serialized_end=445
-  _globals['_KEYTABLE']._serialized_start=447
-  _globals['_KEYTABLE']._serialized_end=515
-  _globals['_KEYNUMBERS']._serialized_start=517
-  _globals['_KEYNUMBERS']._serialized_end=546
-  _globals['_INSPECTREQUEST']._serialized_start=548
-  _globals['_INSPECTREQUEST']._serialized_end=576
-  _globals['_KEYSTATE']._serialized_start=578
-  _globals['_KEYSTATE']._serialized_end=625
-  _globals['_INSPECTREPLY']._serialized_start=627
-  _globals['_INSPECTREPLY']._serialized_end=698
-  _globals['_KVSTORE']._serialized_start=701
-  _globals['_KVSTORE']._serialized_end=893
-  _globals['_FACTORPEER']._serialized_start=895
-  _globals['_FACTORPEER']._serialized_end=964
+  _globals['_KEY']._serialized_end=465
+  _globals['_KEYTABLE']._serialized_start=467
+  _globals['_KEYTABLE']._serialized_end=535
+  _globals['_KEYNUMBERS']._serialized_start=537
+  _globals['_KEYNUMBERS']._serialized_end=566
+  _globals['_INSPECTREQUEST']._serialized_start=568
+  _globals['_INSPECTREQUEST']._serialized_end=596
+  _globals['_KEYSTATE']._serialized_start=598
+  _globals['_KEYSTATE']._serialized_end=645
+  _globals['_INSPECTREPLY']._serialized_start=647
+  _globals['_INSPECTREPLY']._serialized_end=718
+  _globals['_KVSTORE']._serialized_start=721
+  _globals['_KVSTORE']._serialized_end=913
+  _globals['_FACTORPEER']._serialized_start=915
+  _globals['_FACTORPEER']._serialized_end=984
 # @@protoc_insertion_point(module_scope)

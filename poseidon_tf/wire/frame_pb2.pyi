@@ -50,16 +50,18 @@ class Leave(_message.Message):
     def __init__(self, last_step: _Optional[int] = ...) -> None: ...
 
 class Key(_message.Message):
-    __slots__ = ("name", "dtype", "num_elements", "priority")
+    __slots__ = ("name", "dtype", "num_elements", "priority", "first_step")
     NAME_FIELD_NUMBER: _ClassVar[int]
     DTYPE_FIELD_NUMBER: _ClassVar[int]
     NUM_ELEMENTS_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    FIRST_STEP_FIELD_NUMBER: _ClassVar[int]
     name: str
     dtype: str
     num_elements: int
     priority: int
-    def __init__(self, name: _Optional[str] = ..., dtype: _Optional[str] = ..., num_elements: _Optional[int] = ..., priority: _Optional[int] = ...) -> None: ...
+    first_step: int
+    def __init__(self, name: _Optional[str] = ..., dtype: _Optional[str] = ..., num_elements: _Optional[int] = ..., priority: _Optional[int] = ..., first_step: _Optional[int] = ...) -> None: ...
 
 class KeyTable(_message.Message):
     __slots__ = ("rank", "keys", "to")

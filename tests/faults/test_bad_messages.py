@@ -19,7 +19,7 @@ from poseidon_tf.kv.service import (
     STREAMS_PER_SERVER,
     KVService,
 )
-from poseidon_tf.kv.store import MAX_PRIORITY, KeySpec
+from poseidon_tf.kv.store import MAX_FIRST_STEP, MAX_PRIORITY, KeySpec
 from poseidon_tf.transport import admission
 from poseidon_tf.transport.base import MAX_MESSAGE_BYTES
 from poseidon_tf.transport.security import Security
@@ -55,6 +55,7 @@ class Store(Endpoint):
                 dtype=spec.dtype,
                 num_elements=spec.num_elements,
                 priority=spec.priority,
+                first_step=spec.first_step,
             )
             for spec in specs
         ]
@@ -228,6 +229,14 @@ BAD_TABLES = {
     "another priority": (
         [KeySpec("w", "float32", 4, 2)],
         "'w'.* with priority 2, before .*float32$",
+    ),
+    "another first step": (
+        [KeySpec("w", "float32", 4, 0, 3)],
+        "'w'.* from step 3 on, before .*32$",
+    ),
+    "a first step too large": (
+        [KeySpec("p", "float32", 4, 0, MAX_FIRST_STEP + 1)],
+        "for its first step; from 0 to",
     ),
     "a priority too large": ([KeySpec("p", "float32", 4, MAX_PRIORITY + 1)], "from 0 to"),
     "two sizes at once": ([KeySpec("new", "int32", 1), KeySpec("new", "int32", 2)], "'new'"),

@@ -222,3 +222,16 @@ def test_a_refused_announcement_adds_no_key(rank: int, specs: list[KeySpec], tex
         store.register(rank, specs)
     assert store.contributions() == [("a", (0, 0))]
     assert store.register(1, [KeySpec("next", "float32", 1)]) == [1]
+
+
+def test_a_key_begins_at_its_first_step() -> None:
+    """So keys of a plan that is made anew go on where the training is."""
+    store = store_of(2, KeySpec("w", "float32", 1, first_step=7))
+    one = bytes_of(np.ones(1, np.float32))
+    for step in (0, 6, 8):
+        with pytest.raises(ProtocolError, match=f"for step {step}"):
+            store.push(0, 0, step, one)
+    for step in (7, 8):
+        store.push(0, 0, step, one)
+        assert np.frombuffer(sum_in(store.push(1, 0, step, one)), np.float32) == [2.0]
+    assert list(store.contributions()) == [("w", (9, 9))]

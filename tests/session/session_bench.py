@@ -29,6 +29,9 @@ class NotingSyncer:
     def payload_bytes(self) -> tuple[int, int]:
         return 0, 0
 
+    def release(self) -> None:
+        pass
+
 
 class FailingSyncer(NotingSyncer):
     def send(self, step: int, arrays: Sequence[Array]) -> None:

@@ -143,3 +143,18 @@ def test_threads_never_hold_the_same_buffer(buffers: Buffers) -> None:
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+def test_released_buffers_are_given_back_and_those_in_use_when_they_are_free() -> None:
+    """The shared memory has room for others then; what is taken later is kept as before."""
+    with two_sides() as (creator, _):
+        buffers, end = Buffers(NUM_BYTES, creator), 3 * 1024
+        taken = [buffers.take().values for _ in range(3)]
+        del taken[1:]
+        buffers.release()
+        assert [creator.grow(2 * 1024), creator.grow(1024)] == [1024, end]
+        del taken[:]
+        assert creator.grow(1024) == 0
+        first = buffers.take().offset
+        assert first == end + 1024
+        assert buffers.take().offset == first

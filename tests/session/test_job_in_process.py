@@ -18,6 +18,7 @@ from poseidon_tf.kv.store import KeySpec
 from poseidon_tf.launch.cluster import ClusterConfig
 from poseidon_tf.launch.join import Membership, join
 from poseidon_tf.session.statistics import Statistics
+from poseidon_tf.session.syncers import Sum
 from tests.session.jobs_in_process import (
     DEADLINES,
     FC7,
@@ -175,10 +176,10 @@ def test_sums_announced_together_ask_each_server_once(monkeypatch: pytest.Monkey
         return sorted(n for thread, _, n in asked if thread == threading.get_ident())
 
     def work(member: Membership) -> int:
-        sums = [(name, "float32", pairs_of(size, 2, 10_000), 7) for name, size in SIZES.items()]
+        sums = [Sum(name, "float32", pairs_of(size, 2, 10_000), 7) for name, size in SIZES.items()]
         member.worker.announce_sums(sums)
         assert asked_by_me() == [2, 5]  # Pairs of each server, in one call.
-        for name, dtype, pairs, priority in sums:
+        for name, dtype, pairs, priority, _ in sums:
             delivered = Deliveries()
             route = member.worker.open_sum(
                 name,

@@ -278,3 +278,16 @@ def test_a_row_that_the_table_does_not_have_is_refused(cut_bytes: int, index: in
     assert exchange.add_own(5, 0, 0, b"") == []
     (complete,) = send(rows_of(8, 0, 8))
     assert complete.factors == ((3, rows_of(8, 0, 8)), (0, b""))
+
+
+def test_factors_begin_at_the_first_step_of_their_key() -> None:
+    """A peer may be one step ahead of this worker from there on, and sends nothing earlier."""
+    exchange = FactorExchange(num_workers=2, rank=OWN)
+    exchange.register(5, SPEC, 7)
+    for step in (0, 6, 8):
+        with pytest.raises(ProtocolError, match=f"for step {step}"):
+            add(exchange, 0, 1, step)
+    assert add(exchange, 0, 1, 7) == []
+    (complete,) = exchange.add_own(5, 7, 1, data_of(OWN, 1, 7))
+    assert isinstance(complete, CompleteSet) and complete.step == 7
+    assert add(exchange, 0, 1, 8) == []

@@ -76,6 +76,19 @@ def test_what_fits_no_more_doubles_the_file(sides: Sides) -> None:
     assert bytes(child.view(offset + 99_999_999, 1)) == b"z"
 
 
+def test_what_was_given_back_is_used_again_before_the_end(sides: Sides) -> None:
+    """Neighbours become one piece, of which a smaller one leaves the rest; all stay aligned."""
+    creator, _ = sides
+    first, second, third, last = [creator.grow(100) for _ in range(4)]
+    creator.give_back(third, 100)
+    creator.give_back(first, 100)
+    assert creator.grow(129) == last + 128  # Neither has so much.
+    creator.give_back(second, 100)
+    assert creator.grow(200) == first
+    assert creator.grow(128) == first + 256
+    assert creator.grow(1) == last + 128 + 192
+
+
 def test_closing_gives_the_descriptor_back_and_leaves_what_is_mapped() -> None:
     """Views can be read and written to for as long as somebody has them."""
     with two_sides() as (creator, child):

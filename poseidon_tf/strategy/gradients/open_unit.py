@@ -27,6 +27,7 @@ class OpenUnit(ABC):
       unit: of `plan`.
       agreed: what the workers have agreed that its first variable is.
       wire_dtype: of that variable's whole gradient on the wire.
+      first_step: of the training, from which on it is used.
       route: its way to the other workers and back.
     """
 
@@ -41,8 +42,9 @@ class OpenUnit(ABC):
         *,
         plan_number: int,
         key: int,
+        first_step: int = 0,
     ) -> None:
-        self.unit, self.agreed = unit, agreed
+        self.unit, self.agreed, self.first_step = unit, agreed, first_step
         self.wire_dtype = plan.variables[unit.variables[0]].wire_dtype
         self.name = self.name_of(unit, plan)
         self.route = self._open(worker, plan, plan_number=plan_number, key=key)
@@ -53,7 +55,7 @@ class OpenUnit(ABC):
         return plan.variables[unit.variables[0]].name
 
     @classmethod  # noqa: B027 - most schemes have nobody to tell.
-    def announce(cls, worker: Worker, plan: Plan, *, plan_number: int) -> None:
+    def announce(cls, worker: Worker, plan: Plan, *, plan_number: int, first_step: int) -> None:
         """Tell whoever must know before the plan's units of this scheme are opened, all at once."""
 
     @abstractmethod

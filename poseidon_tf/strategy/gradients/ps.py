@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from poseidon_tf.planner import KVPair, Plan, Scheme, Unit
 from poseidon_tf.session.session import Deliver, Route
+from poseidon_tf.session.syncers import Sum
 from poseidon_tf.session.worker import Worker
 from poseidon_tf.strategy.gradients.open_unit import Gradients, OpenUnit
 from poseidon_tf.strategy.graph.describe import Compact, Gradient
@@ -27,14 +28,15 @@ class ServerUnit(OpenUnit):
         return super().name_of(unit, plan) + f" and {others} more" * bool(others)
 
     @classmethod
-    def announce(cls, worker: Worker, plan: Plan, *, plan_number: int) -> None:
+    def announce(cls, worker: Worker, plan: Plan, *, plan_number: int, first_step: int) -> None:
         worker.announce_sums(
             [
-                (
+                Sum(
                     f"{plan_number}/{cls.name_of(unit, plan)}",
                     unit.dtype,
                     _pairs(unit, plan),
                     unit.priority,
+                    first_step,
                 )
                 for unit in plan.units
                 if unit.scheme is cls.scheme
@@ -51,6 +53,7 @@ class ServerUnit(OpenUnit):
                 purpose="ps",
                 variables=self.variable_names(plan),
                 priority=self.unit.priority,
+                first_step=self.first_step,
                 deliver=deliver,
             )
 

@@ -40,6 +40,7 @@ class RowsUnit(OpenUnit):
                 purpose="rows",
                 variables=self.variable_names(plan),
                 priority=self.unit.priority,
+                first_step=self.first_step,
                 deliver=deliver,
             )
 

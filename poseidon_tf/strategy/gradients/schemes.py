@@ -17,7 +17,13 @@ SCHEMES: Mapping[Scheme, type[OpenUnit]] = {
 
 
 def open_units(
-    worker: Worker, plan: Plan, specs: Sequence[VariableSpec], *, number: int, first_key: int
+    worker: Worker,
+    plan: Plan,
+    specs: Sequence[VariableSpec],
+    *,
+    number: int,
+    first_key: int,
+    first_step: int = 0,
 ) -> list[OpenUnit]:
     """Open the routes of all units of `plan`; all workers do.
 
@@ -25,9 +31,10 @@ def open_units(
       specs: of the plan's variables, as agreed on.
       number: of the plan in this job.
       first_key: of the plan's first unit in this job.
+      first_step: of the training, from which on the plan is followed.
     """
     for scheme in SCHEMES.values():
-        scheme.announce(worker, plan, plan_number=number)
+        scheme.announce(worker, plan, plan_number=number, first_step=first_step)
     return [
         SCHEMES[unit.scheme](
             worker,
@@ -36,6 +43,7 @@ def open_units(
             specs[unit.variables[0]],
             plan_number=number,
             key=first_key + unit.index,
+            first_step=first_step,
         )
         for unit in plan.units
     ]

@@ -43,6 +43,7 @@ class FactorUnit(OpenUnit):
                 purpose="sfb",
                 variables=self.variable_names(plan),
                 priority=self.unit.priority,
+                first_step=self.first_step,
                 deliver=deliver,
             )
 

@@ -159,7 +159,7 @@ class GraphRoute:
     @property
     def num_pushes(self) -> int:
         """How often something was contributed."""
-        return self._route.next_step
+        return self._route.num_pushes
 
     @property
     def _scope(self) -> str:
