@@ -20,7 +20,7 @@ from poseidon_tf.launch.join import join
 from poseidon_tf.launch.restarts import is_elastic
 from poseidon_tf.launch.server_main import ServerProcess
 from poseidon_tf.planner import ClusterSpec, Measured, Plan
-from poseidon_tf.session.probe import probe
+from poseidon_tf.session.probe import Probe
 from poseidon_tf.strategy import random_seeds, tf_internals
 from poseidon_tf.strategy.arithmetic import arithmetic_facts
 from poseidon_tf.strategy.data.seeds import seed_difference
@@ -234,7 +234,7 @@ class PoseidonStrategy(ClusterStrategy):
         if self._membership is None or not options.measures:
             return None
         worker = self._membership.worker
-        return probe(worker, flops_per_s=functools.partial(flops_per_s, device))
+        return Probe(worker).measure(flops_per_s=functools.partial(flops_per_s, device))
 
     def _runtime_among_others(self, options: Options, measured: Measured | None) -> Runtime | None:
         if self._membership is None:

@@ -49,7 +49,7 @@ def probe(
     from poseidon_tf.launch.server_main import ServerProcess
     from poseidon_tf.launcher.probe_view import as_json, as_text
     from poseidon_tf.session.deadlines import Deadlines
-    from poseidon_tf.session.probe import probe as measure
+    from poseidon_tf.session.probe import Probe
 
     deadlines = Deadlines(start_s=start, step_s=start)
     config, settings = find_cluster(deadlines=deadlines, ports=ports, protocol=protocol)
@@ -69,7 +69,7 @@ def probe(
         )
     member = join(config, arithmetic={}, deadlines=deadlines, ports=ports, settings=settings)
     try:
-        found = measure(member.worker)
+        found = Probe(member.worker).measure()
     except BaseException as failure:
         member.leave(f"{type(failure).__name__}: {failure}")
         raise

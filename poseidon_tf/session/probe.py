@@ -2,6 +2,7 @@
 
 All workers probe at once, with keys that no variable has: small sums for latency and the price of
 a message, then sums and factors as large as fit into a seventh of a second. Sizes are agreed on.
+A brief probe, between two epochs, takes a quarter of that.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 from poseidon_tf.errors import PoseidonError, StepTimeout
 from poseidon_tf.planner import KVPair
 from poseidon_tf.planner.measured import Measured, Seen, Way, joined
+from poseidon_tf.session.arrivals import Arrivals
 from poseidon_tf.session.syncers import Done, FactorSyncer, ServerSyncer, Sum, Syncer
 from poseidon_tf.session.worker import Worker
 from poseidon_tf.sfb.factors import Columns, RowSpec
@@ -28,13 +30,11 @@ from poseidon_tf.wire.dtypes import Array
 FACTOR_PARTS = 8
 KEYS = range(2**32 - FACTOR_PARTS, 2**32)
 """Of the probe's factors: no plan has so many units."""
-ROUND_TRIPS = 3
-SMALL_SUMS = 20
 LARGE_ROUNDS = 2
 """The first one warms up memory and connections; the better one counts."""
 FIRST_BYTES = 256 * 1024
+"""More than what a shaped link lets through at once; less would tell nothing of it."""
 MOST_BYTES = 32 * 1024 * 1024
-ROUND_S = 0.15
 LEAST_S = 1e-6
 PAIR_BYTES = 1024 * 1024
 LEAST_PAIR_BYTES = 64 * 1024
@@ -46,16 +46,21 @@ _SUM_BYTES = 4 * 1024 * 1024
 _WHAT = "probe the links, which PoseidonStrategy does if it is asked to, and `poseidon-tf probe`"
 
 
-def probe(worker: Worker, *, flops_per_s: Callable[[], float] | None = None) -> Measured:
-    """What all workers measure, who call this at the same place in their programs.
+class Effort(NamedTuple):
+    """How much is measured.
 
-    Args:
-      flops_per_s: measures how fast this worker's device multiplies.
-
-    Raises:
-      PoseidonError: someone did not come in time, or the job failed.
+    Attributes:
+      small_sums, round_trips: the shortest of so many counts.
+      round_s: of large sums or factors.
     """
-    return _Probe(worker).measure(flops_per_s)
+
+    small_sums: int
+    round_trips: int
+    round_s: float
+
+
+THOROUGH = Effort(small_sums=20, round_trips=3, round_s=0.15)
+BRIEF = Effort(small_sums=5, round_trips=1, round_s=0.04)
 
 
 class _Used(NamedTuple):
@@ -82,16 +87,30 @@ class _Rates(NamedTuple):
 
 
 @final
-class _Probe:
+class Probe:
+    """Of one worker; a job has one, which may measure several times."""
+
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
         self._changed = worker.session.job_failure.changed
         self._num_servers, self._num_workers = len(worker.links), worker.num_workers
         self._others = [rank for rank in range(self._num_workers) if rank != worker.rank]
-        self._names = iter(range(1 << 30))
+        self._effort = THOROUGH
+        self._next_steps: dict[int, int] = {}  # By length of a sum: servers know it from before.
 
-    def measure(self, flops_per_s: Callable[[], float] | None) -> Measured:
-        worker = self._worker
+    def measure(
+        self, *, flops_per_s: Callable[[], float] | None = None, effort: Effort = THOROUGH
+    ) -> Measured:
+        """What all workers measure, who call this at the same place in their programs.
+
+        Args:
+          flops_per_s: measures how fast this worker's device multiplies.
+          effort: the same on all workers.
+
+        Raises:
+          PoseidonError: someone did not come in time, or the job failed.
+        """
+        worker, self._effort = self._worker, effort
         worker.gather(_WHAT, b"")
         begun_s = time.monotonic()
         speed = None if flops_per_s is None else flops_per_s()
@@ -131,7 +150,7 @@ class _Probe:
         to_workers[self._worker.rank] = 0.0
         with session.waiting_for("answers of servers and workers to the probe of links"):
             try:
-                for _ in range(ROUND_TRIPS):
+                for _ in range(self._effort.round_trips):
                     for index, link in enumerate(links):
                         took_s = link.round_trip_s(timeout_s=start_s, over=over)
                         to_servers[index] = min(to_servers[index], took_s)
@@ -144,12 +163,12 @@ class _Probe:
 
     def _small_sums(self) -> float:
         """Seconds that the sum of one number takes, of the slowest server."""
-        arrivals = _Arrivals([1] * self._num_servers)
+        arrivals = Arrivals([1] * self._num_servers)
         syncers = self._open_sums(1, arrivals)
         one = np.ones(1, np.float32)
         shortest_s = math.inf
-        for step in range(SMALL_SUMS):
-            times_s = self._exchange(syncers, [one], step, arrivals, meets=step == 0)
+        for at, step in enumerate(self._steps_of_sums(1, self._effort.small_sums)):
+            times_s = self._exchange(syncers, [one], step, arrivals, meets=at == 0)
             shortest_s = min(shortest_s, max(times_s))
         self._close(syncers)
         return shortest_s
@@ -157,14 +176,15 @@ class _Probe:
     def _sums(self, num_bytes: int, rounds: int) -> _Rates:
         """Sums of so many bytes, over all servers: bytes that each server sent back, by time."""
         length = max(1, num_bytes // self._num_servers // _ITEM_BYTES)
-        arrivals = _Arrivals([1] * self._num_servers)
+        arrivals = Arrivals([1] * self._num_servers)
         syncers = self._open_sums(length, arrivals)
         numbers = np.ones(length, np.float32)
 
         def exchange(step: int) -> list[float]:
             return self._exchange(syncers, [numbers], step, arrivals, meets=True)
 
-        found = self._best(exchange, [length * _ITEM_BYTES] * self._num_servers, rounds)
+        steps = self._steps_of_sums(length, rounds)
+        found = self._best(exchange, [length * _ITEM_BYTES] * self._num_servers, steps)
         self._close(syncers)
         return found
 
@@ -175,7 +195,7 @@ class _Probe:
         numbers = np.ones((rows, _ROW.width), np.float32)
         pieces = FACTOR_PARTS * -(-numbers.nbytes // CHUNK_BYTES)
         due = [FACTOR_PARTS if rank == own else pieces for rank in range(self._num_workers)]
-        arrivals = _Arrivals(due)
+        arrivals = Arrivals(due)
         syncers = [self._open_factors(key, arrivals) for key in KEYS]
         self._worker.factors.on_piece = lambda rank, key: self._piece_arrived(arrivals, rank, key)
 
@@ -183,11 +203,13 @@ class _Probe:
             return self._exchange(syncers, [numbers], step, arrivals, meets=True)
 
         from_each = [FACTOR_PARTS * numbers.nbytes * (rank != own) for rank in range(len(due))]
-        found = self._best(exchange, from_each, rounds)
+        found = self._best(exchange, from_each, range(rounds))
         self._worker.factors.on_piece = lambda rank, key: None
+        for syncer in syncers:
+            syncer.release()
         return found
 
-    def _open_factors(self, key: int, arrivals: _Arrivals) -> FactorSyncer:
+    def _open_factors(self, key: int, arrivals: Arrivals) -> FactorSyncer:
         syncer = FactorSyncer(
             RowSpec(name="the probe of links", arrays=(_ROW,)),
             key=key,
@@ -200,17 +222,18 @@ class _Probe:
         return syncer
 
     def _sized(self, measure: Callable[[int, int], _Rates]) -> _Rates:
-        """With as many bytes as all workers manage in a seventh of a second."""
+        """With as many bytes as all workers manage in the time of a round."""
         first = measure(FIRST_BYTES, 1)
         slowest_s = max(map(float, self._worker.gather(_WHAT, repr(first.took_s).encode())))
-        num_bytes = min(MOST_BYTES, int(FIRST_BYTES * ROUND_S / max(slowest_s, 1e-6)))
+        fitting = FIRST_BYTES * self._effort.round_s / max(slowest_s, LEAST_S)
+        num_bytes = min(MOST_BYTES, _size(fitting))
         return measure(num_bytes, LARGE_ROUNDS) if num_bytes > FIRST_BYTES else first
 
     def _best(
-        self, exchange: Callable[[int], list[float]], num_bytes: Sequence[int], rounds: int
+        self, exchange: Callable[[int], list[float]], num_bytes: Sequence[int], steps: Iterable[int]
     ) -> _Rates:
         best = _Rates([0.0] * len(num_bytes), math.inf)
-        for step in range(rounds):
+        for step in steps:
             times_s = exchange(step)
             rates = [
                 8 * size / max(took_s, LEAST_S)
@@ -236,9 +259,8 @@ class _Probe:
             num_bytes *= (P1 + P2 - 2) / P2
         return 8 * (num_bytes + last_bytes) / max(sums.took_s - sum_s, sums.took_s / 2)
 
-    def _open_sums(self, length: int, arrivals: _Arrivals) -> list[ServerSyncer]:
+    def _open_sums(self, length: int, arrivals: Arrivals) -> list[ServerSyncer]:
         """A sum of `length` numbers on each server."""
-        number = next(self._names)
         pair = _pair_bytes(length * _ITEM_BYTES) // _ITEM_BYTES
         syncers = []
         for server in range(self._num_servers):
@@ -246,10 +268,16 @@ class _Probe:
                 KVPair(0, index, begin, min(pair, length - begin), server)
                 for index, begin in enumerate(range(0, length, pair))
             ]
-            name = f"the probe of links {number} on server {server}"
+            name = f"the probe of links, {length} numbers on server {server}"
             done = self._noted_by(arrivals, server)
             syncers.append(self._worker.open_server_syncer(Sum(name, _DTYPE, pairs), done))
         return syncers
+
+    def _steps_of_sums(self, length: int, count: int) -> range:
+        """The next ones of the sums of `length` numbers."""
+        first = self._next_steps.get(length, 0)
+        self._next_steps[length] = first + count
+        return range(first, first + count)
 
     def _close(self, syncers: Iterable[ServerSyncer]) -> None:
         for syncer in syncers:
@@ -260,7 +288,7 @@ class _Probe:
         syncers: Sequence[Syncer],
         arrays: Sequence[Array],
         step: int,
-        arrivals: _Arrivals,
+        arrivals: Arrivals,
         *,
         meets: bool,
     ) -> list[float]:
@@ -290,7 +318,7 @@ class _Probe:
                 )
             )
 
-    def _noted_by(self, arrivals: _Arrivals, member: int) -> Done:
+    def _noted_by(self, arrivals: Arrivals, member: int) -> Done:
         def done(step: int, results: list[Array]) -> None:
             with self._changed:
                 arrivals.note(member)
@@ -298,7 +326,7 @@ class _Probe:
 
         return done
 
-    def _piece_arrived(self, arrivals: _Arrivals, rank: int, key: int) -> None:
+    def _piece_arrived(self, arrivals: Arrivals, rank: int, key: int) -> None:
         if key in KEYS:
             with self._changed:
                 arrivals.note(rank)
@@ -314,51 +342,11 @@ class _Probe:
         )
 
 
-@final
-class _Arrivals:
-    """When the first and the last of what each member sends has come. Its users keep a lock.
-
-    Args:
-      due: how much comes from each member.
-    """
-
-    def __init__(self, due: Sequence[int]) -> None:
-        self._due = tuple(due)
-        self._begun_s = 0.0
-        self.clear()
-
-    def clear(self) -> None:
-        """Nothing has come, and nobody sends yet."""
-        self._cleared_s = time.perf_counter()
-        self._came_s: list[list[float]] = [[] for _ in self._due]
-
-    def begin(self) -> None:
-        """This worker sends."""
-        self._begun_s = time.perf_counter()
-
-    def note(self, member: int) -> None:
-        """Something has come from it."""
-        self._came_s[member].append(time.perf_counter())
-
-    @property
-    def are_complete(self) -> bool:
-        return all(len(came) == due for came, due in zip(self._came_s, self._due, strict=True))
-
-    def times_s(self) -> list[float]:
-        """By member, how long all of it took.
-
-        Who sent before this worker has begun at an unknown time, but not before `clear`. Of many
-        parts the time from the first to the last tells enough.
-        """
-        return [self._took_s(came) for came in self._came_s]
-
-    def _took_s(self, came_s: Sequence[float]) -> float:
-        if came_s[0] >= self._begun_s:
-            return came_s[-1] - self._begun_s
-        if len(came_s) < FACTOR_PARTS:
-            return came_s[-1] - self._cleared_s
-        spread_s = came_s[-1] - came_s[0]
-        return max(spread_s * len(came_s) / (len(came_s) - 1), came_s[-1] - self._begun_s)
+def _size(num_bytes: float) -> int:
+    """At most so many bytes, in one of four sizes to an octave: servers keep a key for each."""
+    whole = max(1, int(num_bytes))
+    step = max(1, 1 << (whole.bit_length() - 3))
+    return whole // step * step
 
 
 def _pair_bytes(num_bytes: int) -> int:

@@ -12,9 +12,16 @@ from poseidon_tf.launch.cluster import ClusterConfig
 from poseidon_tf.launch.join import Membership, join
 from poseidon_tf.launch.server_main import ServerProcess
 from poseidon_tf.planner import Measured
-from poseidon_tf.session.probe import probe
+from poseidon_tf.session.probe import (
+    BRIEF,
+    FIRST_BYTES,
+    MOST_BYTES,
+    THOROUGH,
+    Probe,
+    _size,
+)
 from poseidon_tf.session.statistics import Statistics
-from tests.session.jobs_in_process import DEADLINES, InProcess, Training
+from tests.session.jobs_in_process import DEADLINES, SIZES, InProcess, Training
 
 pytestmark = pytest.mark.connections
 
@@ -25,7 +32,7 @@ def trained(num_workers: int, num_servers: int, *, probes: bool) -> list[Any]:
     """By rank: what was measured, and the statistics after three checked steps."""
 
     def work(member: Membership) -> tuple[Measured | None, Statistics]:
-        found = probe(member.worker, flops_per_s=lambda: 1e9) if probes else None
+        found = Probe(member.worker).measure(flops_per_s=lambda: 1e9) if probes else None
         training = Training(member, num_workers, num_servers or num_workers)
         for step in range(STEPS):
             training.step(step)
@@ -63,6 +70,33 @@ def test_all_workers_have_the_same_figures_and_train_as_without_them(
             assert getattr(statistics, name) == getattr(plain[rank][1], name)
 
 
+def test_links_can_be_measured_again_between_two_steps() -> None:
+    """In brief, as often as one likes; training goes on with its bits, and nothing is kept."""
+
+    def work(member: Membership) -> tuple[list[Measured], int]:
+        training, probe = Training(member, 2, 2), Probe(member.worker)
+        found = []
+        for step in range(4):
+            training.step(step)
+            found.append(probe.measure(effort=BRIEF if step else THOROUGH))
+        training.step(4)
+        return found, sum(len(expected._units) for expected in member.worker._expected)
+
+    ((first, kept), (second, _)), _ = InProcess(2, 2).run(work)
+    for one, other in zip(first, second, strict=True):
+        assert one.seen == other.seen
+        assert min(one.link_bits_per_s(rank) for rank in range(2)) > 0
+    assert kept == sum(-(-size // 10_000) for size in SIZES.values()) + 1  # Those of `Training`.
+
+
+def test_sums_of_the_probe_have_few_sizes() -> None:
+    """Servers keep a key for each, for as long as the job lasts."""
+    asked = range(FIRST_BYTES, MOST_BYTES, 1009)
+    sizes = {num_bytes: _size(num_bytes) for num_bytes in asked}
+    assert len(set(sizes.values())) == 4 * 7
+    assert all(0.8 * asked <= size <= asked for asked, size in sizes.items())
+
+
 def test_who_is_gone_before_the_probe_is_named() -> None:
     """Nobody waits for it for longer than the coordinator takes to tell."""
 
@@ -71,7 +105,7 @@ def test_who_is_gone_before_the_probe_is_named() -> None:
             member.leave("its disk is full")
             return ""
         with pytest.raises(PoseidonError) as caught:
-            probe(member.worker)
+            Probe(member.worker).measure()
         return str(caught.value)
 
     (said, _, also), _ = InProcess(3, 0).run(work)
