@@ -18,11 +18,14 @@
     simulate  the model of a step: how long it takes (queueing: what one link does)
     hindsight the same of a step that was measured
     in_time   a plan by the model of a step, instead of by bytes
+    anew      whether another one takes its place while a job trains
     description a model as a file, for all of it
 
 Pure: the standard library only. Nothing here knows TensorFlow, sockets or threads.
 """
 
+from .anew import PlanInTime as PlanInTime
+from .anew import computation_s as computation_s
 from .description import ModelDescription as ModelDescription
 from .exchanges import Summing as Summing
 from .fixed import Choices as Choices

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -120,6 +120,20 @@ class Measured:
 
     seen: tuple[Seen, ...]
     took_s: float
+
+    def renewed(self, links: Measured) -> Measured:
+        """What was measured again of the links, beside what these are of the processors."""
+        seen = [
+            replace(
+                own,
+                servers=new.servers,
+                workers=new.workers,
+                sum_s=new.sum_s,
+                sums_bits_per_s=new.sums_bits_per_s,
+            )
+            for own, new in zip(self.seen, links.seen, strict=True)
+        ]
+        return Measured(seen=tuple(seen), took_s=links.took_s)
 
     def link_bits_per_s(self, rank: int) -> float:
         """What the link of this worker's host carries at least one way, whichever way is more."""
