@@ -107,6 +107,22 @@ def test_the_steps_of_a_second_model_are_steps_of_their_own() -> None:
     assert steps[2].lasted_us == 11_000.0
 
 
+def test_the_first_step_by_another_plan_is_a_step_of_its_own() -> None:
+    """Units that are new go on with the numbers of those before; one may be the same."""
+    units = {"0/low": "ps", "top": "sfb", "low": "sfb"}
+    rows = []
+    for step, names in enumerate([("top", "0/low"), ("top", "0/low"), ("low", "top")]):
+        for pid in (1, 2):
+            for at, unit in enumerate(names):
+                rows.append(row(pid, "gradient ready", unit, step, 10.0 * step + at))
+                rows.append(row(pid, "received", unit, step, 10.0 * step + 5))
+    processes = [{"process": f"worker {rank}", "units": units} for rank in range(2)]
+    steps = read({"traceEvents": rows, "otherData": {"processes": processes}}).steps
+    found = [[each.unit for each in step.workers[0].exchanges] for step in steps]
+    assert found == [["top", "0/low"], ["top", "0/low"], ["low", "top"]]
+    assert [step.number for step in steps] == [0, 1, 2]
+
+
 def test_a_record_that_begins_within_a_step_has_the_steps_after_it() -> None:
     """Such as what a process has in memory when something fails."""
     cut = trace()

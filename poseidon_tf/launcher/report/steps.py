@@ -154,7 +154,8 @@ def read(merged: Mapping[str, Any]) -> Timeline:
 class _Taken:
     """The steps that one worker took, as its events come; a unit's second gradient begins another.
 
-    The number of a contribution is that of its unit, and several models have units of their own.
+    The number of a contribution is that of its unit, and several models have units of their own. A
+    plan that is made anew has new units, whose numbers go on: the first of them begins a step too.
     """
 
     def __init__(self, rank: int) -> None:
@@ -162,21 +163,26 @@ class _Taken:
         self._steps: list[dict[_Contribution, _Marks]] = []
         self._marks: dict[_Contribution, _Marks] = {}  # Of all steps.
         self._in_step: set[str] = set()
+        self._units: set[str] = set()  # That have been in any step.
         self._torn: set[int] = set()  # Numbers of contributions whose beginning was not kept.
 
     def mark(self, name: str, contribution: _Contribution, at_us: float) -> None:
         """Note one event; they come in the order of their times."""
         unit, number = contribution
         if name == "gradient ready":
-            if not self._steps or unit in self._in_step:
+            if not self._steps or unit in self._in_step or self._is_of_new_plan(unit, number):
                 self._steps.append({})
                 self._in_step.clear()
             self._in_step.add(unit)
+            self._units.add(unit)
             self._steps[-1][contribution] = self._marks[contribution] = {name: at_us}
         elif contribution in self._marks:
             self._marks[contribution][name] = at_us  # The last one counts.
         else:
             self._torn.add(number)
+
+    def _is_of_new_plan(self, unit: str, number: int) -> bool:
+        return unit not in self._units and all(at < number for _, at in self._steps[-1])
 
     def whole(self) -> dict[_Contribution, WorkerStep]:
         """Steps that have begun and ended, by what they have on all workers: their least
