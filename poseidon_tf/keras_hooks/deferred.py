@@ -38,6 +38,7 @@ class DeferredUpdates:
         self._lock, self._flushing = threading.RLock(), threading.RLock()
         self._is_running = self._is_pending = False
         self._first_logs: Any = None
+        self._why_not = ""  # As the first trace of this `fit` has shown.
 
     @contextmanager
     def deferring(self) -> Iterator[None]:
@@ -58,7 +59,8 @@ class DeferredUpdates:
         """What stands for `model.train_function`, which Keras has made."""
         self._model, self._in_step = model, model.train_function
         self._steps = steps_of(self._runtime, model)
-        if self._steps.why_not:  # An earlier `fit` has found that out.
+        if self._steps.why_not or self._why_not:  # An earlier `fit`, or epoch, has found that out.
+            self._steps.why_not = self._steps.why_not or self._why_not
             self._refuse_if_told_to_defer()
             self._updates.no_more(self._steps.why_not)
         return self._execute
@@ -188,6 +190,7 @@ class DeferredUpdates:
     def _go_on_in_step(self, iterator: Any, taken: int) -> Any:
         """The rest of an execution of which `taken` steps have been taken, and all that follow."""
         self._refuse_if_told_to_defer()
+        self._why_not = self._steps.why_not
         self._updates.flush("updates in the step from here on")
         self._updates.change_to_in_step(self._steps.why_not)
         if not taken:

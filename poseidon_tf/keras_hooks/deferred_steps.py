@@ -160,6 +160,11 @@ class Steps:
         """By unit, how often it was contributed to."""
         return [unit.route.num_pushes for unit in self.units]
 
+    @property
+    def are_of_one_plan(self) -> bool:
+        """Whether what is still to be traced of these graphs fits to what was: the same units."""
+        return not self.units or self._runtime.gradients.are_in_use(self.units)
+
     def _steady_step(self, data: Any) -> Any:
         # A step without data does not take place: nothing of an update may begin before.
         tensors = [each for each in tf.nest.flatten(data, True) if tf.is_tensor(each)]
@@ -278,6 +283,6 @@ _made: weakref.WeakKeyDictionary[Any, Steps] = weakref.WeakKeyDictionary()
 def steps_of(runtime: Runtime, model: Any) -> Steps:
     """The graphs that stand for `model.train_function`, as Keras has made it."""
     steps = _made.get(model.train_function)
-    if steps is None or steps.num != model.steps_per_execution:
+    if steps is None or steps.num != model.steps_per_execution or not steps.are_of_one_plan:
         steps = _made[model.train_function] = Steps(runtime, model)
     return steps

@@ -48,6 +48,14 @@ class StopTogether(keras.callbacks.Callback):  # type: ignore[misc]
     def on_train_begin(self, logs: Any = None) -> None:
         self._stops.advance(Stopping.pause)
         self._stops.end_if_preempted()
+        self._stand_in()
+
+    def trace_again(self) -> None:
+        """The model's step, and what is called in place of it, are traced before they run next."""
+        self.model.make_train_function(force=True)
+        self._stand_in()
+
+    def _stand_in(self) -> None:
         self._train_function = self._execution = self.model.train_function
         if self._execution_of is not None:
             self._execution = self._execution_of(self.model)

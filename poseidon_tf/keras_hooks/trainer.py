@@ -28,6 +28,7 @@ from poseidon_tf.keras_hooks.fit_start import (
 from poseidon_tf.keras_hooks.fit_summary import SummaryOfFit
 from poseidon_tf.keras_hooks.hook import Hook
 from poseidon_tf.keras_hooks.metrics import results_of_all
+from poseidon_tf.keras_hooks.plans_anew import PlansAnew
 from poseidon_tf.keras_hooks.preemption import save_backups
 from poseidon_tf.keras_hooks.progress import Progress, TellsProgress, kind_of
 from poseidon_tf.keras_hooks.resizing import KEEPS_WORKER_BATCH, refusal
@@ -111,6 +112,8 @@ def fit(original: Callable[..., Any]) -> Callable[..., Any]:
         )
         stop = StopTogether(runtime, progress, deferred.train_function if deferred else None)
         last = [RestoredValues(runtime, progress), stop] if changes else [stop]
+        if runtime.replanning is not None:
+            last.append(PlansAnew(runtime, runtime.replanning, stop))
         last += scalars_for(runtime, own)
         named["verbose"] = verbosity(runtime, named.get("verbose", "auto"))
         runtime.tape.marks.forget()

@@ -19,7 +19,7 @@ from poseidon_tf.launch.found import find_cluster
 from poseidon_tf.launch.join import join
 from poseidon_tf.launch.restarts import is_elastic
 from poseidon_tf.launch.server_main import ServerProcess
-from poseidon_tf.planner import ClusterSpec, Measured, Plan
+from poseidon_tf.planner import ClusterSpec, Plan
 from poseidon_tf.session.probe import Probe
 from poseidon_tf.strategy import random_seeds, tf_internals
 from poseidon_tf.strategy.arithmetic import arithmetic_facts
@@ -200,8 +200,8 @@ class PoseidonStrategy(ClusterStrategy):
                 # Every worker shuffles the whole dataset before it takes its shard: with other
                 # seeds some samples would be seen twice and others never.
                 random_seeds.begin(self._membership.view.data_seed)
-            measured = self._measured(options, own_devices[0])
-            super().__init__(self._runtime_among_others(options, measured), devices=own_devices)
+            runtime = self._runtime_among_others(options, own_devices[0])
+            super().__init__(runtime, devices=own_devices)
             registry.install()
 
     @property
@@ -230,15 +230,12 @@ class PoseidonStrategy(ClusterStrategy):
             return tf.distribute.cluster_resolver.SimpleClusterResolver(tf.train.ClusterSpec({}))
         return _as_tensorflow_reads_it()
 
-    def _measured(self, options: Options, device: str) -> Measured | None:
-        if self._membership is None or not options.measures:
-            return None
-        worker = self._membership.worker
-        return Probe(worker).measure(flops_per_s=functools.partial(flops_per_s, device))
-
-    def _runtime_among_others(self, options: Options, measured: Measured | None) -> Runtime | None:
+    def _runtime_among_others(self, options: Options, device: str) -> Runtime | None:
         if self._membership is None:
             return None
+        measured, probe = None, Probe(self._membership.worker)
+        if options.measures:
+            measured = probe.measure(flops_per_s=functools.partial(flops_per_s, device))
         config = self._membership.config
         # Who is left alone in a job that may grow again has to keep its place for the others.
         if config.num_workers == 1 and not is_elastic(current_environ()):
@@ -253,6 +250,7 @@ class PoseidonStrategy(ClusterStrategy):
             options,
             arithmetic=[m.info["arithmetic"] for m in self._membership.view.workers],
             measured=measured,
+            probe=probe,
             announce=self._announce,
             show=self._show,
             reporter=self._membership.reporter,

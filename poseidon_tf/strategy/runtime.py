@@ -8,6 +8,7 @@ from typing import Any, final
 
 from poseidon_tf.coordinator.status import Status
 from poseidon_tf.planner import ClusterSpec, Machines, Measured, Plan
+from poseidon_tf.session.probe import Probe
 from poseidon_tf.session.reporting import Reporter
 from poseidon_tf.session.worker import Worker
 from poseidon_tf.strategy import tf_internals
@@ -16,6 +17,7 @@ from poseidon_tf.strategy.drift import DriftGuard
 from poseidon_tf.strategy.gradients.exchange import GradientExchange
 from poseidon_tf.strategy.gradients.first_values import AgreedValues
 from poseidon_tf.strategy.gradients.foresight import Foresight
+from poseidon_tf.strategy.gradients.replanning import Replanning
 from poseidon_tf.strategy.gradients.sums import GradientSums
 from poseidon_tf.strategy.options import Options
 from poseidon_tf.strategy.stops import Stops
@@ -36,15 +38,17 @@ class Runtime:
       cluster: how many workers and servers there are.
       arithmetic: by rank, what the bits of a product depend on.
       measured: what all workers have measured as the job started; None if they have not.
+      probe: with which they did, to do so again.
       announce: called with each new plan.
       show: shows the user what has changed since.
 
     Attributes:
       worker: the connections: rank, number of workers and of its replicas, gathers, the failure.
       options: the user's.
-      measured: as above.
+      measured: as above, and lately where plans are by time.
       data: rows of batches and shares, and the one end of a dataset.
       gradients: the plan, and a route for each gradient.
+      replanning: makes plans by time anew; None where there are none.
       sums: of the gradients that an optimizer or a tape is given.
       updates: whether variables are updated in the step, or at the beginning of the next.
       tape: sums for `poseidon_tf.GradientTape`.
@@ -67,6 +71,7 @@ class Runtime:
         *,
         arithmetic: Sequence[Mapping[str, Any]],
         measured: Measured | None = None,
+        probe: Probe | None = None,
         announce: Callable[[Plan], None],
         show: Callable[[str], None],
         reporter: Reporter,
@@ -76,13 +81,13 @@ class Runtime:
         self.worker, self.options, self.measured = worker, options, measured
         self.machines: Machines | None = None
         if measured is not None:
-            self.machines = measured.machines(devices=worker.num_replicas)
+            self._renew(measured)
         self.updates = Updates(show)
         foresight = None
-        if options.plan_by == "time" and self.machines is not None:
+        if options.plan_by == "time" and measured is not None:
             foresight = Foresight(
                 worker,
-                self.machines,
+                self._machines,
                 step_s=options.step_seconds,
                 is_across=lambda: self.updates.are_deferred,
             )
@@ -99,6 +104,17 @@ class Runtime:
             announce=announce,
             foresight=foresight,
         )
+        self.replanning: Replanning | None = None
+        if foresight is not None and probe is not None and measured is not None:
+            self.replanning = Replanning(
+                worker,
+                self.gradients,
+                probe,
+                measured,
+                has_step_s=options.step_seconds is not None,
+                is_across=lambda: self.updates.are_deferred,
+                renew=self._renew,
+            )
         marks = TapeMarks(worker.gather)
         self.sums = GradientSums(
             self.gradients,
@@ -125,3 +141,11 @@ class Runtime:
     def replica(self) -> int:
         """The id, among those of all workers, of the replica that is running."""
         return self.worker.rank * self.worker.num_replicas + tf_internals.replica_id()
+
+    def _renew(self, measured: Measured) -> None:
+        self.measured = measured
+        self.machines = measured.machines(devices=self.worker.num_replicas)
+
+    def _machines(self) -> Machines:
+        assert self.machines is not None, "nothing was measured"
+        return self.machines

@@ -152,7 +152,7 @@ def agreed(step: TracedStep, step_s: tuple[float | None, float | None]) -> list[
     def work(member: Membership) -> Outlook | None:
         rank = member.worker.rank
         foresight = Foresight(
-            member.worker, measured().machines(), step_s=step_s[rank], is_across=lambda: rank == 0
+            member.worker, measured().machines, step_s=step_s[rank], is_across=lambda: rank == 0
         )
         # Another worker may see nothing of a step, and not be asked.
         return foresight.agree(SPECS, step if rank == 0 else TracedStep(None, None, [], []))

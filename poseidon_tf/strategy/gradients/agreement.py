@@ -6,11 +6,12 @@ model before has other names for the same variables. Rank 0's names stand for al
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,7 +19,9 @@ from poseidon_tf.errors import PlanError, PoseidonError
 from poseidon_tf.planner import (
     Choices,
     ClusterSpec,
+    Outlook,
     Plan,
+    PlanInTime,
     VariableSpec,
     choices_of,
     first_difference,
@@ -40,6 +43,19 @@ _log = logging.getLogger("poseidon_tf")
 _LONG_S = 2.0  # Giving values that takes less is not worth a line.
 
 
+class Agreed(NamedTuple):
+    """What all workers send by.
+
+    Attributes:
+      specs: what the plan was made of.
+      in_time: by which it may be made anew; None for a plan by bytes.
+    """
+
+    plan: Plan
+    specs: list[VariableSpec]
+    in_time: PlanInTime | None
+
+
 def agree_on_plan(
     worker: Worker,
     specs: Sequence[VariableSpec],
@@ -49,7 +65,7 @@ def agree_on_plan(
     *,
     arithmetic: Sequence[Mapping[str, Any]],
     foresight: Foresight | None = None,
-) -> tuple[Plan, list[VariableSpec]]:
+) -> Agreed:
     """The plan of these variables and what it was made of, the same on all workers.
 
     Args:
@@ -74,6 +90,7 @@ def agree_on_plan(
         if difference is not None:
             raise _refused(worker, f"the workers have different models: {difference}")
     agreed = merged(everyone)
+    in_time = None
     try:
         choices = Choices(options.schemes, options.wire_dtype, options.kv_pair_bytes)
         if isinstance(options.plan, Plan):
@@ -87,7 +104,9 @@ def agree_on_plan(
         }
         plan = make_plan(agreed, cluster, **how)
         if foresight is not None and (outlook := foresight.agree(agreed, step)) is not None:
-            by_bytes, plan = plan, plan_in_time(agreed, cluster, outlook, **how)
+            make = functools.partial(_plan_in_time, agreed, cluster, how)
+            by_bytes, plan = plan, make(outlook)
+            in_time = PlanInTime(plan, outlook, make)
             _log.log(
                 logging.INFO if worker.rank == 0 else logging.DEBUG,
                 "planned by time: %s a step expected, %s by bytes",
@@ -109,7 +128,13 @@ def agree_on_plan(
             f"rank 0 and rank {rank} have different plans; give all workers the same arguments: "
             f"{difference}",
         )
-    return plan, agreed
+    return Agreed(plan, agreed, in_time)
+
+
+def _plan_in_time(
+    specs: Sequence[VariableSpec], cluster: ClusterSpec, how: Mapping[str, Any], outlook: Outlook
+) -> Plan:
+    return plan_in_time(specs, cluster, outlook, **how)
 
 
 def arithmetic_difference(arithmetic: Sequence[Mapping[str, Any]]) -> str:

@@ -18,12 +18,12 @@ from typing import Any, final
 import tensorflow as tf
 
 from poseidon_tf.errors import PlanError, PoseidonError
-from poseidon_tf.planner import ClusterSpec, Plan, VariableSpec
+from poseidon_tf.planner import ClusterSpec, Plan, PlanInTime, VariableSpec
 from poseidon_tf.session.worker import Worker
 from poseidon_tf.strategy import tf_internals
 from poseidon_tf.strategy.data.batches import BatchSizes
 from poseidon_tf.strategy.data.shares import Shares
-from poseidon_tf.strategy.gradients.agreement import agree_on_plan
+from poseidon_tf.strategy.gradients.agreement import Agreed, agree_on_plan
 from poseidon_tf.strategy.gradients.first_values import AgreedValues
 from poseidon_tf.strategy.gradients.foresight import Foresight, TracedStep
 from poseidon_tf.strategy.gradients.numeric_checks import NumericChecks
@@ -55,6 +55,14 @@ class _Contribution:
     rows: Any
     check: Any
     scale: tf.Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """Gradients that are sent by one plan."""
+
+    agreed: Agreed
+    units: list[OpenUnit]
 
 
 @final
@@ -102,16 +110,16 @@ class GradientExchange:
             self._sample_weights = SampleWeights(worker, shares, num_replicas=num_replicas)
         self.checks = NumericChecks(is_on=options.check_numerics)
         self._weights: dict[tuple[Any, ...], OpenWeights] = {}
-        self._open: dict[tuple[Any, ...], list[OpenUnit]] = {}
+        self._open: dict[tuple[Any, ...], _Open] = {}
         self._tables: set[str] = set()  # Variables of which all workers have sparse gradients.
         self._updates: dict[str, Iterator[int]] = {}  # By variable, numbers of its updates.
-        self._plans: list[Plan] = []
-        self._num_units = 0
+        self._num_plans = self._num_units = 0  # Also of those that nobody follows any more.
 
     @property
     def plan(self) -> Plan | None:
         """The plans of all models so far, as one; None before the first step."""
-        return Plan.joined(self._plans) if self._plans else None
+        plans = [each.agreed.plan for each in self._open.values()]
+        return Plan.joined(plans) if plans else None
 
     def contributed_s(self) -> dict[int, float]:
         """By unit of `plan`: how long after the first gradient of a step it was complete, lately.
@@ -119,7 +127,7 @@ class GradientExchange:
         Units of models that have not trained since the last `fit` began are not in it.
         """
         by_route = self._worker.session.contributed_s()
-        routes = [each.route.of_session for units in self._open.values() for each in units]
+        routes = [unit.route.of_session for each in self._open.values() for unit in each.units]
         return {at: by_route[route] for at, route in enumerate(routes) if route in by_route}
 
     def sum(
@@ -164,7 +172,7 @@ class GradientExchange:
         """
         parts = [tf_internals.components(variable)[0] for variable in variables]
         summed: dict[int, Gradient] = {}
-        for each in self._open[self._key_of(optimizer, variables)]:
+        for each in self._open[self._key_of(optimizer, variables)].units:
             summed |= each.receive(like, parts)
         return [summed[position] for position in range(len(like))]
 
@@ -183,19 +191,19 @@ class GradientExchange:
             self._first_values.agree_in_step(optimizer, variables)
             step = self._traced_step(gradients, variables)
             with tf.init_scope():
-                plan, agreed = self._agree(specs, step)
+                agreed = self._agree(specs, step)
             self._tables |= {
                 tf_internals.variable_id(variable)
-                for variable, spec in zip(variables, agreed, strict=True)
+                for variable, spec in zip(variables, agreed.specs, strict=True)
                 if spec.sparse
             }
             key = self._key_of(optimizer, variables)
             if weighted is not None:
                 self._weights[key] = weighted.open(static, self._rows_of_replica())
-            self._open[key] = self._open_units(plan, agreed)
-            self._plans.append(plan)
-            self._announce(plan)
-        compact = self._as_planned(self._open[key], specs, compact)
+            self._open[key] = _Open(agreed, self._open_units(agreed))
+            self._announce(agreed.plan)
+        units = self._open[key].units
+        compact = self._as_planned(units, specs, compact)
         rows = scale = None
         if weighted is not None and share is not None:
             gradients, compact, scale = weighted.weigh(
@@ -204,7 +212,7 @@ class GradientExchange:
         elif not getattr(optimizer, "gradient_accumulation_steps", None):
             rows = self._shares.rows_to_check()
         return _Contribution(
-            self._open[key],
+            units,
             gradients,
             compact,
             [tf_internals.components(variable)[0] for variable in variables],
@@ -223,7 +231,39 @@ class GradientExchange:
 
     def eager_units(self, variables: Sequence[Any]) -> list[OpenUnit]:
         """The units in which these eager gradients, of no known optimizer, have been summed."""
-        return self._open[self._key_of(None, variables)]
+        return self._open[self._key_of(None, variables)].units
+
+    def plans_in_time(self, variables: Sequence[Any]) -> dict[int, PlanInTime]:
+        """Of traced steps that update nothing but some of these: by number, for `follow`."""
+        ids = {tf_internals.variable_id(variable) for variable in variables}
+        return {
+            at: each.agreed.in_time
+            for at, ((_, _, *updated), each) in enumerate(self._open.items())
+            if each.agreed.in_time is not None and ids.issuperset(updated)
+        }
+
+    def are_in_use(self, units: Sequence[OpenUnit]) -> bool:
+        """Whether steps that are traced now send on these units, as `send` has returned them."""
+        return any(units is each.units for each in self._open.values())
+
+    def follow(self, plans: Mapping[int, Plan]) -> None:
+        """Steps that are traced from now on send by these; all workers call it between two steps.
+
+        What was traced before goes on by the routes that it knows. They keep no memory meanwhile.
+
+        Args:
+          plans: by number, as `plans_in_time` has them.
+        """
+        for at, (key, before) in enumerate(list(self._open.items())):
+            if at in plans:
+                agreed = before.agreed._replace(plan=plans[at])
+                routes = [unit.route.of_session for unit in before.units]
+                first_step = max(route.next_step for route in routes)
+                self._open[key] = _Open(agreed, self._open_units(agreed, first_step=first_step))
+                for route in routes:
+                    route.syncer.release()
+                self._announce(agreed.plan)
+        self._worker.session.interrupt_steps()
 
     @property
     def rows_to_check(self) -> Any:
@@ -313,11 +353,16 @@ class GradientExchange:
                 )
         return result
 
-    def _open_units(self, plan: Plan, agreed: Sequence[VariableSpec]) -> list[OpenUnit]:
+    def _open_units(self, agreed: Agreed, *, first_step: int = 0) -> list[OpenUnit]:
         opened = open_units(
-            self._worker, plan, agreed, number=len(self._plans), first_key=self._num_units
+            self._worker,
+            agreed.plan,
+            agreed.specs,
+            number=self._num_plans,
+            first_key=self._num_units,
+            first_step=first_step,
         )
-        self._num_units += len(plan.units)
+        self._num_plans, self._num_units = self._num_plans + 1, self._num_units + len(opened)
         # Factors may come from a peer as soon as it has a plan: everyone must be listening.
         self._worker.gather("be ready for the gradients of this step", b"")
         return opened

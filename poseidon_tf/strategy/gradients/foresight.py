@@ -40,7 +40,7 @@ class Foresight:
     """Of one worker.
 
     Args:
-      machines: as all workers have measured them together.
+      machines: as all workers have measured them together lately.
       step_s: of one worker alone, as the user has it; None to be worked out.
       is_across: whether updates are made at the beginning of the next step.
     """
@@ -48,7 +48,7 @@ class Foresight:
     def __init__(
         self,
         worker: Worker,
-        machines: Machines,
+        machines: Callable[[], Machines],
         *,
         step_s: float | None,
         is_across: Callable[[], bool],
@@ -84,7 +84,7 @@ class Foresight:
 
         return Outlook(
             timeline=Timeline(compute_s, by_name(told["exists"]), by_name(told["needed"])),
-            machines=self._machines,
+            machines=self._machines(),
             across_step=bool(told["across_step"]),
         )
 
@@ -99,7 +99,7 @@ class Foresight:
             dict(zip(names, step.gradients, strict=True)),
             rows=step.rows,
         )
-        speed = self._machines.flops_per_s
+        speed = self._machines().flops_per_s
         compute_s = self._step_s or (shares.flops / speed if speed else 0.0)
         if not 0 < compute_s < math.inf:
             return {}
