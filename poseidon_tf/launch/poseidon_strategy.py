@@ -67,7 +67,8 @@ class PoseidonStrategy(ClusterStrategy):
         workers need the same. Schemes, rounding and `kv_pair_bytes` are those of the plan.
       plan_by: what a plan makes small: "bytes", the paper's rule, or "time", the step as it is
         expected of rank 0's trace and of what all workers measure as the job starts (see `probe`).
-        Only schemes differ. All workers need the same.
+        Only schemes differ. Between two epochs of `fit` links are measured again, and where they or
+        steps have changed another plan may take its place. All workers need the same.
       step_seconds: for plan_by="time": what a step of one worker alone takes, as it was measured.
         If None, it is worked out of the step's operations and the speed at which devices multiply,
         which is less than it takes. Rank 0's counts.

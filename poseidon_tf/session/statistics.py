@@ -97,7 +97,8 @@ class Statistics:
       updates: when variables were updated.
       told_by_servers: by index, what each server has told rank 0 last, at most a few seconds ago;
         empty on other ranks.
-      probe: what all workers have measured as the job started; None if they were not asked to.
+      probe: what all workers have measured as the job started, or since then if plans are by time;
+        None if they were not asked to.
     """
 
     steps: int = 0

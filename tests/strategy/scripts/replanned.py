@@ -111,7 +111,7 @@ class Times:
             finally:
                 self.took_s.append(time.monotonic() - begun_s)
 
-        replanning.Replanning.between_epochs = timed  # type: ignore[method-assign]
+        replanning.Replanning.between_epochs = timed  # type: ignore[assignment,method-assign]
 
 
 def fit(model: Any, rows: int = STEPS * BATCH, **options: Any) -> None:
@@ -147,7 +147,9 @@ if not PLANS:
     gc.collect()
     result("is_traced_before", looks.traced() is not None)
     routes = [each.route for each in runtime.worker._routes if each.purpose == "ps"]
-    result("buffers", [[each.first_step, len(each.syncer._totals._free)] for each in routes])
+    syncers: list[Any] = [each.syncer for each in routes]
+    free = [len(each._totals._free) for each in syncers]
+    result("buffers", [[each.first_step, n] for each, n in zip(routes, free, strict=True)])
 else:
     folder = Path(sys.argv[2])
     found = []
