@@ -40,6 +40,7 @@ class Weighed:
     Attributes:
         why: what has changed, in words.
         plan: another one; None if the plan until now stays.
+        fits: whether another one that gains enough may take its place.
         step_s, kept_s: what a step takes, as things are now, with the plan that is followed from
             now on, and with the plan until now.
     """
@@ -48,13 +49,19 @@ class Weighed:
     plan: Plan | None
     step_s: float
     kept_s: float
+    fits: bool = True
 
     def text(self) -> str:
         """For the log."""
         if self.plan is None:
+            other = (
+                f"no other plan makes it {100 * (1 - WORTH):.0f} % shorter"
+                if self.fits
+                else "servers have no room for the keys of another plan"
+            )
             return (
-                f"the plan stays: {self.why}; {human_seconds(self.kept_s)} a step expected, and no "
-                f"other plan makes it {100 * (1 - WORTH):.0f} % shorter"
+                f"the plan stays: {self.why}; {human_seconds(self.kept_s)} a step expected, and "
+                f"{other}"
             )
         return (
             f"planned anew: {self.why}; {human_seconds(self.step_s)} a step expected, "
@@ -76,13 +83,19 @@ class PlanInTime:
         self._make = make
 
     def weigh(
-        self, machines: Machines, *, compute_s: float | None, across_step: bool
+        self,
+        machines: Machines,
+        *,
+        compute_s: float | None,
+        across_step: bool,
+        fits: Callable[[Plan], bool] = lambda plan: True,
     ) -> Weighed | None:
         """As things are now; None if they are as they were.
 
         Args:
             compute_s: a step of one worker alone; None if it is not known anew.
             across_step: whether updates are made at the beginning of the next step.
+            fits: whether a plan may take the place of this one.
         """
         now = Outlook(
             timeline=_lasting(self.outlook.timeline, compute_s or self.outlook.timeline.compute_s),
@@ -97,6 +110,8 @@ class PlanInTime:
         kept_s, step_s = now.step_s(self.plan), now.step_s(found)
         if step_s > WORTH * kept_s:
             return Weighed(why=why, plan=None, step_s=kept_s, kept_s=kept_s)
+        if not fits(found):
+            return Weighed(why=why, plan=None, step_s=kept_s, kept_s=kept_s, fits=False)
         self.plan = found
         return Weighed(why=why, plan=found, step_s=step_s, kept_s=kept_s)
 

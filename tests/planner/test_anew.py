@@ -80,6 +80,18 @@ def test_a_link_that_is_much_slower_gets_another_plan() -> None:
     )
 
 
+def test_a_plan_that_does_not_fit_is_not_taken() -> None:
+    followed = Job().followed
+    found = followed.weigh(
+        machines(SLOW), compute_s=None, across_step=False, fits=lambda plan: False
+    )
+    assert found is not None and found.plan is None
+    assert schemes(followed.plan) == [Scheme.PS]
+    assert found.text().endswith(
+        "123 s a step expected, and servers have no room for the keys of another plan"
+    )
+
+
 def test_what_differs_as_measurements_do_changes_nothing() -> None:
     """Nor does anybody look for another plan, which can take seconds."""
     job = Job()

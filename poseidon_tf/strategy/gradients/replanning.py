@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, final
 
+from poseidon_tf.kv.store import MAX_KEYS
 from poseidon_tf.planner import Measured, Plan, PlanInTime, computation_s
 from poseidon_tf.session.probe import BRIEF, Probe
 from poseidon_tf.session.worker import Worker
@@ -25,7 +27,9 @@ MOST_TIME = 0.01
 LEAST_STEPS = 3
 """Of an epoch, for its steps to say how long one takes."""
 MOST_CHANGES = 100
-"""Of a job: each leaves routes to the servers behind, which they keep in mind."""
+"""Of a job: each leaves routes behind."""
+MOST_KEYS = MAX_KEYS // 2
+"""Of one server, which keeps those of plans before: a change must not be what a job fails of."""
 
 
 @final
@@ -55,6 +59,8 @@ class Replanning:
         self._is_across, self._renew = is_across, renew
         self._measured_at_s = time.monotonic()
         self._last_steps = self._num_changes = 0
+        self._keys: Counter[int] = Counter()  # By server, on rank 0.
+        self._counted: set[int] = set()  # Numbers of the plans that are in there.
 
     def between_epochs(self, variables: Sequence[Any]) -> bool:
         """Look, if it is time to; all workers call it between two steps, with nothing pending.
@@ -107,10 +113,25 @@ class Replanning:
         machines = self._measured.machines(devices=self._worker.num_replicas)
         others = {}
         for at, each in plans.items():
-            compute_s = own_s and computation_s(own_s, each.plan, each.outlook)
-            found = each.weigh(machines, compute_s=compute_s, across_step=self._is_across())
+            if at not in self._counted:
+                self._counted.add(at)
+                self._keys += _keys_of(each.plan)
+            found = each.weigh(
+                machines,
+                compute_s=own_s and computation_s(own_s, each.plan, each.outlook),
+                across_step=self._is_across(),
+                fits=lambda plan: (
+                    max((self._keys + _keys_of(plan)).values(), default=0) <= MOST_KEYS
+                ),
+            )
             if found is not None:
                 _log.info("%s", found.text())
                 if found.plan is not None:
+                    self._keys += _keys_of(found.plan)
                     others[at] = found.plan.to_json()
         return others
+
+
+def _keys_of(plan: Plan) -> Counter[int]:
+    """How many it has on each server."""
+    return Counter(pair.server for pair in plan.pairs)
