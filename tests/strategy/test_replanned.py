@@ -136,6 +136,17 @@ def test_another_model_of_the_same_layers_trains_on(tmp_path: Path) -> None:
     assert schemes(before) != schemes(after)
 
 
+def test_who_is_lost_while_links_are_measured_is_named(tmp_path: Path) -> None:
+    """Nobody waits for it for longer than in a step."""
+    with Job("replanned.py", "killed", str(tmp_path), num_servers=0) as job:
+        codes = job.wait(timeout_s=90.0)
+        output = job.workers[0].output()
+    assert codes == [1, 9]
+    (why,) = [line for line in output.splitlines() if line.startswith("the job failed: ")]
+    assert "worker rank 1 (" in why  # By the coordinator, or by the server that it has started.
+    assert "waited for all workers to probe the links" in output
+
+
 def test_a_look_is_short(found: Found) -> None:
     """Of the first epoch there is no plan to look at. Others are less than half a second, one of
     which is with a change; on a machine that does other things this holds for one at least."""
