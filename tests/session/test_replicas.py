@@ -63,3 +63,13 @@ def test_a_contribution_may_stand_for_all_replicas() -> None:
     with pytest.raises(ProtocolError, match="while replicas wait: {1: \\[1\\]}"):
         join.add(None, whole)
     assert join.add(1, whole).step == 1
+
+
+def test_steps_are_counted_from_the_first_one() -> None:
+    """By each replica, and by who stands for all of them."""
+    join = ReplicaJoin(2, stacking, first_step=7)
+    one = [np.ones((1, 1), np.float32)]
+    assert join.add(1, one)[:2] == (7, True)
+    assert join.missing() == {7: [0]}
+    assert join.add(0, one)[:2] == (7, False)
+    assert join.add(None, one)[:2] == (8, True)
