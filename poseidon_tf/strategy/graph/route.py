@@ -116,8 +116,9 @@ class GraphRoute:
     def send(self, tensors: Sequence[tf.Tensor]) -> tf.Tensor:
         """Contribute `tensors` in the graph that is traced; a `receive` comes in it or in another.
 
-        It contributes for whom `exchange` does, and starts as soon as `tensors` are there. Of two in
-        one graph the first must be received before the second one is sent, or nothing orders them.
+        It contributes for whom `exchange` does, and starts as soon as `tensors` are there. Of
+        two in one graph the first must be received before the second is sent: else they are in no
+        order.
 
         Returns:
           The step that they belong to, an int64.
