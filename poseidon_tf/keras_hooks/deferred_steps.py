@@ -193,8 +193,6 @@ class Steps:
         if variables is None or not optimizer.built:
             self._refuse("the optimizer is not built yet")
         variables = list(variables)
-        if any(getattr(each, "overwrite_with_gradient", False) for each in variables):
-            self._refuse("a variable is overwritten with its gradient")
         update = Update(optimizer, tuple(variables), tuple(_kind(each) for each in gradients))
         if not update.present:
             self._refuse("no variable has a gradient")

@@ -17,19 +17,26 @@ from poseidon_tf.errors import ConfigError
 from poseidon_tf.keras_hooks.deferred_steps import send_instead
 from poseidon_tf.keras_hooks.hook import Hook
 from poseidon_tf.strategy import tf_internals
+from poseidon_tf.strategy.gradients.overwritten import refuse_overwritten
 from poseidon_tf.strategy.runtime import Runtime
-from poseidon_tf.strategy.strategy import ClusterStrategy, runtime_of_replica
+from poseidon_tf.strategy.strategy import ClusterStrategy, runtime_of, runtime_of_replica
 
 
 def apply(original: Callable[..., Any]) -> Callable[..., Any]:
-    """A step that leaves its update to the next one sends its gradients, and that is all."""
+    """Only replicas apply; a step that leaves its update to the next one only sends gradients."""
 
     def apply(self: Any, grads: Any, trainable_variables: Any = None) -> Any:
+        grads = list(grads)
+        variables = trainable_variables
+        if variables is not None:
+            trainable_variables = variables = list(variables)
+        elif self.built:
+            variables = tf_internals.variables_of_optimizer(self)
+        _check(self, grads, variables or ())
         send = send_instead()
         if send is None:
             return original(self, grads, trainable_variables)
-        _check_made_in_scope(self)
-        send(self, list(grads), trainable_variables)
+        send(self, grads, trainable_variables)
         return None
 
     return apply
@@ -39,7 +46,7 @@ def update_step(original: Callable[..., Any]) -> Callable[..., Any]:
     def update_step(
         self: Any, grads: Sequence[Any], trainable_variables: Sequence[Any], learning_rate: Any
     ) -> Any:
-        _check_made_in_scope(self)
+        _check(self, grads, trainable_variables)
         runtime = runtime_that_sums()
         if runtime is None:
             return original(self, grads, trainable_variables, learning_rate)
@@ -79,6 +86,8 @@ def loss_scale_step(original: Callable[..., Any]) -> Callable[..., Any]:
     def loss_scale_step(
         self: Any, grads: Sequence[Any], trainable_variables: Sequence[Any] | None = None
     ) -> Any:
+        variables = trainable_variables or tf_internals.variables_of_optimizer(self)
+        _check(self, grads, variables)
         runtime = runtime_that_sums()
         if runtime is None:
             return original(self, grads, trainable_variables)
@@ -90,7 +99,6 @@ def loss_scale_step(original: Callable[..., Any]) -> Callable[..., Any]:
                 "clip='local' cannot be combined with loss scaling (mixed_float16): gradients are "
                 "summed before they are unscaled; use PoseidonStrategy(clip='sum')"
             )
-        variables = trainable_variables or tf_internals.variables_of_optimizer(self)
         summed = _summed(runtime, self, grads, variables)
         with runtime.sums.done():
             return original(self, summed, trainable_variables)
@@ -108,7 +116,12 @@ def scale_loss(original: Callable[..., Any]) -> Callable[..., Any]:
     return scale_loss
 
 
-def _check_made_in_scope(optimizer: Any) -> None:
+def _check(optimizer: Any, grads: Sequence[Any], variables: Sequence[Any]) -> None:
+    """Raise ConfigError where an optimizer would take what is not the job's.
+
+    Args:
+      variables: those that `grads` belong to.
+    """
     strategy = tf.distribute.get_strategy()
     made_under = tf_internals.strategy_of_optimizer(optimizer)
     if isinstance(strategy, ClusterStrategy) and made_under is not strategy:
@@ -116,6 +129,17 @@ def _check_made_in_scope(optimizer: Any) -> None:
             f"the optimizer {optimizer.name!r} was created outside of the strategy's scope; create "
             "it, or call model.compile with its name, within `with strategy.scope():`"
         )
+    if runtime_of_replica() is None:
+        owners = (made_under, *map(tf_internals.strategy_of_variable, variables))
+        if any(runtime_of(owner) is not None for owner in owners):
+            raise ConfigError(
+                f"the optimizer {optimizer.name!r} was called outside of strategy.run, where this "
+                "worker's gradients are not summed with those of the others; put the step into a "
+                "function and call it with strategy.run(step, args=...)"
+            )
+        return
+    pairs = zip(grads, variables, strict=False)  # Keras compares the lengths by itself.
+    refuse_overwritten(variable for gradient, variable in pairs if gradient is not None)
 
 
 def runtime_that_sums() -> Runtime | None:
@@ -144,7 +168,8 @@ HOOKS = (
         tf_internals.TFOptimizer,
         "apply",
         apply,
-        "a step whose update belongs to the beginning of the next one only sends its gradients",
+        "outside of replicas nothing is summed, so it is refused; and a step whose update belongs "
+        "to the beginning of the next one only sends its gradients",
     ),
     Hook(
         tf_internals.TFOptimizer,

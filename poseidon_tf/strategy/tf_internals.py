@@ -304,6 +304,11 @@ def strategy_of_optimizer(optimizer: Any) -> Any:
     return optimizer._distribution_strategy
 
 
+def strategy_of_variable(variable: Any) -> Any:
+    """The strategy in whose scope a variable was made; None for a plain one."""
+    return getattr(components(variable)[0], "_distribute_strategy", None)
+
+
 def set_num_steps(dataset: Any, steps: int) -> None:
     """What the distributed `dataset` says of its length: steps, or tf.data's other numbers."""
     dataset._cardinality = np.int64(steps)

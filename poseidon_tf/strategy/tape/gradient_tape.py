@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from poseidon_tf.errors import ConfigError
 from poseidon_tf.strategy import tf_internals
+from poseidon_tf.strategy.gradients.overwritten import refuse_overwritten
 from poseidon_tf.strategy.runtime import Runtime
 from poseidon_tf.strategy.strategy import ClusterStrategy, runtime_of
 
@@ -86,8 +87,8 @@ class GradientTape(tf.GradientTape):  # type: ignore[misc]
           variable, in the structure of `sources`.
 
         Raises:
-          ConfigError: a source is no variable, or a tape around this one records second
-            derivatives.
+          ConfigError: a source is no variable, or one that Keras overwrites with its gradient, or
+            a tape around this one records second derivatives.
           PlanError: another worker asks for other variables, or others of them have a gradient.
         """
         runtime = _runtime_here()
@@ -101,6 +102,8 @@ class GradientTape(tf.GradientTape):  # type: ignore[misc]
                 )
         by_id = {tf_internals.variable_id(source): source for source in given}
         keys, variables = list(by_id), list(by_id.values())
+        if runtime is not None:
+            refuse_overwritten(variables)
         sums = self._sums(
             runtime if tf_internals.is_tracing_for_real() else None,
             target,
