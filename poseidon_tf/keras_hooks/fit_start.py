@@ -175,7 +175,9 @@ class FirstValues(keras.callbacks.Callback):  # type: ignore[misc]
         self._runtime = runtime
 
     def on_train_begin(self, logs: Any = None) -> None:
-        self._runtime.first_values.agree(variables_of(self.model), what="values before fit")
+        values = self._runtime.first_values
+        values.agree(variables_of(self.model), what="values before fit")
+        values.agree_on_made()  # A train_step may use more than the model knows of.
 
 
 @final

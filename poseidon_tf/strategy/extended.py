@@ -74,6 +74,8 @@ class PoseidonExtended(tf_internals.MirroredExtended):  # type: ignore[misc]
     def _call_for_each_replica(
         self, fn: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]
     ) -> Any:
+        if self._runtime is not None:
+            self._runtime.first_values.begin()
         if self._num_local_replicas > 1:
             return super()._call_for_each_replica(self._counting_once(fn), args, kwargs)
         # In the calling thread, as OneDeviceStrategy does: updates within a tf.cond work then.
@@ -110,7 +112,12 @@ class PoseidonExtended(tf_internals.MirroredExtended):  # type: ignore[misc]
             # Every replica assigns the same value to its own: nothing need be sent, and a call
             # into the other replicas' threads would fail within a tf.cond.
             kwargs["aggregation"] = aggregation.NONE
-        return super()._create_variable(next_creator, **kwargs)
+        is_slot = "colocate_with" in kwargs  # Optimizers know theirs.
+        variable = super()._create_variable(next_creator, **kwargs)
+        is_own = kwargs.get("synchronization") == tf.VariableSynchronization.ON_READ
+        if self._runtime is not None and not is_slot and not is_own:
+            self._runtime.first_values.made(variable)
+        return variable
 
     def _is_moving_statistic(self, kwargs: dict[str, Any]) -> bool:
         """Whether these are the kwargs of BatchNormalization's moving mean or variance."""

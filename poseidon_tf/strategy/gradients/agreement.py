@@ -146,8 +146,55 @@ def arithmetic_difference(arithmetic: Sequence[Mapping[str, Any]]) -> str:
     return ""
 
 
-def agree_on_values(worker: Worker, variables: Sequence[Any], *, what: str) -> int:
-    """Give every variable rank 0's value; how many had another one on some worker.
+def made_alike(worker: Worker, count: int, variables: Mapping[int, Any]) -> list[Any]:
+    """Those of `variables` that all workers still have; all workers call it together.
+
+    Args:
+      count: how many this worker has made in the strategy's scope since it was last asked.
+      variables: those that it still has, by their number among these.
+
+    Returns:
+      None of them where the workers have not made the same ones: then it cannot be told which one
+      belongs to which, and rank 0 says so to the user.
+    """
+    facts = [
+        [number, str(getattr(each, "path", each.name)), list(each.shape), each.dtype.name]
+        for number, each in variables.items()
+    ]
+    everyone = [
+        json.loads(theirs)
+        for theirs in worker.gather(
+            "take rank 0's first values, in fit, the first strategy.run or a step that is traced",
+            json.dumps([count, facts]).encode(),
+        )
+    ]
+    first_count, first = everyone[0]
+    for rank, (their_count, theirs) in enumerate(everyone):
+        others = {fact[0]: fact[1:] for fact in theirs}
+        pairs = [(fact[1:], others[fact[0]]) for fact in first if fact[0] in others]
+        differs = [pair for pair in pairs if pair[0][1:] != pair[1][1:]]
+        if their_count != first_count or differs:
+            difference = f"{first_count} on rank 0 and {their_count} on rank {rank}"
+            if differs:
+                difference = (
+                    f"{_described([differs[0][0]])} on rank 0 and {_described([differs[0][1]])} "
+                    f"on rank {rank}"
+                )
+            _log.log(
+                logging.WARNING if worker.rank == 0 else logging.DEBUG,
+                "the workers have made different variables in the strategy's scope (%s), so only "
+                "those of optimizers and of models in fit get rank 0's first values; call "
+                "keras.utils.set_random_seed before the others are made, and make what one worker "
+                "has alone outside of the scope",
+                difference,
+            )
+            return []
+    common = set.intersection(*({fact[0] for fact in theirs} for _, theirs in everyone))
+    return [each for number, each in variables.items() if number in common]
+
+
+def agree_on_values(worker: Worker, variables: Sequence[Any], *, what: str) -> list[int]:
+    """Give every variable rank 0's value; the positions of those that had another on some worker.
 
     Args:
       variables: TensorFlow or Keras variables, on all workers in the same order.
@@ -183,7 +230,7 @@ def agree_on_values(worker: Worker, variables: Sequence[Any], *, what: str) -> i
     ]
     if differing:
         _take_values_of_rank_0(worker, take, [parts[position] for position in differing])
-    return len(differing)
+    return differing
 
 
 def _take_values_of_rank_0(worker: Worker, take: str, parts: Sequence[Sequence[Any]]) -> None:
