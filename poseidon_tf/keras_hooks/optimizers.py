@@ -87,7 +87,7 @@ def loss_scale_step(original: Callable[..., Any]) -> Callable[..., Any]:
         self: Any, grads: Sequence[Any], trainable_variables: Sequence[Any] | None = None
     ) -> Any:
         variables = trainable_variables or tf_internals.variables_of_optimizer(self)
-        _check(self, grads, variables)
+        _check(self.inner_optimizer, grads, variables)  # `compile` may wrap it anywhere.
         runtime = runtime_that_sums()
         if runtime is None:
             return original(self, grads, trainable_variables)
