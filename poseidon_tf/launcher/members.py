@@ -13,6 +13,7 @@ from typing import TypeAlias, final
 
 from poseidon_tf.errors import ConfigError
 from poseidon_tf.launch.reports import ReportFile
+from poseidon_tf.launcher import threads
 
 
 @final
@@ -48,7 +49,7 @@ class LocalMember:
             self.report.close()
             raise ConfigError(f"cannot start {self.label}, {list(argv)}: {error}") from error
         self.waiter = threading.Thread(target=lambda: events.put((self, self._wait_exit_code())))
-        self.waiter.start()
+        threads.start(self.waiter)
 
     def _wait_exit_code(self) -> int:
         if hasattr(os, "waitid"):

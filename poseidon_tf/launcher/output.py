@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import IO, TextIO, final
 
+from poseidon_tf.launcher import threads
+
 _DRAIN_S = 2.0  # For a descendant that left its group and still holds a member's pipe.
 _MAX_LINE_BYTES = 1 << 16
 
@@ -44,7 +46,7 @@ class MemberOutput:
 
     def start(self) -> None:
         """Begin to copy."""
-        self._thread.start()
+        threads.start(self._thread)
 
     def say(self, text: str) -> None:
         """Print a line of the launcher's own."""

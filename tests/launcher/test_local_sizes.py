@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -210,6 +211,22 @@ def test_a_job_with_all_its_workers_is_not_disturbed_by_sigusr1(tmp_path: Path) 
             os.kill(pid(tmp_path, 1, rank), signal.SIGTERM)  # On which they end with code 0.
         assert launcher.wait(timeout=20) == 0
     assert sizes(tmp_path) == [(2, 0)]
+
+
+def test_what_comes_while_the_launcher_is_stopped_is_heeded_when_it_goes_on(tmp_path: Path) -> None:
+    """As after Ctrl-Z; any of its threads may be the first to run again, so it is tried often."""
+    with begun(tmp_path, workers="1:3", code=0) as launcher:
+        assert launcher.stderr is not None
+        ready(tmp_path, number=1, workers=3)
+        for _ in range(8):
+            launcher.send_signal(signal.SIGSTOP)
+            os.waitpid(launcher.pid, os.WUNTRACED)
+            launcher.send_signal(signal.SIGUSR1)
+            launcher.send_signal(signal.SIGCONT)
+            assert select.select([launcher.stderr], [], [], 10.0)[0], "it was not heeded"
+            assert launcher.stderr.readline() == "[poseidon-tf] SIGUSR1: all workers run already\n"
+        launcher.send_signal(signal.SIGTERM)
+        assert launcher.wait(timeout=20) == 143
 
 
 @pytest.mark.parametrize("value", ["0", "3:2", "0:2", "2:", ":2", "2-3", "many", "-1", "1:2:3"])
