@@ -37,7 +37,7 @@ from poseidon_tf.keras_hooks.tensorboard import scalars_for
 from poseidon_tf.keras_hooks.why_in_step import first_observer, why_in_step
 from poseidon_tf.keras_hooks.writers import arranged, for_rank
 from poseidon_tf.session.preemption import Preempted
-from poseidon_tf.strategy import random_seeds, tf_internals
+from poseidon_tf.strategy import fit_internals, random_seeds, tf_internals
 from poseidon_tf.strategy.runtime import Runtime
 from poseidon_tf.strategy.strategy import runtime_of
 
@@ -135,6 +135,8 @@ def fit(original: Callable[..., Any]) -> Callable[..., Any]:
                 raise
             finally:
                 stop.release()
+                # Keras keeps it, and the next fit of the model would leave out so many epochs.
+                fit_internals.set_initial_epoch(self, None)
 
     return fit
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,6 +103,13 @@ def test_it_ends_with_the_bits_of_a_job_in_which_nobody_died(pair: Pair) -> None
     for kind in undisturbed.trained.keys() - BEGUN_ANEW:
         digests = {job[kind] for job in (*undisturbed.workers, *killed.workers)}
         assert len(digests) == 1, kind
+
+
+def test_the_next_fit_of_the_model_begins_with_its_first_epoch(pair: Pair) -> None:
+    """Not with that in which the one before was taken up again."""
+    for job in pair:
+        for kind, worker in itertools.product(job.trained, job.workers):
+            assert worker[f"following-{kind}"] == [0], kind
 
 
 def test_no_batch_is_done_again_that_a_backup_has(pair: Pair) -> None:

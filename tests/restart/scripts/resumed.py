@@ -6,6 +6,7 @@
 """
 
 import hashlib
+import json
 import os
 import signal
 import sys
@@ -175,5 +176,8 @@ for kind in moments:
         digest = hashlib.sha256()
         for variable in [*model.variables, *model.optimizer.variables]:
             digest.update(np.asarray(variable).tobytes())
-        done.write_text(digest.hexdigest())
-    result(kind, done.read_text())
+        following = model.fit(**DATA[kind](), epochs=1, verbose=0).epoch
+        done.write_text(json.dumps([digest.hexdigest(), following]))
+    digest_text, following = json.loads(done.read_text())
+    result(kind, digest_text)
+    result(f"following-{kind}", following)
