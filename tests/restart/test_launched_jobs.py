@@ -66,6 +66,8 @@ class Training:
                     "TF_CPP_MIN_LOG_LEVEL": "3",
                     "CUDA_VISIBLE_DEVICES": "-1",
                     "TMPDIR": str(self._temporary),
+                    # Python keeps what it compiles of files that TensorFlow makes and removes.
+                    "PYTHONDONTWRITEBYTECODE": "1",
                     MARK: str(self._folder),
                 },
                 stdin=subprocess.DEVNULL,
