@@ -14,6 +14,7 @@ from poseidon_tf.keras_hooks import place
 from poseidon_tf.keras_hooks.place import Place
 from poseidon_tf.keras_hooks.progress import Progress
 from poseidon_tf.keras_hooks.resuming import go_on
+from poseidon_tf.keras_hooks.same_rows import refuse_other_rows, rows_of
 from poseidon_tf.strategy import fit_internals, tf_internals
 from poseidon_tf.strategy.runtime import Runtime
 
@@ -85,6 +86,7 @@ def agree_on_start(
         "why_in_step": why_in_step,
         "observer": observer,
         "refusal": refusal,
+        "rows": rows_of(arguments),
     }
     text = json.dumps([mine, said], default=str).encode()
     everyone = [json.loads(part) for part in runtime.worker.gather("call fit", text)]
@@ -95,6 +97,7 @@ def agree_on_start(
                     f"the workers called fit with different arguments: {name} is {value} on rank 0 "
                     f"and {theirs[name]} on rank {rank}; give all workers the same"
                 )
+    refuse_other_rows([says["rows"] for _, says in everyone])
     for rank, (_, says) in enumerate(everyone):
         if says["refusal"]:
             raise ConfigError(f"{runtime.worker.names.one(rank)}: {says['refusal']}")

@@ -70,12 +70,19 @@ def test_one_process_stops_where_all_workers_stop_that_want_to() -> None:
     assert run_alone("stopping.py")["all"]["steps"] == 4
 
 
-def test_different_arguments_of_fit_are_refused_before_the_first_step() -> None:
-    """On every worker, naming the argument and both values."""
-    with Job("stopping.py", "epochs") as job:
+@pytest.mark.parametrize(
+    "what, says",
+    [
+        ("epochs", "epochs is 2 on rank 0 and 3 on rank 1; give all workers the same"),
+        ("rows", "fit was given other rows of x on rank 0 and on rank 1. The workers share arrays"),
+    ],
+)
+def test_different_arguments_of_fit_are_refused_before_the_first_step(what: str, says: str) -> None:
+    """On every worker, naming the argument, and what is different."""
+    with Job("stopping.py", what) as job:
         codes = job.wait(timeout_s=240)
         outputs = [worker.output() for worker in job.workers]
     assert all(codes[:2])
     for output in outputs:
-        assert "epochs is 2 on rank 0 and 3 on rank 1; give all workers the same" in output
+        assert says in output
         assert "RESULT never" not in output

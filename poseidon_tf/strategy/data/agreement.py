@@ -23,8 +23,7 @@ _FIX = (
     "give all workers the same dataset, or one of its own to each with AutoShardPolicy.OFF or "
     "distribute_datasets_from_function"
 )
-
-_DOUBLED = "each takes its share of what it draws, so that some samples come twice and others never"
+DOUBLED = "each takes its share of what it draws, so that some samples come twice and others never"
 
 
 @final
@@ -137,13 +136,13 @@ def _refuse_different_seeds(everyone: Sequence[DataFacts]) -> None:
         for unseeded in filter(is_unseeded, facts.seeds):
             raise ConfigError(
                 f"{shared} in which a {unseeded[0]} has no seed on rank {rank}, as it was made "
-                f"before the strategy; {_DOUBLED}. Make it after the strategy, or with a seed"
+                f"before the strategy; {DOUBLED}. Make it after the strategy, or with a seed"
             )
         if facts.seeds != first.seeds:
             mine, theirs = _without_common(first.seeds, facts.seeds)
             raise ConfigError(
                 f"{shared} that draws other random numbers on each: {_drawn(mine)} on rank 0, "
-                f"{_drawn(theirs)} on rank {rank}; {_DOUBLED}. Seed it alike on all, without the "
+                f"{_drawn(theirs)} on rank {rank}; {DOUBLED}. Seed it alike on all, without the "
                 "rank, and draw as often on each before; where each worker has data of its own, "
                 "say so with AutoShardPolicy.OFF or distribute_datasets_from_function"
             )

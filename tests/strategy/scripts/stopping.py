@@ -127,9 +127,11 @@ def main() -> None:
     train("nan", [keras.callbacks.TerminateOnNaN()], features=bad)
     train("evaluating", [Evaluating(), *only_on(last, StopAt(step=4))])
     train("undisturbed", [])
-    if "epochs" in sys.argv:
-        train("never", [], epochs=2 + strategy.rank)
 
 
-if __name__ == "__main__":
+if "epochs" in sys.argv:
+    train("never", [], epochs=2 + strategy.rank)
+elif "rows" in sys.argv:
+    train("never", [], features=np.random.default_rng(strategy.rank).permutation(x))
+else:
     main()
