@@ -48,6 +48,7 @@ def _pass_over(epochs: Any, needs: Earlier) -> None:
                 # It is open, and its end would be found by reading only.
                 epochs.data_adapter.on_epoch_end()
                 break
+    fit_internals.forget_read_ahead(epochs.data_adapter)
 
 
 def _enumerate(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -30,6 +30,17 @@ def set_backup_epoch(callback: Any, epoch: int) -> None:
     callback._current_epoch = epoch
 
 
+def forget_read_ahead(data_adapter: Any) -> None:
+    """What a PyDataset with several workers has read in a pass of which nobody wanted it.
+
+    Keras keeps it, and would give it first in the next pass.
+    """
+    enqueuer = getattr(data_adapter, "enqueuer", None)
+    if enqueuer is not None and data_adapter.num_batches is not None:
+        with enqueuer.ready_queue.mutex:
+            enqueuer.ready_queue.queue.clear()
+
+
 def backup_paths(callback: Any) -> tuple[str, str]:
     """Where a BackupAndRestore has its weights, and those before, which count if those are broken.
 
