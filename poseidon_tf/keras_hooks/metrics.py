@@ -6,6 +6,7 @@ place. Anywhere else a read gives the worker's own value, since a lone read must
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -29,7 +30,8 @@ def results_of_all(
     a `train_step` or `test_step` of the user's returned last, and becomes the mean over workers.
 
     Args:
-      logs: what the last step returned on this worker.
+      logs: what the last step returned on this worker; empty on all if there was none, and then
+        every result is NaN.
       keras_results: from `logs` to what Keras takes for the epoch's: the results of the model's
         metrics, or `logs` where their names are not the metrics'.
     """
@@ -38,6 +40,8 @@ def results_of_all(
     mine = [*map(_own_value, variables), _packed(numbers), _packed(beside), *numbers.values()]
     everyone = [arrays.unpack(part) for part in runtime.worker.gather(_END, arrays.pack(mine))]
     counted = [part[: len(variables)] for part in everyone]
+    if logs == {}:  # All batches of the epoch were done before the job was started again.
+        return dict.fromkeys(model.get_metrics_result(), math.nan)
     totals = [
         _joined(v.aggregation, each)
         for v, each in zip(variables, zip(*counted, strict=True), strict=True)

@@ -73,3 +73,10 @@ def test_what_one_worker_alone_has_is_its_own() -> None:
     """There is nothing to take the mean of."""
     logs: list[dict[str, Any]] = [{"extra": 1.0, "mine": 7.0}, {"extra": 3.0}]
     assert of_both(logs, [[0.1], [0.3]]) == [{"extra": 2.0, "mine": 7.0}, {"extra": 2.0}]
+
+
+@pytest.mark.tensorflow
+def test_an_epoch_of_which_no_batch_is_left_has_no_figures() -> None:
+    """A job that goes on there gives callbacks all names, of which none has a value."""
+    nan = pytest.approx(np.nan, nan_ok=True)
+    assert of_both([{}, {}], [[0.1], [0.3]]) == [{"error": nan}] * 2
