@@ -62,7 +62,8 @@ def test_all_workers_have_the_same_figures_and_train_as_without_them(
         for other, way in enumerate(own.workers):
             assert (way.round_trip_s > 0, way.bits_per_s > 0) == (other != rank, other != rank)
         assert own.own_server == (None if num_servers else rank)
-        assert min(own.sum_s, own.message_s, own.byte_s, own.sum_byte_s) > 0
+        assert min(own.sum_s, own.message_s, own.sum_byte_s) > 0
+        assert own.byte_s >= 0  # What messages do not explain; all members share one process here.
         assert own.flops_per_s == 1e9
         assert found.machines().link.bits_per_s > 0
         assert found.took_s < 30
