@@ -44,6 +44,11 @@ class Join:
     def key(self) -> MemberKey:
         return MemberKey(self.role, self.rank)
 
+    @property
+    def member(self) -> Member:
+        """Its line of the roster."""
+        return Member(role=self.role, rank=self.rank, address=self.address, info=self.info)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gather:

@@ -145,7 +145,8 @@ class Roster:
 
         Raises:
           ConfigError: it does not fit this cluster.
-          NotNow: this run of the job has begun without it; the next one may be its.
+          NotNow: this run of the job has begun without it; the next one may be its. Or it has
+            arrived already, by a connection that only itself knows to be broken.
         """
         if self._failure is not None:
             raise self._not_now(join, f"has failed ({self._failure})")
@@ -156,14 +157,17 @@ class Roster:
             address = self._members[join.key].address
             raise self._not_now(join, f"has that rank already, at {address}")
         if join.key in self._members:
+            if join.member.identity and join.member.identity == self._members[join.key].identity:
+                raise NotNow(
+                    f"{join.key} ({join.address}) comes again, and the connection by which it has "
+                    "arrived is not given up yet"
+                )
             raise ConfigError(
                 f"{join.key} ({join.address}): that rank is taken by "
                 f"{self._members[join.key].address}; "
                 "two processes were given the same task, in TF_CONFIG or by what else gives ranks"
             )
-        self._members[join.key] = Member(
-            role=join.role, rank=join.rank, address=join.address, info=join.info
-        )
+        self._members[join.key] = join.member
         self._present.add(join.key)
         if not self.is_complete:
             return []

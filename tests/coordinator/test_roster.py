@@ -104,6 +104,19 @@ def test_the_start_deadline_names_the_missing_and_is_remembered() -> None:
         roster.join(join(W1))
 
 
+def test_who_comes_again_while_its_broken_connection_counts_is_told_to_wait() -> None:
+    """It is the same process, and is taken when that connection is given up."""
+    roster = make_roster()
+    roster.join(join(W1, info={"identity": "a"}))
+    with pytest.raises(NotNow, match="comes again, and the connection by which it has arrived"):
+        roster.join(join(W1, info={"identity": "a"}))
+    with pytest.raises(ConfigError, match="two processes were given the same task"):
+        roster.join(join(W1, info={"identity": "b"}))
+    roster.lost(W1, "it broke")
+    roster.join(join(W1, info={"identity": "a"}))
+    assert roster.is_present(W1)
+
+
 @pytest.mark.parametrize(
     "addresses, says",
     [
