@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from poseidon_tf.coordinator.messages import MemberKey, Role
+from poseidon_tf.coordinator.messages import Join, MemberKey, Role
+from poseidon_tf.errors import ConfigError
 
 
 def expected_addresses(
@@ -25,3 +26,17 @@ def expected_addresses(
         for role in known
         for rank in range(sizes[role])
     }
+
+
+def check_fits(join: Join, sizes: Mapping[Role, int]) -> None:
+    """Raise ConfigError if a newcomer belongs to another cluster."""
+    who = f"{join.key} ({join.address})"
+    told_sizes: dict[Role, int] = {"worker": join.num_workers, "server": join.num_servers}
+    for role, told in told_sizes.items():
+        if told != sizes[role]:
+            raise ConfigError(
+                f"{who} was told of {told} {role}s, the coordinator of {sizes[role]}: "
+                "give every member the same cluster, in TF_CONFIG or by what else describes it"
+            )
+    if not 0 <= join.rank < sizes[join.role]:
+        raise ConfigError(f"{who}: this job has {sizes[join.role]} {join.role}s")

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TypeAlias, final
 
-from poseidon_tf.coordinator.expected import expected_addresses
+from poseidon_tf.coordinator.expected import check_fits, expected_addresses
 from poseidon_tf.coordinator.messages import (
     Announce,
     Announced,
@@ -152,7 +152,7 @@ class Roster:
             raise self._not_now(join, f"has failed ({self._failure})")
         if self.has_ended:
             raise self._not_now(join, "has ended")
-        self._check_fits(join)
+        check_fits(join, self._sizes)
         if self.is_complete:
             address = self._members[join.key].address
             raise self._not_now(join, f"has that rank already, at {address}")
@@ -175,18 +175,6 @@ class Roster:
         return self._to_all(
             RosterView(members=members, data_seed=self._data_seed, incarnation=self._incarnation)
         )
-
-    def _check_fits(self, join: Join) -> None:
-        who = f"{join.key} ({join.address})"
-        told_sizes: dict[Role, int] = {"worker": join.num_workers, "server": join.num_servers}
-        for role, told in told_sizes.items():
-            if told != self._sizes[role]:
-                raise ConfigError(
-                    f"{who} was told of {told} {role}s, the coordinator of {self._sizes[role]}: "
-                    "give every member the same cluster, in TF_CONFIG or by what else describes it"
-                )
-        if not 0 <= join.rank < self._sizes[join.role]:
-            raise ConfigError(f"{who}: this job has {self._sizes[join.role]} {join.role}s")
 
     def _not_now(self, join: Join, state: str) -> NotNow:
         return NotNow(
