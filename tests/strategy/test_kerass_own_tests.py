@@ -29,9 +29,9 @@ ARE_THERE = all(file.exists() for file in FILES)
 
 
 def test_they_are_where_they_are_looked_for() -> None:
-    """In every Keras that is known to bring them."""
+    """In every Keras that is known to bring them; no nightly does."""
     version = tuple(map(int, keras.__version__.split(".")[:2]))
-    assert ARE_THERE or version < FIRST_WITH_TESTS
+    assert ARE_THERE or version < FIRST_WITH_TESTS or "dev" in keras.__version__
 
 
 if ARE_THERE:

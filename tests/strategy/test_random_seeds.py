@@ -66,12 +66,14 @@ def test_what_is_left_open_is_alike_on_all_workers(
     assert first["uniform"] != alone["open"]["uniform"]
 
 
-def test_two_fits_shuffle_alike_on_all_workers_but_not_like_one_another(workers: Findings) -> None:
-    """No sample is lost or seen twice in either."""
+def test_two_fits_shuffle_alike_on_all_workers_and_like_one_another_only_where_keras_does(
+    workers: Findings, alone: dict[str, Any]
+) -> None:
+    """No sample is lost or seen twice in either. Keras 3.16's nightly seeds each fit alike."""
     first, second = (worker["fits"] for worker in workers)
     for mine, theirs in zip(first, second, strict=True):
         assert sorted(mine + theirs) == list(range(len(mine) + len(theirs)))
-    assert first[0] != first[1]
+    assert (first[0] == first[1]) == (alone["fits"][0] == alone["fits"][1])
 
 
 def test_nothing_of_it_is_left_once_the_strategy_is_shut_down(workers: Findings) -> None:
