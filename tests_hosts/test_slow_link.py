@@ -10,24 +10,19 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
+from tests_hosts.emulated_hosts import emulated_hosts
+
 RATE, SLOW_RATE = 400e6, 40e6
 
 
 @pytest.fixture
 def hosts() -> Iterator[Any]:
     """Three of the benchmarks' emulated hosts."""
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        from lab.hosts import NamespaceHosts
-    finally:
-        sys.path.remove(str(BENCHMARKS))
-    with NamespaceHosts(3) as found:
+    with emulated_hosts(3) as found:
         yield found
 
 

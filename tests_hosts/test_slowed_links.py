@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
+from tests_hosts.emulated_hosts import emulated_hosts
+
 SCRIPT = Path(__file__).parent / "scripts" / "slowed.py"
 RATE, SLOW_RATE = 400e6, 4e6
 WAIT_S = 180.0
@@ -25,12 +26,7 @@ WAIT_S = 180.0
 @pytest.fixture
 def hosts() -> Iterator[Any]:
     """Two of the benchmarks' emulated hosts."""
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        from lab.hosts import NamespaceHosts
-    finally:
-        sys.path.remove(str(BENCHMARKS))
-    with NamespaceHosts(2) as found:
+    with emulated_hosts(2) as found:
         yield found
 
 
