@@ -8,6 +8,7 @@ from dataclasses import asdict
 import keras
 import numpy as np
 from report import result
+from three_kernels import three_kernels
 
 import poseidon_tf
 from poseidon_tf.launch import poseidon_strategy
@@ -22,19 +23,8 @@ rng = np.random.default_rng(0)
 x, y = rng.normal(size=(32, 256)).astype("f"), rng.normal(size=(32, 2)).astype("f")
 
 
-def net(name: str) -> keras.Model:
-    keras.utils.set_random_seed(3)
-    layers = [
-        keras.Input((256,)),
-        keras.layers.Dense(512, name="wide"),
-        keras.layers.Dense(64, name="narrow"),
-        keras.layers.Dense(2, name="top"),
-    ]
-    return keras.Sequential(layers, name=name)
-
-
 with strategy.scope():
-    model = net("net")
+    model = three_kernels("net")
     model.compile(keras.optimizers.SGD(0.01), "mse")
 model.fit(x, y, batch_size=8, verbose=0)
 assert strategy.plan is not None
@@ -46,7 +36,7 @@ assert statistics.probe is not None
 result("probe", [asdict(each) for each in statistics.probe.seen])
 result("probe_took", statistics.probe.took_s)
 with strategy.scope():
-    eager = net("eager")
+    eager = three_kernels("eager")
     eager.compile(keras.optimizers.SGD(0.01), "mse", run_eagerly=True)
 eager.fit(x, y, batch_size=8, verbose=0)
 result("plans", strategy.plan.to_json())

@@ -21,6 +21,7 @@ from typing import Any
 import keras
 import numpy as np
 from report import result
+from three_kernels import three_kernels
 
 import poseidon_tf
 from poseidon_tf.keras_hooks import why_in_step
@@ -42,14 +43,7 @@ y = rng.normal(size=(STEPS * BATCH, 2)).astype("f")
 
 
 def net() -> Any:
-    keras.utils.set_random_seed(3)
-    layers = [
-        keras.Input((256,)),
-        keras.layers.Dense(512, name="wide"),
-        keras.layers.Dense(64, name="narrow"),
-        keras.layers.Dense(2, name="top"),
-    ]
-    model = keras.Sequential(layers, name="net")
+    model = three_kernels()
     model.compile(keras.optimizers.Adam(0.01), "mse")
     return model
 
