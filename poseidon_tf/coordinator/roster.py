@@ -156,8 +156,9 @@ class Roster:
         if self.is_complete:
             address = self._members[join.key].address
             raise self._not_now(join, f"has that rank already, at {address}")
+        member = join.member
         if join.key in self._members:
-            if join.member.identity and join.member.identity == self._members[join.key].identity:
+            if member.identity and member.identity == self._members[join.key].identity:
                 raise NotNow(
                     f"{join.key} ({join.address}) comes again, and the connection by which it has "
                     "arrived is not given up yet"
@@ -167,7 +168,7 @@ class Roster:
                 f"{self._members[join.key].address}; "
                 "two processes were given the same task, in TF_CONFIG or by what else gives ranks"
             )
-        self._members[join.key] = join.member
+        self._members[join.key] = member
         self._present.add(join.key)
         if not self.is_complete:
             return []

@@ -39,9 +39,9 @@ def results_of_all(
     numbers, beside = _logs_beside_metrics(model, variables, logs)
     mine = [*map(_own_value, variables), _packed(numbers), _packed(beside), *numbers.values()]
     everyone = [arrays.unpack(part) for part in runtime.worker.gather(_END, arrays.pack(mine))]
-    counted = [part[: len(variables)] for part in everyone]
     if logs == {}:  # All batches of the epoch were done before the job was started again.
         return dict.fromkeys(model.get_metrics_result(), math.nan)
+    counted = [part[: len(variables)] for part in everyone]
     totals = [
         _joined(v.aggregation, each)
         for v, each in zip(variables, zip(*counted, strict=True), strict=True)
