@@ -101,6 +101,7 @@ def test_both_ends_count_the_same_traffic(peers: Peers) -> None:
         stream.send(b"x" * size)
     stream.close()
     assert stream.wait_ended(timeout_s=WAIT_S) and inbox.end() is None
+    assert host.streams[0].wait_ended(timeout_s=WAIT_S)
     own_words = [10, 2, 10]
     num_messages = len(sizes) + len(own_words)
     num_bytes = sum(sizes) + sum(own_words) + num_messages * GRPC_PREFIX_BYTES
