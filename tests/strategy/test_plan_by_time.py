@@ -72,8 +72,13 @@ def test_statistics_have_what_all_workers_have_measured(found: Found) -> None:
 def test_a_step_that_is_not_traced_is_planned_by_bytes(found: Found) -> None:
     """Nobody knows when its gradients exist; the log says so."""
     assert schemes(found.workers[0]["plans"])[6:] == [Scheme.PS] * 6
-    assert found.output.count("LOG planned by time: ") == 1
     assert "LOG plan_by='time' needs a step that TensorFlow traces" in found.output
+
+
+def test_shapes_tell_the_rows_where_data_does_not(found: Found) -> None:
+    """Of a dataset that a function made for each worker: the net is planned as the first was."""
+    assert schemes(found.workers[0]["plans_by_function"])[12:] == [Scheme.PS] * 6
+    assert found.output.count("LOG planned by time: ") == 2  # And not for the eager one.
 
 
 def test_the_probe_is_not_taken_for_a_step(found: Found) -> None:

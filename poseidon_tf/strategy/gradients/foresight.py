@@ -62,7 +62,7 @@ class Foresight:
         Raises:
           PoseidonError: someone did not come in time, or the job failed.
         """
-        own = self._foreseen(step) if self._worker.rank == 0 else {}
+        own = self._foreseen(specs, step) if self._worker.rank == 0 else {}
         what = "plan by the time that rank 0's step takes (plan_by='time')"
         first, *_ = self._worker.gather(what, json.dumps(own).encode())
         told = json.loads(first)
@@ -88,16 +88,20 @@ class Foresight:
             across_step=bool(told["across_step"]),
         )
 
-    def _foreseen(self, step: TracedStep) -> dict[str, Any]:
+    def _foreseen(self, specs: Sequence[VariableSpec], step: TracedStep) -> dict[str, Any]:
         """What rank 0 tells; empty where it knows nothing."""
-        if step.graph is None or step.rows is None:
+        rows = step.rows
+        if rows is None:  # A factor that has rows in its own shape leaves nothing open.
+            known = [spec.rows for spec in specs if spec.rows is not None]
+            rows = max(known, default=0) // self._worker.num_replicas or None
+        if step.graph is None or rows is None:
             return {}
         names = [str(at) for at in range(len(step.variables))]
         shares = shares_of_trace(
             step.graph,
             dict(zip(names, step.variables, strict=True)),
             dict(zip(names, step.gradients, strict=True)),
-            rows=step.rows,
+            rows=rows,
         )
         speed = self._machines().flops_per_s
         compute_s = self._step_s or (shares.flops / speed if speed else 0.0)

@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 import keras
 import numpy as np
+import tensorflow as tf
 from report import result
 from three_kernels import three_kernels
 
@@ -40,3 +41,12 @@ with strategy.scope():
     eager.compile(keras.optimizers.SGD(0.01), "mse", run_eagerly=True)
 eager.fit(x, y, batch_size=8, verbose=0)
 result("plans", strategy.plan.to_json())
+# Nobody asks such data for its rows, but shapes have them.
+data = strategy.distribute_datasets_from_function(
+    lambda context: tf.data.Dataset.from_tensor_slices((x, y)).batch(4, drop_remainder=True)
+)
+with strategy.scope():
+    by_function = three_kernels("by_function")
+    by_function.compile(keras.optimizers.SGD(0.01), "mse")
+by_function.fit(data, steps_per_epoch=2, verbose=0)
+result("plans_by_function", strategy.plan.to_json())
