@@ -21,14 +21,18 @@ NUM_BATCHES, WAIT_S = 6, 30.0
 
 
 class ReadAhead(keras.utils.PyDataset):
-    """Two of its threads read ahead; an epoch goes on when they have begun to."""
+    """Two of its threads read ahead; an epoch's data is opened when they have begun to."""
 
     def __init__(self) -> None:
         super().__init__(workers=2, max_queue_size=2)
         self._is_read = threading.Event()
+        self._has_begun = False
 
     @property
     def num_batches(self) -> int:
+        """Keras asks once the threads are there, before or after it tells that an epoch begins."""
+        if self._has_begun and threading.current_thread() is threading.main_thread():
+            assert self._is_read.wait(WAIT_S)
         return NUM_BATCHES
 
     def __getitem__(self, index: int) -> Any:
@@ -37,7 +41,10 @@ class ReadAhead(keras.utils.PyDataset):
         return np.full((2, 1), index, "float32"), np.zeros((2, 1), "float32")
 
     def on_epoch_begin(self) -> None:
-        assert self._is_read.wait(WAIT_S)
+        self._has_begun = True
+
+    def on_epoch_end(self) -> None:
+        self._has_begun = False
         self._is_read.clear()
 
 
