@@ -1,12 +1,15 @@
 """Measures what the links and this worker's processor can do, over the streams that steps use.
 
 All workers probe at once, with keys that no variable has: small sums for latency and the price of
-a message, then sums and factors as large as fit into a seventh of a second. Sizes are agreed on.
-A brief probe, between two epochs, takes a quarter of that.
+a message, then sums and factors as large as fit into a seventh of a second, or into several round
+trips where those are long. Sizes are agreed on. A brief probe, between two epochs, takes a quarter
+of that.
 """
 
 from __future__ import annotations
 
+import itertools
+import json
 import math
 import os
 import platform
@@ -35,6 +38,9 @@ LARGE_ROUNDS = 2
 FIRST_BYTES = 256 * 1024
 """More than what a shaped link lets through at once; less would tell nothing of it."""
 MOST_BYTES = 32 * 1024 * 1024
+MOST_SIZES = 4
+"""That are tried until one fills a round: a connection sends little at once at first."""
+TRIPS_PER_ROUND = 10
 LEAST_S = 1e-6
 PAIR_BYTES = 1024 * 1024
 LEAST_PAIR_BYTES = 64 * 1024
@@ -51,7 +57,7 @@ class Effort(NamedTuple):
 
     Attributes:
       small_sums, round_trips: the shortest of so many counts.
-      round_s: of large sums or factors.
+      round_s: of large sums or factors; `TRIPS_PER_ROUND` round trips if that is longer.
     """
 
     small_sums: int
@@ -95,7 +101,7 @@ class Probe:
         self._changed = worker.session.job_failure.changed
         self._num_servers, self._num_workers = len(worker.links), worker.num_workers
         self._others = [rank for rank in range(self._num_workers) if rank != worker.rank]
-        self._effort = THOROUGH
+        self._effort, self._round_s = THOROUGH, THOROUGH.round_s
         self._next_steps: dict[int, int] = {}  # By length of a sum: servers know it from before.
 
     def measure(
@@ -116,6 +122,7 @@ class Probe:
         speed = None if flops_per_s is None else flops_per_s()
         sum_byte_s = _sum_byte_s()
         trips = self._round_trips()
+        self._round_s = max(effort.round_s, TRIPS_PER_ROUND * max(itertools.chain(*trips)))
         before = self._used()
         sum_s = self._small_sums()
         small = self._used().since(before)
@@ -223,11 +230,17 @@ class Probe:
 
     def _sized(self, measure: Callable[[int, int], _Rates]) -> _Rates:
         """With as many bytes as all workers manage in the time of a round."""
-        first = measure(FIRST_BYTES, 1)
-        slowest_s = max(map(float, self._worker.gather(_WHAT, repr(first.took_s).encode())))
-        fitting = FIRST_BYTES * self._effort.round_s / max(slowest_s, LEAST_S)
-        num_bytes = min(MOST_BYTES, _size(fitting))
-        return measure(num_bytes, LARGE_ROUNDS) if num_bytes > FIRST_BYTES else first
+        num_bytes, rounds = FIRST_BYTES, 1
+        for _ in range(MOST_SIZES):
+            found = measure(num_bytes, rounds)
+            own = json.dumps([found.took_s, self._round_s]).encode()
+            everyone = [json.loads(text) for text in self._worker.gather(_WHAT, own)]
+            slowest_s, round_s = (max(map(float, each)) for each in zip(*everyone, strict=True))
+            fitting = min(MOST_BYTES, _size(num_bytes * round_s / max(slowest_s, LEAST_S)))
+            if fitting <= num_bytes * rounds:  # After the first, only what fits twice is worth it.
+                break
+            num_bytes, rounds = fitting, LARGE_ROUNDS
+        return found
 
     def _best(
         self, exchange: Callable[[int], list[float]], num_bytes: Sequence[int], steps: Iterable[int]

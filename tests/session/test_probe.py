@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -16,8 +18,10 @@ from poseidon_tf.session.probe import (
     BRIEF,
     FIRST_BYTES,
     MOST_BYTES,
+    MOST_SIZES,
     THOROUGH,
     Probe,
+    _Rates,
     _size,
 )
 from poseidon_tf.session.statistics import Statistics
@@ -26,6 +30,17 @@ from tests.session.jobs_in_process import DEADLINES, SIZES, InProcess, Training
 pytestmark = pytest.mark.connections
 
 STEPS = 3
+
+
+class Alone:
+    """What a probe that is alone needs of its worker."""
+
+    links: tuple[()] = ()
+    num_workers, rank = 1, 0
+    session = SimpleNamespace(job_failure=SimpleNamespace(changed=None))
+
+    def gather(self, what: str, own: bytes) -> list[bytes]:
+        return [own]
 
 
 def trained(num_workers: int, num_servers: int, *, probes: bool) -> list[Any]:
@@ -142,3 +157,30 @@ def test_all_workers_probe_or_none_does() -> None:
             "worker rank 0 has plan_by='time', probe, worker rank 1 has no probe; give all workers "
             "the same plan_by and probe" in text
         )
+
+
+def test_a_round_is_as_long_as_several_round_trips() -> None:
+    """A connection sends little at once at first: what comes in its first round trips says little.
+
+    100 MB/s, 50 ms away, of which each round trip doubles what may be under way, from 100 kB on.
+    """
+    under_way, sizes = [100e3], []
+
+    def measure(num_bytes: int, rounds: int) -> _Rates:
+        took_s = math.inf
+        for _ in range(rounds):
+            left, now_s = float(num_bytes), 0.05
+            while left > 0:
+                at_once = min(under_way[0], 0.05 * 100e6)
+                now_s += 0.05 * min(1.0, left / at_once)
+                left -= at_once
+                under_way[0] = max(under_way[0], 2 * at_once)
+            took_s = min(took_s, now_s)
+        sizes.append(num_bytes)
+        return _Rates([8 * num_bytes / took_s], took_s)
+
+    probe = Probe(cast(Any, Alone()))
+    probe._round_s = 10 * 0.05
+    (found,) = probe._sized(measure).bits_per_s
+    assert sizes[0] == FIRST_BYTES and sizes == sorted(sizes) and len(sizes) <= MOST_SIZES
+    assert 8 * 80e6 < found <= 8 * 100e6
