@@ -30,7 +30,7 @@ from architectures import net as net_named
 from lab import report
 from lab.hosts import QUEUE_MS, Hosts, make_hosts
 from lab.members import Members
-from scaling_grid import Cell
+from scaling_grid import PACKET_BYTES, Cell
 from scaling_members import MIRRORED_PYTHON, members_of, order_of
 from scaling_step import record_timeline, record_traffic
 
@@ -233,7 +233,7 @@ def main() -> None:
         return
     results = Results(options.folder, scale=options.scale)
     most = max(options.workers or scaling_grid.WORKERS)
-    with make_hosts(most, queue_ms=options.queue_ms) as hosts:
+    with make_hosts(most, queue_ms=options.queue_ms, packet_bytes=PACKET_BYTES) as hosts:
         cells = [c for c in _wanted(options, is_shaped=hosts.is_shaped) if not results.has(c)]
         cells = list(dict.fromkeys(cells))
         minutes = scaling_grid.expected_s(cells, steps=options.warm_up + options.steps) / 60

@@ -49,6 +49,8 @@ UPDATES = ("step", "across", "unordered")
 WIRES = ("float32", "bfloat16")
 WORKERS = (2, 4, 8, 16)
 GBE = (2.0, 5.0, 10.0, 20.0, 30.0, 40.0)
+PACKET_BYTES = 16 * 1024
+"""Of the links that stand for faster ones, see `emulation`; smaller ones cost too much CPU."""
 # Of P3's paper: what it sweeps, on so many workers, and D. The deep network has more exchanges in
 # its short step than two cores can make in time.
 SWEEP_WORKERS = 4

@@ -18,7 +18,7 @@ from architectures import net as net_named
 from lab import report
 from lab.hosts import Hosts, make_hosts
 from lab.members import Members
-from scaling_grid import Cell, scaled_bits_per_s
+from scaling_grid import PACKET_BYTES, Cell, scaled_bits_per_s
 from scaling_members import members_of, order_of
 
 BIN_S = 0.01
@@ -56,7 +56,7 @@ def record_traffic(options: argparse.Namespace) -> None:
     rows, series = [], {}
     base = _cell(options)
     panels = [panel for panel in PANELS if panel.mode in (options.modes or scaling_grid.MODES)]
-    with make_hosts(base.workers, queue_ms=options.queue_ms) as hosts:
+    with make_hosts(base.workers, queue_ms=options.queue_ms, packet_bytes=PACKET_BYTES) as hosts:
         # One job for all that have the same of these two.
         for _, group in itertools.groupby(panels, lambda panel: panel[1:]):
             cells = [base._replace(**panel._asdict()) for panel in group]
@@ -95,7 +95,9 @@ def record_timeline(options: argparse.Namespace) -> None:
     for mode in options.modes or TIMELINE_MODES:
         cell = base._replace(mode=mode)
         folder = options.folder / "timeline" / mode
-        with make_hosts(cell.workers, queue_ms=options.queue_ms) as hosts:
+        with make_hosts(
+            cell.workers, queue_ms=options.queue_ms, packet_bytes=PACKET_BYTES
+        ) as hosts:
             with members_of(hosts, cell, "--timeline", str(folder)) as members:
                 _prepare(hosts, members, cell, options.scale)
                 members.ask("train", steps=options.steps, **order_of(cell, options.scale))

@@ -40,32 +40,47 @@ class Hosts(Protocol):
     def command(self, host: int, command: Sequence[str]) -> list[str]:
         """`command` as it is started on `host`."""
 
-    def set_rate(self, bits_per_s: float | None) -> None:
-        """Shape every link, both ways; None for as fast as it goes."""
+    def set_rate(self, bits_per_s: float | None, *, only: int | None = None) -> None:
+        """Shape every link, or that of one host, both ways; None for as fast as it goes."""
 
     def link_bytes(self, host: int) -> tuple[int, int]:
         """(out, in) bytes that the link of `host` has carried so far, headers included."""
 
 
+LARGEST_PACKET_BYTES = 64 * 1024
+"""What TCP hands to a link at once, which cuts it. A connection has several in the link's queue."""
 QUEUE_MS = 200.0
 """What may wait for a link, as time on it. What is in such a queue cannot be overtaken."""
 
 
-def make_hosts(count: int, *, queue_ms: float = QUEUE_MS) -> Hosts:
+def make_hosts(
+    count: int, *, queue_ms: float = QUEUE_MS, packet_bytes: int = LARGEST_PACKET_BYTES
+) -> Hosts:
     """Namespaces where this user may make them, else the loopback interface."""
     if os.geteuid() == 0 and shutil.which("ip") and shutil.which("tc"):
-        return NamespaceHosts(count, queue_ms=queue_ms)
+        return NamespaceHosts(count, queue_ms=queue_ms, packet_bytes=packet_bytes)
     return LoopbackHosts(count)
 
 
 @final
 class NamespaceHosts:
-    """`count` network namespaces, addresses 10.78.0.1 and up, on one bridge."""
+    """`count` network namespaces, addresses 10.78.0.1 and up, on one bridge.
+
+    Args:
+      packet_bytes: on slow links that stand for fast ones less than the kernel's own, or what
+        cannot be overtaken takes longer than on the fast ones.
+    """
 
     is_shaped = True
 
-    def __init__(self, count: int, *, queue_ms: float = QUEUE_MS) -> None:
-        self._queue_ms = queue_ms
+    def __init__(
+        self,
+        count: int,
+        *,
+        queue_ms: float = QUEUE_MS,
+        packet_bytes: int = LARGEST_PACKET_BYTES,
+    ) -> None:
+        self._queue_ms, self._packet_bytes = queue_ms, packet_bytes
         # Of this process alone, so that two benchmarks, or one that was killed, do not meet.
         self._tag = f"{os.getpid() % 46656:x}"
         self._count = count
@@ -82,6 +97,9 @@ class NamespaceHosts:
             _run("ip", "link", "set", outside, "master", self._bridge, "up")
             address = f"10.78.0.{host + 1}"
             _run("ip", "-n", name, "addr", "add", f"{address}/24", "dev", "eth0")
+            if self._packet_bytes < LARGEST_PACKET_BYTES:
+                size = ["gso_max_size", str(self._packet_bytes)]
+                _run("ip", "-n", name, "link", "set", "eth0", *size)
             _run("ip", "-n", name, "link", "set", "eth0", "up")
             _run("ip", "-n", name, "link", "set", "lo", "up")
             route = ["10.78.0.0/24", "dev", "eth0", "proto", "kernel", "scope", "link"]
@@ -105,17 +123,29 @@ class NamespaceHosts:
     def command(self, host: int, command: Sequence[str]) -> list[str]:
         return ["ip", "netns", "exec", self._name(host), *command]
 
-    def set_rate(self, bits_per_s: float | None) -> None:
-        for host in range(self._count):
+    def set_rate(self, bits_per_s: float | None, *, only: int | None = None) -> None:
+        for host in range(self._count) if only is None else [only]:
             inside = ["ip", "netns", "exec", self._name(host)]
-            _shape(inside, "eth0", bits_per_s, self._queue_ms)
-            _shape([], self._outside(host), bits_per_s, self._queue_ms)
+            self._shape(inside, "eth0", bits_per_s)
+            self._shape([], self._outside(host), bits_per_s)
 
     def link_bytes(self, host: int) -> tuple[int, int]:
         statistics = f"/sys/class/net/{self._outside(host)}/statistics"
         # What the host sends is what the switch's end receives.
         with open(f"{statistics}/rx_bytes") as out, open(f"{statistics}/tx_bytes") as into:
             return int(out.read()), int(into.read())
+
+    def _shape(self, prefix: list[str], device: str, bits_per_s: float | None) -> None:
+        qdisc = [*prefix, "tc", "qdisc"]
+        if bits_per_s is None:
+            subprocess.run([*qdisc, "del", "dev", device, "root"], capture_output=True)
+            return
+        # 10 ms of the rate, at least a whole packet, may leave at once; or as little as goes.
+        share_s = 0.01 if self._packet_bytes == LARGEST_PACKET_BYTES else 0.001
+        burst = max(self._packet_bytes, int(bits_per_s / 8 * share_s))
+        limit = ["burst", str(burst), "latency", f"{self._queue_ms:g}ms"]
+        rate = ["rate", f"{int(bits_per_s)}bit"]
+        _run(*qdisc, "replace", "dev", device, "root", "tbf", *rate, *limit)
 
     def _name(self, host: int) -> str:
         return f"poseidon-{self._tag}-{host}"
@@ -154,7 +184,7 @@ class LoopbackHosts:
     def command(self, host: int, command: Sequence[str]) -> list[str]:
         return list(command)
 
-    def set_rate(self, bits_per_s: float | None) -> None:
+    def set_rate(self, bits_per_s: float | None, *, only: int | None = None) -> None:
         if bits_per_s is not None:
             raise ValueError("the loopback interface is not shaped: run as root with iproute2")
 
@@ -162,16 +192,6 @@ class LoopbackHosts:
         with open("/sys/class/net/lo/statistics/tx_bytes") as counter:
             num_bytes = int(counter.read())
         return num_bytes, num_bytes
-
-
-def _shape(prefix: list[str], device: str, bits_per_s: float | None, queue_ms: float) -> None:
-    if bits_per_s is None:
-        subprocess.run([*prefix, "tc", "qdisc", "del", "dev", device, "root"], capture_output=True)
-        return
-    # 10 ms of the rate, at least a full offloaded segment, may leave at once.
-    burst = max(65536, int(bits_per_s / 8 / 100))
-    limit = ["rate", f"{int(bits_per_s)}bit", "burst", str(burst), "latency", f"{queue_ms:g}ms"]
-    _run(*prefix, "tc", "qdisc", "replace", "dev", device, "root", "tbf", *limit)
 
 
 def _run(*command: str) -> None:

@@ -26,6 +26,7 @@ from protocol import obey
 import poseidon_tf
 from poseidon_tf.planner import DEFAULT_COALESCE_BYTES
 from poseidon_tf.planner.plan import Unit
+from poseidon_tf.transport import lanes
 
 
 class EmulatedSGD(keras.optimizers.SGD):
@@ -131,6 +132,7 @@ def main() -> None:
     if options.updates == "unordered":
         # Whatever has this priority leaves in the order in which it came.
         Unit.priority = property(lambda _: 0)  # type: ignore[method-assign, assignment]
+    lanes.UNSENT_BYTES //= options.scale**2
     strategy = poseidon_tf.PoseidonStrategy(
         schemes={"*_by_ps/*": "ps"},
         # As all bytes here, divided by S^2.
