@@ -1,6 +1,6 @@
 # `make` lists the targets. Everything runs in .venv, which is built from setup.py on first use.
 .DEFAULT_GOAL := help
-.PHONY: help install demo dist docs fuzz test test-quick test-watching install-watching test-engines test-engines-small install-engines install-small-engines install-java test-faults test-hosts test-networks test-thorough test-versions coverage bench-transport bench-copies bench-overhead bench-peers bench-scaling bench-foresight bench-across check protos check-protos clean
+.PHONY: help install demo dist docs fuzz test test-quick test-watching install-watching test-engines test-engines-small install-engines install-small-engines install-java test-faults test-hosts test-networks test-thorough test-versions coverage bench-transport bench-copies bench-overhead bench-peers bench-scaling bench-foresight bench-plans bench-across check protos check-protos clean
 
 # Else every process of a test compiles the package anew, and pytest rewrites every test.
 unexport PYTHONDONTWRITEBYTECODE
@@ -137,6 +137,9 @@ bench-across: install .venv-tf-keras/installed .venv-torch/installed  ## updates
 
 bench-foresight: install  ## predictions of the model of a step beside measurements; a quarter of an hour
 	.venv/bin/python benchmarks/bench_foresight.py
+
+bench-plans: install  ## steps by plans by time beside those by bytes; needs root for shaped links
+	.venv/bin/python benchmarks/bench_plans.py
 
 # PYTHONPATH: mkdocs-click imports the commands, and the package is not installed there.
 docs: .venv-docs/installed  ## build the site in site/; a broken link or a page that is in no menu is an error

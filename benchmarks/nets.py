@@ -60,6 +60,9 @@ NETS = {
     # What a byte costs, and what a message does: of few large gradients, and of many small ones.
     "wide": Net(input_shape=(1024,), dense=(2048, 2048, 10)),
     "many": Net(input_shape=(16,), dense=(16,) * 12),
+    # Small square layers: with many rows their factors have more bytes than their gradients.
+    "narrow": Net(input_shape=(32,), dense=(32, 32, 32, 32)),
+    "square": Net(input_shape=(512,), dense=(512, 512, 512, 512)),
     # Of the tests.
     "tiny": Net(
         input_shape=(8, 8, 3), convolutions=(Conv(4, size=3), Pool()), dense=(256, 128, 10)

@@ -39,6 +39,8 @@ class Members:
     Every process finds the others in TF_CONFIG; with one there is none, and it works alone.
 
     Args:
+      servers: dedicated parameter servers of poseidon_tf, on as many hosts after those; they end
+        with the job.
       python: the interpreter, of this or another virtual environment.
       environ: on top of this process's and `PINNED`.
     """
@@ -49,18 +51,35 @@ class Members:
         script: str,
         *,
         count: int,
+        servers: int = 0,
         python: str,
         args: Sequence[str] = (),
         environ: Mapping[str, str] | None = None,
     ) -> None:
-        self._hosts, self._count = hosts, count
+        self._hosts, self._count, self._num_servers = hosts, count, servers
         self._command = [python, str(WORKERS / script), *args]
+        self._server_command = [python, "-m", "poseidon_tf", "server"]
         self._environ = {**os.environ, **PINNED, **(environ or {})}
         self._processes: list[subprocess.Popen[str]] = []
+        self._servers: list[subprocess.Popen[bytes]] = []
         self._logs: list[IO[bytes]] = []
 
     def __enter__(self) -> Members:
-        cluster = {"worker": self._hosts.addresses()[: self._count]}
+        addresses = self._hosts.addresses()
+        cluster = {"worker": addresses[: self._count]}
+        if self._num_servers:
+            cluster["ps"] = addresses[self._count : self._count + self._num_servers]
+        for index in range(self._num_servers):
+            config = {"cluster": cluster, "task": {"type": "ps", "index": index}}
+            self._servers.append(
+                subprocess.Popen(
+                    self._hosts.command(self._count + index, self._server_command),
+                    env={**self._environ, "TF_CONFIG": json.dumps(config)},
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                )
+            )
         for rank in range(self._count):
             config = {"cluster": cluster, "task": {"type": "worker", "index": rank}}
             self._logs.append(tempfile.TemporaryFile())
@@ -92,7 +111,7 @@ class Members:
             except BrokenPipeError:
                 continue  # It has ended already.
         deadline_s = time.monotonic() + (30.0 if error is None else 1.0)
-        for process in self._processes:
+        for process in (*self._processes, *self._servers):
             try:
                 process.wait(timeout=max(0.1, deadline_s - time.monotonic()))
             except subprocess.TimeoutExpired:

@@ -36,8 +36,8 @@ class Borrowed:
     def command(self, host: int, command: Sequence[str]) -> list[str]:
         return self._hosts.command(host, command)
 
-    def set_rate(self, bits_per_s: float | None) -> None:
-        self._hosts.set_rate(bits_per_s)
+    def set_rate(self, bits_per_s: float | None, *, only: int | None = None) -> None:
+        self._hosts.set_rate(bits_per_s, only=only)
 
     def link_bytes(self, host: int) -> tuple[int, int]:
         return self._hosts.link_bytes(host)

@@ -102,3 +102,13 @@ def test_startup_says_what_each_part_of_the_way_costs(tmp_path: Path) -> None:
     assert whole["CPU together s"] > 0 and whole["CPU alone s"] > 0
     server = rows(tmp_path / "startup-server.json")
     assert all(row["CPU s"] > 0 for (row,) in server.values())
+
+
+@pytest.mark.thorough
+def test_plans_by_time_are_timed_beside_those_by_bytes(tmp_path: Path) -> None:
+    """Both jobs train the net; which is faster is not asked: it depends on the machine."""
+    printed = run("bench_plans.py", tmp_path, "--small --rounds 1 --steps 2")
+    assert "time / bytes" in printed
+    (row,) = json.loads((tmp_path / "plans.json").read_text())["rows"]
+    assert row["by bytes"].split() == ["ps", "sfb", "sfb", "ps"]
+    assert len(row["by time"].split()) == 4 and row["time / bytes"] > 0
