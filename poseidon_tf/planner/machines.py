@@ -95,6 +95,8 @@ class Machines:
         update_byte_s: what a device takes to update a variable, by the byte of its gradient. It is
             part of a step of one worker alone, and begins where a result is there.
         credit_bytes: that a worker may have at one server before the server has added them.
+        held_bytes: of a link, one way, that have left their queues and cannot be overtaken: what
+            sockets and gRPC hold.
     """
 
     link: Link
@@ -105,6 +107,7 @@ class Machines:
     flops_per_s: float | None = None
     update_byte_s: float = 0.0
     credit_bytes: float = CREDIT_BYTES
+    held_bytes: float = 0.0
 
     def __post_init__(self) -> None:
         if self.devices < 1:
@@ -115,6 +118,8 @@ class Machines:
             raise PlanError(f"update_byte_s cannot be negative, got {self.update_byte_s}")
         if not self.credit_bytes > 0:
             raise PlanError(f"credit_bytes must be more than 0, got {self.credit_bytes}")
+        if not self.held_bytes >= 0:
+            raise PlanError(f"held_bytes cannot be negative, got {self.held_bytes}")
 
     @property
     def worker_links(self) -> tuple[Link, ...]:

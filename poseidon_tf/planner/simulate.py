@@ -152,8 +152,11 @@ def arrivals(
     """
     ready_s = [x.exists_s for x in exchanges]
     urgency = [x.needed_s if across_step else x.exists_s for x in exchanges]
+    # A sum comes over a link that holds as much as that over which its parts went.
+    held_bytes = machines.held_bytes * min(2, max((x.hops for x in exchanges), default=0))
     passed_s = [
-        finish_times(ready_s, work_s, urgency) for work_s in _link_work_s(exchanges, machines)
+        finish_times(ready_s, work_s, urgency, held_s=machines.link.seconds(held_bytes))
+        for work_s in _link_work_s(exchanges, machines)
     ]
     if machines.host is not None:
         own, servers = _host_work_s(exchanges, machines, machines.host)

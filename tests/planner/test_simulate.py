@@ -5,13 +5,18 @@ import pytest
 from poseidon_tf.errors import PlanError
 from poseidon_tf.planner import (
     ClusterSpec,
+    Link,
+    Machines,
     Plan,
+    Timeline,
     gradient_times,
     make_plan,
     read_times,
     speedup_bound,
 )
+from poseidon_tf.planner.exchanges import exchanges_of
 from poseidon_tf.planner.queueing import finish_times
+from poseidon_tf.planner.simulate import arrivals
 from tests.planner.planner_models import dense, vgg19_22k
 
 STEP_S = 0.925
@@ -130,6 +135,29 @@ def test_a_queue_serves_first_come_and_idles_until_something_exists() -> None:
 def test_a_queue_leaves_what_it_does_for_what_is_more_urgent() -> None:
     """From 0 to 1 it does the first, of 3 s; from 1 to 3 the second; then the rest of the first."""
     assert finish_times([0.0, 1.0], [3.0, 2.0], [9.0, 1.0]) == [5.0, 3.0]
+
+
+def test_what_was_handed_over_cannot_be_overtaken() -> None:
+    """Half a second of it: what comes at 1 s, and is more urgent, begins at 1.5 s.
+
+    Where all is handed over at once, who comes first is done first; and nobody waits for a queue
+    that has run dry.
+    """
+    ready_s, work_s, urgency = [0.0, 1.0], [3.0, 2.0], [9.0, 1.0]
+    assert finish_times(ready_s, work_s, urgency, held_s=0.5) == [5.0, 3.5]
+    assert finish_times(ready_s, work_s, urgency, held_s=9.0) == [3.0, 5.0]
+    assert finish_times([0.0, 10.0], [1.0, 1.0], urgency, held_s=5.0) == [1.0, 11.0]
+
+
+def test_where_links_hold_everything_priorities_are_worth_nothing() -> None:
+    """Across the step results come as they exist, as if nobody had said what is urgent."""
+    timeline = Timeline(STEP_S, vgg_times(), vgg_reads())
+    exchanges = exchanges_of(vgg_plan(8, {"*": "ps"}), timeline)
+    link = Link(bits_per_s=10e9)
+    all_held = Machines(link=link, held_bytes=1e12)
+    found = arrivals(exchanges, all_held, across_step=True)
+    assert found == pytest.approx(arrivals(exchanges, Machines(link=link)))
+    assert found != pytest.approx(arrivals(exchanges, Machines(link=link), across_step=True))
 
 
 def test_one_worker_has_nothing_to_send() -> None:
