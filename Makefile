@@ -128,8 +128,8 @@ bench-scaling: install .venv-tf-keras/installed  ## 2 to 16 workers on emulated 
 	.venv/bin/python benchmarks/bench_scaling.py --timeline
 	.venv/bin/python benchmarks/plots.py
 
-bench-across: install .venv-tf-keras/installed .venv-torch/installed  ## updates across the step and 16 bits; 50 minutes; writes tables and pictures into docs/
-	.venv/bin/python benchmarks/bench_scaling.py --cells targets --warm-up 2 --steps 4
+bench-across: install .venv-tf-keras/installed .venv-torch/installed  ## updates across the step and 16 bits; an hour and a quarter; writes tables and pictures into docs/
+	.venv/bin/python benchmarks/bench_scaling.py --cells targets --scale 4 --warm-up 2 --steps 4
 	.venv/bin/python benchmarks/bench_peers.py --modes step across 16-bits across-16-bits --links 1gbit 100mbit
 	.venv/bin/python benchmarks/bench_scaling.py --cells sweep --warm-up 2 --steps 4
 	.venv/bin/python benchmarks/bench_scaling.py --traffic --pace queue

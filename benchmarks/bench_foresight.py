@@ -56,17 +56,18 @@ class Inputs(NamedTuple):
     timelines: dict[str, Any]
 
 
-def measure(hosts: Hosts, options: argparse.Namespace) -> Iterator[Row]:
+def measure(options: argparse.Namespace) -> Iterator[Row]:
     """A row for each cell, as soon as it is known."""
     hosts_of = {}
-    for protocol in options.protocols:
-        # Each variable on its own, as the price of a message is to be told from that of a byte.
-        apart = {"protocol": protocol, "defer_updates": False, "coalesce_bytes": 0}
-        with _members(hosts, {**apart, **SYSTEMS["ps"]}) as members:
-            inputs = _inputs(members, options)
-        hosts_of[protocol] = inputs.host
-        yield from _measure_real(hosts, protocol, inputs, options)
-    yield from foresight_emulated.measure(hosts, hosts_of, options)
+    with make_hosts(WORKERS) as hosts:
+        for protocol in options.protocols:
+            # Each variable on its own: the price of a message is to be told from that of a byte.
+            apart = {"protocol": protocol, "defer_updates": False, "coalesce_bytes": 0}
+            with _members(hosts, {**apart, **SYSTEMS["ps"]}) as members:
+                inputs = _inputs(members, options)
+            hosts_of[protocol] = inputs.host
+            yield from _measure_real(hosts, protocol, inputs, options)
+    yield from foresight_emulated.measure(hosts_of, options)
 
 
 def _measure_real(
@@ -227,16 +228,12 @@ def read_options(*, is_shaped: bool) -> argparse.Namespace:
 def main() -> None:
     """Measure, print both tables, write JSON."""
     options = read_options(is_shaped=make_hosts(WORKERS).is_shaped)
-    hosts = make_hosts(max(WORKERS, *options.emulated_workers, 0))
     rows: list[Row] = []
-    with hosts:
-        for row in measure(hosts, options):
-            rows.append(row)
-            what = (
-                row[name] for name in ("protocol", "updates", "system", "link", "net", "workers")
-            )
-            times = f"{row['measured_s'] * 1e3:.1f} ms, predicted {row['predicted_s'] * 1e3:.1f} ms"
-            print(f"{', '.join(map(str, what))}: {times}, {row['error']:+.1%}", flush=True)
+    for row in measure(options):
+        rows.append(row)
+        what = (row[name] for name in ("protocol", "updates", "system", "link", "net", "workers"))
+        times = f"{row['measured_s'] * 1e3:.1f} ms, predicted {row['predicted_s'] * 1e3:.1f} ms"
+        print(f"{', '.join(map(str, what))}: {times}, {row['error']:+.1%}", flush=True)
     found = model.summary(rows)
     print(report.table([found]))
     report.save("foresight", rows, folder=options.folder, summary=found)

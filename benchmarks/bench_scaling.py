@@ -210,7 +210,7 @@ def main() -> None:
     parser.add_argument(
         "--cells",
         choices=list(CELLS),
-        help="targets: of updates across the step and 16 bits, 20 minutes; sweep: of bandwidths, "
+        help="targets: of updates across the step and 16 bits, 50 minutes; sweep: of bandwidths, "
         "with and without priorities, 12 minutes; everything: it takes hours",
     )
     parser.add_argument("--scale", type=int, default=8, help="S")

@@ -6,7 +6,7 @@ import argparse
 import os
 import statistics
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -15,17 +15,19 @@ from architectures import Net, scaled, scaled_batch
 from architectures import net as net_named
 from foresight_model import Row
 from lab.cpu import cpu_s
-from lab.hosts import Hosts
+from lab.hosts import Hosts, make_hosts
 from lab.links import Carried, measured_link
 from lab.members import Members
-from scaling_grid import Cell, scaled_bits_per_s, specs, timeline
+from scaling_grid import PACKET_BYTES, Cell, scaled_bits_per_s, specs, timeline
 from scaling_members import order_of
 
 from poseidon_tf.planner import DEFAULT_COALESCE_BYTES, ClusterSpec, Host, make_plan
 from poseidon_tf.planner.exchanges import exchanges_of
 
-SCALE = 8
+SCALE, STRETCH = 4, 4.0  # S and D.
 GBE = 10.0
+HELD_BYTES = {"grpc": 4 << 20, "grpc+tcp": PACKET_BYTES}
+"""Of a connection, that cannot be overtaken: in gRPC, or in a lane's socket and on its link."""
 MODES = {"planner": "hybrid", "ps": "ps"}
 # An accelerator is given its layers ahead of time. Without that the emulation wakes a host between
 # two layers, and it waits for the interpreter of its own process, which nothing else does.
@@ -39,24 +41,31 @@ class Alone(NamedTuple):
     cpu_s: float
 
 
-def measure(
-    hosts: Hosts, hosts_of: Mapping[str, Host], options: argparse.Namespace
-) -> Iterator[Row]:
+def measure(hosts_of: Mapping[str, Host], options: argparse.Namespace) -> Iterator[Row]:
     """A row for each number of workers, protocol, way of updating, network and system.
 
     Args:
         hosts_of: by protocol, what messages and bytes cost.
     """
-    gbe = GBE if hosts.is_shaped else None
-    cells = [
-        Cell(workers, net, MODES[system], "free", gbe, PACE, updates=updates)
-        for workers in options.emulated_workers
-        for net in options.emulated_nets
-        for updates in options.updates
-        for system in options.systems
-    ]
-    if not cells:
-        return
+    with make_hosts(max(options.emulated_workers, default=0), packet_bytes=PACKET_BYTES) as hosts:
+        gbe = GBE if hosts.is_shaped else None
+        cells = [
+            Cell(workers, net, MODES[system], "free", gbe, PACE, STRETCH, updates)
+            for workers in options.emulated_workers
+            for net in options.emulated_nets
+            for updates in options.updates
+            for system in options.systems
+        ]
+        if cells:
+            yield from _measured(hosts, cells, hosts_of, options)
+
+
+def _measured(
+    hosts: Hosts,
+    cells: Sequence[Cell],
+    hosts_of: Mapping[str, Host],
+    options: argparse.Namespace,
+) -> Iterator[Row]:
     carried = measured_link(hosts, scaled_bits_per_s(cells[0], SCALE))
     alone = {
         key: _alone(hosts, *key, options)
@@ -64,6 +73,7 @@ def measure(
     }
     for protocol in options.protocols:
         for workers, updates in dict.fromkeys((cell.workers, cell.updates) for cell in cells):
+            hosts.set_rate(None)
             with _members(hosts, workers, ["--updates", updates], protocol) as members:
                 for cell in cells:
                     if (cell.workers, cell.updates) != (workers, updates):
@@ -72,13 +82,13 @@ def measure(
                     members.ask("prepare", **order_of(cell, SCALE))
                     hosts.set_rate(scaled_bits_per_s(cell, SCALE))
                     measured_s = _step_s(members, cell, options)
-                    own = alone[workers, cell.net]
-                    expected_s = predicted_s(cell, own, carried, hosts_of[protocol])
+                    own, held_bytes = alone[workers, cell.net], HELD_BYTES[protocol]
+                    expected_s = predicted_s(cell, own, carried, hosts_of[protocol], held_bytes)
                     yield model.with_error(
                         {
                             "net": f"{cell.net}, emulated",
                             "workers": workers,
-                            "link": "unshaped" if gbe is None else f"{gbe:g}gbe",
+                            "link": "unshaped" if cell.gbe is None else f"{cell.gbe:g}gbe",
                             "system": next(s for s in options.systems if MODES[s] == cell.mode),
                             "protocol": protocol,
                             "updates": updates,
@@ -88,10 +98,9 @@ def measure(
                             "steps": options.steps,
                         }
                     )
-            hosts.set_rate(None)
 
 
-def predicted_s(cell: Cell, alone: Alone, carried: Carried, costs: Host) -> float:
+def predicted_s(cell: Cell, alone: Alone, carried: Carried, costs: Host, held_bytes: int) -> float:
     """The emulated network, of an S^2-th of the bytes, over the emulated link, by the clock."""
     net = emulated_net(cell.net, step_s=alone.step_s)
     cluster = ClusterSpec(num_workers=cell.workers, num_servers=cell.workers, co_located=True)
@@ -111,6 +120,7 @@ def predicted_s(cell: Cell, alone: Alone, carried: Carried, costs: Host) -> floa
         flops_per_s=None,  # The emulation rebuilds in no time.
         update_byte_s=0.0,
         across_step=cell.updates == "across",
+        held_bytes=held_bytes * (cell.workers - 1),
     )
 
 
@@ -123,7 +133,7 @@ def emulated_net(name: str, *, step_s: float) -> Net:
 
 def _alone(hosts: Hosts, workers: int, net: str, options: argparse.Namespace) -> Alone:
     """In lockstep by the clock: that many hosts cost something on the cores of one machine."""
-    cell = Cell(workers, net, "lockstep", "free", None, PACE)
+    cell = Cell(workers, net, "lockstep", "free", None, PACE, STRETCH)
     with _members(hosts, workers, ["--lockstep"], None) as members:
         members.ask("prepare", **order_of(cell, SCALE))
         used_s, answers = [], []
@@ -156,4 +166,5 @@ def _step_s(members: Members, cell: Cell, options: argparse.Namespace) -> float:
 def _members(hosts: Hosts, workers: int, args: list[str], protocol: str | None) -> Members:
     environ = {} if protocol is None else {"POSEIDON_PROTOCOL": protocol}
     script, python = "poseidon_emulated.py", sys.executable
+    args = [*args, "--scale", str(SCALE)]
     return Members(hosts, script, count=workers, python=python, args=args, environ=environ)

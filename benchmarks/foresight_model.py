@@ -104,9 +104,16 @@ def predicted_s(
     flops_per_s: float | None,
     update_byte_s: float,
     across_step: bool,
+    held_bytes: float = 0.0,
 ) -> float:
     """What a step takes, by the model."""
-    machines = Machines(link=link, host=host, flops_per_s=flops_per_s, update_byte_s=update_byte_s)
+    machines = Machines(
+        link=link,
+        host=host,
+        flops_per_s=flops_per_s,
+        update_byte_s=update_byte_s,
+        held_bytes=held_bytes,
+    )
     return predict_exchanges(
         exchanges,
         machines,

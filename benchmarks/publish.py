@@ -19,7 +19,7 @@ import scaling_grid
 from lab import report
 from lab.peers import MODES
 from plots import draw_sweep, draw_traffic, sweep_rows
-from scaling_grid import SWEEP_WORKERS, SWEEPS, UPDATES, Cell
+from scaling_grid import STRETCH_OF_TARGETS, SWEEP_WORKERS, SWEEPS, UPDATES, Cell
 from tabulate import tabulate
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -43,8 +43,7 @@ class Target(NamedTuple):
 
 
 def _cell(workers: int, net: str, mode: str, gbe: float, wire: str = "float32") -> Cell:
-    stretch = 4.0 if net == "resnet-152" else None
-    return Cell(workers, net, mode, "free", gbe, "queue", stretch, "across", wire)
+    return Cell(workers, net, mode, "free", gbe, "queue", STRETCH_OF_TARGETS, "across", wire)
 
 
 TARGETS = (

@@ -93,9 +93,10 @@ def test_of_a_plan_for_several_nets_one_is_predicted(model: Any) -> None:
 def test_an_emulated_network_is_predicted_from_what_stands_for_its_links(
     model: Any, updates: str, speedup: float
 ) -> None:
-    """VGG19-22K by 4 servers: a 64th of the bytes over a 64th of 10 Gbit/s gives its bound.
+    """VGG19-22K by 4 servers: a 16th of the bytes over a 16th of 10 Gbit/s gives its bound.
 
-    Hosts that share cores have their part of them, so messages cost more than nothing.
+    Hosts that share cores have their part of them, so messages cost more than nothing; and where
+    a link holds everything, nothing is gained across the step.
     """
     import foresight_emulated as emulated
     from lab.links import Carried
@@ -104,12 +105,14 @@ def test_an_emulated_network_is_predicted_from_what_stands_for_its_links(
     cell = Cell(4, "vgg19-22k", "ps", "free", 10.0, emulated.PACE, updates=updates)
     alone = emulated.Alone(step_s=0.925, cpu_s=0.05)
     free = Host(cores=1, message_s=0.0, byte_s=0.0, sum_byte_s=0.0)
-    found = emulated.predicted_s(cell, alone, Carried(10e9 / 64, 0.0), free)
+    found = emulated.predicted_s(cell, alone, Carried(10e9 / 16, 0.0), free, 0)
     assert 4 * 0.925 / found == pytest.approx(speedup, rel=0.02)
-    endless = emulated.predicted_s(cell, alone, Carried(1e15, 0.0), free)
+    endless = emulated.predicted_s(cell, alone, Carried(1e15, 0.0), free, 0)
     assert endless == pytest.approx(0.925, rel=1e-3)
     costly = Host(cores=1, message_s=0.01, byte_s=0.0, sum_byte_s=0.0)
-    assert emulated.predicted_s(cell, alone, Carried(1e15, 0.0), costly) > endless
+    assert emulated.predicted_s(cell, alone, Carried(1e15, 0.0), costly, 0) > endless
+    held = emulated.predicted_s(cell, alone, Carried(10e9 / 16, 0.0), free, 1 << 30)
+    assert 4 * 0.925 / held == pytest.approx(2.62, rel=0.02)
 
 
 def test_errors_are_summed_up(model: Any) -> None:
