@@ -5,9 +5,9 @@ batch and the factors. Bytes are then 1/S^2 of the network's. Around each layer 
 accelerator takes the layer's share of the device's time: a third of it forward, and two thirds
 backward before the layer's gradients exist. It sleeps, so many workers share few cores.
 
-What the kernel and a lane hold of a link's bytes cannot be overtaken. It does not depend on the
-network, so it would be S^2 times as much of the emulated one: packets and a lane's own part are
-smaller too. What gRPC holds is what it is.
+What leaves as one, and what the kernel and a lane hold of a link's bytes, cannot be overtaken. It
+does not depend on the network, so it would be S^2 times as much of the emulated one: pieces,
+packets and a lane's own part are smaller too. What gRPC holds is what it is.
 
 A layer begins its forward pass when the layer below has ended and its own variables are there.
 Where they are updated at the beginning of a step, that is when their sums have come and Keras has

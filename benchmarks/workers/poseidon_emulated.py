@@ -26,7 +26,8 @@ from protocol import obey
 import poseidon_tf
 from poseidon_tf.planner import DEFAULT_COALESCE_BYTES
 from poseidon_tf.planner.plan import Unit
-from poseidon_tf.transport import lanes
+from poseidon_tf.sfb import service
+from poseidon_tf.transport import frame_queue, lanes
 
 
 class EmulatedSGD(keras.optimizers.SGD):
@@ -132,7 +133,10 @@ def main() -> None:
     if options.updates == "unordered":
         # Whatever has this priority leaves in the order in which it came.
         Unit.priority = property(lambda _: 0)  # type: ignore[method-assign, assignment]
+    # What leaves as one, or waits in a lane's socket, cannot be overtaken.
     lanes.UNSENT_BYTES //= options.scale**2
+    frame_queue.FRAME_BYTES //= options.scale**2
+    service.CHUNK_BYTES //= options.scale**2
     strategy = poseidon_tf.PoseidonStrategy(
         schemes={"*_by_ps/*": "ps"},
         # As all bytes here, divided by S^2.
