@@ -111,12 +111,13 @@ class Members:
             except BrokenPipeError:
                 continue  # It has ended already.
         deadline_s = time.monotonic() + (30.0 if error is None else 1.0)
-        for process in (*self._processes, *self._servers):
+        started: list[subprocess.Popen[Any]] = [*self._processes, *self._servers]
+        for each in started:
             try:
-                process.wait(timeout=max(0.1, deadline_s - time.monotonic()))
+                each.wait(timeout=max(0.1, deadline_s - time.monotonic()))
             except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+                each.kill()
+                each.wait()
         for log in self._logs:
             log.close()
 

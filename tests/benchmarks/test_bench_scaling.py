@@ -1,6 +1,7 @@
 """The scaling benchmark: its networks against published figures, its bounds, and a small run."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -151,7 +152,7 @@ def test_only_ours_is_measured_across_the_step_and_in_sixteen_bits(grid: tuple[A
     assert {c.mode for c in chosen if c.updates == "across"} == {"hybrid", "ps"}
 
 
-@pytest.mark.parametrize("cells, minutes", [("targets", 20), ("sweep", 12)])
+@pytest.mark.parametrize("cells, minutes", [("targets", 50), ("sweep", 12)])
 def test_what_was_new_is_measured_in_minutes(
     grid: tuple[Any, Any], cells: str, minutes: int
 ) -> None:
@@ -283,7 +284,8 @@ def test_what_was_measured_goes_into_the_documentation(tmp_path: Path) -> None:
     page = (docs / "benchmarks.md").read_text()
     assert page.count("Measured on 2030-01-02: a CPU, 2 cores, Linux 6.1") == 3
     assert "| VGG19-22K, PS only, 10 GbE, 4 workers " in page
-    assert page.count("| met ") - own.count("| met ") == 9
+    blocks = "".join(re.findall(r"<!-- measured: .*?<!-- end of ", page, re.DOTALL))
+    assert blocks.count("| met ") == 9
     assert "| <= 0.55  | 0.51      | met" in page
     assert page.count("![throughput against bandwidth]") == 2
     first = own.index("<!-- measured: ")
