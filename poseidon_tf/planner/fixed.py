@@ -19,6 +19,7 @@ class Choices(NamedTuple):
     schemes: Mapping[str, str] | None
     wire_dtype: WireDtype
     kv_pair_bytes: int
+    coalesce_bytes: int
 
 
 def read_plan(path: str | Path) -> Plan:
@@ -64,4 +65,4 @@ def choices_of(plan: Plan, specs: Sequence[VariableSpec]) -> Choices:
         schemes[pattern] = str(planned.scheme)
         if spec.dtype == "float32":
             wire_dtype[pattern] = planned.wire_dtype
-    return Choices(schemes, wire_dtype, plan.kv_pair_bytes)
+    return Choices(schemes, wire_dtype, plan.kv_pair_bytes, plan.coalesce_bytes)

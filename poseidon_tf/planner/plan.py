@@ -119,10 +119,15 @@ class KVPair:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How every gradient travels; equal on all workers, as `digest` shows."""
+    """How every gradient travels; equal on all workers, as `digest` shows.
+
+    Attributes:
+        kv_pair_bytes, coalesce_bytes: as `make_plan` has them.
+    """
 
     cluster: ClusterSpec
     kv_pair_bytes: int
+    coalesce_bytes: int
     variables: tuple[VariablePlan, ...]
     units: tuple[Unit, ...]
     pairs: tuple[KVPair, ...]
@@ -143,6 +148,7 @@ class Plan:
             return cls(
                 cluster=ClusterSpec(**_typed(ClusterSpec, data["cluster"])),
                 kv_pair_bytes=_READ["int"](data["kv_pair_bytes"]),
+                coalesce_bytes=_READ["int"](data["coalesce_bytes"]),
                 variables=tuple(VariablePlan(**_typed(VariablePlan, i)) for i in data["variables"]),
                 units=tuple(Unit(**_typed(Unit, item)) for item in data["units"]),
                 pairs=tuple(KVPair(**_typed(KVPair, item)) for item in data["pairs"]),
@@ -160,11 +166,10 @@ class Plan:
         units: list[Unit] = []
         pairs: list[KVPair] = []
         for plan in plans:
-            if (plan.cluster, plan.kv_pair_bytes) != (first.cluster, first.kv_pair_bytes):
+            if plan._frame != first._frame:
                 raise PlanError(
-                    f"plans for different clusters cannot be joined: "
-                    f"{first.cluster} with pairs of {first.kv_pair_bytes} bytes, "
-                    f"{plan.cluster} with pairs of {plan.kv_pair_bytes} bytes"
+                    "plans for different clusters cannot be joined: "
+                    f"{_words(first)}, {_words(plan)}"
                 )
             pairs += [replace(pair, unit=len(units) + pair.unit) for pair in plan.pairs]
             units += [
@@ -176,7 +181,11 @@ class Plan:
                 for unit in plan.units
             ]
             variables += plan.variables
-        return cls(first.cluster, first.kv_pair_bytes, tuple(variables), tuple(units), tuple(pairs))
+        return cls(*first._frame, tuple(variables), tuple(units), tuple(pairs))
+
+    @property
+    def _frame(self) -> tuple[ClusterSpec, int, int]:
+        return self.cluster, self.kv_pair_bytes, self.coalesce_bytes
 
     def digest(self) -> str:
         """SHA-256 of the canonical JSON, in hex."""
@@ -214,7 +223,7 @@ class Plan:
 
     def first_difference(self, other: Plan) -> str | None:
         """Name the first thing that differs, with both values; None if the plans are equal."""
-        for name in ("cluster", "kv_pair_bytes"):
+        for name in ("cluster", "kv_pair_bytes", "coalesce_bytes"):
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine != theirs:
                 return f"{name}: {mine} against {theirs}"
@@ -223,6 +232,11 @@ class Plan:
             or _first_item_difference("unit", self.units, other.units)
             or _first_item_difference("pair", self.pairs, other.pairs)
         )
+
+
+def _words(plan: Plan) -> str:
+    sizes = f"{plan.kv_pair_bytes} bytes and groups of {plan.coalesce_bytes} bytes"
+    return f"{plan.cluster} with pairs of {sizes}"
 
 
 _CAUSES = frozenset({"name", "shape", "dtype", "wire_dtype", "factors", "factor_dtype", "rows"})

@@ -83,6 +83,7 @@ def make_plan(
     return Plan(
         cluster=cluster,
         kv_pair_bytes=kv_pair_bytes,
+        coalesce_bytes=coalesce_bytes,
         variables=variables,
         units=units,
         pairs=place(

@@ -31,14 +31,7 @@ def some_net() -> list[VariableSpec]:
 
 
 def planned_again(plan: Plan, cluster: ClusterSpec) -> Plan:
-    schemes, wire_dtype, kv_pair_bytes = choices_of(plan, some_net())
-    return make_plan(
-        some_net(),
-        cluster,
-        schemes=schemes,
-        wire_dtype=wire_dtype,
-        kv_pair_bytes=kv_pair_bytes,
-    )
+    return make_plan(some_net(), cluster, **choices_of(plan, some_net())._asdict())
 
 
 def test_a_plan_makes_itself_again() -> None:
@@ -49,6 +42,7 @@ def test_a_plan_makes_itself_again() -> None:
         schemes={"fc/*": "ps", "top/*": "sfb", "words/*": "ps"},
         wire_dtype={"*": "bfloat16", "conv*": "float32"},
         kv_pair_bytes=64 * 1024,
+        coalesce_bytes=0,
     )
     again = planned_again(before, TWO)
     assert (again.units, again.pairs) == (before.units, before.pairs)

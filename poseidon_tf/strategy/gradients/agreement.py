@@ -92,14 +92,16 @@ def agree_on_plan(
     agreed = merged(everyone)
     in_time = None
     try:
-        choices = Choices(options.schemes, options.wire_dtype, options.kv_pair_bytes)
+        choices = Choices(
+            options.schemes, options.wire_dtype, options.kv_pair_bytes, options.coalesce_bytes
+        )
         if isinstance(options.plan, Plan):
             choices = choices_of(options.plan, agreed)
         how: dict[str, Any] = {
             "schemes": choices.schemes,
             "wire_dtype": choices.wire_dtype,
             "kv_pair_bytes": choices.kv_pair_bytes,
-            "coalesce_bytes": options.coalesce_bytes,
+            "coalesce_bytes": choices.coalesce_bytes,
             "arithmetic_differs": arithmetic_difference(arithmetic),
         }
         plan = make_plan(agreed, cluster, **how)
