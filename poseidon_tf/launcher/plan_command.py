@@ -190,6 +190,13 @@ def plan(
         result.table(),
         f"each node needs {gbit_per_s:.2f} Gbit/s at {step_seconds:g} s a step",
     ]
+    if plan_by == "time":
+        from poseidon_tf.planner.table import human_bytes
+
+        texts.append(
+            f"KV pairs of at most {human_bytes(result.kv_pair_bytes)}, small variables together "
+            f"up to {human_bytes(result.coalesce_bytes)}"
+        )
     if outlook is not None:
         from poseidon_tf.planner import answers, questions
 

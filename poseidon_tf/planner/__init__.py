@@ -33,6 +33,7 @@ from .fixed import choices_of as choices_of
 from .fixed import read_plan as read_plan
 from .hindsight import predicted_step as predicted_step
 from .in_time import Outlook as Outlook
+from .in_time import Sizes as Sizes
 from .in_time import plan_in_time as plan_in_time
 from .machines import Host as Host
 from .machines import Link as Link

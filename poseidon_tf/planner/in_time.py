@@ -1,8 +1,9 @@
-"""Chooses schemes so that a step is short, where `planner` on its own counts bytes.
+"""Chooses what makes a step short, where `planner` on its own counts bytes.
 
 The paper's rule is the first plan. From there schemes are changed as long as the model of a step
-(`simulate`) says that this helps. Of two plans with equal steps the one with fewer bytes is better,
-and what gains less than 1 % is not worth leaving the rule.
+(`simulate`) says that this helps; then the sizes of KV pairs, and of what travels together because
+it is small. Of two plans with equal steps the one with fewer bytes is better, and what gains less
+than 1 % is not worth leaving the rule, or the usual sizes.
 """
 
 from __future__ import annotations
@@ -17,7 +18,13 @@ from .answers import human_seconds
 from .machines import Machines
 from .patterns import last_matches
 from .plan import Plan, Scheme
-from .planner import make_plan
+from .planner import (
+    DEFAULT_KV_PAIR_BYTES,
+    KV_PAIR_BYTES_RANGE,
+    LARGEST_COALESCE_BYTES,
+    make_plan,
+)
+from .schemes.ps import DEFAULT_COALESCE_BYTES
 from .simulate import predict
 from .specs import ClusterSpec, VariableSpec
 from .timeline import Timeline
@@ -27,6 +34,8 @@ WORTH = 0.99
 that much from one minute to the next, and plans should not."""
 EQUAL = 1e-6
 """Steps that differ by no more than this part of themselves are equal."""
+SIZE_STEP = 4
+"""By which sizes are multiplied or divided."""
 MOST_PLANS = 400
 """That are tried for one model, ..."""
 MOST_VARIABLES = 30_000
@@ -65,6 +74,23 @@ class _Tried(NamedTuple):
 _Wishes = Mapping[str, Scheme]  # By a variable's name.
 
 
+class Sizes(NamedTuple):
+    """What one plan cuts and joins by; as `make_plan` has them."""
+
+    kv_pair_bytes: int = DEFAULT_KV_PAIR_BYTES
+    coalesce_bytes: int = DEFAULT_COALESCE_BYTES
+
+    def near(self) -> Iterator[Sizes]:
+        """One of them a step smaller or larger."""
+        smallest, largest = KV_PAIR_BYTES_RANGE
+        for size in (self.kv_pair_bytes * SIZE_STEP, self.kv_pair_bytes // SIZE_STEP):
+            if smallest <= size <= largest:
+                yield self._replace(kv_pair_bytes=size)
+        for size in (self.coalesce_bytes * SIZE_STEP, self.coalesce_bytes // SIZE_STEP):
+            if 0 < size <= LARGEST_COALESCE_BYTES:
+                yield self._replace(coalesce_bytes=size)
+
+
 def plan_in_time(
     specs: Sequence[VariableSpec],
     cluster: ClusterSpec,
@@ -72,30 +98,34 @@ def plan_in_time(
     *,
     schemes: Mapping[str, str] | None = None,
     arithmetic_differs: str = "",
+    sizes: Sizes | None = None,
     **others: Any,
 ) -> Plan:
     """The plan with the shortest step that was found. Equal arguments give equal plans.
 
     Args:
         schemes, arithmetic_differs, others: as `make_plan` has them. Variables for which `schemes`
-            says something keep that, and where `arithmetic_differs` nothing else is chosen.
+            says something keep that, and where `arithmetic_differs` no other scheme is chosen.
+        sizes: that all plans have; None to choose them too.
 
     Raises:
         PlanError: as `make_plan`, or the outlook's timeline lacks a variable.
     """
     own = dict(schemes or {})
 
-    def tried(wishes: _Wishes) -> _Tried:
+    def tried(wishes: _Wishes, sizes: Sizes) -> _Tried:
         plan = make_plan(
             specs,
             cluster,
             schemes=own | {glob.escape(name): str(scheme) for name, scheme in wishes.items()},
             arithmetic_differs=arithmetic_differs,
+            **sizes._asdict(),
             **others,
         )
         return _Tried(plan, outlook.step_s(plan))
 
-    by_bytes = tried({})
+    usual = sizes or Sizes()
+    by_bytes = tried({}, usual)
     free = {} if arithmetic_differs else _free(specs, by_bytes.plan, own)
     by_rule = {name: each.scheme for name, each in free.items()}
     wishes: dict[str, Scheme] = by_rule
@@ -108,12 +138,21 @@ def plan_in_time(
             if left == 0:
                 break
             left -= 1
-            found = tried(_changes(by_rule, changed))
+            found = tried(_changes(by_rule, changed), usual)
             if found.is_better(best):
                 wishes, best, improves = changed, found, True
     if best.step_s > WORTH * by_bytes.step_s:
-        return by_bytes.plan
-    return _explained(best, wishes, by_rule, tried)
+        wishes, best = by_rule, by_bytes
+    changes, chosen = _changes(by_rule, wishes), usual
+    while sizes is None:
+        nearest = chosen
+        for others_near in nearest.near():
+            found = tried(changes, others_near)
+            if found.step_s < WORTH * best.step_s:
+                best, chosen = found, others_near
+        if chosen is nearest:
+            break
+    return _explained(best, changes, by_rule, lambda kept: tried(kept, chosen))
 
 
 class _Free(NamedTuple):
@@ -173,10 +212,9 @@ def _changes(by_rule: _Wishes, wishes: _Wishes) -> dict[str, Scheme]:
 
 
 def _explained(
-    best: _Tried, wishes: _Wishes, by_rule: _Wishes, tried: Callable[[_Wishes], _Tried]
+    best: _Tried, changed: _Wishes, by_rule: _Wishes, tried: Callable[[_Wishes], _Tried]
 ) -> Plan:
     """The plan, in which each variable that leaves the rule says what a step would take with it."""
-    changed = _changes(by_rule, wishes)
     reasons = {}
     for name, scheme in changed.items():
         kept = {other: its for other, its in changed.items() if other != name}

@@ -258,6 +258,13 @@ def test_a_plan_by_time_is_never_slower(file: str) -> None:
     assert foretold(file, "--plan-by", "time")["plan"] == foretold(file)["plan"]
 
 
+def test_a_plan_by_time_says_by_which_sizes_it_cuts_and_joins(file: str) -> None:
+    given = ("--step-seconds", "0.5", "--link", "10gbit", "--plan-by", "time")
+    sizes = "KV pairs of at most 1.0 MiB, small variables together up to 16.0 MiB"
+    assert sizes in plan(file, *given).output
+    assert sizes not in plan(file, *given[:-2]).output
+
+
 def test_a_plan_by_time_needs_a_link(file: str) -> None:
     result = plan(file, "--plan-by", "time", "--step-seconds", "1")
     assert result.exit_code == 2

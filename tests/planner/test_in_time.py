@@ -18,6 +18,7 @@ from poseidon_tf.planner import (
     Outlook,
     Plan,
     Scheme,
+    Sizes,
     Timeline,
     VariableSpec,
     gradient_times,
@@ -30,6 +31,7 @@ from tests.planner.planner_models import dense, plain
 BYTE_PER_S = 8.0  # Bits.
 TWO = ClusterSpec(num_workers=2, num_servers=2, co_located=True)
 T = 3.0
+APART = Sizes(coalesce_bytes=0)
 
 
 def kernel(rows: int, name: str = "kernel") -> VariableSpec:
@@ -99,10 +101,10 @@ def test_a_slow_server_that_factors_pass_by() -> None:
     by_bytes = make_plan(specs, four, coalesce_bytes=0)
     assert schemes(by_bytes) == [Scheme.PS, Scheme.PS]
     assert foreseen.step_s(by_bytes) == pytest.approx(3 + 10 + 2.5)
-    found = plan_in_time(specs, four, foreseen, coalesce_bytes=0)
+    found = plan_in_time(specs, four, foreseen, sizes=APART)
     assert schemes(found) == [Scheme.SFB, Scheme.PS]
     assert foreseen.step_s(found) == pytest.approx(3 + 1.264 + 0.04)
-    alike = plan_in_time(specs, four, outlook(equal, "kernel", "scale"), coalesce_bytes=0)
+    alike = plan_in_time(specs, four, outlook(equal, "kernel", "scale"), sizes=APART)
     assert schemes(alike) == [Scheme.PS, Scheme.PS]  # 4.25 s, against 4.268 s.
 
 
@@ -141,13 +143,56 @@ def test_across_the_step_a_late_result_may_be_hidden() -> None:
 LATENT = Machines(link=Link(bits_per_s=1e6 * BYTE_PER_S, latency_s=1.0))
 
 
+MIB = 1 << 20
+
+
+def servers_only(
+    plan_sizes: Sizes | None, machines: Machines, *specs: VariableSpec
+) -> tuple[Sizes, float]:
+    """What is chosen of gradients that exist at the end of the computation, and the step."""
+    foreseen = outlook(machines, *(spec.name for spec in specs))
+    found = plan_in_time(specs, TWO, foreseen, schemes={"*": "ps"}, sizes=plan_sizes)
+    return Sizes(found.kv_pair_bytes, found.coalesce_bytes), foreseen.step_s(found)
+
+
+def test_pairs_are_large_where_messages_are_dear() -> None:
+    """512 MiB on two servers are 512 pairs of 1 MiB. A worker sends 256 to the other's host and
+    gets as many sums, and its server takes and gives as many: 1024 messages of a second. Pairs of
+    4 MiB are 128; larger ones would be no fewer, as a server is given 64 at least.
+    """
+    dear = Machines(link=Link(bits_per_s=1e15), host=Host(cores=1, message_s=1.0, byte_s=0.0))
+    large = plain("large", 128 * MIB)
+    usual, usual_s = servers_only(Sizes(), dear, large)
+    chosen, chosen_s = servers_only(None, dear, large)
+    assert (usual, chosen) == (Sizes(), Sizes(kv_pair_bytes=4 * MIB))
+    assert chosen_s - T == pytest.approx((usual_s - T) / 4, rel=0.02)
+
+
+def test_pairs_stay_where_messages_cost_nothing() -> None:
+    """Smaller ones would end 0.4 % sooner: the last one crosses the link when all have."""
+    free = Machines(link=Link(bits_per_s=8.0 * 64 * MIB))
+    assert servers_only(None, free, plain("large", 128 * MIB))[0] == Sizes()
+
+
+def test_groups_are_small_where_one_gradient_comes_late() -> None:
+    """64 of a MiB, of which the one in the middle exists last: seven others would wait for it."""
+    specs = [plain(f"v{at}", MIB // 4) for at in range(64)]
+    exists_s = {spec.name: T if spec.name == "v30" else 0.1 for spec in specs}
+    timeline = Timeline(T, exists_s, dict.fromkeys(exists_s, 0.0))
+    foreseen = Outlook(timeline=timeline, machines=Machines(link=Link(bits_per_s=8.0 * 32 * MIB)))
+    usual, found = make_plan(specs, TWO), plan_in_time(specs, TWO, foreseen)
+    assert len(usual.units) < len(found.units)
+    assert found.coalesce_bytes < usual.coalesce_bytes
+    assert foreseen.step_s(found) < 0.95 * foreseen.step_s(usual)
+
+
 def test_what_the_user_asks_for_stays() -> None:
     """So do variables of which nothing is known, and products that workers make unequally."""
     specs = [kernel(8, "mine"), kernel(8, "free"), plain("plain", 25, 10)]
     foreseen = outlook(LATENT, "mine", "free", "plain")
-    found = plan_in_time(specs, TWO, foreseen, schemes={"mi*": "ps"}, coalesce_bytes=0)
+    found = plan_in_time(specs, TWO, foreseen, schemes={"mi*": "ps"}, sizes=APART)
     assert schemes(found) == [Scheme.PS, Scheme.PS, Scheme.PS]  # The plain one is waited for.
-    found = plan_in_time(specs[:2], TWO, foreseen, schemes={"mi*": "ps"}, coalesce_bytes=0)
+    found = plan_in_time(specs[:2], TWO, foreseen, schemes={"mi*": "ps"}, sizes=APART)
     assert schemes(found)[0] is Scheme.PS
     alone = plan_in_time(specs[1:2], TWO, foreseen, arithmetic_differs="devices differ")
     assert schemes(alone) == [Scheme.PS]

@@ -44,6 +44,7 @@ def test_what_takes_longest_by_the_rule_travels_otherwise(found: Found) -> None:
     reason = Plan.from_json(first).variables[0].reason
     assert reason.startswith("PS: ") and reason.endswith("by SFB, which has fewer bytes")
     assert "LOG planned by time: " in found.output
+    assert "KV pairs of at most 1.0 MiB, small variables together up to 16.0 MiB" in found.output
 
 
 def test_it_trains_as_a_job_that_was_given_the_plan(found: Found, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from poseidon_tf.planner import (
     Outlook,
     Plan,
     PlanInTime,
+    Sizes,
     VariableSpec,
     choices_of,
     first_difference,
@@ -97,24 +98,30 @@ def agree_on_plan(
         )
         if isinstance(options.plan, Plan):
             choices = choices_of(options.plan, agreed)
+        own = Sizes(choices.kv_pair_bytes, choices.coalesce_bytes)
+        # None: they may be chosen; a job has one choice for all its models.
+        sizes = foresight.sizes if foresight is not None and own == Sizes() else own
         how: dict[str, Any] = {
             "schemes": choices.schemes,
             "wire_dtype": choices.wire_dtype,
-            "kv_pair_bytes": choices.kv_pair_bytes,
-            "coalesce_bytes": choices.coalesce_bytes,
             "arithmetic_differs": arithmetic_difference(arithmetic),
         }
-        plan = make_plan(agreed, cluster, **how)
+        plan = make_plan(agreed, cluster, **how, **(sizes or own)._asdict())
         if foresight is not None and (outlook := foresight.agree(agreed, step)) is not None:
-            make = functools.partial(_plan_in_time, agreed, cluster, how)
-            by_bytes, plan = plan, make(outlook)
+            by_bytes, plan = plan, plan_in_time(agreed, cluster, outlook, sizes=sizes, **how)
+            sizes = Sizes(plan.kv_pair_bytes, plan.coalesce_bytes)
+            make = functools.partial(_plan_in_time, agreed, cluster, {**how, "sizes": sizes})
             in_time = PlanInTime(plan, outlook, make)
             _log.log(
                 logging.INFO if worker.rank == 0 else logging.DEBUG,
-                "planned by time: %s a step expected, %s by bytes",
+                "planned by time: %s a step expected, %s by bytes; KV pairs of at most %s, small "
+                "variables together up to %s",
                 human_seconds(outlook.step_s(plan)),
                 human_seconds(outlook.step_s(by_bytes)),
+                *map(human_bytes, sizes),
             )
+        if foresight is not None:
+            foresight.sizes = sizes or own
     except PlanError as failure:
         raise _refused(worker, str(failure)) from failure
     digests = worker.gather("plan the gradients of this step", plan.digest().encode())

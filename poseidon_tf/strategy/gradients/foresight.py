@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, final
 
 from poseidon_tf.errors import ProtocolError
-from poseidon_tf.planner import Machines, Outlook, Timeline, VariableSpec
+from poseidon_tf.planner import Machines, Outlook, Sizes, Timeline, VariableSpec
 from poseidon_tf.session.worker import Worker
 from poseidon_tf.strategy.graph.work import shares_of_trace
 
@@ -55,6 +55,7 @@ class Foresight:
     ) -> None:
         self._worker, self._step_s, self._is_across = worker, step_s, is_across
         self._machines = machines
+        self.sizes: Sizes | None = None  # Of the job's first plan, and so of all.
 
     def agree(self, specs: Sequence[VariableSpec], step: TracedStep) -> Outlook | None:
         """Rank 0's outlook on a step with these variables; None where it cannot tell.
