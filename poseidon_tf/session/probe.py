@@ -237,7 +237,8 @@ class Probe:
             everyone = [json.loads(text) for text in self._worker.gather(_WHAT, own)]
             slowest_s, round_s = (max(map(float, each)) for each in zip(*everyone, strict=True))
             fitting = min(MOST_BYTES, _size(num_bytes * round_s / max(slowest_s, LEAST_S)))
-            if fitting <= num_bytes * rounds:  # After the first, only what fits twice is worth it.
+            is_near = round_s <= self._effort.round_s  # There one size tells what fits.
+            if fitting <= num_bytes * rounds or (is_near and num_bytes > FIRST_BYTES):
                 break
             num_bytes, rounds = fitting, LARGE_ROUNDS
         return found
