@@ -2,9 +2,9 @@
 
 An epoch by each plan of a file, with a strategy for each; weights go on in FOLDER. Without files
 three epochs and another one, of which rank 0 takes links for slow from the second on, and FOLDER is
-for timelines. UPDATES: "in-step" or "across"; or "two-models", which have the same layers and
-optimizer, and of which one is traced before the plan of both is made anew; or "killed", where rank
-1 is while links are measured again.
+for timelines. UPDATES: "in-step", "across" or "across-16-bits"; or "two-models", which have the
+same layers and optimizer, and of which one is traced before the plan of both is made anew; or
+"killed", where rank 1 is while links are measured again.
 """
 
 import gc
@@ -32,6 +32,7 @@ from poseidon_tf.strategy.runtime import Runtime
 
 DEFERS = sys.argv[1] != "in-step"
 PLANS = sys.argv[3:]
+WIRE_DTYPE: Any = "bfloat16" if "16-bits" in sys.argv[1] else None
 STEPS, BATCH = 4, 8
 
 logging.basicConfig(level=logging.INFO, format="LOG %(message)s")
@@ -119,7 +120,11 @@ if not PLANS:
     believe(1e9)
     times = Times()
     strategy = poseidon_tf.PoseidonStrategy(
-        plan_by="time", step_seconds=1e-3, defer_updates=DEFERS, timeline_dir=sys.argv[2]
+        plan_by="time",
+        step_seconds=1e-3,
+        defer_updates=DEFERS,
+        wire_dtype=WIRE_DTYPE,
+        timeline_dir=sys.argv[2],
     )
     with strategy.scope():
         model = net()
