@@ -72,11 +72,14 @@ if is_first:
     random_seeds.begin = begin
 else:
     strategy = construct()
-    try:
-        trained(strategy)
-    except (tf.errors.OpError, poseidon_tf.PoseidonError) as error:
-        result("interrupted", str(error))
-    strategy.shutdown()
+    if isinstance(strategy, str):  # It has heard of it before it was ready itself.
+        result("interrupted", strategy)
+    else:
+        try:
+            trained(strategy)
+        except (tf.errors.OpError, poseidon_tf.PoseidonError) as error:
+            result("interrupted", str(error))
+        strategy.shutdown()
 config = os.environ["TF_CONFIG"]
 first = construct()
 os.environ["TF_CONFIG"] = ""  # Some take it away once it has been read.
