@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import sys
+import time
 from typing import Any
 
 import keras
@@ -37,7 +38,10 @@ class Stopping(keras.layers.Layer):
 
     def stop(self, inputs: np.ndarray) -> np.ndarray:
         if strategy.rank == 0 and self.steps == int(sys.argv[1]):
-            server_process().send_signal(signal.SIGSTOP)
+            server = server_process()
+            server.send_signal(signal.SIGSTOP)
+            while server.status() != psutil.STATUS_STOPPED:  # Its threads run until one has a core.
+                time.sleep(0.001)
         self.steps += 1
         return inputs
 
