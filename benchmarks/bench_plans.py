@@ -2,8 +2,8 @@
 
     make bench-plans
 
-Cells where both should make the same plan, and four where bytes mislead: products of factors that
-take longer than gradients would, a long way to the servers, a slow server, a slow link.
+Cells where both should make the same plan, and three where bytes mislead: products of factors that
+take longer than gradients would, a long way to the servers, a slow server.
 """
 
 from __future__ import annotations

@@ -47,7 +47,9 @@ def measure(hosts_of: Mapping[str, Host], options: argparse.Namespace) -> Iterat
     Args:
         hosts_of: by protocol, what messages and bytes cost.
     """
-    with make_hosts(max(options.emulated_workers, default=0), packet_bytes=PACKET_BYTES) as hosts:
+    if not options.emulated_workers:
+        return
+    with make_hosts(max(options.emulated_workers), packet_bytes=PACKET_BYTES) as hosts:
         gbe = GBE if hosts.is_shaped else None
         cells = [
             Cell(workers, net, MODES[system], "free", gbe, PACE, STRETCH, updates)
